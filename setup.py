@@ -1,0 +1,78 @@
+"""Everything that describes the package: name, version, dependencies, extras.
+
+pyproject.toml holds the build system and the settings of the tools, nothing else.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+INIT = (ROOT / "gendr_jax" / "__init__.py").read_text()
+VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE).group(1)
+
+SCIKIT_IMAGE = "scikit-image>=0.24,<1"
+TORCH = "torch>=2.4"
+TRANSFORMERS = "transformers>=4.45,<6"
+
+setup(
+    name="gendr_jax",
+    version=VERSION,
+    description="GenDR in JAX: one-step diffusion super-resolution of real photographs",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["gendr_jax", "gendr_jax.*"]),
+    package_data={"gendr_jax": ["py.typed"]},
+    install_requires=[
+        "absl-py>=2.1",
+        # jax 0.11.1 drops a symbol that flax 0.12.8 still imports.
+        "jax>=0.10.2,<0.11.1",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.5,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "grain>=0.2.18,<0.3",
+        "tensorflow-datasets>=4.9.10,<5",
+        # tensorflow-datasets imports it and does not declare it.
+        "importlib_resources",
+        "ml-collections>=1.0,<2",
+        "numpy>=2.0,<3",
+        "pillow>=11.0",
+        "safetensors>=0.5,<1",
+        "tensorboardX>=2.6.2,<3",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "quickstart": [SCIKIT_IMAGE],
+        "convert": [TORCH],
+        "prompt": [TORCH, TRANSFORMERS],
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda12]"],
+        "dev": [
+            "pytest>=8.3",
+            "pytest-timeout>=2.3",
+            "ruff>=0.15",
+            "scipy>=1.14",
+            SCIKIT_IMAGE,
+            # The references of the parity tests. torch is pinned because its CPU
+            # kernels decide the last bits that those tests compare with.
+            "torch==2.13.0",
+            "diffusers>=0.38",
+            TRANSFORMERS,
+            "peft>=0.18",
+            "accelerate>=1.0",
+        ],
+    },
+    entry_points={"console_scripts": ["gendr = gendr_jax.cli.main:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
+)
