@@ -1,0 +1,6 @@
+"""What the networks are: NNX declarations without meshes, files or configuration."""
+
+from gendr_jax.models.unet import UNet, UNetConfig
+from gendr_jax.models.vae import VAE, VAEConfig
+
+__all__ = ["UNet", "UNetConfig", "VAE", "VAEConfig"]

@@ -1,0 +1,212 @@
+"""Building blocks shared by the networks: layers with a compute dtype and adapters.
+
+Parameters are float32 by default and are cast to the layer's compute dtype at use;
+normalisation statistics are always float32. Attribute names follow diffusers, so
+that a parameter path is a torch name with another separator. No block knows of
+meshes, files or configs.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+# torch's default for convolutions and linear layers: U(-1/sqrt(fan_in), ...).
+torch_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Linear(nnx.Module):
+    """y = x W + b, plus the low-rank side path when an adapter is attached."""
+
+    def __init__(
+        self, din: int, dout: int, *, bias: bool = True, dtype, rngs: nnx.Rngs
+    ):
+        self.kernel = nnx.Param(torch_uniform(rngs.params(), (din, dout), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((dout,), jnp.float32)) if bias else None
+        self.lora_a = self.lora_b = nnx.data(None)
+        self.lora_scale = 1.0
+        self.dtype = dtype
+
+    def _affine(self, x, kernel):
+        return jnp.dot(x, kernel[...].astype(self.dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(self.dtype)
+        y = self._affine(x, self.kernel)
+        if self.lora_a is not None:
+            side = self._affine(self._affine(x, self.lora_a), self.lora_b)
+            y = y + jnp.asarray(self.lora_scale, y.dtype) * side
+        return y if self.bias is None else y + _along_last(self.bias, y)
+
+
+class Conv(nnx.Module):
+    """2-D convolution, NHWC x HWIO, explicit padding; adapter A is kxk, B is 1x1."""
+
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        kernel: int = 3,
+        *,
+        stride: int = 1,
+        padding: int | tuple[tuple[int, int], tuple[int, int]] | None = None,
+        bias: bool = True,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        shape = (kernel, kernel, cin, cout)
+        self.kernel = nnx.Param(torch_uniform(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((cout,), jnp.float32)) if bias else None
+        self.lora_a = self.lora_b = nnx.data(None)
+        self.lora_scale = 1.0
+        self.dtype = dtype
+        self.stride = stride
+        pad = kernel // 2 if padding is None else padding
+        self.padding = ((pad, pad), (pad, pad)) if isinstance(pad, int) else pad
+
+    def _conv(self, x, kernel, stride, padding):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel[...].astype(self.dtype),
+            (stride, stride),
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(self.dtype)
+        y = self._conv(x, self.kernel, self.stride, self.padding)
+        if self.lora_a is not None:
+            side = self._conv(x, self.lora_a, self.stride, self.padding)
+            side = self._conv(side, self.lora_b, 1, ((0, 0), (0, 0)))
+            y = y + jnp.asarray(self.lora_scale, y.dtype) * side
+        return y if self.bias is None else y + _along_last(self.bias, y)
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation over space and channel groups, statistics in float32."""
+
+    def __init__(
+        self, channels: int, groups: int, eps: float, *, dtype, rngs: nnx.Rngs
+    ):
+        if channels % groups:
+            raise ValueError(
+                f"GroupNorm: {channels} channels do not divide into {groups} groups."
+            )
+        self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
+        self.groups, self.eps, self.dtype = groups, eps, dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, h, w, c = x.shape
+        grouped = x.astype(jnp.float32).reshape(b, h, w, self.groups, -1)
+        y = _standardise(grouped, (1, 2, 4), self.eps).reshape(b, h, w, c)
+        y = y * _along_last(self.scale, y) + _along_last(self.bias, y)
+        return y.astype(self.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis, statistics in float32."""
+
+    def __init__(self, dim: int, eps: float, *, dtype, rngs: nnx.Rngs):
+        self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((dim,), jnp.float32))
+        self.eps, self.dtype = eps, dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = _standardise(x.astype(jnp.float32), (-1,), self.eps)
+        y = y * _along_last(self.scale, y) + _along_last(self.bias, y)
+        return y.astype(self.dtype)
+
+
+class Identity(nnx.Module):
+    """Holds a place in a list so that list indices equal torch's (dropout there)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+class ResnetBlock(nnx.Module):
+    """GroupNorm-SiLU-Conv twice with a residual; the time embedding joins between."""
+
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        *,
+        time_dim: int | None,
+        groups: int,
+        eps: float,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.norm1 = GroupNorm(cin, groups, eps, dtype=dtype, rngs=rngs)
+        self.conv1 = Conv(cin, cout, dtype=dtype, rngs=rngs)
+        self.time_emb_proj = (
+            None if time_dim is None else Linear(time_dim, cout, dtype=dtype, rngs=rngs)
+        )
+        self.norm2 = GroupNorm(cout, groups, eps, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv(cout, cout, dtype=dtype, rngs=rngs)
+        self.conv_shortcut = (
+            None if cin == cout else Conv(cin, cout, 1, dtype=dtype, rngs=rngs)
+        )
+
+    def __call__(self, x: jax.Array, time_bd: jax.Array | None = None) -> jax.Array:
+        h = self.conv1(nnx.silu(self.norm1(x)))
+        if self.time_emb_proj is not None:
+            h = h + self.time_emb_proj(nnx.silu(time_bd))[:, None, None, :]
+        h = self.conv2(nnx.silu(self.norm2(h)))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Downsample(nnx.Module):
+    """Stride-2 convolution; the VAE pads right and bottom only, as its original."""
+
+    def __init__(self, channels: int, *, padding, dtype, rngs: nnx.Rngs):
+        self.conv = Conv(
+            channels, channels, stride=2, padding=padding, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Nearest-neighbour enlargement, then a convolution."""
+
+    def __init__(self, channels: int, *, dtype, rngs: nnx.Rngs):
+        self.conv = Conv(channels, channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
+        h, w = x.shape[1] * 2, x.shape[2] * 2
+        return self.conv(nearest(x, (h, w) if size is None else size))
+
+
+def nearest(x_bhwc: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Nearest resize with torch's index rule floor(i * in / out)."""
+    for axis, n in ((1, size[0]), (2, size[1])):
+        m = x_bhwc.shape[axis]
+        if n == 2 * m:
+            x_bhwc = jnp.repeat(x_bhwc, 2, axis=axis)
+        elif n != m:
+            x_bhwc = jnp.take(x_bhwc, jnp.arange(n) * m // n, axis=axis)
+    return x_bhwc
+
+
+def remat(block: Callable, enabled: bool) -> Callable:
+    """Recompute ``block`` in the backward pass instead of keeping its activations."""
+    return jax.checkpoint(lambda *args: block(*args)) if enabled else block
+
+
+def _standardise(x: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:
+    mean = jnp.mean(x, axes, keepdims=True)
+    centred = x - mean
+    variance = jnp.mean(jnp.square(centred), axes, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + eps)
+
+
+def _along_last(param, like: jax.Array) -> jax.Array:
+    """A per-channel vector, shaped to broadcast over ``like`` without rank rules."""
+    vector = param[...].astype(like.dtype)
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)

@@ -1,0 +1,115 @@
+"""The spatial transformer of Stable Diffusion: attention over a map's pixels.
+
+Attribute names follow diffusers' Transformer2DModel. The UNet that uses it is in
+``unet.py``; the attention kernel choice is in ``attention.py``.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gendr_jax.models.attention import attend
+from gendr_jax.models.layers import Conv, GroupNorm, Identity, LayerNorm, Linear
+
+
+class Attention(nnx.Module):
+    """Multi-head attention on tokens; self-attention when the context is the input."""
+
+    def __init__(
+        self, dim: int, context_dim: int, heads: int, *, dtype, rngs: nnx.Rngs
+    ):
+        self.to_q = Linear(dim, dim, bias=False, dtype=dtype, rngs=rngs)
+        self.to_k = Linear(context_dim, dim, bias=False, dtype=dtype, rngs=rngs)
+        self.to_v = Linear(context_dim, dim, bias=False, dtype=dtype, rngs=rngs)
+        self.to_out = nnx.List([Linear(dim, dim, dtype=dtype, rngs=rngs)])
+        self.heads = heads
+
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
+        return self.to_out[0](attend(q, k, v).reshape(x.shape))
+
+
+class GEGLU(nnx.Module):
+    """Gated linear unit with the exact (erf) GELU."""
+
+    def __init__(self, din: int, dout: int, *, dtype, rngs: nnx.Rngs):
+        self.proj = Linear(din, 2 * dout, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        value, gate = jnp.split(self.proj(x), 2, axis=-1)
+        return value * nnx.gelu(gate, approximate=False)
+
+
+class FeedForward(nnx.Module):
+    """GEGLU to four times the width and back."""
+
+    def __init__(self, dim: int, *, dtype, rngs: nnx.Rngs):
+        self.net = nnx.List(
+            [
+                GEGLU(dim, 4 * dim, dtype=dtype, rngs=rngs),
+                Identity(),
+                Linear(4 * dim, dim, dtype=dtype, rngs=rngs),
+            ]
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.net:
+            x = layer(x)
+        return x
+
+
+class TransformerBlock(nnx.Module):
+    """Self-attention, cross-attention, feed-forward, each with a residual."""
+
+    def __init__(
+        self, dim: int, context_dim: int, heads: int, *, dtype, rngs: nnx.Rngs
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        self.norm1 = LayerNorm(dim, 1e-5, **kw)
+        self.attn1 = Attention(dim, dim, heads, **kw)
+        self.norm2 = LayerNorm(dim, 1e-5, **kw)
+        self.attn2 = Attention(dim, context_dim, heads, **kw)
+        self.norm3 = LayerNorm(dim, 1e-5, **kw)
+        self.ff = FeedForward(dim, **kw)
+
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        h = self.norm1(x)
+        x = x + self.attn1(h, h)
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nnx.Module):
+    """A transformer block over the pixels of a feature map (norm eps 1e-6)."""
+
+    def __init__(
+        self,
+        channels: int,
+        context_dim: int,
+        heads: int,
+        *,
+        groups: int,
+        linear: bool,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        # SD1 projects with a 1x1 convolution, SD2 with a linear layer: the same
+        # arithmetic, another weight shape.
+        project = Linear if linear else functools.partial(Conv, kernel=1)
+        self.norm = GroupNorm(channels, groups, 1e-6, **kw)
+        self.proj_in = project(channels, channels, **kw)
+        self.transformer_blocks = nnx.List(
+            [TransformerBlock(channels, context_dim, heads, **kw)]
+        )
+        self.proj_out = project(channels, channels, **kw)
+
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        b, h, w, c = x.shape
+        y = self.proj_in(self.norm(x)).reshape(b, h * w, c)
+        for block in self.transformer_blocks:
+            y = block(y, context)
+        return x + self.proj_out(y.reshape(b, h, w, c))

@@ -1,0 +1,239 @@
+"""The denoising UNet of Stable Diffusion 2.1, here with 16 latent channels.
+
+Attribute names follow diffusers' UNet2DConditionModel. Features are returned, never
+captured: "down0" is the map after the first down block (the alignment tap), "mid" the
+middle block (the discriminator's input). Losses and heads live elsewhere.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gendr_jax.models.layers import (
+    Conv,
+    Downsample,
+    GroupNorm,
+    Linear,
+    ResnetBlock,
+    Upsample,
+    remat,
+)
+from gendr_jax.models.transformer import SpatialTransformer
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """Widths of SD2.1 with 16-channel latents by default."""
+
+    in_channels: int = 16
+    out_channels: int = 16
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    heads: tuple[int, ...] = (5, 10, 20, 20)
+    attention: tuple[bool, ...] = (True, True, True, False)
+    cross_attention_dim: int = 1024
+    norm_groups: int = 32
+    linear_projection: bool = True
+    norm_eps: float = 1e-5
+
+    def __post_init__(self):
+        levels = len(self.block_out_channels)
+        for name in ("heads", "attention"):
+            if len(getattr(self, name)) != levels:
+                raise ValueError(
+                    f"UNetConfig.{name} has {len(getattr(self, name))} entries, "
+                    f"block_out_channels has {levels}. Give one per level."
+                )
+
+
+def timestep_embedding(t_b: jax.Array, dim: int) -> jax.Array:
+    """Sinusoidal embedding [B, dim] in float32, cosines first (SD's flip)."""
+    half = dim // 2
+    rates = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = t_b.astype(jnp.float32)[:, None] * rates[None, :]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimestepEmbedding(nnx.Module):
+    """Two linear layers with SiLU between."""
+
+    def __init__(self, din: int, dout: int, *, dtype, rngs: nnx.Rngs):
+        self.linear_1 = Linear(din, dout, dtype=dtype, rngs=rngs)
+        self.linear_2 = Linear(dout, dout, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.linear_2(nnx.silu(self.linear_1(x)))
+
+
+class UNet(nnx.Module):
+    """Down blocks, middle, up blocks; ``remat`` recomputes each block backward."""
+
+    def __init__(
+        self, config: UNetConfig, *, dtype, remat: bool = False, rngs: nnx.Rngs
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        widths = config.block_out_channels
+        time_dim = 4 * widths[0]
+        self.config, self.dtype, self.remat = config, dtype, remat
+        self.conv_in = Conv(config.in_channels, widths[0], **kw)
+        self.time_embedding = TimestepEmbedding(widths[0], time_dim, **kw)
+        self.down_blocks = nnx.List(
+            [DownBlock(config, level, time_dim, **kw) for level in range(len(widths))]
+        )
+        self.mid_block = MidBlock(config, time_dim, **kw)
+        self.up_blocks = nnx.List(
+            [UpBlock(config, i, time_dim, **kw) for i in reversed(range(len(widths)))]
+        )
+        self.conv_norm_out = GroupNorm(
+            widths[0], config.norm_groups, config.norm_eps, **kw
+        )
+        self.conv_out = Conv(widths[0], config.out_channels, **kw)
+
+    def __call__(
+        self, z_bhwc: jax.Array, t_b: jax.Array, context_bld: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Raw output [B,h,w,C] (eps or v, as trained) and the named features."""
+        x, skips, features, time_bd, context = self._down(z_bhwc, t_b, context_bld)
+        for block in self.up_blocks:
+            x, skips = block(x, skips, time_bd, context, self.remat)
+        x = self.conv_out(nnx.silu(self.conv_norm_out(x)))
+        return x, features
+
+    def encode(
+        self, z_bhwc: jax.Array, t_b: jax.Array, context_bld: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Down path and middle only: the features a discriminator needs."""
+        return self._down(z_bhwc, t_b, context_bld)[2]
+
+    def _down(self, z, t, context):
+        time_bd = timestep_embedding(t, self.config.block_out_channels[0])
+        time_bd = self.time_embedding(time_bd)
+        context = context.astype(self.dtype)
+        x = self.conv_in(z)
+        skips, features = [x], {}
+        for level, block in enumerate(self.down_blocks):
+            x, new = block(x, time_bd, context, self.remat)
+            skips += new
+            if level == 0:
+                features["down0"] = x
+        x = remat(self.mid_block, self.remat)(x, time_bd, context)
+        features["mid"] = x
+        return x, skips, features, time_bd, context
+
+
+class DownBlock(nnx.Module):
+    """Resnets with or without attention, then a stride-2 convolution but at the end."""
+
+    def __init__(
+        self, config: UNetConfig, level: int, time_dim: int, *, dtype, rngs: nnx.Rngs
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        widths = config.block_out_channels
+        cin, cout = widths[max(level - 1, 0)], widths[level]
+        self.resnets = nnx.List(
+            [
+                _resnet(cin if i == 0 else cout, cout, config, time_dim, **kw)
+                for i in range(config.layers_per_block)
+            ]
+        )
+        self.attentions = _attentions(config, level, config.layers_per_block, **kw)
+        last = level == len(widths) - 1
+        self.downsamplers = nnx.List(
+            [] if last else [Downsample(cout, padding=1, **kw)]
+        )
+
+    def __call__(self, x, time_bd, context, use_remat=False):
+        skips = []
+        for i, resnet in enumerate(self.resnets):
+            x = remat(resnet, use_remat)(x, time_bd)
+            if self.attentions:
+                x = remat(self.attentions[i], use_remat)(x, context)
+            skips.append(x)
+        for downsample in self.downsamplers:
+            x = downsample(x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(nnx.Module):
+    """Resnet, attention, resnet."""
+
+    def __init__(self, config: UNetConfig, time_dim: int, *, dtype, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "rngs": rngs}
+        width, heads = config.block_out_channels[-1], config.heads[-1]
+        self.resnets = nnx.List(
+            [_resnet(width, width, config, time_dim, **kw) for _ in range(2)]
+        )
+        self.attentions = nnx.List([_transformer(width, heads, config, **kw)])
+
+    def __call__(self, x, time_bd, context):
+        x = self.resnets[0](x, time_bd)
+        x = self.attentions[0](x, context)
+        return self.resnets[1](x, time_bd)
+
+
+class UpBlock(nnx.Module):
+    """Resnets that take one skip each, attention, enlargement but at the end."""
+
+    def __init__(
+        self, config: UNetConfig, level: int, time_dim: int, *, dtype, rngs: nnx.Rngs
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        widths = config.block_out_channels
+        below = widths[min(level + 1, len(widths) - 1)]
+        cout, count = widths[level], config.layers_per_block + 1
+        # Skips arrive in reverse: `count - 1` of this level, the last of the one above.
+        skips = [cout] * (count - 1) + [widths[max(level - 1, 0)]]
+        self.resnets = nnx.List(
+            [
+                _resnet(
+                    (below if i == 0 else cout) + skip, cout, config, time_dim, **kw
+                )
+                for i, skip in enumerate(skips)
+            ]
+        )
+        self.attentions = _attentions(config, level, count, **kw)
+        self.upsamplers = nnx.List([] if level == 0 else [Upsample(cout, **kw)])
+
+    def __call__(self, x, skips, time_bd, context, use_remat=False):
+        for i, resnet in enumerate(self.resnets):
+            x = jnp.concatenate([x, skips[-1]], axis=-1)
+            skips = skips[:-1]
+            x = remat(resnet, use_remat)(x, time_bd)
+            if self.attentions:
+                x = remat(self.attentions[i], use_remat)(x, context)
+        for upsample in self.upsamplers:
+            # The next skip names the size: odd maps do not come back by doubling.
+            x = upsample(x, skips[-1].shape[1:3])
+        return x, skips
+
+
+def _resnet(cin, cout, config, time_dim, **kw):
+    return ResnetBlock(
+        cin,
+        cout,
+        time_dim=time_dim,
+        groups=config.norm_groups,
+        eps=config.norm_eps,
+        **kw,
+    )
+
+
+def _attentions(config, level, count, **kw):
+    width, heads = config.block_out_channels[level], config.heads[level]
+    here = range(count if config.attention[level] else 0)
+    return nnx.List([_transformer(width, heads, config, **kw) for _ in here])
+
+
+def _transformer(width, heads, config, **kw):
+    return SpatialTransformer(
+        width,
+        config.cross_attention_dim,
+        heads,
+        groups=config.norm_groups,
+        linear=config.linear_projection,
+        **kw,
+    )

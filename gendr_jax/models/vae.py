@@ -1,0 +1,212 @@
+"""The image autoencoder: ostris/vae-kl-f8-d16 by default, others by configuration.
+
+Attribute names follow diffusers' AutoencoderKL. Latents are unscaled here; the
+factor (and shift) are data of the configuration, applied by ``to_model`` and
+``from_model``. The network knows nothing of diffusion.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gendr_jax.models.attention import attend
+from gendr_jax.models.layers import (
+    Conv,
+    Downsample,
+    GroupNorm,
+    Linear,
+    ResnetBlock,
+    Upsample,
+    remat,
+)
+
+EPS = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig:
+    """VAE16 by default. SD: latent_channels=4, scaling_factor=0.18215. FLUX/SD3:
+    no quantisation convolutions and a shift factor.
+    """
+
+    in_channels: int = 3
+    latent_channels: int = 16
+    block_out_channels: tuple[int, ...] = (128, 128, 256, 512)
+    layers_per_block: int = 2
+    norm_groups: int = 32
+    quant_conv: bool = True
+    post_quant_conv: bool = True
+    scaling_factor: float = 0.2614
+    shift_factor: float = 0.0
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent position along one side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    def to_model(self, z_bhwc: jax.Array) -> jax.Array:
+        """Latents as the diffusion model sees them (about unit variance)."""
+        return (z_bhwc - self.shift_factor) * self.scaling_factor
+
+    def from_model(self, z_bhwc: jax.Array) -> jax.Array:
+        """The inverse of ``to_model``."""
+        return z_bhwc / self.scaling_factor + self.shift_factor
+
+
+class AttentionBlock(nnx.Module):
+    """One head as wide as the map, over all positions, with a residual."""
+
+    def __init__(self, channels: int, groups: int, *, dtype, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "rngs": rngs}
+        self.group_norm = GroupNorm(channels, groups, EPS, **kw)
+        self.to_q = Linear(channels, channels, **kw)
+        self.to_k = Linear(channels, channels, **kw)
+        self.to_v = Linear(channels, channels, **kw)
+        self.to_out = nnx.List([Linear(channels, channels, **kw)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, h, w, c = x.shape
+        y = self.group_norm(x).reshape(b, h * w, c)
+        q, k, v = (f(y)[:, :, None, :] for f in (self.to_q, self.to_k, self.to_v))
+        return x + self.to_out[0](attend(q, k, v)[:, :, 0]).reshape(x.shape)
+
+
+class MidBlock(nnx.Module):
+    """Resnet, attention, resnet."""
+
+    def __init__(self, channels: int, groups: int, *, dtype, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "rngs": rngs}
+        self.resnets = nnx.List(
+            [_resnet(channels, channels, groups, **kw) for _ in range(2)]
+        )
+        self.attentions = nnx.List([AttentionBlock(channels, groups, **kw)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+
+
+class Level(nnx.Module):
+    """The resnets of one resolution, with an optional change of size after them."""
+
+    def __init__(
+        self, cin: int, cout: int, count: int, groups: int, resize: str, *, dtype, rngs
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        self.resnets = nnx.List(
+            [_resnet(cin if i == 0 else cout, cout, groups, **kw) for i in range(count)]
+        )
+        if resize == "down":
+            # The original pads right and bottom only.
+            pad = ((0, 1), (0, 1))
+            self.downsamplers = nnx.List([Downsample(cout, padding=pad, **kw)])
+        elif resize == "up":
+            self.upsamplers = nnx.List([Upsample(cout, **kw)])
+        self.resize = resize
+
+    def __call__(self, x: jax.Array, use_remat: bool = False) -> jax.Array:
+        for resnet in self.resnets:
+            x = remat(resnet, use_remat)(x)
+        if self.resize == "down":
+            x = self.downsamplers[0](x)
+        elif self.resize == "up":
+            x = self.upsamplers[0](x)
+        return x
+
+
+class Encoder(nnx.Module):
+    """Image to mean and log-variance channels."""
+
+    def __init__(self, config: VAEConfig, *, dtype, remat: bool, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "rngs": rngs}
+        widths, groups = config.block_out_channels, config.norm_groups
+        self.remat = remat
+        self.conv_in = Conv(config.in_channels, widths[0], **kw)
+        self.down_blocks = nnx.List(
+            [
+                Level(
+                    widths[max(i - 1, 0)],
+                    width,
+                    config.layers_per_block,
+                    groups,
+                    "down" if i < len(widths) - 1 else "",
+                    **kw,
+                )
+                for i, width in enumerate(widths)
+            ]
+        )
+        self.mid_block = MidBlock(widths[-1], groups, **kw)
+        self.conv_norm_out = GroupNorm(widths[-1], groups, EPS, **kw)
+        self.conv_out = Conv(widths[-1], 2 * config.latent_channels, **kw)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x, self.remat)
+        x = remat(self.mid_block, self.remat)(x)
+        return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+
+
+class Decoder(nnx.Module):
+    """Latent to image."""
+
+    def __init__(self, config: VAEConfig, *, dtype, remat: bool, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "rngs": rngs}
+        widths, groups = config.block_out_channels[::-1], config.norm_groups
+        self.remat = remat
+        self.conv_in = Conv(config.latent_channels, widths[0], **kw)
+        self.mid_block = MidBlock(widths[0], groups, **kw)
+        self.up_blocks = nnx.List(
+            [
+                Level(
+                    widths[max(i - 1, 0)],
+                    width,
+                    config.layers_per_block + 1,
+                    groups,
+                    "up" if i < len(widths) - 1 else "",
+                    **kw,
+                )
+                for i, width in enumerate(widths)
+            ]
+        )
+        self.conv_norm_out = GroupNorm(widths[-1], groups, EPS, **kw)
+        self.conv_out = Conv(widths[-1], config.in_channels, **kw)
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        x = remat(self.mid_block, self.remat)(self.conv_in(z))
+        for block in self.up_blocks:
+            x = block(x, self.remat)
+        return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+
+
+class VAE(nnx.Module):
+    """Encoder and decoder with their quantisation convolutions."""
+
+    def __init__(
+        self, config: VAEConfig, *, dtype, remat: bool = False, rngs: nnx.Rngs
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        c = config.latent_channels
+        self.encoder = Encoder(config, remat=remat, **kw)
+        self.decoder = Decoder(config, remat=remat, **kw)
+        self.quant_conv = Conv(2 * c, 2 * c, 1, **kw) if config.quant_conv else None
+        self.post_quant_conv = Conv(c, c, 1, **kw) if config.post_quant_conv else None
+
+    def encode(self, x_bhwc: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Image in [-1, 1] to the posterior's (mean, log-variance), unscaled."""
+        moments = self.encoder(x_bhwc)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        mean, logvar = jnp.split(moments, 2, axis=-1)
+        return mean, jnp.clip(logvar, -30.0, 20.0)
+
+    def decode(self, z_bhwc: jax.Array) -> jax.Array:
+        """Unscaled latents to an image, about [-1, 1], not clipped."""
+        if self.post_quant_conv is not None:
+            z_bhwc = self.post_quant_conv(z_bhwc)
+        return self.decoder(z_bhwc)
+
+
+def _resnet(cin, cout, groups, **kw):
+    return ResnetBlock(cin, cout, time_dim=None, groups=groups, eps=EPS, **kw)

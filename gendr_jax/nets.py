@@ -1,0 +1,172 @@
+"""From a declared network to weights as data: build, init, bind, check.
+
+The only file that splits and merges NNX modules. Everywhere else weights are
+``Params``: nested dicts of arrays with string keys, one key per attribute, so that a
+path reads like the torch name. Several roles may share one ``Net``.
+"""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gendr_jax.errors import InputError
+from gendr_jax.models import lora as lora_lib
+
+Params = dict[str, Any]
+Flat = dict[tuple[str, ...], Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Net:
+    """One architecture without weights. ``bind`` gives a callable module."""
+
+    config: Any
+    graphdef: Any
+    paths: tuple[tuple, ...]  # NNX paths (list indices are ints), in NNX order
+    abstract: Params  # float32 ShapeDtypeStructs
+    make: Any  # rngs -> module
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh float32 weights; pure, so it can be jitted with output shardings."""
+        state = nnx.state(self.make(nnx.Rngs(params=key)))
+        flat = {_names(path): leaf for path, leaf in nnx.to_flat_state(state)}
+        return unflatten({path: leaf.get_value() for path, leaf in flat.items()})
+
+    def bind(self, params: Params) -> Any:
+        """The module with these weights; call it, or any of its methods.
+
+        Runs at trace time only. A wrong tree is refused by name: NNX itself merges
+        by position and would accept it.
+        """
+        flat = flatten(params)
+        if flat.keys() != flatten(self.abstract).keys():
+            check_like(params, self.abstract, what=type(self.config).__name__)
+        leaves = [(path, nnx.Param(flat[_names(path)])) for path in self.paths]
+        return nnx.merge(self.graphdef, nnx.from_flat_state(leaves))
+
+
+def build(
+    model_class: Any,
+    config: Any,
+    *,
+    dtype: Any = "float32",
+    remat: bool = False,
+    lora: lora_lib.LoRAConfig | None = None,
+) -> Net:
+    """Declare ``model_class(config)`` abstractly; no memory is allocated.
+
+    ``dtype`` is the compute dtype; parameters are float32 until ``cast``. ``remat``
+    recomputes blocks in the backward pass. ``lora`` adds adapter parameters
+    (``lora_a``, ``lora_b``) to the tree; see ``overlay`` and ``split_lora``.
+    """
+
+    def make(rngs: nnx.Rngs) -> nnx.Module:
+        model = model_class(config, dtype=jnp.dtype(dtype), remat=remat, rngs=rngs)
+        if lora is not None and not lora_lib.attach(model, lora, rngs):
+            raise ValueError(f"No layer matches the adapter targets {lora.targets}.")
+        return model
+
+    model = nnx.eval_shape(lambda: make(nnx.Rngs(params=0)))
+    graphdef, state = nnx.split(model)
+    flat = nnx.to_flat_state(state)
+    abstract = {
+        _names(path): jax.ShapeDtypeStruct(
+            leaf.get_value().shape, leaf.get_value().dtype
+        )
+        for path, leaf in flat
+    }
+    paths = tuple(path for path, _ in flat)
+    return Net(config, graphdef, paths, unflatten(abstract), make)
+
+
+def overlay(base: Params, adapters: Params | None) -> Params:
+    """Base weights and one role's adapters as one tree; nothing is copied."""
+    return base if adapters is None else unflatten(flatten(base) | flatten(adapters))
+
+
+def split_lora(params: Params) -> tuple[Params, Params]:
+    """The inverse of ``overlay``: (base, adapters)."""
+    flat = flatten(params)
+    adapters = {p: v for p, v in flat.items() if p[-1] in ("lora_a", "lora_b")}
+    base = {p: v for p, v in flat.items() if p not in adapters}
+    return unflatten(base), unflatten(adapters)
+
+
+def merge_lora(base: Params, adapters: Params, scale: float) -> Params:
+    """Plain weights that act as base plus adapters; for export."""
+    merged = flatten(base)
+    flat = flatten(adapters)
+    for path in [p for p in flat if p[-1] == "lora_a"]:
+        kernel, lora_b = (*path[:-1], "kernel"), (*path[:-1], "lora_b")
+        merged[kernel] = lora_lib.merge_kernel(
+            merged[kernel], flat[path], flat[lora_b], scale
+        )
+    return unflatten(merged)
+
+
+def cast(params: Params, dtype: Any) -> Params:
+    """Every array in another dtype."""
+    return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def count(params: Params) -> int:
+    """How many numbers the tree holds; works on abstract trees."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def check_like(params: Params, abstract: Params, *, what: str = "weights") -> None:
+    """Compare key paths, shapes and dtypes; raise one InputError with all of it."""
+    have, want = flatten(params), flatten(abstract)
+    problems = []
+    for path in sorted(want.keys() - have.keys()):
+        near = difflib.get_close_matches(
+            ".".join(path), [".".join(p) for p in have.keys() - want.keys()], 1
+        )
+        hint = f" (nearest: {near[0]})" if near else ""
+        problems.append(f"missing {'.'.join(path)}{hint}")
+    problems += [f"unexpected {'.'.join(p)}" for p in sorted(have.keys() - want.keys())]
+    for path in sorted(have.keys() & want.keys()):
+        h, w = have[path], want[path]
+        if tuple(h.shape) != tuple(w.shape):
+            problems.append(f"{'.'.join(path)} has shape {h.shape}, expected {w.shape}")
+        elif h.dtype != w.dtype:
+            problems.append(f"{'.'.join(path)} has dtype {h.dtype}, expected {w.dtype}")
+    if problems:
+        raise InputError(
+            f"{what}: {len(problems)} tensors do not fit: {'; '.join(problems)}. "
+            "Use weights made for this configuration, or convert them."
+        )
+
+
+def flatten(params: Params) -> Flat:
+    """{("down_blocks", "0", ...): array} in insertion order."""
+    flat: Flat = {}
+
+    def walk(tree: Params, path: tuple[str, ...]) -> None:
+        for key, value in tree.items():
+            if isinstance(value, Mapping):
+                walk(value, (*path, key))
+            else:
+                flat[(*path, key)] = value
+
+    walk(params, ())
+    return flat
+
+
+def unflatten(flat: Flat) -> Params:
+    """Nested dicts from paths, keys in sorted order (jax's own order for dicts)."""
+    tree: Params = {}
+    for path in sorted(flat):
+        node = functools.reduce(lambda n, key: n.setdefault(key, {}), path[:-1], tree)
+        node[path[-1]] = flat[path]
+    return tree
+
+
+def _names(path: tuple) -> tuple[str, ...]:
+    return tuple(str(part) for part in path)
