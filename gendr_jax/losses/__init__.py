@@ -1,0 +1,41 @@
+"""Losses: pure functions of arrays, one value per sample, float32 or better.
+
+`score` (VSD, SiD, CiD), `sequential` (their gradient with one network in memory),
+`adversarial`, `alignment` (REPA), `fidelity` (regression, KL), `reduction` (averaging
+samples). Not here: networks, noise, and weights between terms.
+"""
+
+from gendr_jax.losses.adversarial import discriminator_loss, generator_loss
+from gendr_jax.losses.alignment import dino_input, match_grid, repa
+from gendr_jax.losses.fidelity import denoising, kl, l1, l2
+from gendr_jax.losses.reduction import finite_gradient, finite_mean, finite_weights
+from gendr_jax.losses.score import cid, require_paired_term, sid, vsd
+from gendr_jax.losses.sequential import (
+    ScoreSettings,
+    attach_gradient,
+    score_gradient,
+    score_loss,
+)
+
+__all__ = [
+    "ScoreSettings",
+    "attach_gradient",
+    "cid",
+    "denoising",
+    "dino_input",
+    "discriminator_loss",
+    "finite_gradient",
+    "finite_mean",
+    "finite_weights",
+    "generator_loss",
+    "kl",
+    "l1",
+    "l2",
+    "match_grid",
+    "repa",
+    "require_paired_term",
+    "score_gradient",
+    "score_loss",
+    "sid",
+    "vsd",
+]

@@ -1,0 +1,64 @@
+"""From per-element values to per-sample losses, and from those to one number.
+
+Here: the two reductions every loss shares, and what keeps one broken sample from
+spoiling a batch. Not here: any loss. Every function of `gendr_jax.losses` returns
+loss_b, so that the train step alone decides how samples are averaged.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def sample_mean(x: jax.Array) -> jax.Array:
+    """Mean over every axis but the first: [B, ...] -> [B]."""
+    return jnp.mean(x, axis=tuple(range(1, x.ndim)))
+
+
+def per_sample(x_b: jax.Array, ndim: int) -> jax.Array:
+    """[B] -> [B, 1, ..., 1] with `ndim` axes."""
+    return x_b.reshape(x_b.shape + (1,) * (ndim - 1))
+
+
+def finite_weights(loss_b: jax.Array) -> jax.Array:
+    """Weights of `finite_mean`: 1 / (number of finite samples), 0 for the others."""
+    finite_b = jnp.isfinite(loss_b)
+    count = jnp.maximum(jnp.sum(finite_b), 1)
+    return finite_b.astype(loss_b.dtype) / count.astype(loss_b.dtype)
+
+
+def finite_mean(loss_b: jax.Array) -> jax.Array:
+    """Mean over the finite samples; 0 where there is none. Gradient to the rest is 0.
+
+    A zero cotangent still turns into NaN where it meets a NaN on the way back
+    (0 * NaN), so put `finite_gradient` between the network and the loss as well.
+    """
+    kept_b = jnp.where(jnp.isfinite(loss_b), loss_b, jnp.zeros_like(loss_b))
+    return jnp.sum(kept_b * jax.lax.stop_gradient(finite_weights(loss_b)))
+
+
+def zero_nonfinite(x: jax.Array) -> jax.Array:
+    """x with every sample (first axis) that holds a NaN or infinity set to zero."""
+    finite_b = jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+    return jnp.where(per_sample(finite_b, x.ndim), x, jnp.zeros_like(x))
+
+
+@jax.custom_vjp
+def finite_gradient(x: jax.Array) -> jax.Array:
+    """Identity; its gradient is dropped for samples where it is not finite.
+
+    Applied to z_g, it lets a generator step go on when a score network or a target
+    gives NaN for one sample. It cannot mend a NaN inside the generator itself: there
+    the weights' gradient is NaN and the train step must skip the update.
+    """
+    return x
+
+
+def _finite_gradient_fwd(x: jax.Array) -> tuple[jax.Array, None]:
+    return x, None
+
+
+def _finite_gradient_bwd(_: None, cotangent: jax.Array) -> tuple[jax.Array]:
+    return (zero_nonfinite(cotangent),)
+
+
+finite_gradient.defvjp(_finite_gradient_fwd, _finite_gradient_bwd)
