@@ -1,0 +1,54 @@
+"""The contract between a training stage and the loop that runs it.
+
+What lives here: the `Stage` record and the types it is made of. What does not: any
+stage (`*_step.py`), the loop (`loop.py`), files, meshes.
+
+A stage is data and pure functions. Frozen weights are an argument of every function,
+so that they are never compiled in as constants and never written to a checkpoint.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+
+Frozen = Any  # pytree of arrays that training reads and never changes
+Batch = Mapping[str, jax.Array]  # every leaf has the global batch as its first axis
+Metrics = dict[
+    str, jax.Array
+]  # scalars; "skipped_ROLE" is 1 when an update was skipped
+
+
+class State(Protocol):
+    """A pytree dataclass of arrays: all that training changes, and nothing else.
+
+    `step` is the only clock: it names the checkpoint, the position in the data and
+    the random numbers of the next step.
+    """
+
+    step: jax.Array  # int32 scalar, number of finished steps
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training stage, as the loop sees it.
+
+    Attributes:
+        init: key -> fresh state. Pure and jit-able. Every leaf owns its buffer (copy
+            weights that two roles start from: a state is donated to the step).
+        step: (state, frozen, batch, key) -> (state with step + 1, metrics). Pure; folds
+            `state.step` into the key itself; skips an update that is not finite and
+            says so in a metric whose name begins with "skipped".
+        frozen: weights that are read only, not yet placed on a mesh.
+        sample: (state, frozen, batch, key) -> {column title: image_bhwc in [0, 1]} in
+            the order in which the columns are to be shown. Jit-able.
+        export: (state, folder): writes the weights folder a user takes away. Host side.
+    """
+
+    init: Callable[[jax.Array], State]
+    step: Callable[[State, Frozen, Batch, jax.Array], tuple[State, Metrics]]
+    frozen: Frozen
+    sample: Callable[[State, Frozen, Batch, jax.Array], dict[str, jax.Array]]
+    export: Callable[[State, Path], None]
