@@ -1,0 +1,51 @@
+"""Sizes on the host: exact bicubic enlargement and padding to the network's multiple.
+
+In numpy and Pillow rather than JAX, because every picture has another size and each
+would compile another program. Values agree with `jax.image.resize(..., "cubic")`,
+which training uses, to float32 rounding (tests/test_restore.py).
+"""
+
+import numpy as np
+from PIL import Image as Pil
+
+# Padded sizes are multiples of this. The networks halve eight-pixel cells three times
+# more, so 64 keeps all maps even, as in training; and it is coarse enough for a folder
+# of mixed sizes to share few compiled programs, while larger steps would put more
+# mirrored content into the group normalisation and cost more time than they save:
+# programs are kept on disk between runs.
+BUCKET = 64
+
+
+def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """(height, width) after enlargement: round(scale * side), exact for any parity."""
+    return max(1, round(scale * height)), max(1, round(scale * width))
+
+
+def bicubic(x_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """Bicubic resize (Keys a=-0.5) of float32 values, not clipped. [h, w, C]."""
+    if x_hwc.shape[:2] == tuple(size_hw):
+        return x_hwc.astype(np.float32)
+    height, width = size_hw
+    planes = [
+        Pil.fromarray(np.ascontiguousarray(x_hwc[..., c], np.float32)).resize(
+            (width, height), Pil.Resampling.BICUBIC
+        )
+        for c in range(x_hwc.shape[-1])
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
+def bucket(height: int, width: int, multiple: int) -> tuple[int, int]:
+    """The padded size: each side up to the next multiple."""
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+
+def pad(x_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """Mirror at the bottom and right up to `size_hw`.
+
+    A picture smaller than its padding is mirrored again and again; one of a single
+    row or column repeats it.
+    """
+    height, width = x_hwc.shape[:2]
+    extra = ((0, size_hw[0] - height), (0, size_hw[1] - width), (0, 0))
+    return np.pad(x_hwc, extra, mode="reflect")
