@@ -39,6 +39,7 @@ setup(
         # tensorflow-datasets imports it and does not declare it.
         "importlib_resources",
         "ml-collections>=1.0,<2",
+        "ml_dtypes>=0.5",
         "numpy>=2.0,<3",
         "pillow>=11.0",
         "safetensors>=0.5,<1",

@@ -1,0 +1,225 @@
+"""Who may import whom: the rule of CONTRIBUTING.md, read from the source with ast.
+
+Imports inside functions count too; those under TYPE_CHECKING as well.
+"""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STDLIB = sys.stdlib_module_names
+
+
+class Room(NamedTuple):
+    """A module or package, its level, and what it may import from outside."""
+
+    level: int
+    outside: set[str]
+    beside: set[str] = set()  # rooms of the same level that it may use
+
+
+# The longest matching name wins, so `gendr_jax.data.degrade` is not `gendr_jax.data`.
+ROOMS = {
+    "gendr_jax.errors": Room(0, set()),
+    "gendr_jax.models": Room(0, {"jax", "numpy", "flax"}),
+    "gendr_jax.diffusion": Room(0, {"jax", "numpy"}),
+    "gendr_jax.losses": Room(0, {"jax", "numpy"}, {"gendr_jax.diffusion"}),
+    "gendr_jax.metrics": Room(0, {"jax", "numpy"}),
+    "gendr_jax.data.degrade": Room(0, {"jax", "numpy"}),
+    "gendr_jax.restore.color": Room(0, {"jax", "numpy"}),
+    "gendr_jax.restore.tiling": Room(0, {"jax", "numpy"}),
+    "gendr_jax.nets": Room(1, {"jax", "numpy", "flax"}),
+    "gendr_jax.sharding": Room(1, {"jax", "numpy"}),
+    "gendr_jax.weights": Room(
+        1,
+        {"jax", "numpy", "ml_dtypes", "orbax", "safetensors"}
+        | {"torch", "huggingface_hub"},
+        {"gendr_jax.nets", "gendr_jax.sharding"},
+    ),
+    "gendr_jax.data": Room(
+        1,
+        {"numpy", "PIL", "grain", "tensorflow_datasets", "skimage", "absl"},
+    ),
+    "gendr_jax.restore.image_io": Room(1, {"numpy", "PIL"}),
+    "gendr_jax.restore.resize": Room(1, {"jax", "numpy", "PIL"}),
+    "gendr_jax.restore": Room(2, {"jax", "numpy", "PIL"}),
+    "gendr_jax.api": Room(
+        2, {"jax", "numpy", "huggingface_hub"}, {"gendr_jax.restore"}
+    ),
+    "gendr_jax.train": Room(
+        2,
+        {"jax", "numpy", "optax", "ml_collections", "tqdm", "tensorboardX", "PIL"}
+        | {"absl"},
+        {"gendr_jax.restore", "gendr_jax.api"},
+    ),
+    "gendr_jax.plan": Room(2, {"jax", "numpy", "optax"}, {"gendr_jax.train"}),
+    "gendr_jax.cli": Room(
+        3, {"jax", "numpy", "PIL", "absl", "ml_collections", "tqdm", "skimage"}
+    ),
+    "gendr_jax": Room(3, set()),  # __init__.py: names, each imported at first use
+}
+FREE = {"gendr_jax.errors"}
+
+
+class Import(NamedTuple):
+    target: str  # dotted name as far as it is a module of ours, else the package
+    line: int
+    in_function: bool
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, of every module of the package."""
+    found = {}
+    for path in sorted((ROOT / "gendr_jax").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        found[".".join(parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path) -> list[Import]:
+    """Every import of a file; relative ones are not used here, and fail."""
+    found = []
+
+    def walk(node: ast.AST, in_function: bool) -> None:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            names = []
+        found.extend(Import(resolve(n), node.lineno, in_function) for n in names)
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            walk(child, in_function or inside)
+
+    walk(ast.parse(path.read_text(encoding="utf-8")), False)
+    return found
+
+
+def resolve(name: str) -> str:
+    """`gendr_jax.losses.score.vsd` -> `gendr_jax.losses.score`, `jax.numpy` -> `jax`.
+
+    A lazy public name such as `gendr_jax.Restorer` stays what it is.
+    """
+    if name.split(".")[0] != "gendr_jax":
+        return name.split(".")[0]
+    module = name
+    while module not in MODULES:
+        module = module.rpartition(".")[0]
+    return name if module == "gendr_jax" else module
+
+
+def room_of(module: str) -> str:
+    fits = [r for r in ROOMS if module == r or module.startswith(r + ".")]
+    return max(fits, key=len)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_downward(module):
+    name = room_of(module)
+    if name == "gendr_jax" and module != "gendr_jax":
+        pytest.fail(f"{module} has no room: give it a line in ROOMS and a level")
+    here = ROOMS[name]
+    wrong = []
+    for target, line, _ in imports(MODULES[module]):
+        if target in STDLIB:
+            continue
+        if not target.startswith("gendr_jax"):
+            fine = target in here.outside
+        elif target == "gendr_jax":
+            fine = True  # the version; the lazy names are caught as modules
+        else:
+            other = room_of(target)
+            lower = ROOMS[other].level < here.level and here.level > 0
+            fine = lower or other in {name, *here.beside, *FREE}
+        if not fine:
+            wrong.append(f"{MODULES[module].relative_to(ROOT)}:{line}: {target}")
+    assert not wrong, f"{name} (level {here.level}) may not import:\n" + "\n".join(
+        wrong
+    )
+
+
+def test_no_import_cycles():
+    graph = {}
+    for module, path in MODULES.items():
+        eager = {i.target for i in imports(path) if not i.in_function}
+        graph[module] = (eager & MODULES.keys()) - {module, "gendr_jax"}
+    graph.pop("gendr_jax")  # lazy: what it names at the top is for type checkers
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize(
+    "package", ["torch", "transformers", "diffusers", "skimage", "huggingface_hub"]
+)
+def test_extras_are_never_imported_at_module_level(package):
+    eager = [
+        f"{path.relative_to(ROOT)}:{i.line}"
+        for path in MODULES.values()
+        for i in imports(path)
+        if i.target == package and not i.in_function
+    ]
+    assert not eager
+
+
+def test_config_dicts_stay_above_the_library():
+    allowed = ("gendr_jax.cli", "gendr_jax.train")
+    users = [
+        module
+        for module, path in MODULES.items()
+        if "ConfigDict" in path.read_text(encoding="utf-8")
+        or any(i.target == "ml_collections" for i in imports(path))
+    ]
+    assert not [module for module in users if not module.startswith(allowed)]
+
+
+def test_nothing_is_imported_by_a_computed_name():
+    """No import_module, __import__, exec or eval: jump-to-definition always works."""
+    forbidden = {"import_module", "__import__", "exec", "eval"}
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(node, "id", None) or getattr(node, "attr", None)
+            assert name not in forbidden, f"{path}:{node.lineno}: {name}"
+
+
+def test_configs_import_ml_collections_alone():
+    files = sorted((ROOT / "configs").glob("*.py"))
+    assert files
+    for path in files:
+        targets = {i.target for i in imports(path)} - STDLIB
+        assert targets <= {"ml_collections"}, path
+
+
+def test_tools_are_short():
+    for path in sorted((ROOT / "tools").glob("*.py")):
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 80, path
+
+
+def test_restoring_loads_no_training_or_data_package():
+    code = (
+        "import sys, gendr_jax.restore.pipeline, gendr_jax.api\n"
+        "print(*sys.modules, sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    unwanted = {"grain", "tensorflow_datasets", "tensorflow", "torch", "ml_collections"}
+    assert "gendr_jax.restore.pipeline" in loaded
+    assert not loaded & unwanted
+    # flax.nnx itself imports optax, so that one is looked for in our own source.
+    ours = loaded & MODULES.keys()
+    assert not [m for m in ours if room_of(m) in ("gendr_jax.train", "gendr_jax.data")]
+    for module in ours:
+        assert "optax" not in {i.target for i in imports(MODULES[module])}, module
