@@ -1,0 +1,36 @@
+"""A sha256 over array contents: equal weights have equal digests, however stored.
+
+The canonical form of a tree is, in sorted order of its paths, one header line
+"path dtype shape" and the elements in C order, little-endian. File layout, chunking
+and compression of a checkpoint play no part.
+"""
+
+import hashlib
+import sys
+
+import numpy as np
+
+from gendr_jax.nets import Params, flatten
+
+CHUNK = 1 << 24  # elements hashed at a time, so that device arrays are not doubled
+
+
+def sha256(params: Params) -> str:
+    """Hex digest of a nested dict of arrays (numpy or JAX)."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flatten(params).items()):
+        array = np.asarray(leaf)
+        shape = ",".join(map(str, array.shape))
+        digest.update(f"{'.'.join(path)} {array.dtype.name} [{shape}]\n".encode())
+        flat = np.ascontiguousarray(array).reshape(-1)
+        for start in range(0, flat.size, CHUNK):
+            digest.update(_little_endian(flat[start : start + CHUNK]))
+    return digest.hexdigest()
+
+
+def _little_endian(part: np.ndarray) -> memoryview:
+    # bfloat16 has no byte order of its own in numpy; as bytes it has the machine's.
+    raw = part.view(np.uint8).reshape(part.size, part.itemsize)
+    if sys.byteorder == "big":
+        raw = np.ascontiguousarray(raw[:, ::-1])
+    return memoryview(raw.reshape(-1))

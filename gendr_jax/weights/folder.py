@@ -1,0 +1,204 @@
+"""A weights folder of ours: what a user takes away from training and restores with.
+
+    DIR/gendr.json      settings and a sha256 per component (manifest.py)
+    DIR/unet/ DIR/vae/  Orbax checkpoints of nested dicts, string keys
+    DIR/prompt.npz      prompt embeddings by name, each [L, D], float32
+
+What lives here: writing, reading and checking such folders. What does not: PyTorch
+files (torch_files.py), training state (checkpoint.py).
+
+Orbax neither notices a flipped byte in its data files nor a dtype that is not the
+one expected, hence our own digest and `check_like`.
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gendr_jax import nets
+from gendr_jax.errors import InputError, UsageError
+from gendr_jax.models.unet import UNet
+from gendr_jax.models.vae import VAE
+from gendr_jax.nets import Params
+from gendr_jax.weights import manifest as manifest_lib
+from gendr_jax.weights.digest import sha256
+from gendr_jax.weights.manifest import CONFIGS, MANIFEST, Weights
+
+__all__ = ["Weights", "is_folder", "load", "save"]
+
+COMPONENTS = ("unet", "vae", "prompt")
+NETWORKS = {"unet": UNet, "vae": VAE}
+FLOATS = ("float32", "bfloat16", "float16")
+
+
+def save(folder: Path | str, weights: Weights) -> Path:
+    """Write a weights folder; it appears whole or not at all. Returns its path.
+
+    An older weights folder at this place is replaced; anything else is left alone.
+
+    Raises:
+        UsageError: a component of this kind is missing, or the place is taken.
+        InputError: arrays that do not fit their configuration.
+    """
+    folder = Path(folder).absolute()
+    present = weights.components()
+    manifest_lib.require(weights, set(present), str(folder), UsageError)
+    _refuse_foreign(folder)
+    host = {name: jax.tree.map(np.asarray, tree) for name, tree in present.items()}
+    _check(weights, host, str(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(folder, "tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        for name, tree in host.items():
+            _write_component(temporary, name, tree)
+        text = manifest_lib.to_json(weights, host)
+        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        _swap_in(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def load(
+    folder: Path | str,
+    *,
+    components: tuple[str, ...] = COMPONENTS,
+    verify: bool = True,
+) -> Weights:
+    """Read a weights folder into host memory (numpy arrays), checked.
+
+    Args:
+        folder: a local folder.
+        components: which of "unet", "vae", "prompt" to read, where present.
+        verify: compare each component's sha256 with gendr.json.
+
+    Raises:
+        InputError: not such a folder, an unknown version, damaged or missing files, or
+            arrays that do not fit the configuration.
+    """
+    folder = Path(folder).absolute()
+    manifest = manifest_lib.read(folder)
+    weights = manifest_lib.settings(folder, manifest)
+    host: dict[str, Any] = {}
+    for name in components:
+        if name in manifest["components"]:
+            host[name] = _read_component(folder, name)
+            if verify:
+                _verify(folder, name, host[name], manifest)
+    _check(weights, host, str(folder))
+    return dataclasses.replace(weights, **host)
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether this looks like a weights folder of ours."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def _check(weights: Weights, host: dict[str, Params], where: str) -> None:
+    """Arrays against the configurations: paths, shapes, dtypes, prompt width."""
+    for name in CONFIGS.keys() & host.keys():
+        abstract = nets.build(NETWORKS[name], weights.config(name)).abstract
+        flat, want = nets.flatten(host[name]), nets.flatten(abstract)
+        # Weights may be stored in any floating type, each array in its own.
+        stored = {
+            path: jax.ShapeDtypeStruct(leaf.shape, flat[path].dtype)
+            if path in flat and flat[path].dtype.name in FLOATS
+            else leaf
+            for path, leaf in want.items()
+        }
+        what = f"{where}: {name}"
+        nets.check_like(host[name], nets.unflatten(stored), what=what)
+    if prompt := host.get("prompt"):
+        _check_prompt(prompt, weights, where)
+
+
+def _check_prompt(prompt: dict[str, np.ndarray], weights: Weights, where: str) -> None:
+    width = weights.unet_config.cross_attention_dim if weights.unet_config else None
+    if "positive" not in prompt:
+        raise InputError(
+            f"{where}: prompt has {sorted(prompt)}, positive is missing. Add it."
+        )
+    for name, value in prompt.items():
+        if value.ndim != 2 or width not in (None, value.shape[-1]):
+            raise InputError(
+                f"{where}: prompt {name} has shape {value.shape}, the UNet takes "
+                f"[L, {width}]. Use embeddings of the text encoder it was made for."
+            )
+        if value.dtype.name not in FLOATS or not np.isfinite(value).all():
+            raise InputError(
+                f"{where}: prompt {name} ({value.dtype}) is not all finite numbers. "
+                "Make the embedding again."
+            )
+
+
+def _write_component(folder: Path, name: str, tree: Params) -> None:
+    if name == "prompt":
+        np.savez(folder / "prompt.npz", **tree)
+        return
+    from orbax.checkpoint import v1 as ocp
+
+    ocp.save(folder / name, tree)
+
+
+def _read_component(folder: Path, name: str) -> Params:
+    path = folder / ("prompt.npz" if name == "prompt" else name)
+    if not path.exists():
+        raise InputError(f"{path} is missing. Copy the whole folder again.")
+    try:
+        if name == "prompt":
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        from orbax.checkpoint import v1 as ocp
+
+        return ocp.load(path)
+    except Exception as error:  # Orbax and zipfile raise many types on damage
+        reason = " ".join(str(error.__cause__ or error).split())[:160]
+        raise InputError(
+            f"{path} is damaged ({reason}). Copy the folder again."
+        ) from error
+
+
+def _verify(folder: Path, name: str, tree: Params, manifest: dict[str, Any]) -> None:
+    expected = manifest["components"][name].get("sha256")
+    actual = sha256(tree)
+    if actual != expected:
+        raise InputError(
+            f"{folder / name} has sha256 {actual[:12]}..., {MANIFEST} says "
+            f"{str(expected)[:12]}...: it is damaged. Copy the folder again."
+        )
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.is_file() or (
+        folder.is_dir() and any(folder.iterdir()) and not is_folder(folder)
+    ):
+        raise UsageError(
+            f"{folder} exists and is no weights folder, it would be replaced. "
+            "Name another place."
+        )
+
+
+def _swap_in(temporary: Path, folder: Path) -> None:
+    """Put the new folder in place; the old one is set aside, then removed."""
+    old = _beside(folder, "old")
+    if folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path, what: str) -> Path:
+    return folder.with_name(f".{folder.name}.{os.getpid()}.{what}")
