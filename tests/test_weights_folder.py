@@ -1,4 +1,4 @@
-"""weights/folder.py, manifest.py, digest.py: round trip, damage, refusals."""
+"""weights/folder.py, gendr_json.py, digest.py: round trip, damage, refusals."""
 
 import dataclasses
 import json

@@ -1,6 +1,6 @@
 """A weights folder of ours: what a user takes away from training and restores with.
 
-    DIR/gendr.json      settings and a sha256 per component (manifest.py)
+    DIR/gendr.json      settings and a sha256 per component (gendr_json.py)
     DIR/unet/ DIR/vae/  Orbax checkpoints of nested dicts, string keys
     DIR/prompt.npz      prompt embeddings by name, each [L, D], float32
 
@@ -26,9 +26,9 @@ from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models.unet import UNet
 from gendr_jax.models.vae import VAE
 from gendr_jax.nets import Params
-from gendr_jax.weights import manifest as manifest_lib
+from gendr_jax.weights import gendr_json
 from gendr_jax.weights.digest import sha256
-from gendr_jax.weights.manifest import CONFIGS, MANIFEST, Weights
+from gendr_jax.weights.gendr_json import CONFIGS, MANIFEST, Weights
 
 __all__ = ["Weights", "is_folder", "load", "save"]
 
@@ -48,7 +48,7 @@ def save(folder: Path | str, weights: Weights) -> Path:
     """
     folder = Path(folder).absolute()
     present = weights.components()
-    manifest_lib.require(weights, set(present), str(folder), UsageError)
+    gendr_json.require(weights, set(present), str(folder), UsageError)
     _refuse_foreign(folder)
     host = {name: jax.tree.map(np.asarray, tree) for name, tree in present.items()}
     _check(weights, host, str(folder))
@@ -59,7 +59,7 @@ def save(folder: Path | str, weights: Weights) -> Path:
     try:
         for name, tree in host.items():
             _write_component(temporary, name, tree)
-        text = manifest_lib.to_json(weights, host)
+        text = gendr_json.to_json(weights, host)
         (temporary / MANIFEST).write_text(text, encoding="utf-8")
         _swap_in(temporary, folder)
     finally:
@@ -85,8 +85,8 @@ def load(
             arrays that do not fit the configuration.
     """
     folder = Path(folder).absolute()
-    manifest = manifest_lib.read(folder)
-    weights = manifest_lib.settings(folder, manifest)
+    manifest = gendr_json.read(folder)
+    weights = gendr_json.settings(folder, manifest)
     host: dict[str, Any] = {}
     for name in components:
         if name in manifest["components"]:

@@ -1,198 +1,119 @@
-"""gendr.json: what a weights folder says of itself.
+"""The manifest of a checkpoint: what it holds, said in plain JSON.
 
-What lives here: the `Weights` record, and its settings as JSON and back. What does
-not: arrays on disk (folder.py).
+What lives here: how a manifest is made, summed up, and compared with a state. What
+does not: reading and writing it (`checkpoint.py`), digests (`fingerprint.py`).
 """
 
-import dataclasses
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
-import gendr_jax
-from gendr_jax import diffusion, nets
-from gendr_jax.errors import GendrError, InputError
-from gendr_jax.models.unet import UNetConfig
-from gendr_jax.models.vae import VAEConfig
-from gendr_jax.nets import Params
-from gendr_jax.weights.digest import sha256
+from gendr_jax.errors import UsageError
+from gendr_jax.weights.fingerprint import combine, describe_arrays, digests
 
-FORMAT, VERSION, MANIFEST = "gendr", 1, "gendr.json"
-Kind = Literal["gendr", "base", "vae"]
-Prediction = Literal["eps", "v"]
-# What each kind cannot do without. A base may carry its VAE and prompt along.
-REQUIRED = {"gendr": ("unet", "vae", "prompt"), "base": ("unet",), "vae": ("vae",)}
-CONFIGS = {"unet": UNetConfig, "vae": VAEConfig}
+_SHOWN = 8  # names in a message before "and N more"
+
+Meta = Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """What a folder holds, in memory.
+def make(step: int, state: Any, clock: Meta, meta: Meta) -> dict[str, Any]:
+    """The manifest of `state`: arrays {path: [shape, dtype, digest]} and the rest.
 
-    Attributes:
-        kind: "gendr" restores in one step; "base" is a UNet that denoises; "vae".
-        unet, vae: nested dicts of arrays, or None where absent or not asked for.
-        unet_config, vae_config: a base without a VAE may still name the VAE (and so
-            the latent scale) that it was trained with.
-        prompt: embeddings by name ("positive", "negative"), each [L, D].
-        prediction_type: what the UNet's output is.
-        t_star: the timestep of the one step.
-        prompt_text: the words behind the embeddings, by the same names.
-        provenance: where the weights come from, JSON values.
+    Raises:
+        FloatingPointError: some array is not finite.
     """
-
-    kind: Kind
-    unet: Params | None = None
-    unet_config: UNetConfig | None = None
-    vae: Params | None = None
-    vae_config: VAEConfig | None = None
-    prompt: dict[str, np.ndarray] = field(default_factory=dict)
-    prediction_type: Prediction = "eps"
-    t_star: int = diffusion.T_STAR
-    prompt_text: dict[str, str] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def components(self) -> dict[str, Params]:
-        """The arrays by component name, without those that are absent."""
-        trees = {"unet": self.unet, "vae": self.vae, "prompt": self.prompt or None}
-        return {name: tree for name, tree in trees.items() if tree is not None}
-
-    def config(self, component: str) -> Any:
-        """The configuration of "unet" or "vae"; None where there is none."""
-        return {"unet": self.unet_config, "vae": self.vae_config}[component]
-
-
-def to_json(weights: Weights, host: dict[str, Params]) -> str:
-    """The text of gendr.json for these settings and these components."""
-    configs = {"unet": weights.unet_config, "vae": weights.vae_config}
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "kind": weights.kind,
-        "prediction_type": weights.prediction_type,
-        "t_star": weights.t_star,
-        "prompt_text": weights.prompt_text,
-        "configs": {n: dataclasses.asdict(c) for n, c in configs.items() if c},
-        "components": {name: describe(tree) for name, tree in host.items()},
-        "provenance": {"gendr_jax": gendr_jax.__version__, **weights.provenance},
-    }
-    return json.dumps(manifest, indent=2, allow_nan=False) + "\n"
-
-
-def describe(tree: Params) -> dict[str, Any]:
-    """{"parameters": n, "dtypes": {name: n}, "sha256": hex} of one component."""
-    dtypes: dict[str, int] = {}
-    for leaf in jax.tree.leaves(tree):
-        dtypes[leaf.dtype.name] = dtypes.get(leaf.dtype.name, 0) + int(leaf.size)
+    hashes, kinds = digests(state), describe_arrays(state)
+    strange = [name for name, (_, count) in hashes.items() if count]
+    if strange:
+        raise FloatingPointError(f"not finite: {some(strange)}")
+    arrays = {name: [*kinds[name], hashes[name][0]] for name in kinds}
     return {
-        "parameters": nets.count(tree),
-        "dtypes": dict(sorted(dtypes.items())),
-        "sha256": sha256(tree),
+        "step": step,
+        "arrays": arrays,
+        "clock": dict(clock),
+        "meta": dict(meta),
+        "fingerprint": whole(arrays, clock),
     }
 
 
-def read(folder: Path | str) -> dict[str, Any]:
-    """gendr.json as a dict, after checks of format, version, kind and keys.
+def whole(arrays: Meta, clock: Meta) -> str:
+    """The fingerprint: one hash over every array and what decides how to go on."""
+    return combine({"arrays": arrays, "clock": clock})
 
-    Raises:
-        InputError: absent, unreadable, not ours, or of another version.
-    """
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise InputError(
-            f"{folder} has no {MANIFEST}, so it is no weights folder. Name a folder "
-            "that training or conversion wrote."
+
+def wrong(arrays: Meta, tree: Any) -> list[str]:
+    """The paths whose value in `tree` is not the one of the manifest."""
+    found = digests(tree)
+    return [name for name in arrays if found.get(name, ("",))[0] != arrays[name][2]]
+
+
+def abstract_arrays(arrays: Meta) -> dict[str, jax.ShapeDtypeStruct]:
+    """{path: what to read it as}, whole on one device: needs no class, no mesh."""
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    key = jax.eval_shape(lambda: jax.random.key(0)).dtype
+    return {
+        name: jax.ShapeDtypeStruct(
+            tuple(shape), key if dtype == str(key) else np.dtype(dtype), sharding=one
         )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Copy it again.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f'{path} does not say "format": "{FORMAT}". Name our folder.')
-    if manifest.get("version") != VERSION:
-        raise InputError(
-            f"{path} has version {manifest.get('version')!r}, this gendr_jax "
-            f"{gendr_jax.__version__} reads {VERSION}. Install the matching release."
-        )
-    _one_of(path, "kind", manifest.get("kind"), get_args(Kind))
-    for key in ("configs", "components"):
-        if not isinstance(manifest.get(key), dict):
-            raise InputError(f"{path} lacks {key!r}. Copy it again.")
-    return manifest
-
-
-def settings(folder: Path, manifest: dict[str, Any]) -> Weights:
-    """What a manifest says, as `Weights` without arrays.
-
-    Raises:
-        InputError: configurations that are unknown, incomplete or missing.
-    """
-    path = folder / MANIFEST
-    configs = {
-        f"{name}_config": config(cls, manifest["configs"][name], str(path))
-        for name, cls in CONFIGS.items()
-        if name in manifest["configs"]
+        for name, (shape, dtype, _) in arrays.items()
     }
-    prediction = manifest.get("prediction_type")
-    _one_of(path, "prediction_type", prediction, get_args(Prediction))
-    t_star = manifest.get("t_star")
-    _one_of(path, "t_star", t_star, range(diffusion.NUM_TIMESTEPS))
-    weights = Weights(
-        kind=manifest["kind"],
-        prediction_type=prediction,
-        t_star=t_star,
-        prompt_text=dict(manifest.get("prompt_text", {})),
-        provenance=dict(manifest.get("provenance", {})),
-        **configs,
-    )
-    require(weights, set(manifest["components"]), str(folder), InputError)
-    return weights
 
 
-def config(cls: type, values: dict[str, Any], where: str) -> Any:
-    """A frozen configuration dataclass from JSON; lists become tuples.
+def summary(manifest: Meta) -> dict[str, Any]:
+    """What `gendr inspect` shows; a role is a first part of a path."""
+    roles: dict[str, dict[str, int]] = {}
+    total = 0
+    for name, (shape, _, _) in manifest["arrays"].items():
+        size = int(np.prod(shape))
+        total += size
+        role, inside, _ = name.partition("/")
+        if inside:
+            counts = roles.setdefault(role, {"arrays": 0, "elements": 0})
+            counts["arrays"] += 1
+            counts["elements"] += size
+    return {
+        "step": manifest["step"],
+        "roles": roles,
+        "parameters": total,
+        "dtypes": sorted({dtype for _, dtype, _ in manifest["arrays"].values()}),
+        "fingerprint": manifest["fingerprint"],
+        "config": manifest["meta"].get("config", {}),
+    }
 
-    Raises:
-        InputError: unknown fields, or values that the class refuses.
-    """
-    known = {f.name for f in dataclasses.fields(cls)}
-    if unknown := sorted(values.keys() - known):
-        raise InputError(
-            f"{where}: {cls.__name__} has no fields {unknown}. "
-            "Install the gendr_jax that wrote them."
-        )
-    frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    try:
-        return cls(**frozen)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: {error} Correct the configuration.") from error
 
-
-def require(
-    weights: Weights, present: set[str], where: str, error: type[GendrError]
-) -> None:
-    """Raise `error` unless components and configurations make the kind complete."""
-    lacking = [name for name in REQUIRED[weights.kind] if name not in present]
-    lacking += [
-        f"a config for {name}"
-        for name in CONFIGS
-        if name in present and weights.config(name) is None
+def check_like(arrays: Mapping[str, Any], abstract: Any, step: int) -> None:
+    """Raise UsageError with every name, shape and dtype in which they differ."""
+    saved = {name: entry[:2] for name, entry in arrays.items()}
+    wanted = describe_arrays(abstract)
+    parts = []
+    for title, names in (
+        ("missing", sorted(wanted.keys() - saved.keys())),
+        ("unexpected", sorted(saved.keys() - wanted.keys())),
+    ):
+        if names:
+            parts.append(f"{title} {some(names)}")
+    differ = [
+        f"{name} is {_kind(saved[name])}, now {_kind(wanted[name])}"
+        for name in sorted(saved.keys() & wanted.keys())
+        if saved[name] != wanted[name]
     ]
-    if lacking:
-        raise error(
-            f"{where}: weights of kind {weights.kind} need {', '.join(lacking)}, "
-            f"there is {', '.join(sorted(present)) or 'nothing'}. Add what is missing."
+    if differ:
+        parts.append(some(differ))
+    if parts:
+        raise UsageError(
+            f"checkpoint {step} does not fit this configuration: {'; '.join(parts)}. "
+            "Give the configuration that made it, or an empty --workdir."
         )
 
 
-def _one_of(path: Path, key: str, value: Any, known: Any) -> None:
-    if value not in known:
-        shown = f"{known[0]}..{known[-1]}" if isinstance(known, range) else known
-        raise InputError(
-            f"{path} has {key} {value!r}, known are {shown}. Copy it again, or "
-            "install the gendr_jax that wrote it."
-        )
+def some(names: list[str]) -> str:
+    """The first few names of a list that may be long."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _kind(entry: list[Any]) -> str:
+    shape, dtype = entry
+    return f"{dtype}{shape}"
