@@ -1,0 +1,135 @@
+"""One image file to HWC uint8 sRGB, or the reason why it cannot be trusted.
+
+What lives here: which files are pictures to learn from, and their conversion. A file
+is judged by its content, never by its name, and is either converted correctly or
+refused: Pillow by itself would drop transparency, ignore the orientation, saturate
+16-bit gray and show the first frame of an animation without a word.
+
+No jax: worker processes import this file.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from gendr_jax.errors import InputError
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "TIFF")
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 512_000_000
+_GRAY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
+_TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
+_MODES = ("RGB", "L", "P", "YCbCr", *_TRANSPARENT, *_GRAY_16)
+
+
+def read(path: Path) -> np.ndarray:
+    """The picture in `path`, HWC uint8 sRGB, upright.
+
+    Raises:
+      InputError: it cannot be read, or not without guessing; the message names the
+        file and the reason.
+    """
+    try:
+        with _open(path) as image:
+            image.load()
+            _check(image)
+            image = ImageOps.exif_transpose(image)
+            return _to_rgb(image)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    # Pillow raises whatever its decoders raise: OSError, ValueError, SyntaxError,
+    # struct.error and more, all of which mean the same thing here.
+    except Exception as error:
+        raise InputError(f"{path}: {_reason(error)}") from error
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width from the header, before any rotation; pixels stay unread.
+
+    Raises:
+      InputError: as `read`, for what the header shows.
+    """
+    try:
+        with _open(path) as image:
+            _check(image)
+            return image.height, image.width
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except Exception as error:
+        raise InputError(f"{path}: {_reason(error)}") from error
+
+
+def _open(path: Path) -> Image.Image:
+    size = path.stat().st_size
+    if size == 0:
+        raise InputError("the file is empty")
+    if size > MAX_BYTES:
+        raise InputError(f"{size} bytes, more than the {MAX_BYTES} allowed")
+    return Image.open(path)
+
+
+def _check(image: Image.Image) -> None:
+    """Refuse what would come out wrong; everything here is known from the header."""
+    if image.format not in FORMATS:
+        raise InputError(f"it is a {image.format}, not one of {', '.join(FORMATS)}")
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width}x{image.height}"
+        raise InputError(f"{size} pixels, more than the {MAX_PIXELS} allowed")
+    # an MPO is a photograph followed by its thumbnails or its second eye
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise InputError(f"{image.n_frames} frames, not one picture")
+    if image.mode not in _MODES and not _is_png_gray_16(image):
+        raise InputError(f"pixels of mode {image.mode} have no safe conversion to RGB")
+
+
+def _is_png_gray_16(image: Image.Image) -> bool:
+    """Pillow before 11.3 opens 16-bit gray PNG files in mode I."""
+    return image.mode == "I" and image.format == "PNG"
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode in _GRAY_16 or image.mode == "I":
+        gray = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        profile = image.info.get("icc_profile")
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] < 255:
+            raise InputError("some pixels are transparent")
+        image = image.convert("RGB")
+        image.info["icc_profile"] = profile
+    return np.asarray(_to_srgb(image))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Apply the colour profile, if there is one that says something."""
+    data = image.info.get("icc_profile")
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    if not data:
+        return rgb
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+    except Exception:
+        return rgb  # unreadable by everybody: every viewer shows the plain pixels
+    if "srgb" in (profile.profile.profile_description or "").lower():
+        return rgb
+    space = profile.profile.xcolor_space.strip()
+    if space == "GRAY" and image.mode == "L":
+        source = image
+    elif space == "RGB":
+        source = rgb
+    else:
+        raise InputError(f"a {space} colour profile on {image.mode} pixels")
+    return ImageCms.profileToProfile(
+        source, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """One line that says something even where the exception says nothing."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,149 @@
+"""The numbers of each degradation: frozen settings, and the presets by name.
+
+What lives here: ranges and probabilities, no arrays. How they are drawn is in
+draws.py, what is done with them in chain.py.
+
+Sources: Real-ESRGAN (Wang et al., 2021) and OSEDiff train with the same values, which
+are the default; SeeSR and StableSR are milder, InvSR skips the second order half of
+the time. Values are facts read in those repositories; no code was taken.
+"""
+
+from dataclasses import dataclass, replace
+
+from gendr_jax.errors import UsageError
+
+ODD_7_TO_21 = (7, 9, 11, 13, 15, 17, 19, 21)
+
+
+@dataclass(frozen=True)
+class Blur:
+    """Random blur kernels: sizes and sigmas in pixels, all ranges uniform."""
+
+    sizes: tuple[int, ...] = ODD_7_TO_21
+    sinc_prob: float = 0.1
+    # isotropic and anisotropic, of Gaussian, generalised Gaussian and plateau shape
+    kind_probs: tuple[float, ...] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+    sigma: tuple[float, float] = (0.2, 3.0)
+    # the exponent is drawn below 1 or above 1 by a fair coin
+    generalised_beta: tuple[float, float] = (0.5, 4.0)
+    plateau_beta: tuple[float, float] = (1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One pass of blur, resize, noise and JPEG.
+
+    resize: the smallest and the largest factor; `resize_probs` are those of enlarging
+    (1 .. largest), reducing (smallest .. 1) and keeping. gaussian: sigma in 8-bit
+    levels. poisson: factor on the shot noise. jpeg: real-valued libjpeg quality.
+    """
+
+    blur_prob: float
+    blur: Blur
+    resize_probs: tuple[float, float, float]
+    resize: tuple[float, float]
+    gaussian: tuple[float, float]
+    poisson: tuple[float, float]
+    jpeg: tuple[float, float]
+    gaussian_prob: float = 0.5
+    gray_prob: float = 0.4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole degradation; hashable, so that it can be static under `jax.jit`.
+
+    first is None: antialiased bicubic reduction and nothing else.
+    sharpen: the low-quality picture is made from the sharpened truth (unsharp.py).
+    """
+
+    name: str
+    first: Order | None = None
+    second: Order | None = None
+    second_prob: float = 1.0
+    sinc_prob: float = 0.8
+    sinc_sizes: tuple[int, ...] = ODD_7_TO_21
+    sharpen: bool = False
+
+
+_REALESRGAN = Recipe(
+    name="realesrgan",
+    first=Order(
+        blur_prob=1.0,
+        blur=Blur(),
+        resize_probs=(0.2, 0.7, 0.1),
+        resize=(0.15, 1.5),
+        gaussian=(1.0, 30.0),
+        poisson=(0.05, 3.0),
+        jpeg=(30.0, 95.0),
+    ),
+    second=Order(
+        blur_prob=0.8,
+        blur=Blur(sigma=(0.2, 1.5)),
+        resize_probs=(0.3, 0.4, 0.3),
+        resize=(0.3, 1.2),
+        gaussian=(1.0, 25.0),
+        poisson=(0.05, 2.5),
+        jpeg=(30.0, 95.0),
+    ),
+)
+
+_SEESR = replace(
+    _REALESRGAN,
+    name="seesr",
+    first=replace(
+        _REALESRGAN.first,
+        resize=(0.3, 1.5),
+        gaussian=(1.0, 15.0),
+        poisson=(0.05, 2.0),
+        jpeg=(60.0, 95.0),
+    ),
+    second=replace(
+        _REALESRGAN.second,
+        blur_prob=0.5,
+        resize=(0.6, 1.2),
+        gaussian=(1.0, 12.0),
+        poisson=(0.05, 1.0),
+        jpeg=(60.0, 100.0),
+    ),
+)
+
+_STABLESR_BLUR = Blur(
+    sigma=(0.2, 1.5), generalised_beta=(0.5, 2.0), plateau_beta=(1.0, 1.5)
+)
+_STABLESR = replace(
+    _SEESR,
+    name="stablesr",
+    first=replace(_SEESR.first, blur=_STABLESR_BLUR),
+    second=replace(_SEESR.second, blur=replace(_STABLESR_BLUR, sigma=(0.2, 1.0))),
+    sharpen=True,
+)
+
+_INVSR = replace(
+    _REALESRGAN,
+    name="invsr",
+    first=replace(_REALESRGAN.first, blur=Blur(sizes=tuple(range(3, 20, 2)))),
+    second=replace(
+        _REALESRGAN.second,
+        blur=Blur(sizes=tuple(range(3, 14, 2)), sigma=(0.2, 1.5)),
+    ),
+    second_prob=0.5,
+    sinc_sizes=tuple(range(3, 14, 2)),
+)
+
+PRESETS = ("realesrgan", "seesr", "stablesr", "invsr", "bicubic")
+
+
+def recipe(name: str = "realesrgan") -> Recipe:
+    """The preset of that name.
+
+    Raises:
+      UsageError: there is no such preset; the message lists those that exist.
+    """
+    known = (_REALESRGAN, _SEESR, _STABLESR, _INVSR, Recipe(name="bicubic"))
+    for preset in known:
+        if preset.name == name:
+            return preset
+    raise UsageError(
+        f"no degradation preset named {name!r}. Choose one of {', '.join(PRESETS)}."
+    )

@@ -1,0 +1,192 @@
+"""Many pictures behind one index: a folder of files, or a list of arrays.
+
+What lives here: finding pictures and handing them out whole. What is cut from them,
+and in which order, is the pipeline's (pipeline.py); what a file may contain is
+decode.py's. No jax: worker processes import this file.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from gendr_jax.data import decode
+from gendr_jax.errors import InputError, UsageError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+CACHE_BYTES = 256_000_000
+_log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """What the pipeline asks of a source.
+
+    names: one a picture. sides_n: the shorter side of each in pixels, int array.
+    source[i]: HWC uint8; InputError when this one cannot be read.
+    """
+
+    names: Sequence[str]
+    sides_n: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> np.ndarray: ...
+
+
+class Folder:
+    """The pictures below a folder, ordered by their path relative to it.
+
+    Opening reads every header; `rejected` maps the names of files that are no good to
+    the reason, with more to come as files turn out to be damaged when read. Decoded
+    pictures are kept until they fill `cache_bytes`.
+    """
+
+    def __init__(self, root: Path, names: list[str], cache_bytes: int):
+        self.root = root
+        self.rejected: dict[str, str] = {}
+        self.names: list[str] = []
+        sides = []
+        with ThreadPoolExecutor(16) as pool:
+            for name, side, reason in pool.map(self._look, names):
+                if reason:
+                    self.rejected[name] = reason
+                else:
+                    self.names.append(name)
+                    sides.append(side)
+        self.sides_n = np.asarray(sides, np.int64)
+        self._room = cache_bytes
+        self._cache: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        cached = self._cache.get(i)
+        if cached is not None:
+            return cached
+        pixels_hwc = decode.read(self.root / self.names[i])
+        pixels_hwc.flags.writeable = False
+        with self._lock:
+            if i not in self._cache and pixels_hwc.nbytes <= self._room:
+                self._room -= pixels_hwc.nbytes
+                self._cache[i] = pixels_hwc
+        return pixels_hwc
+
+    def __repr__(self) -> str:
+        return f"Folder({str(self.root)!r}, {len(self)} pictures)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker process starts with an empty cache and its own lock."""
+        state = self.__dict__.copy()
+        state["_room"] += sum(a.nbytes for a in self._cache.values())
+        state["_cache"] = {}
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    def _look(self, name: str) -> tuple[str, int, str]:
+        try:
+            return name, min(decode.read_size(self.root / name)), ""
+        except InputError as error:
+            return name, 0, str(error)
+
+
+class Arrays:
+    """Pictures that are in memory already."""
+
+    def __init__(self, pictures: list[np.ndarray]):
+        self._pictures = pictures
+        self.names = [f"array {i}" for i in range(len(pictures))]
+        self.sides_n = np.asarray([min(p.shape[:2]) for p in pictures], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self._pictures[i]
+
+    def __repr__(self) -> str:
+        return f"Arrays({len(self)} pictures)"
+
+
+def folder(path: str | Path, *, cache_bytes: int = CACHE_BYTES) -> Folder:
+    """Every picture below `path`, at any depth.
+
+    Files that are no pictures by their content, or no safe ones, are left out with a
+    warning and listed in `.rejected`.
+
+    Raises:
+      UsageError: no such folder, no file with a known extension, no usable picture, or
+        too many bad ones (`check_rejected`).
+    """
+    root = Path(path)
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise UsageError(f"the picture folder {root} {what}. Give a folder of images.")
+    names = find(root)
+    if not names:
+        raise UsageError(
+            f"no pictures below {root}. Give a folder with "
+            f"{', '.join(e[1:] for e in EXTENSIONS)} files."
+        )
+    source = Folder(root, names, cache_bytes)
+    for reason in source.rejected.values():
+        _log.warning("left out %s", reason)
+    check_rejected(source.rejected, len(names))
+    return source
+
+
+def arrays(pictures: Sequence[np.ndarray]) -> Arrays:
+    """Pictures in memory, each HWC uint8 with 3 channels.
+
+    Raises:
+      UsageError: the list is empty or one of them has another shape or type.
+    """
+    if not pictures:
+        raise UsageError("the list of pictures is empty. Give at least one array.")
+    for i, p in enumerate(pictures):
+        if p.ndim != 3 or p.shape[2] != 3 or p.dtype != np.uint8 or not p.size:
+            raise UsageError(
+                f"picture {i} is {p.dtype} of shape {p.shape}, not uint8 of shape "
+                "(height, width, 3). Convert it first."
+            )
+    return Arrays(list(pictures))
+
+
+def find(root: Path) -> list[str]:
+    """Names of image files below `root`, relative and sorted; no hidden ones."""
+    names = []
+    for folder_name, below, files in os.walk(root, followlinks=True):
+        below[:] = [d for d in below if not d.startswith(".")]
+        for file in files:
+            if file.lower().endswith(EXTENSIONS) and not file.startswith("."):
+                names.append(Path(folder_name, file).relative_to(root).as_posix())
+    return sorted(names)
+
+
+def check_rejected(rejected: dict[str, str], total: int) -> None:
+    """Stop when the bad files are more than accidents.
+
+    More than 1 % of all files, where that is more than ten, or than half of a small
+    set, says that the folder is not what the user takes it for.
+
+    Raises:
+      UsageError: with the list of files and reasons.
+    """
+    allowed = max(total // 100, min(10, total // 2))
+    if len(rejected) > allowed or len(rejected) == total:
+        shown = "; ".join(list(rejected.values())[:20])
+        more = f"; and {len(rejected) - 20} more" if len(rejected) > 20 else ""
+        raise UsageError(
+            f"{len(rejected)} of {total} pictures cannot be used ({allowed} allowed): "
+            f"{shown}{more}. Repair or remove them."
+        )
