@@ -37,7 +37,10 @@ def test_repa_range_scale_and_extremes():
 
 def test_repa_gradient_reaches_the_features_alone_and_survives_zero():
     h, y = jnp.asarray(random((2, 4, 5))), jnp.asarray(random((2, 4, 5), seed=1))
-    total = lambda h, y: losses.repa(h, y).sum()  # noqa: E731
+
+    def total(h, y):
+        return losses.repa(h, y).sum()
+
     to_h, to_y = jax.grad(total, argnums=(0, 1))(h, y)
     assert np.any(to_h) and not np.any(to_y)
     # a direction only: the gradient is orthogonal to each token

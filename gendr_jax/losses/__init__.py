@@ -9,7 +9,13 @@ from gendr_jax.losses.adversarial import discriminator_loss, generator_loss
 from gendr_jax.losses.alignment import dino_input, match_grid, repa
 from gendr_jax.losses.fidelity import denoising, kl, l1, l2
 from gendr_jax.losses.reduction import finite_gradient, finite_mean, finite_weights
-from gendr_jax.losses.score import cid, require_paired_term, sid, vsd
+from gendr_jax.losses.score import (
+    MIN_LAMBDA_REC,
+    cid,
+    require_paired_term,
+    sid,
+    vsd,
+)
 from gendr_jax.losses.sequential import (
     ScoreSettings,
     attach_gradient,
@@ -18,6 +24,7 @@ from gendr_jax.losses.sequential import (
 )
 
 __all__ = [
+    "MIN_LAMBDA_REC",
     "ScoreSettings",
     "attach_gradient",
     "cid",
