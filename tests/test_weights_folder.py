@@ -12,6 +12,7 @@ import pytest
 
 from gendr_jax import nets
 from gendr_jax.errors import InputError, UsageError
+from gendr_jax.models.heads import RepaProjector, RepaProjectorConfig
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.weights import folder
@@ -47,25 +48,24 @@ def params_of(model, config, seed=0):
 
 
 @pytest.fixture(scope="module")
-def weights():
+def parts():
+    """Arguments of `folder.save` for a whole restorer."""
     rng = np.random.default_rng(1)
-    return folder.Weights(
-        kind="gendr",
-        unet=params_of(UNet, UNET_CONFIG),
-        unet_config=UNET_CONFIG,
-        vae=params_of(VAE, VAE_CONFIG, 1),
-        vae_config=VAE_CONFIG,
-        prompt={"positive": rng.standard_normal((5, 12)).astype(np.float32)},
-        prediction_type="v",
-        t_star=300,
-        prompt_text={"positive": "a sharp photograph"},
-        provenance={"stage": "distill", "step": 7},
-    )
+    return {
+        "kind": "restorer",
+        "unet": (UNET_CONFIG, params_of(UNet, UNET_CONFIG)),
+        "vae": (VAE_CONFIG, params_of(VAE, VAE_CONFIG, 1)),
+        "prompt": {"positive": rng.standard_normal((5, 12)).astype(np.float32)},
+        "prediction": "v",
+        "t_star": 300,
+        "prompt_text": {"positive": "a sharp photograph"},
+        "provenance": {"stage": "distill", "step": 7},
+    }
 
 
 @pytest.fixture(scope="module")
-def saved(weights, tmp_path_factory):
-    return folder.save(tmp_path_factory.mktemp("weights") / "w", weights)
+def saved(parts, tmp_path_factory):
+    return folder.save(tmp_path_factory.mktemp("weights") / "w", **parts)
 
 
 @pytest.fixture
@@ -83,97 +83,97 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_round_trip(weights, saved):
+def test_round_trip(parts, saved):
     loaded = folder.load(saved)
-    for name in ("unet", "vae", "prompt"):
-        assert_same(getattr(loaded, name), getattr(weights, name))
-    for name in ("kind", "unet_config", "vae_config", "prediction_type", "t_star"):
-        assert getattr(loaded, name) == getattr(weights, name)
-    assert loaded.prompt_text == weights.prompt_text
+    for name in ("unet", "vae"):
+        assert loaded.configs[name] == parts[name][0]
+        assert_same(loaded.params[name], parts[name][1])
+    assert_same(loaded.prompt, parts["prompt"])
+    for name in ("kind", "prediction", "t_star", "prompt_text"):
+        assert getattr(loaded, name) == parts[name]
     assert loaded.provenance["step"] == 7
     # No temporary folders are left beside it.
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 
 
-def test_manifest_says_what_is_inside(weights, saved):
+def test_manifest_says_what_is_inside(parts, saved):
     manifest = json.loads((saved / "gendr.json").read_text())
     assert manifest["format"] == "gendr" and manifest["version"] == 1
     assert manifest["configs"]["vae"]["scaling_factor"] == 0.5
     component = manifest["components"]["unet"]
-    assert component["parameters"] == nets.count(weights.unet)
+    assert component["parameters"] == nets.count(parts["unet"][1])
     assert component["dtypes"] == {"float32": component["parameters"]}
-    assert component["sha256"] == sha256(weights.unet)
+    assert component["sha256"] == sha256(parts["unet"][1])
 
 
 def test_only_the_components_asked_for(saved):
     loaded = folder.load(saved, components=("vae",))
-    assert loaded.unet is None and loaded.vae is not None and not loaded.prompt
-    assert loaded.unet_config == UNET_CONFIG
+    assert loaded.params.keys() == {"vae"} and not loaded.prompt
+    assert loaded.configs["unet"] == UNET_CONFIG
 
 
-def test_vae_alone_and_base_with_the_config_of_its_vae(weights, tmp_path):
-    alone = folder.Weights(kind="vae", vae=weights.vae, vae_config=VAE_CONFIG)
-    assert_same(folder.load(folder.save(tmp_path / "v", alone)).vae, weights.vae)
-    base = dataclasses.replace(weights, kind="base", vae=None, prompt={})
-    loaded = folder.load(folder.save(tmp_path / "b", base))
-    assert loaded.vae is None and loaded.vae_config.scaling_factor == 0.5
+def test_base_with_its_projector(parts, tmp_path):
+    config = RepaProjectorConfig(in_dim=8, hidden_dim=6, out_dim=4)
+    projector = (config, params_of(RepaProjector, config))
+    path = folder.save(
+        tmp_path / "b", kind="base", unet=parts["unet"], projector=projector
+    )
+    loaded = folder.load(path)
+    assert loaded.params.keys() == {"unet", "projector"}
+    assert loaded.configs["projector"] == config
+    assert_same(loaded.params["projector"], projector[1])
 
 
-def test_bfloat16_is_kept(weights, tmp_path):
-    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), weights.vae)
-    alone = folder.Weights(kind="vae", vae=half, vae_config=VAE_CONFIG)
-    loaded = folder.load(folder.save(tmp_path / "v", alone))
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(loaded.vae)} == {"bfloat16"}
-    assert_same(loaded.vae, half)
+def test_bfloat16_is_kept(parts, tmp_path):
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), parts["vae"][1])
+    path = folder.save(tmp_path / "v", kind="vae", vae=(VAE_CONFIG, half))
+    loaded = folder.load(path).params["vae"]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(loaded)} == {"bfloat16"}
+    assert_same(loaded, half)
 
 
-def test_saving_again_replaces_and_other_folders_are_left_alone(weights, tmp_path):
-    alone = folder.Weights(kind="vae", vae=weights.vae, vae_config=VAE_CONFIG)
-    path = folder.save(tmp_path / "v", alone)
-    other = jax.tree.map(lambda x: x + 1, weights.vae)
-    folder.save(path, dataclasses.replace(alone, vae=other))
-    assert_same(folder.load(path).vae, other)
+def test_saving_again_replaces_and_other_folders_are_left_alone(parts, tmp_path):
+    path = folder.save(tmp_path / "v", kind="vae", vae=parts["vae"])
+    other = jax.tree.map(lambda x: x + 1, parts["vae"][1])
+    folder.save(path, kind="vae", vae=(VAE_CONFIG, other))
+    assert_same(folder.load(path).params["vae"], other)
     assert [p.name for p in tmp_path.iterdir()] == ["v"]
     foreign = tmp_path / "holiday"
     foreign.mkdir()
     (foreign / "photo.txt").write_text("dear")
     with pytest.raises(UsageError, match="no weights folder"):
-        folder.save(foreign, alone)
+        folder.save(foreign, kind="vae", vae=parts["vae"])
     assert (foreign / "photo.txt").read_text() == "dear"
 
 
-def test_a_failed_save_leaves_the_old_folder(weights, tmp_path, monkeypatch):
-    alone = folder.Weights(kind="vae", vae=weights.vae, vae_config=VAE_CONFIG)
-    path = folder.save(tmp_path / "v", alone)
+def test_a_failed_save_leaves_the_old_folder(parts, tmp_path, monkeypatch):
+    path = folder.save(tmp_path / "v", kind="vae", vae=parts["vae"])
 
     def full(*_):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(folder, "_write_component", full)
     with pytest.raises(OSError, match="No space"):
-        folder.save(path, alone)
+        folder.save(path, kind="vae", vae=parts["vae"])
     assert [p.name for p in tmp_path.iterdir()] == ["v"]
-    assert_same(folder.load(path).vae, weights.vae)
+    assert_same(folder.load(path).params["vae"], parts["vae"][1])
 
 
-@pytest.mark.parametrize("kind", ["gendr", "base", "vae"])
+@pytest.mark.parametrize("kind", ["restorer", "base", "vae"])
 def test_incomplete_kinds_are_refused(kind, tmp_path):
     with pytest.raises(UsageError, match="need"):
-        folder.save(tmp_path / "w", folder.Weights(kind=kind))
+        folder.save(tmp_path / "w", kind=kind)
     assert not (tmp_path / "w").exists()
 
 
-def test_wrong_arrays_are_refused_by_name(weights, tmp_path):
+def test_wrong_arrays_are_refused_by_name(parts, tmp_path):
     wide = dataclasses.replace(VAE_CONFIG, block_out_channels=(8, 24))
-    wrong = folder.Weights(kind="vae", vae=weights.vae, vae_config=wide)
+    params = parts["vae"][1]
     with pytest.raises(InputError, match=r"encoder.down_blocks.1"):
-        folder.save(tmp_path / "w", wrong)
-    ints = jax.tree.map(lambda x: x.astype(np.int32), weights.vae)
+        folder.save(tmp_path / "w", kind="vae", vae=(wide, params))
+    ints = jax.tree.map(lambda x: x.astype(np.int32), params)
     with pytest.raises(InputError, match="dtype int32"):
-        folder.save(
-            tmp_path / "w",
-            folder.Weights(kind="vae", vae=ints, vae_config=VAE_CONFIG),
-        )
+        folder.save(tmp_path / "w", kind="vae", vae=(VAE_CONFIG, ints))
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_wrong_arrays_are_refused_by_name(weights, tmp_path):
         ({"positive": np.full((5, 12), np.nan, np.float32)}, "finite"),
     ],
 )
-def test_wrong_prompts_are_refused(weights, tmp_path, prompt, message):
+def test_wrong_prompts_are_refused(parts, tmp_path, prompt, message):
     with pytest.raises(InputError, match=message):
-        folder.save(tmp_path / "w", dataclasses.replace(weights, prompt=prompt))
+        folder.save(tmp_path / "w", **parts | {"prompt": prompt})
 
 
 def test_a_flipped_bit_is_noticed(copy):

@@ -2,6 +2,7 @@
 
     DIR/gendr.json      settings and a sha256 per component (gendr_json.py)
     DIR/unet/ DIR/vae/  Orbax checkpoints of nested dicts, string keys
+    DIR/projector/      the same, of a base's alignment head
     DIR/prompt.npz      prompt embeddings by name, each [L, D], float32
 
 What lives here: writing, reading and checking such folders. What does not: PyTorch
@@ -22,45 +23,78 @@ import jax
 import numpy as np
 
 from gendr_jax import nets
+from gendr_jax.diffusion import T_STAR
 from gendr_jax.errors import InputError, UsageError
+from gendr_jax.models.heads import RepaProjector
 from gendr_jax.models.unet import UNet
 from gendr_jax.models.vae import VAE
 from gendr_jax.nets import Params
 from gendr_jax.weights import gendr_json
 from gendr_jax.weights.digest import sha256
-from gendr_jax.weights.gendr_json import CONFIGS, MANIFEST, Weights
+from gendr_jax.weights.gendr_json import MANIFEST, Weights
 
 __all__ = ["Weights", "is_folder", "load", "save"]
 
-COMPONENTS = ("unet", "vae", "prompt")
-NETWORKS = {"unet": UNet, "vae": VAE}
+COMPONENTS = ("unet", "vae", "projector", "prompt")
+NETWORKS = {"unet": UNet, "vae": VAE, "projector": RepaProjector}
 FLOATS = ("float32", "bfloat16", "float16")
+Network = tuple[Any, Params]  # (configuration, weights)
 
 
-def save(folder: Path | str, weights: Weights) -> Path:
+def save(
+    folder: Path | str,
+    *,
+    kind: gendr_json.Kind,
+    unet: Network | None = None,
+    vae: Network | None = None,
+    projector: Network | None = None,
+    prompt: dict[str, Any] | None = None,
+    prediction: gendr_json.Prediction = "eps",
+    t_star: int = T_STAR,
+    prompt_text: dict[str, str] | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> Path:
     """Write a weights folder; it appears whole or not at all. Returns its path.
 
     An older weights folder at this place is replaced; anything else is left alone.
+
+    Args:
+        folder: where; parents are made.
+        kind: "restorer" (unet, vae and prompt), "base" (unet, others optional), "vae".
+        unet, vae, projector: (configuration, weights), weights in any floating dtype.
+        prompt: {"positive": [L, D], "negative": [L, D]}, the second optional.
+        prediction, t_star, prompt_text, provenance: as in `Weights`.
 
     Raises:
         UsageError: a component of this kind is missing, or the place is taken.
         InputError: arrays that do not fit their configuration.
     """
     folder = Path(folder).absolute()
-    present = weights.components()
-    gendr_json.require(weights, set(present), str(folder), UsageError)
+    networks = {"unet": unet, "vae": vae, "projector": projector}
+    given = {name: pair for name, pair in networks.items() if pair is not None}
+    weights = Weights(
+        kind=kind,
+        configs={name: config for name, (config, _) in given.items()},
+        params={
+            n: jax.tree.map(np.asarray, params) for n, (_, params) in given.items()
+        },
+        prompt={name: np.asarray(x) for name, x in (prompt or {}).items()},
+        prediction=prediction,
+        t_star=t_star,
+        prompt_text=prompt_text or {},
+        provenance=provenance or {},
+    )
+    gendr_json.require(weights, set(weights.components()), str(folder), UsageError)
     _refuse_foreign(folder)
-    host = {name: jax.tree.map(np.asarray, tree) for name, tree in present.items()}
-    _check(weights, host, str(folder))
+    _check(weights, str(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(folder, "tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        for name, tree in host.items():
+        for name, tree in weights.components().items():
             _write_component(temporary, name, tree)
-        text = gendr_json.to_json(weights, host)
-        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        (temporary / MANIFEST).write_text(gendr_json.to_json(weights), "utf-8")
         _swap_in(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -77,7 +111,7 @@ def load(
 
     Args:
         folder: a local folder.
-        components: which of "unet", "vae", "prompt" to read, where present.
+        components: which of them to read, where present; others stay on disk.
         verify: compare each component's sha256 with gendr.json.
 
     Raises:
@@ -93,8 +127,10 @@ def load(
             host[name] = _read_component(folder, name)
             if verify:
                 _verify(folder, name, host[name], manifest)
-    _check(weights, host, str(folder))
-    return dataclasses.replace(weights, **host)
+    prompt = host.pop("prompt", {})
+    weights = dataclasses.replace(weights, params=host, prompt=prompt)
+    _check(weights, str(folder))
+    return weights
 
 
 def is_folder(path: Path | str) -> bool:
@@ -102,11 +138,11 @@ def is_folder(path: Path | str) -> bool:
     return (Path(path) / MANIFEST).is_file()
 
 
-def _check(weights: Weights, host: dict[str, Params], where: str) -> None:
+def _check(weights: Weights, where: str) -> None:
     """Arrays against the configurations: paths, shapes, dtypes, prompt width."""
-    for name in CONFIGS.keys() & host.keys():
-        abstract = nets.build(NETWORKS[name], weights.config(name)).abstract
-        flat, want = nets.flatten(host[name]), nets.flatten(abstract)
+    for name, params in weights.params.items():
+        abstract = nets.build(NETWORKS[name], weights.configs[name]).abstract
+        flat, want = nets.flatten(params), nets.flatten(abstract)
         # Weights may be stored in any floating type, each array in its own.
         stored = {
             path: jax.ShapeDtypeStruct(leaf.shape, flat[path].dtype)
@@ -114,19 +150,20 @@ def _check(weights: Weights, host: dict[str, Params], where: str) -> None:
             else leaf
             for path, leaf in want.items()
         }
-        what = f"{where}: {name}"
-        nets.check_like(host[name], nets.unflatten(stored), what=what)
-    if prompt := host.get("prompt"):
-        _check_prompt(prompt, weights, where)
+        nets.check_like(params, nets.unflatten(stored), what=f"{where}: {name}")
+    if weights.prompt:
+        _check_prompt(weights, where)
 
 
-def _check_prompt(prompt: dict[str, np.ndarray], weights: Weights, where: str) -> None:
-    width = weights.unet_config.cross_attention_dim if weights.unet_config else None
-    if "positive" not in prompt:
+def _check_prompt(weights: Weights, where: str) -> None:
+    unet = weights.configs.get("unet")
+    width = None if unet is None else unet.cross_attention_dim
+    if "positive" not in weights.prompt:
         raise InputError(
-            f"{where}: prompt has {sorted(prompt)}, positive is missing. Add it."
+            f"{where}: prompt has {sorted(weights.prompt)}, positive is missing. "
+            "Add it."
         )
-    for name, value in prompt.items():
+    for name, value in weights.prompt.items():
         if value.ndim != 2 or width not in (None, value.shape[-1]):
             raise InputError(
                 f"{where}: prompt {name} has shape {value.shape}, the UNet takes "

@@ -16,17 +16,23 @@ import numpy as np
 import gendr_jax
 from gendr_jax import diffusion, nets
 from gendr_jax.errors import GendrError, InputError
+from gendr_jax.models.heads import RepaProjectorConfig
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
 from gendr_jax.nets import Params
 from gendr_jax.weights.digest import sha256
 
 FORMAT, VERSION, MANIFEST = "gendr", 1, "gendr.json"
-Kind = Literal["gendr", "base", "vae"]
+Kind = Literal["restorer", "base", "vae"]
 Prediction = Literal["eps", "v"]
-# What each kind cannot do without. A base may carry its VAE and prompt along.
-REQUIRED = {"gendr": ("unet", "vae", "prompt"), "base": ("unet",), "vae": ("vae",)}
-CONFIGS = {"unet": UNetConfig, "vae": VAEConfig}
+# What each kind cannot do without. A base may carry its VAE, its alignment projector
+# and its prompt along.
+REQUIRED = {
+    "restorer": ("unet", "vae", "prompt"),
+    "base": ("unet",),
+    "vae": ("vae",),
+}
+CONFIGS = {"unet": UNetConfig, "vae": VAEConfig, "projector": RepaProjectorConfig}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,50 +40,43 @@ class Weights:
     """What a folder holds, in memory.
 
     Attributes:
-        kind: "gendr" restores in one step; "base" is a UNet that denoises; "vae".
-        unet, vae: nested dicts of arrays, or None where absent or not asked for.
-        unet_config, vae_config: a base without a VAE may still name the VAE (and so
-            the latent scale) that it was trained with.
+        kind: "restorer" restores in one step; "base" is a UNet that denoises; "vae".
+        configs: of the networks by name: "unet", "vae", "projector".
+        params: nested dicts of arrays by the same names, those that were asked for.
         prompt: embeddings by name ("positive", "negative"), each [L, D].
-        prediction_type: what the UNet's output is.
+        prediction: what the UNet's output is.
         t_star: the timestep of the one step.
         prompt_text: the words behind the embeddings, by the same names.
         provenance: where the weights come from, JSON values.
     """
 
     kind: Kind
-    unet: Params | None = None
-    unet_config: UNetConfig | None = None
-    vae: Params | None = None
-    vae_config: VAEConfig | None = None
+    configs: dict[str, Any]
+    params: dict[str, Params] = field(default_factory=dict)
     prompt: dict[str, np.ndarray] = field(default_factory=dict)
-    prediction_type: Prediction = "eps"
+    prediction: Prediction = "eps"
     t_star: int = diffusion.T_STAR
     prompt_text: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def components(self) -> dict[str, Params]:
-        """The arrays by component name, without those that are absent."""
-        trees = {"unet": self.unet, "vae": self.vae, "prompt": self.prompt or None}
-        return {name: tree for name, tree in trees.items() if tree is not None}
-
-    def config(self, component: str) -> Any:
-        """The configuration of "unet" or "vae"; None where there is none."""
-        return {"unet": self.unet_config, "vae": self.vae_config}[component]
+        """The arrays by component name, the prompt among them if there is one."""
+        return self.params | ({"prompt": self.prompt} if self.prompt else {})
 
 
-def to_json(weights: Weights, host: dict[str, Params]) -> str:
-    """The text of gendr.json for these settings and these components."""
-    configs = {"unet": weights.unet_config, "vae": weights.vae_config}
+def to_json(weights: Weights) -> str:
+    """The text of gendr.json for these weights."""
     manifest = {
         "format": FORMAT,
         "version": VERSION,
         "kind": weights.kind,
-        "prediction_type": weights.prediction_type,
+        "prediction_type": weights.prediction,
         "t_star": weights.t_star,
         "prompt_text": weights.prompt_text,
-        "configs": {n: dataclasses.asdict(c) for n, c in configs.items() if c},
-        "components": {name: describe(tree) for name, tree in host.items()},
+        "configs": {n: dataclasses.asdict(c) for n, c in weights.configs.items()},
+        "components": {
+            name: describe(tree) for name, tree in weights.components().items()
+        },
         "provenance": {"gendr_jax": gendr_jax.__version__, **weights.provenance},
     }
     return json.dumps(manifest, indent=2, allow_nan=False) + "\n"
@@ -133,7 +132,7 @@ def settings(folder: Path, manifest: dict[str, Any]) -> Weights:
     """
     path = folder / MANIFEST
     configs = {
-        f"{name}_config": config(cls, manifest["configs"][name], str(path))
+        name: config(cls, manifest["configs"][name], str(path))
         for name, cls in CONFIGS.items()
         if name in manifest["configs"]
     }
@@ -143,11 +142,11 @@ def settings(folder: Path, manifest: dict[str, Any]) -> Weights:
     _one_of(path, "t_star", t_star, range(diffusion.NUM_TIMESTEPS))
     weights = Weights(
         kind=manifest["kind"],
-        prediction_type=prediction,
+        prediction=prediction,
         t_star=t_star,
         prompt_text=dict(manifest.get("prompt_text", {})),
         provenance=dict(manifest.get("provenance", {})),
-        **configs,
+        configs=configs,
     )
     require(weights, set(manifest["components"]), str(folder), InputError)
     return weights
@@ -180,7 +179,7 @@ def require(
     lacking += [
         f"a config for {name}"
         for name in CONFIGS
-        if name in present and weights.config(name) is None
+        if name in present and name not in weights.configs
     ]
     if lacking:
         raise error(
