@@ -55,6 +55,7 @@ setup(
         "dev": [
             "pytest>=8.3",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.15",
             "scipy>=1.14",
             SCIKIT_IMAGE,

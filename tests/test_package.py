@@ -102,3 +102,12 @@ def test_gendr_help():
     assert done.returncode == 0, done.stderr
     for command in ("quickstart", "train", "restore"):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_pages_name_files_that_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", text)
+    named = re.findall(r"\b(?:configs|tools|tests|docs)/[\w/]+\.(?:py|md|png)\b", text)
+    missing = {name for name in links + named if not (ROOT / name).exists()}
+    assert links + named and not missing
