@@ -173,3 +173,24 @@ def gather(params: Any, shardings: Any, dtype: Any) -> Any:
         return jax.lax.with_sharding_constraint(x, replicated(sharding.mesh))
 
     return jax.tree.map(whole, params, shardings)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Host arrays, the same on every process, as global arrays.
+
+    Args:
+        tree: arrays, whole on each process.
+        shardings: tree of NamedSharding like `tree`, or one for all leaves.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def spread(x: Any, sharding: NamedSharding) -> jax.Array:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.device_put(x, sharding)
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
+
+    return jax.tree.map(spread, tree, shardings)

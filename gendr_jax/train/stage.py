@@ -8,7 +8,7 @@ so that they are never compiled in as constants and never written to a checkpoin
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,19 +36,22 @@ class Stage:
     """One training stage, as the loop sees it.
 
     Attributes:
-        init: key -> fresh state. Pure and jit-able. Every leaf owns its buffer (copy
-            weights that two roles start from: a state is donated to the step).
+        init: (key, start) -> fresh state. Pure and jit-able. Every leaf owns its
+            buffer (copy weights that two roles start from: a state is donated).
+        start: weights that training starts from, an argument of init alone.
         step: (state, frozen, batch, key) -> (state with step + 1, metrics). Pure; folds
             `state.step` into the key itself; skips an update that is not finite and
             says so in a metric whose name begins with "skipped".
         frozen: weights that are read only, not yet placed on a mesh.
         sample: (state, frozen, batch, key) -> {column title: image_bhwc in [0, 1]} in
             the order in which the columns are to be shown. Jit-able.
-        export: (state, folder): writes the weights folder a user takes away. Host side.
+        export: (state, folder): writes the weights folder a user takes away, in the
+            place of an older one. Host side.
     """
 
-    init: Callable[[jax.Array], State]
+    init: Callable[[jax.Array, Frozen], State]
     step: Callable[[State, Frozen, Batch, jax.Array], tuple[State, Metrics]]
     frozen: Frozen
     sample: Callable[[State, Frozen, Batch, jax.Array], dict[str, jax.Array]]
     export: Callable[[State, Path], None]
+    start: Frozen = field(default_factory=dict)

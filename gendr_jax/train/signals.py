@@ -1,0 +1,65 @@
+"""Being asked to stop: SIGTERM and SIGINT become a flag that the loop reads.
+
+What lives here: the flag. What does not: what is saved when it is set (`loop.py`).
+"""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+_REASONS = {signal.SIGTERM: "sigterm", signal.SIGINT: "user"}
+
+
+class StopFlag:
+    """Set by the first SIGTERM or SIGINT while the `with` block runs.
+
+    A second signal ends the process at once. With several processes the service of
+    jax.distributed keeps SIGTERM for itself and lets all agree on one last step, so
+    then no handler is installed and only that service is asked. Outside the main thread
+    Python takes no handlers, and the flag stays down.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""  # "sigterm", "user", or "" to go on
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopFlag":
+        alone = jax.process_count() == 1
+        if alone and threading.current_thread() is threading.main_thread():
+            for number in _REASONS:
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.reason:
+            os._exit(128 + number)
+        self.reason = _REASONS[signal.Signals(number)]
+        # Not print: a handler may run in the middle of another write to the stream.
+        text = "\ngendr: stopping after this step; a second signal ends at once\n"
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+
+    def agreed(self, step: int) -> bool:
+        """Whether to stop after `step`.
+
+        With several processes every one calls this once a step, with equal steps, and
+        all get the same answer.
+        """
+        if jax.process_count() > 1 and not self.reason:
+            if multihost_utils.reached_preemption_sync_point(step):
+                self.reason = "sigterm"
+        return bool(self.reason)
