@@ -243,7 +243,7 @@ def ddim(
     prediction_type: PredictionType,
     spacing: Literal["trailing", "leading"] = "trailing",
 ) -> jax.Array:
-    """Deterministic DDIM (eta = 0), eq. 9 (Song et al. 2021, eq. 12 with sigma = 0).
+    """Deterministic DDIM (Song et al. 2021, eta = 0), eq. 9.
 
     Args:
       predict_fn: (z_t_bhwc, t_b int32) -> raw network output, guidance included. It

@@ -35,8 +35,9 @@ def require_paired_term(literal: bool, lambda_rec: float) -> None:
     """
     if literal and not lambda_rec >= MIN_LAMBDA_REC:
         raise UsageError(
-            f"literal CiD diverges with lambda_rec={lambda_rec}, it needs at least "
-            f"{MIN_LAMBDA_REC}. Raise lambda_rec, or set literal=False."
+            f"literal CiD diverges with a paired latent term of lambda_rec={lambda_rec}, "
+            f"it needs at least {MIN_LAMBDA_REC}. Raise that weight, or set "
+            "literal=False."
         )
 
 
