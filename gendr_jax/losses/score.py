@@ -35,9 +35,9 @@ def require_paired_term(literal: bool, lambda_rec: float) -> None:
     """
     if literal and not lambda_rec >= MIN_LAMBDA_REC:
         raise UsageError(
-            f"literal CiD diverges with a paired latent term of lambda_rec={lambda_rec}, "
-            f"it needs at least {MIN_LAMBDA_REC}. Raise that weight, or set "
-            "literal=False."
+            "literal CiD diverges with a paired latent term of "
+            f"lambda_rec={lambda_rec}, it needs at least {MIN_LAMBDA_REC}. "
+            "Raise that weight, or set literal=False."
         )
 
 
