@@ -189,7 +189,8 @@ def place(tree: Any, shardings: Any) -> Any:
 
     def spread(x: Any, sharding: NamedSharding) -> jax.Array:
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jax.device_put(x, sharding)
+            data = spread(jax.random.key_data(x), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
 

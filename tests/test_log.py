@@ -136,27 +136,33 @@ def test_sheet_layout(tmp_path):
 
 
 def test_meter_counts_between_lines(monkeypatch):
-    now = [0.0]
+    now, waited = [0.0], [5.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    waited = [0.0]
+
+    def work(seconds, wait=0.0):
+        now[0] += seconds + wait
+        waited[0] += wait
+
     meter = Meter(10, 4, lambda: waited[0])
-    for step in (11, 12):
-        now[0] += 1.0
-        waited[0] += 0.25
-        meter.add({"loss": 1.0, "skipped_fake": float(step == 11)})
-    with meter.paused():
-        now[0] += 100.0
-    line = meter.line(12, {"loss": 3.0, "skipped_fake": 0.0})
+    work(1.0)
+    meter.add({"skipped_fake": 1.0})
+    work(0.5, wait=0.5)
+    before = waited[0]  # step 12 starts, then waits for the batch of step 13
+    work(0.0, wait=7.0)
+    meter.add({"skipped_fake": 0.0})
+    line = meter.line(12, {"loss": 3.0, "skipped_fake": 0.0}, before)
     assert line == {
         "loss": 3.0,
         "skipped_fake": 1.0,
         "images_per_s": 4.0,
         "data_wait": 0.25,
     }
-    now[0] += 2.0
+    with meter.paused():
+        work(100.0)
+    work(1.0)
     meter.add({"skipped_fake": 0.0})
-    line = meter.line(13, {"skipped_fake": 0.0})
-    assert line == {"skipped_fake": 0.0, "images_per_s": 2.0, "data_wait": 0.0}
+    line = meter.line(13, {"skipped_fake": 0.0}, waited[0])
+    assert line == {"skipped_fake": 0.0, "images_per_s": 0.5, "data_wait": 7.0}
 
 
 def test_guard_wants_bad_steps_in_a_row():

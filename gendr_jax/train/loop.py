@@ -166,7 +166,7 @@ class _Loop:
                 step += 1
                 # The devices work on this step while the last one's metrics are read.
                 self.note(late, meter, guard)
-                late = (step, metrics)
+                late = (step, metrics, feed.waited)
                 last = step == settings.steps
                 if _due(step, settings.checkpoint_every) or last:
                     self.note(late, meter, guard)
@@ -221,16 +221,16 @@ class _Loop:
         return compiled
 
     def note(
-        self, late: tuple[int, Metrics] | None, meter: Meter, guard: Guard
+        self, late: tuple[int, Metrics, float] | None, meter: Meter, guard: Guard
     ) -> None:
         """Read and log the metrics of one finished step; the guard may stop the run."""
         if late is None:
             return
-        step, metrics = late
+        step, metrics, waited = late
         values = {name: float(v) for name, v in jax.device_get(metrics).items()}
         meter.add(values)
         if _due(step, self.settings.log_every, step == self.settings.steps):
-            self.log.metrics(step, meter.line(step, values))
+            self.log.metrics(step, meter.line(step, values, waited))
         self.log.advance()
         self.manager.poll()
         stuck = guard.check(step, values)

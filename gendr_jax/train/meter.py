@@ -15,19 +15,21 @@ def is_skip(name: str) -> bool:
 
 
 class Meter:
-    """Speed between two logged steps, and updates skipped since the last of them."""
+    """Speed between two logged steps, and updates skipped since the last of them.
+
+    A step is looked at when the next one has been started already, so the time that
+    the next one waited for its batch is given to the next interval.
+
+    Args:
+        step: number of finished steps.
+        batch_size: images a step, of all processes together.
+        waited: -> seconds spent in waiting for data so far.
+    """
 
     def __init__(self, step: int, batch_size: int, waited: Callable[[], float]):
-        self._batch_size = batch_size
-        self._waited = waited
+        self._step, self._batch_size, self._waited = step, batch_size, waited
+        self._begun, self._wait_begun = time.perf_counter(), waited()
         self._skipped: dict[str, float] = {}
-        self._reset(step)
-
-    def _reset(self, step: int) -> None:
-        self._step = step
-        self._begun = time.perf_counter()
-        self._wait_begun = self._waited()
-        self._skipped.clear()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -41,22 +43,30 @@ class Meter:
         for name in filter(is_skip, values):
             self._skipped[name] = self._skipped.get(name, 0.0) + values[name]
 
-    def line(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+    def line(
+        self, step: int, values: Mapping[str, float], waited: float
+    ) -> dict[str, float]:
         """The logged values of `step`; starts the next interval.
 
         Losses are those of this step; skipped_* are sums since the last line;
         images_per_s counts the images of all processes, data_wait is the time in
         seconds that a step waited for its batch, both on average since the last line.
+
+        Args:
+            step: number of finished steps.
+            values: the metrics of this step.
+            waited: seconds spent in waiting for data when this step was started.
         """
         steps = max(step - self._step, 1)
-        seconds = max(time.perf_counter() - self._begun, 1e-9)
+        ended = time.perf_counter() - (self._waited() - waited)
         line = {
             **values,
             **self._skipped,
-            "images_per_s": steps * self._batch_size / seconds,
-            "data_wait": (self._waited() - self._wait_begun) / steps,
+            "images_per_s": steps * self._batch_size / max(ended - self._begun, 1e-9),
+            "data_wait": (waited - self._wait_begun) / steps,
         }
-        self._reset(step)
+        self._step, self._begun, self._wait_begun = step, ended, waited
+        self._skipped.clear()
         return line
 
 

@@ -1,0 +1,109 @@
+"""Configuration files on the command line: `--config FILE --config.name=value ...`.
+
+What lives here: ml_collections' config flags with our messages, for the commands that
+take a configuration. What does not: what the settings mean (`train/settings.py`).
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from gendr_jax.errors import UsageError
+
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+
+
+def parse(
+    args: list[str], define: Callable[[flags.FlagValues], None]
+) -> tuple[flags.FlagValues, ConfigDict]:
+    """The flags of a command and the configuration with its overrides.
+
+    Args:
+        args: what follows the name of the command.
+        define: adds the command's own flags; they must not be on the global FLAGS, so
+            that several commands can run in one process.
+
+    Raises:
+        UsageError: no or unreadable configuration, unknown names (each with the nearest
+            one that exists), values of the wrong type, arguments that are no flags.
+    """
+    plain = [arg for arg in args if not _OVERRIDE.match(arg)]
+    if not any(re.match(r"--?config(=|$)", arg) for arg in plain):
+        raise UsageError(
+            "--config is missing. Give a file, as in --config configs/tiny_vae.py."
+        )
+    # A first time without the overrides: their names are checked against the file,
+    # and the words of an override without "=" are left for the second time.
+    config = _parse([arg for arg in args if re.match(r"--?config=", arg)] or plain)[1]
+    _check_names(args, config)
+    values, config = _parse(args, define)
+    return values, config
+
+
+def _parse(
+    args: list[str], define: Callable[[flags.FlagValues], None] | None = None
+) -> tuple[flags.FlagValues, Any]:
+    argv = ["gendr", *args]
+    # ml_collections loads every file into this module: names of an earlier one stay.
+    sys.modules.pop("config_config", None)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    if define is not None:
+        define(values)
+    known_only = define is None
+    try:
+        rest = values(argv, known_only=known_only)[1:]
+        if rest and not known_only:
+            raise UsageError(f"{rest[0]!r} is not a flag. Write --NAME=VALUE.")
+        # A file that cannot be read shows only when the configuration is looked at.
+        dict(values.config.items())
+        return values, values.config
+    except UsageError:
+        raise
+    except Exception as error:  # a configuration file is code and raises anything
+        raise UsageError(_one_line(error)) from error
+
+
+def _check_names(args: list[str], config: ConfigDict) -> None:
+    known = list(_names(config))
+    problems = []
+    for arg in args:
+        match = _OVERRIDE.match(arg)
+        if match and match.group(1) not in known:
+            near = difflib.get_close_matches(match.group(1), known, n=1, cutoff=0.5)
+            hint = f", did you mean --config.{near[0]}" if near else ""
+            problems.append(f"--config.{match.group(1)}{hint}")
+    if problems:
+        raise UsageError(
+            f"the configuration has no {'; no '.join(problems)}. "
+            "Give a name that stands in the file."
+        )
+
+
+def _names(config: ConfigDict, prefix: str = "") -> list[str]:
+    names = []
+    for name, value in config.items():
+        names.append(prefix + name)
+        if isinstance(value, ConfigDict):
+            names += _names(value, f"{prefix}{name}.")
+    return names
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, OSError):
+        return f"the configuration cannot be read ({lines[-1]}). Give a .py file."
+    text = " ".join(lines)
+    if isinstance(error, flags.Error):
+        # ml_collections goes on to list the types that it supports.
+        text = text.partition(" Currently supported")[0].rstrip(" .")
+        return text if text.endswith("?") else f"{text}. Correct that flag."
+    if isinstance(error, SyntaxError) and error.filename:
+        text = f"{Path(error.filename).name} line {error.lineno}: {error.msg}"
+    return f"the configuration failed with {type(error).__name__}: {text}. Correct it."
