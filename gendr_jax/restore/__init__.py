@@ -5,7 +5,8 @@
     color.py      colour fixes, pure JAX
     memory.py     what one pass needs and what the device has
     pictures.py   the kinds of picture a caller may hand in
-    pipeline.py   Restorer: weights, one compiled program per size, the pass
+    forward.py    the pure pass over a batch
+    pipeline.py   Restorer: weights and one compiled program per size
 
 Nothing here trains, and nothing here imports optax, grain, TFDS or torch.
 """

@@ -144,13 +144,6 @@ def to_pil(image: Image) -> Pil.Image:
     return Pil.fromarray(np.ascontiguousarray(pixels))
 
 
-def suffix_for(image: Image, wanted: str) -> str:
-    """`wanted` if a file of that suffix can hold the picture, else ".png"."""
-    return (
-        wanted if wanted.lower() in FORMATS and not _misfit(image, wanted) else ".png"
-    )
-
-
 def write(path: Path | str, image: Image, *, metadata: bool = True) -> None:
     """Write one picture; the suffix decides the format (JPEG: quality 95, 4:4:4).
 

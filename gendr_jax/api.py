@@ -1,0 +1,177 @@
+"""The networks as Python callables, from a folder on disk: `load_vae` and its like.
+
+What lives here: from a folder, ours or a component folder of diffusers and
+transformers, to compiled functions with weights inside. What does not: restoring
+(restore/pipeline.py), reading files (weights/).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from gendr_jax import nets
+from gendr_jax.errors import InputError
+from gendr_jax.models.dinov2 import DINOv2, DINOv2Config
+from gendr_jax.models.unet import UNet, UNetConfig
+from gendr_jax.models.vae import VAE, VAEConfig
+from gendr_jax.nets import Params
+from gendr_jax.weights import folder, torch_files
+from gendr_jax.weights.locate import locate
+
+TORCH_KINDS = {"vae": "vae", "unet": "unet", "dino": "dinov2", "dinov2": "dinov2"}
+
+
+def load_component(path: str | Path, name: str) -> tuple[Any, Params]:
+    """(configuration, weights on the host) of one network.
+
+    Args:
+        path: a weights folder of ours that holds the network, or the network's own
+            component folder (config.json and *.safetensors), or a Hub id of either.
+        name: "vae", "unet", "dinov2" (or "dino"), "projector".
+
+    Raises:
+        InputError: no such folder or network in it, or files that are damaged or do
+            not fit the configuration.
+        UsageError: a Hub id where huggingface_hub is not installed.
+    """
+    found = locate(path)
+    if not folder.is_folder(found):
+        if name not in TORCH_KINDS:
+            raise InputError(
+                f"{path} is no weights folder of ours, and {name} is kept nowhere "
+                "else. Name a folder that training wrote."
+            )
+        return torch_files.load_component(found, TORCH_KINDS[name])
+    weights = folder.load(found, components=(name,))
+    if name not in weights.params:
+        kept = ", ".join(sorted(weights.configs)) or "nothing"
+        raise InputError(
+            f"{path} holds {kept}, not {name}. Name a folder that holds {name}."
+        )
+    return weights.configs[name], weights.params[name]
+
+
+class LoadedVAE:
+    """An autoencoder with its weights.
+
+    Attributes:
+        config: VAEConfig; `scaling_factor` is data for the caller, not applied here.
+        params: nested dict of arrays.
+    """
+
+    def __init__(self, config: VAEConfig, params: Params, dtype: str):
+        self.config, self.params = config, jax.device_put(params)
+        net = nets.build(VAE, config, dtype=dtype)
+        self._encode = _jit(lambda p, x: net.bind(p).encode(x), dtype)
+        self._decode = _jit(lambda p, z: net.bind(p).decode(z), dtype)
+
+    def encode(self, x_bhwc: ArrayLike) -> tuple[jax.Array, jax.Array]:
+        """(mean_bhwc, logvar_bhwc) of pictures in [-1, 1]: diffusers' latent_dist.
+
+        Raises:
+            InputError: not [B, H, W, 3] with sides that are multiples of the factor.
+        """
+        x_bhwc = _batch(x_bhwc, self.config.in_channels, "pictures")
+        factor = self.config.factor
+        if x_bhwc.shape[1] % factor or x_bhwc.shape[2] % factor:
+            raise InputError(
+                f"pictures are {x_bhwc.shape[1]}x{x_bhwc.shape[2]}, the autoencoder "
+                f"takes multiples of {factor}. Pad them."
+            )
+        return self._encode(self.params, x_bhwc)
+
+    def decode(self, z_bhwc: ArrayLike) -> jax.Array:
+        """Pictures, about [-1, 1], of unscaled latents [B, h, w, C]."""
+        z_bhwc = _batch(z_bhwc, self.config.latent_channels, "latents")
+        return self._decode(self.params, z_bhwc)
+
+
+class LoadedUNet:
+    """A denoising UNet with its weights; call it."""
+
+    def __init__(self, config: UNetConfig, params: Params, dtype: str):
+        self.config, self.params = config, jax.device_put(params)
+        net = nets.build(UNet, config, dtype=dtype)
+        self._apply = _jit(lambda p, z, t, c: net.bind(p)(z, t, c)[0], dtype)
+
+    def __call__(
+        self, z_bhwc: ArrayLike, t_b: ArrayLike, context_bld: ArrayLike
+    ) -> jax.Array:
+        """Raw network output (eps or v, as trained), [B, h, w, C].
+
+        Args: latents in model scale, integer timesteps [B], prompt [B, L, D].
+        """
+        z_bhwc = _batch(z_bhwc, self.config.in_channels, "latents")
+        t_b, context_bld = jnp.asarray(t_b), jnp.asarray(context_bld)
+        batch, width = z_bhwc.shape[0], self.config.cross_attention_dim
+        fits = context_bld.ndim == 3 and context_bld.shape[::2] == (batch, width)
+        if t_b.shape != (batch,) or not fits:
+            raise InputError(
+                f"t_b has shape {t_b.shape} and context_bld {context_bld.shape}, "
+                f"expected ({batch},) and ({batch}, L, {width}). Repeat them per "
+                "sample."
+            )
+        return self._apply(self.params, z_bhwc, t_b, context_bld)
+
+
+class LoadedDINOv2:
+    """A DINOv2 image encoder with its weights; call it."""
+
+    def __init__(self, config: DINOv2Config, params: Params, dtype: str):
+        self.config, self.params = config, jax.device_put(params)
+        net = nets.build(DINOv2, config, dtype=dtype)
+        self._apply = _jit(lambda p, x: net.bind(p)(x), dtype)
+
+    def __call__(self, x_bhwc: ArrayLike) -> jax.Array:
+        """Normalised patch tokens [B, L, D], CLS dropped.
+
+        Args: pictures normalised by ImageNet's mean and standard deviation, sides
+        multiples of the patch size.
+        """
+        x_bhwc = _batch(x_bhwc, 3, "pictures")
+        return self._apply(self.params, x_bhwc)
+
+
+def load_vae(path: str | Path, *, dtype: str = "float32") -> LoadedVAE:
+    """The autoencoder of a folder; `dtype` is that of computation.
+
+    Raises:
+        InputError, UsageError: as `load_component`.
+    """
+    return LoadedVAE(*load_component(path, "vae"), dtype)
+
+
+def load_unet(path: str | Path, *, dtype: str = "float32") -> LoadedUNet:
+    """The UNet of a folder. Arguments and errors as `load_vae`."""
+    return LoadedUNet(*load_component(path, "unet"), dtype)
+
+
+def load_dinov2(path: str | Path, *, dtype: str = "float32") -> LoadedDINOv2:
+    """The DINOv2 of a component folder. Arguments and errors as `load_vae`."""
+    return LoadedDINOv2(*load_component(path, "dinov2"), dtype)
+
+
+def _jit(function: Callable[..., Any], dtype: str) -> Callable[..., Any]:
+    """Compiled; float32 means float32 also where the hardware would round products."""
+
+    def exact(*arguments: Any) -> Any:
+        with jax.default_matmul_precision(
+            "highest" if dtype == "float32" else "default"
+        ):
+            return function(*arguments)
+
+    return jax.jit(exact)
+
+
+def _batch(x: ArrayLike, channels: int, what: str) -> jax.Array:
+    x = jnp.asarray(x)
+    if x.ndim != 4 or x.shape[-1] != channels:
+        raise InputError(
+            f"{what} have shape {x.shape}, expected [B, H, W, {channels}]. "
+            "Move channels last and add a batch axis."
+        )
+    return x

@@ -1,0 +1,112 @@
+"""`gendr inspect`: what a weights folder or a training workdir holds.
+
+What lives here: flags and the two forms of the answer. What does not: reading
+(gendr_jax/weights/).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gendr_jax.cli.parser import Parser
+from gendr_jax.errors import InputError
+
+
+def main(args: list[str]) -> int:
+    """Run the command.
+
+    Raises:
+        InputError: nothing of ours, or damaged.
+    """
+    parser = Parser("gendr inspect", "Say what a weights folder or a workdir holds.")
+    parser.add_argument("source", metavar="SRC", help="weights folder or workdir")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "--verify", action="store_true", help="read all arrays, compare their hashes"
+    )
+    flags = parser.parse_args(args)
+    answer = describe(Path(flags.source), verify=flags.verify)
+    print(json.dumps(answer, indent=2) if flags.json else as_text(answer))
+    return 0
+
+
+def describe(source: Path, *, verify: bool) -> dict[str, Any]:
+    """The answer as plain JSON values; keys as in the contract.
+
+    Raises:
+        InputError: nothing of ours, or damaged.
+    """
+    from gendr_jax.cli.quiet import quiet
+
+    quiet()
+    from gendr_jax.weights import checkpoint, folder
+
+    if not source.is_dir():
+        what = "is a file" if source.exists() else "does not exist"
+        raise InputError(f"{source} {what}. Name a weights folder or a workdir.")
+    if folder.is_folder(source):
+        return _weights(source, verify)
+    if (source / checkpoint.FOLDER).is_dir():
+        return _workdir(source, verify)
+    raise InputError(
+        f"{source} holds neither gendr.json nor {checkpoint.FOLDER}/. Name a weights "
+        "folder or a training workdir."
+    )
+
+
+def as_text(answer: dict[str, Any]) -> str:
+    """The answer for people: one line a key, nested keys with dots."""
+    lines: list[tuple[str, str]] = []
+
+    def walk(name: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(f"{name}.{key}" if name else key, inner)
+        else:
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            lines.append((name, f"{value:,}" if whole else str(value)))
+
+    walk("", answer)
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
+
+
+def _weights(source: Path, verify: bool) -> dict[str, Any]:
+    from gendr_jax.weights import folder, gendr_json
+
+    manifest = gendr_json.read(source)
+    gendr_json.settings(source, manifest)  # refuses what `restore` would refuse
+    if verify:
+        folder.load(source)
+    components = manifest["components"]
+    networks = {name: c for name, c in components.items() if name != "prompt"}
+    dtypes: dict[str, int] = {}
+    for component in networks.values():
+        for name, count in component["dtypes"].items():
+            dtypes[name] = dtypes.get(name, 0) + count
+    answer = {
+        "kind": manifest["kind"],
+        "format": manifest["format"],
+        "version": manifest["version"],
+        "parameters": sum(c["parameters"] for c in networks.values()),
+        "components": {name: c["parameters"] for name, c in components.items()},
+        "dtypes": dtypes,
+        "config": manifest["configs"],
+        "prediction_type": manifest["prediction_type"],
+        "t_star": manifest["t_star"],
+        "prompt_text": manifest.get("prompt_text", {}),
+        "provenance": manifest.get("provenance", {}),
+        "sha256": {name: c["sha256"] for name, c in components.items()},
+    }
+    return answer | ({"verified": True} if verify else {})
+
+
+def _workdir(source: Path, verify: bool) -> dict[str, Any]:
+    from gendr_jax.weights import checkpoint, folder
+
+    found = checkpoint.describe(source, verify=verify)
+    exported = source / "weights"
+    sha256 = _weights(exported, verify)["sha256"] if folder.is_folder(exported) else {}
+    answer = {"kind": "training", "format": "gendr-checkpoint", **found}
+    answer["sha256"] = {f"weights/{name}": value for name, value in sha256.items()}
+    return answer | ({"verified": True} if verify else {})

@@ -1,0 +1,129 @@
+"""From the paths of a command line to pairs of input and output files.
+
+What lives here: finding pictures and naming results. What does not: reading or
+writing any of them.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from gendr_jax.errors import UsageError
+from gendr_jax.restore.image_io import FORMATS, PICTURE_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture and its place below the path that the user named."""
+
+    path: Path
+    relative: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to restore."""
+
+    source: Path
+    target: Path
+
+
+def find(
+    inputs: list[str], *, recursive: bool, out: Path
+) -> tuple[list[Found], dict[str, str]]:
+    """(pictures in a stable order, {named path: why nothing was found there}).
+
+    A file is taken whatever its name; of a folder, files with the suffix of a picture,
+    hidden ones left out. Results of an earlier run below `out` are not taken.
+    """
+    found: list[Found] = []
+    problems: dict[str, str] = {}
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            inside = _pictures(path, recursive, out.resolve())
+            found += inside
+            if not inside:
+                deeper = "" if recursive else " (--recursive looks deeper)"
+                problems[text] = f"{path} has no pictures{deeper}. Name another folder."
+        elif path.exists():
+            found.append(Found(path, Path(path.name)))
+        else:
+            problems[text] = f"{path} does not exist. Check the path."
+    return list({os.path.abspath(f.path): f for f in found}.values()), problems
+
+
+def assign(found: list[Found], out: Path, *, ext: str, suffix: str) -> list[Job]:
+    """Name a result for each picture; no two share one, and none is an input.
+
+    Args:
+        out: a folder; or a file, where there is one picture and this has the suffix
+            of a format that is written.
+        ext: "auto" keeps the format of the input where it is written, else PNG.
+        suffix: added to the stem.
+
+    Raises:
+        UsageError: two results would share a name, or a result would replace an input.
+    """
+    if len(found) == 1 and out.suffix.lower() in FORMATS and not out.is_dir():
+        jobs = [Job(found[0].path, out)]
+    else:
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"-o {out} is a file, there must be a folder. Name one.")
+        plain = [_name(f, ext, suffix, "") for f in found]
+        keys = [_key(name) for name in plain]
+        # a.jpg and a.png in one folder: a_jpg.png and a_png.png.
+        names = [
+            name
+            if keys.count(key) == 1
+            else _name(f, ext, suffix, f.path.suffix.replace(".", "_"))
+            for f, name, key in zip(found, plain, keys, strict=True)
+        ]
+        jobs = [Job(f.path, out / n) for f, n in zip(found, names, strict=True)]
+    _refuse_clashes(jobs)
+    return jobs
+
+
+def _pictures(folder: Path, recursive: bool, out: Path) -> list[Found]:
+    found = []
+    for root, folders, names in os.walk(folder):
+        here = Path(root)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if recursive and not name.startswith(".") and (here / name).resolve() != out
+        )
+        for name in sorted(names):
+            path = here / name
+            if path.suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
+                found.append(Found(path, path.relative_to(folder)))
+    return found
+
+
+def _name(found: Found, ext: str, suffix: str, tag: str) -> Path:
+    """The result's place below the output folder."""
+    relative = found.relative
+    own = relative.suffix if relative.suffix.lower() in FORMATS else ".png"
+    end = own if ext == "auto" else f".{ext}"
+    return relative.with_name(f"{relative.stem}{tag}{suffix}{end}")
+
+
+def _key(path: Path) -> str:
+    """Equal for names that some file systems do not tell apart."""
+    return os.path.normpath(path).casefold()
+
+
+def _refuse_clashes(jobs: list[Job]) -> None:
+    taken: dict[str, Path] = {}
+    sources = {os.path.realpath(job.source) for job in jobs}
+    for job in jobs:
+        other = taken.setdefault(_key(job.target), job.source)
+        if other is not job.source:
+            raise UsageError(
+                f"{other} and {job.source} would both be written to {job.target}. "
+                "Restore them with different -o."
+            )
+        if os.path.realpath(job.target) in sources:
+            raise UsageError(
+                f"{job.target} would replace an input. Name another -o, or a --suffix."
+            )

@@ -1,0 +1,128 @@
+"""The entry point `gendr`: find the subcommand, run it, turn errors into one line.
+
+Exit status: 0 all done; 1 some inputs failed; 2 usage or configuration error.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+
+from gendr_jax.errors import GendrError, UsageError
+
+
+def _quickstart(args: list[str]) -> int:
+    from gendr_jax.cli import quickstart
+
+    return quickstart.main(args)
+
+
+def _restore(args: list[str]) -> int:
+    from gendr_jax.cli import restore
+
+    return restore.main(args)
+
+
+def _train(args: list[str]) -> int:
+    from gendr_jax.cli import train
+
+    return train.main(args)
+
+
+def _degrade(args: list[str]) -> int:
+    from gendr_jax.cli import degrade
+
+    return degrade.main(args)
+
+
+def _inspect(args: list[str]) -> int:
+    from gendr_jax.cli import inspect
+
+    return inspect.main(args)
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "quickstart": (_quickstart, "train tiny networks, distil, restore, show a picture"),
+    "restore": (_restore, "enlarge and restore photographs"),
+    "train": (_train, "train one stage: vae, base or distill"),
+    "degrade": (_degrade, "make low-quality pictures of good ones"),
+    "inspect": (_inspect, "say what a weights folder or a training workdir holds"),
+}
+
+
+def usage() -> str:
+    """The text of `gendr --help`."""
+    lines = [
+        "usage: gendr [--debug] COMMAND ...",
+        "",
+        "One-step diffusion super-resolution of real photographs.",
+        "",
+        "commands (gendr COMMAND --help says more):",
+        *(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()),
+        "",
+        "options:",
+        "  --help      this text",
+        "  --version   the version",
+        "  --debug     show the traceback of an error, and what libraries log",
+        "",
+        "exit status: 0 all done; 1 some inputs failed; 2 wrong usage or configuration",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `gendr` with these arguments (default: the process's); the exit status."""
+    args = sys.argv[1:] if argv is None else list(argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    if debug:
+        os.environ["GENDR_DEBUG"] = "1"
+    else:
+        # Read by XLA when it is loaded: its warnings are not for users.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        return _dispatch(args)
+    except (GendrError, OSError, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        status, text = _explain(error)
+        if text:
+            print(f"gendr: error: {text}", file=sys.stderr)
+        return status
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args:
+        raise UsageError("no command is given. See gendr --help.")
+    if args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if args[0] == "--version":
+        import gendr_jax
+
+        print(f"gendr {gendr_jax.__version__}")
+        return 0
+    if args[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}" if near else f"there are {', '.join(COMMANDS)}"
+        raise UsageError(f"{args[0]!r} is no command, {hint}. See gendr --help.")
+    return COMMANDS[args[0]][0](args[1:])
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """(exit status, one line without our prefix; empty: say nothing)."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "stopped by the keyboard. Start the same command again."
+    if isinstance(error, BrokenPipeError):  # `gendr ... | head`
+        # Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1, ""
+    text = " ".join(str(error).split())
+    if isinstance(error, GendrError):
+        return (2 if isinstance(error, UsageError) else 1), text
+    return 1, f"{text or type(error).__name__}. Check the path, permissions and space."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

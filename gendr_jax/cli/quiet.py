@@ -1,0 +1,44 @@
+"""What libraries log and cache while a command runs; nothing of our own output."""
+
+import os
+import warnings
+from pathlib import Path
+
+
+def quiet() -> None:
+    """Keep the logs and warnings of libraries off the terminal, but with --debug.
+
+    Orbax logs a traceback for every damaged file, beside the error that it raises.
+    """
+    if os.environ.get("GENDR_DEBUG"):
+        return
+    from absl import logging
+
+    logging.set_verbosity(logging.FATAL)
+    for package in ("orbax", "jax", "flax"):
+        warnings.filterwarnings("ignore", module=rf"{package}\b")
+
+
+def cache_programs() -> Path | None:
+    """Keep compiled programs on disk, so that a second run need not compile.
+
+    They go to $GENDR_CACHE_DIR, else $XDG_CACHE_HOME/gendr_jax, else
+    ~/.cache/gendr_jax; GENDR_CACHE=0 turns this off, and JAX_COMPILATION_CACHE_DIR
+    goes before all of it. Returns the folder, None where there is none of ours.
+    """
+    if (
+        os.environ.get("GENDR_CACHE") == "0"
+        or "JAX_COMPILATION_CACHE_DIR" in os.environ
+    ):
+        return None
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    named = os.environ.get("GENDR_CACHE_DIR") or f"{base}/gendr_jax"
+    folder = Path(named).expanduser() / "programs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a read-only home: the run is slower, not wrong
+        return None
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    return folder

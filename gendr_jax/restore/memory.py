@@ -1,0 +1,86 @@
+"""What one pass needs and what the device has, so that too much is refused in time.
+
+What lives here: figures from XLA and the system. What does not: limits in pixels,
+which are the caller's (pipeline.py).
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gendr_jax.errors import InputError
+
+GIB = 2**30
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+REMEDY = "Use a smaller scale, or cut the picture."
+
+
+def needed(compiled: Any) -> int:
+    """Bytes a compiled program takes beside its arguments; 0 where XLA does not say."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return 0
+    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+
+
+def available(device: jax.Device) -> int | None:
+    """Free bytes of the device (main memory for a CPU), None where unknown."""
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        if "bytes_limit" not in stats:
+            return None
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    found = [free for free in (_meminfo(), _cgroup()) if free is not None]
+    return min(found, default=None)
+
+
+def require(compiled: Any, sharding: jax.sharding.Sharding, what: str) -> None:
+    """Refuse a program that its devices cannot hold.
+
+    Raises:
+        InputError: with both figures.
+    """
+    device = min(sharding.device_set, key=lambda d: d.id)
+    need, free = needed(compiled), available(device)
+    if device.platform == "cpu":  # these share the main memory
+        need *= len(sharding.device_set)
+    if free is not None and need > free:
+        raise InputError(
+            f"{what} needs {need / GIB:.1f} GiB, {device.platform} has "
+            f"{free / GIB:.1f} GiB free. {REMEDY}"
+        )
+
+
+@contextlib.contextmanager
+def errors(what: str) -> Iterator[None]:
+    """The device's own refusal as an InputError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(f"{what} exceeds the device's memory. {REMEDY}") from error
+
+
+def _meminfo() -> int | None:
+    try:
+        for line in MEMINFO.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _cgroup() -> int | None:
+    """What a container may still take; page cache counts as taken, which is safe."""
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        used = int((CGROUP / "memory.current").read_text())
+        return None if limit == "max" else int(limit) - used
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,106 @@
+"""The kinds of picture a caller may hand in, and the way back to the same kind.
+
+What lives here: numpy arrays and PIL images to `Image` and back, and `Image` to the
+float RGB that the networks see. What does not: files (image_io.py), sizes (resize.py).
+"""
+
+import numpy as np
+from PIL import Image as Pil
+
+from gendr_jax.errors import InputError
+from gendr_jax.restore import image_io
+from gendr_jax.restore.image_io import Image
+
+Picture = np.ndarray | Pil.Image | Image
+
+# ITU-R BT.601, as Pillow's conversion to grey.
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+ROUNDING = 1e-3  # floats may leave [0, 1] by this much, as resizers' output does
+
+
+def take(picture: Picture) -> Image:
+    """The picture as an `Image`; float arrays keep their dtype.
+
+    Args: HW or HWC (1, 3 or 4 channels) uint8, uint16 or float array in [0, 1]; a PIL
+    image, turned upright by its EXIF orientation; or an `Image`.
+
+    Raises:
+        InputError: another type, shape or dtype, or floats outside [0, 1].
+    """
+    if isinstance(picture, Image):
+        return picture
+    if isinstance(picture, Pil.Image):
+        return image_io.from_pil(picture, "the picture")
+    if not isinstance(picture, np.ndarray):
+        raise InputError(
+            f"a picture is a {type(picture).__name__}, expected a numpy array or a "
+            "PIL image. Convert it."
+        )
+    pixels = picture[..., None] if picture.ndim == 2 else picture
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3, 4) or 0 in pixels.shape:
+        raise InputError(
+            f"a picture has shape {picture.shape}, expected [H, W], [H, W, 3] or "
+            "[H, W, 4]. Move channels last; give several pictures as a list."
+        )
+    _require_range(pixels)
+    if pixels.shape[-1] == 4:
+        return Image(pixels[..., :3], pixels[..., 3])
+    return Image(pixels)
+
+
+def give(image: Image, like: Picture) -> Picture:
+    """The picture in the kind of `like`: the inverse of `take`."""
+    if isinstance(like, Image):
+        return image
+    if isinstance(like, Pil.Image):
+        return image_io.to_pil(image)
+    if like.ndim == 2:
+        return image.pixels_hwc[..., 0]
+    if image.alpha_hw is not None:
+        return np.concatenate([image.pixels_hwc, image.alpha_hw[..., None]], axis=-1)
+    return image.pixels_hwc
+
+
+def to_unit(image: Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """(rgb_hwc, alpha_hw) in float32, [0, 1]; grey as three equal channels."""
+    top = _top(image.pixels_hwc.dtype)
+    rgb = image.pixels_hwc.astype(np.float32) / top
+    if rgb.shape[-1] == 1:
+        rgb = np.repeat(rgb, 3, axis=-1)
+    alpha = image.alpha_hw
+    return rgb, None if alpha is None else alpha.astype(np.float32) / top
+
+
+def from_unit(rgb_hwc: np.ndarray, alpha_hw: np.ndarray | None, like: Image) -> Image:
+    """The inverse of `to_unit`: channels, dtype and metadata of `like`."""
+    if like.pixels_hwc.shape[-1] == 1:
+        rgb_hwc = (rgb_hwc @ LUMA)[..., None]
+    dtype = like.pixels_hwc.dtype
+    alpha = None if alpha_hw is None else _quantise(alpha_hw, dtype)
+    return Image(_quantise(rgb_hwc, dtype), alpha, like.icc, like.exif)
+
+
+def _quantise(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    x = np.clip(x, 0.0, 1.0)
+    if np.issubdtype(dtype, np.floating):
+        return x.astype(dtype)
+    return np.rint(x * _top(dtype)).astype(dtype)
+
+
+def _top(dtype: np.dtype) -> float:
+    return 1.0 if np.issubdtype(dtype, np.floating) else float(np.iinfo(dtype).max)
+
+
+def _require_range(pixels: np.ndarray) -> None:
+    if np.issubdtype(pixels.dtype, np.floating):
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (-ROUNDING <= low and high <= 1 + ROUNDING):  # NaN fails too
+            raise InputError(
+                f"a float picture has values from {low:.4g} to {high:.4g}, expected "
+                "[0, 1]. Divide by its white level."
+            )
+    elif pixels.dtype not in (np.uint8, np.uint16):
+        raise InputError(
+            f"a picture has dtype {pixels.dtype}, expected uint8, uint16 or float in "
+            "[0, 1]. Convert it."
+        )
