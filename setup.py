@@ -48,6 +48,7 @@ setup(
     ],
     extras_require={
         "quickstart": [SCIKIT_IMAGE],
+        # To turn pickled .bin and .pt files, which are not read, into safetensors.
         "convert": [TORCH],
         "prompt": [TORCH, TRANSFORMERS],
         "tpu": ["jax[tpu]"],
