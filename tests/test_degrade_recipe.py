@@ -1,0 +1,109 @@
+"""Presets against the published tables, and the laws of the draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from gendr_jax.data.degrade import PRESETS, draws, recipe
+from gendr_jax.errors import UsageError
+
+COUNT = 4000
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    r = recipe("realesrgan")
+    keys = jax.random.split(jax.random.key(1), COUNT)
+    return jax.tree.map(
+        np.asarray, jax.jit(jax.vmap(lambda k: draws.sample(k, r)))(keys)
+    )
+
+
+def test_presets_are_named_and_hashable():
+    assert [recipe(name).name for name in PRESETS] == list(PRESETS)
+    assert len({recipe(name) for name in PRESETS}) == len(PRESETS)
+
+
+def test_an_unknown_preset_lists_those_that_exist():
+    with pytest.raises(UsageError, match="'nope'.*realesrgan, seesr, stablesr, invsr"):
+        recipe("nope")
+
+
+def test_published_values():
+    """Numbers of the repositories that differ from the default."""
+    base, seesr, stable = recipe(), recipe("seesr"), recipe("stablesr")
+    assert base.first.resize == (0.15, 1.5) and base.second.resize == (0.3, 1.2)
+    assert base.first.gaussian == (1, 30) and base.second.poisson == (0.05, 2.5)
+    assert seesr.second.blur_prob == 0.5 and seesr.second.jpeg == (60, 100)
+    assert seesr.first.blur == base.first.blur
+    assert stable.first.blur.sigma == (0.2, 1.5) and stable.sharpen
+    assert stable.second.blur.sigma == (0.2, 1.0)
+    assert recipe("invsr").second_prob == 0.5
+    assert recipe("invsr").second.blur.sizes == (3, 5, 7, 9, 11, 13)
+
+
+def test_resize_factors_follow_their_law(drawn):
+    factor = drawn.first.factor
+    counts = [(factor > 1).sum(), (factor < 1).sum(), (factor == 1).sum()]
+    expected = COUNT * np.array([0.2, 0.7, 0.1])
+    assert stats.chisquare(counts, expected).pvalue > 1e-3
+    down = factor[factor < 1]
+    assert stats.kstest(down, stats.uniform(0.15, 0.85).cdf).pvalue > 1e-3
+    up = factor[factor > 1]
+    assert stats.kstest(up, stats.uniform(1, 0.5).cdf).pvalue > 1e-3
+
+
+def test_other_scalars_follow_their_laws(drawn):
+    modes = np.bincount(drawn.second.mode, minlength=3)
+    assert stats.chisquare(modes).pvalue > 1e-3
+    quality = stats.uniform(30, 65)
+    assert stats.kstest(drawn.first.quality, quality.cdf).pvalue > 1e-3
+    sigma = drawn.second.noise.gaussian_sigma * 255
+    assert stats.kstest(sigma, stats.uniform(1, 24).cdf).pvalue > 1e-3
+    for flag, prob in (
+        (drawn.first.noise.is_gaussian, 0.5),
+        (drawn.first.noise.is_gray, 0.4),
+        (drawn.jpeg_last, 0.5),
+    ):
+        assert stats.binomtest(int(flag.sum()), COUNT, prob).pvalue > 1e-3
+
+
+def test_kernel_kinds_follow_their_law(drawn):
+    """Identity with 1 - blur_prob, 10 % sinc of the rest (the only ones below 0)."""
+    kernels = drawn.second.kernel
+    identity = kernels[:, 10, 10] == 1.0
+    negative = kernels.min((1, 2)) < -1e-5
+    # sigmas near 0.2 give kernels that are the identity to float32, hence "or more"
+    assert identity.mean() == pytest.approx(0.2, abs=0.04)
+    assert negative.mean() == pytest.approx(0.08, abs=0.02)
+    sums = kernels.astype(np.float64).sum((1, 2))
+    np.testing.assert_allclose(sums, 1.0, atol=1e-5)
+
+
+def test_window_sizes_are_uniform(drawn):
+    """Sinc kernels, the only ones with negative taps, fill their whole window."""
+    kernels = drawn.first.kernel
+    sinc = kernels[kernels.min((1, 2)) < 0]
+    filled = (sinc != 0).any(1).sum(1)
+    counts = [(filled == n).sum() for n in (7, 9, 11, 13, 15, 17, 19, 21)]
+    assert sum(counts) == len(sinc) > 300
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_stages_are_independent(drawn):
+    first, second = drawn.first, drawn.second
+    for a, b in (
+        (first.quality, second.quality),
+        (first.factor, first.quality),
+        (first.noise.gaussian_sigma, first.noise.poisson_scale),
+    ):
+        assert stats.spearmanr(a, b).pvalue > 1e-3
+
+
+def test_second_pass_is_skipped_half_of_the_time_by_invsr():
+    r = recipe("invsr")
+    keys = jax.random.split(jax.random.key(2), COUNT)
+    has = jax.jit(jax.vmap(lambda k: draws.sample(k, r).has_second))(keys)
+    assert stats.binomtest(int(jnp.sum(has)), COUNT, 0.5).pvalue > 1e-3
