@@ -5,6 +5,7 @@ writing any of them.
 """
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,13 +72,13 @@ def assign(found: list[Found], out: Path, *, ext: str, suffix: str) -> list[Job]
         if out.exists() and not out.is_dir():
             raise UsageError(f"-o {out} is a file, there must be a folder. Name one.")
         plain = [_name(f, ext, suffix, "") for f in found]
-        keys = [_key(name) for name in plain]
+        count = Counter(map(_key, plain))
         # a.jpg and a.png in one folder: a_jpg.png and a_png.png.
         names = [
             name
-            if keys.count(key) == 1
+            if count[_key(name)] == 1
             else _name(f, ext, suffix, f.path.suffix.replace(".", "_"))
-            for f, name, key in zip(found, plain, keys, strict=True)
+            for f, name in zip(found, plain, strict=True)
         ]
         jobs = [Job(f.path, out / n) for f, n in zip(found, names, strict=True)]
     _refuse_clashes(jobs)
