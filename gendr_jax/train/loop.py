@@ -168,11 +168,14 @@ class _Loop:
                 self.note(late, meter, guard)
                 late = (step, metrics, feed.waited)
                 last = step == settings.steps
-                if _due(step, settings.checkpoint_every) or last:
+                saves = last or _due(step, settings.checkpoint_every)
+                draws = _due(step, settings.samples_every, last)
+                if saves or draws:  # both wait for this step
                     self.note(late, meter, guard)
                     late = None
+                if saves:
                     self.save(step, state)
-                if _due(step, settings.samples_every, last):
+                if draws:
                     with meter.paused():
                         self.draw(step, state)
                 if last:
