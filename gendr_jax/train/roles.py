@@ -1,0 +1,102 @@
+"""How each role of the distillation evaluates the shared UNet.
+
+Here: base weights plus a role's adapters, guidance, the one-step generator, the
+discriminator's logits. Not here: losses, updates, where weights are placed.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gendr_jax import diffusion
+from gendr_jax.nets import Net, Params, overlay
+from gendr_jax.train import images
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillNets:
+    """The networks without weights. ``adapted`` is ``unet`` with adapter paths.
+
+    ``gather`` brings a role's weights to the compute dtype, whole on every device.
+    """
+
+    vae: Net
+    unet: Net
+    adapted: Net
+    projector: Net
+    dino: Net
+    head: Net
+    gather: Callable[[Params], Params]
+
+
+@dataclasses.dataclass(frozen=True)
+class Roles:
+    """Evaluation of roles; ``frozen`` holds "unet" and "prompt"."""
+
+    nets: DistillNets
+    generator: str
+    prediction: str
+
+    def unet(self, frozen: Any, adapters: Params | None):
+        """The UNet of a role; None is the frozen base itself."""
+        base = self.nets.gather(frozen["unet"])
+        if adapters is None:
+            return self.nets.unet.bind(base)
+        return self.nets.adapted.bind(overlay(base, self.nets.gather(adapters)))
+
+    def generate(
+        self, frozen: Any, params: Params, z_low_bhwc: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """z_g in one step from z_l (eq. 8), and the map after the first down block."""
+        if self.generator == "full":
+            unet = self.nets.unet.bind(self.nets.gather(params["unet"]))
+        else:
+            unet = self.unet(frozen, params["unet"])
+        batch = len(z_low_bhwc)
+        context = images.prompt(frozen["prompt"]["positive"], batch)
+        out, features = unet(z_low_bhwc, jnp.full((batch,), diffusion.T_STAR), context)
+        z_g = diffusion.one_step(z_low_bhwc, out, self.prediction)
+        return z_g, features["down0"]
+
+    def x0(
+        self,
+        frozen: Any,
+        adapters: Params | None,
+        z_t_bhwc: jax.Array,
+        t_b: jax.Array,
+        kappa: float,
+    ) -> jax.Array:
+        """f(z_t): the role's x0 prediction, guided by ``kappa`` (eq. 7); 1 is plain."""
+        unet = self.unet(frozen, adapters)
+        batch = len(z_t_bhwc)
+        positive = images.prompt(frozen["prompt"]["positive"], batch)
+        if kappa == 1.0:
+            out, _ = unet(z_t_bhwc, t_b, positive)
+        else:
+            negative = images.prompt(frozen["prompt"]["negative"], batch)
+            twice = lambda x: jnp.concatenate([x, x])  # noqa: E731
+            context = jnp.concatenate([negative, positive])
+            both, _ = unet(twice(z_t_bhwc), twice(t_b), context)
+            out = diffusion.cfg(*jnp.split(both, 2), kappa)
+        return diffusion.to_x0(out, z_t_bhwc, t_b, self.prediction)
+
+    def logits(
+        self, frozen: Any, disc: Params, z_t_bhwc: jax.Array, t_b: jax.Array
+    ) -> jax.Array:
+        """Discriminator: the base's encoder with adapters, then the head (5.1)."""
+        context = images.prompt(frozen["prompt"]["positive"], len(z_t_bhwc))
+        features = self.unet(frozen, disc["unet"]).encode(z_t_bhwc, t_b, context)
+        head = self.nets.head.bind(self.nets.gather(disc["head"]))
+        return head(features["mid"]).astype(jnp.float32)
+
+    def project(self, params: Params, down0_bhwc: jax.Array) -> jax.Array:
+        """The alignment tokens of the generator's own pass."""
+        projector = self.nets.projector.bind(self.nets.gather(params["projector"]))
+        return projector(images.tokens(down0_bhwc)).astype(jnp.float32)
+
+    def token_grid(self, z_bhwc: jax.Array) -> tuple[int, int]:
+        """Height and width of the map after the first down block."""
+        return -(-z_bhwc.shape[1] // 2), -(-z_bhwc.shape[2] // 2)

@@ -1,0 +1,213 @@
+"""The settings of the three stages as typed, frozen dataclasses with their defaults.
+
+Values that the paper does not give are explained in docs/algorithm.md. Configuration
+files (configs/) override fields; ``typed`` refuses misspelt ones. Model widths are
+the models' own dataclasses.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gendr_jax.errors import UsageError
+from gendr_jax.losses import require_paired_term
+from gendr_jax.models.dinov2 import DINOv2Config
+from gendr_jax.models.heads import PatchDiscriminatorConfig
+from gendr_jax.models.lora import LoRAConfig
+from gendr_jax.models.unet import UNetConfig
+from gendr_jax.models.vae import VAEConfig
+
+Prediction = Literal["eps", "v"]
+
+
+@dataclass(frozen=True)
+class Adam:
+    """AdamW after clipping by global norm; ``warmup`` steps of linear rise."""
+
+    lr: float = 1e-5
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    warmup: int = 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where photographs come from and how they become training pairs."""
+
+    path: str = ""
+    preset: str = "realesrgan"
+    crop: int = 512
+    scale: int = 4
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Init:
+    """Weights folders to start from; empty means random, if ``random`` allows it."""
+
+    vae: str = ""
+    unet: str = ""
+    dino: str = ""
+    prompt: str = ""
+    random: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Save every N steps, keep the newest K."""
+
+    every: int = 1000
+    keep: int = 3
+
+
+@dataclass(frozen=True)
+class Log:
+    """Metrics every N steps, a sheet of pictures every M (0: never)."""
+
+    every: int = 50
+    samples_every: int = 1000
+    samples: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every stage has."""
+
+    stage: str
+    steps: int = 100_000
+    batch_size: int = 64
+    seed: int = 0
+    mesh: str = ""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    remat: bool = True
+    ema: float = 0.9999
+    max_bad_steps: int = 20
+    data: Data = field(default_factory=Data)
+    init: Init = field(default_factory=Init)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    log: Log = field(default_factory=Log)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAESettings(Common):
+    """Stage 0: the autoencoder, L1 + KL, adversarial from a step on (-1: never)."""
+
+    stage: Literal["vae"] = "vae"
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    discriminator: PatchDiscriminatorConfig = field(
+        default_factory=PatchDiscriminatorConfig
+    )
+    kl_weight: float = 1e-6
+    adversarial_weight: float = 0.05
+    adversarial_start: int = -1
+    optim: Adam = Adam(lr=1e-4, b1=0.5, b2=0.9)
+    optim_discriminator: Adam = Adam(lr=1e-4, b1=0.5, b2=0.9)
+
+    @property
+    def adversarial(self) -> bool:
+        return self.adversarial_start >= 0
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The representation-alignment projector and its teacher."""
+
+    dino: DINOv2Config = field(default_factory=DINOv2Config.base)
+    hidden: int = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseSettings(Common):
+    """Stage 1: the UNet on 16-channel latents, denoising plus alignment."""
+
+    stage: Literal["base"] = "base"
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    alignment: Alignment = field(default_factory=Alignment)
+    prediction: Prediction = "eps"
+    repa_weight: float = 0.5
+    prompt_dropout: float = 0.1
+    surgery: bool = True
+    surgery_steps: int = 1000
+    optim_new: Adam = Adam(lr=1e-4, weight_decay=1e-2, warmup=1000)
+    optim: Adam = Adam(lr=2e-5, weight_decay=1e-2, warmup=1000)
+    sample_steps: int = 25
+
+
+@dataclass(frozen=True)
+class Score:
+    """The score-distillation term (``losses/score.py``); ``alpha`` is SiD's."""
+
+    alpha: float = 1.0
+    xi: float = 0.5
+    rho: float = 1.0
+    literal: bool = False
+    kappa: float = 2.0
+    t_min: int = 20
+    t_max: int = 979
+    sequential: bool = True
+
+
+@dataclass(frozen=True)
+class Weights:
+    """l1, l2, l3 of CiDA and the optional paired terms."""
+
+    score: float = 1.0
+    adversarial: float = 0.05
+    repa: float = 0.5
+    latent: float = 0.0
+    pixel: float = 0.0
+
+
+@dataclass(frozen=True)
+class DistillOptim:
+    """One optimiser per role."""
+
+    generator: Adam = Adam(lr=1e-5, b1=0.0)
+    fake: Adam = Adam(lr=5e-5, b1=0.0)
+    real: Adam = Adam(lr=1e-5)
+    discriminator: Adam = Adam(lr=1e-5, b1=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings(Common):
+    """Stage 2: one-step distillation by VSD, SiD, CiD or CiDA."""
+
+    stage: Literal["distill"] = "distill"
+    kind: Literal["vsd", "sid", "cid", "cida"] = "cida"
+    generator: Literal["full", "lora"] = "full"
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    alignment: Alignment = field(default_factory=Alignment)
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    prediction: Prediction = "eps"
+    score: Score = field(default_factory=Score)
+    weights: Weights = field(default_factory=Weights)
+    optim: DistillOptim = field(default_factory=DistillOptim)
+    discriminator_width: int = 256
+    prompt_dropout: float = 0.1
+    warmup_steps: int = 1000
+    adversarial_start: int = 2000
+
+    @property
+    def trains_real(self) -> bool:
+        """CiD's first change to SiD: the real score is trained on z_h."""
+        return self.kind in ("cid", "cida")
+
+    @property
+    def adversarial(self) -> bool:
+        return self.kind == "cida" and self.weights.adversarial > 0
+
+    @property
+    def aligned(self) -> bool:
+        return self.kind == "cida" and self.weights.repa > 0
+
+    def __post_init__(self):
+        if self.score.literal and self.kind in ("vsd", "sid"):
+            raise UsageError(
+                f"score.literal=True with kind={self.kind}: only cid and cida have a "
+                "literal form. Set score.literal=False."
+            )
+        require_paired_term(self.score.literal, self.weights.latent)

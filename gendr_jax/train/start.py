@@ -1,0 +1,104 @@
+"""What a run starts from: weights folders, or random weights where that is allowed.
+
+Reads files; makes no update. A folder's own configuration wins over the config file's
+(it holds the measured scaling factor), and a different architecture is refused.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gendr_jax.api import load_component
+from gendr_jax.errors import UsageError
+from gendr_jax.nets import Net, Params
+from gendr_jax.train.settings import Init
+
+PROMPT_TOKENS = 77
+PROMPT_STREAM, DINO_STREAM, UNET_STREAM, VAE_STREAM = range(4)
+
+
+def component(init: Init, name: str, config: Any) -> tuple[Any, Params | None]:
+    """(configuration, weights) of init.vae, init.unet, init.dino or a projector.
+
+    Returns (config, None) where the field is empty and random weights are allowed.
+
+    Raises:
+        UsageError: empty without ``init.random``, or another architecture.
+        InputError: the folder cannot be read.
+    """
+    path = getattr(init, name)
+    if not path:
+        if not init.random:
+            raise UsageError(
+                f"config.init.{name} is empty. Name a weights folder, or set "
+                "config.init.random=True to start from random weights."
+            )
+        return config, None
+    found, params = load_component(path, name)
+    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(found)
+    free = ("scaling_factor", "shift_factor", "in_channels", "out_channels")
+    differ = {k for k in ours if ours[k] != theirs.get(k) and k not in free}
+    if differ:
+        text = "; ".join(f"{k} {theirs.get(k)}, not {ours[k]}" for k in sorted(differ))
+        raise UsageError(
+            f"init.{name}={path} has {text}. Set config.{name} to the folder's values, "
+            "or name other weights."
+        )
+    return found, params
+
+
+def random_like(net: Net, seed: int, stream: int) -> Params:
+    """Random weights that depend on the seed and the network's role alone."""
+    key = jax.random.fold_in(jax.random.key(seed), stream)
+    return jax.jit(net.init)(key)
+
+
+def prompt(init: Init, width: int, seed: int) -> Params:
+    """{"positive", "negative"}: fixed prompt embeddings [77, width], float32.
+
+    From init.prompt (an .npz file of tools/embed_prompt.py) or from the weights folder
+    of init.unet; else random constants of unit variance, where random is allowed.
+    """
+    folder = Path(init.unet) / "prompt.npz"
+    path = init.prompt or (str(folder) if init.unet and folder.exists() else "")
+    if path:
+        return _read_prompt(path, width)
+    if not init.random:
+        raise UsageError(
+            "config.init.prompt is empty. Make one with tools/embed_prompt.py, or set "
+            "config.init.random=True for a random constant."
+        )
+    key = jax.random.fold_in(jax.random.key(seed), PROMPT_STREAM)
+    draw = jax.random.normal(key, (2, PROMPT_TOKENS, width))
+    return {"positive": draw[0], "negative": draw[1]}
+
+
+def _read_prompt(path: str, width: int) -> Params:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {
+                k: np.asarray(file[k], np.float32) for k in ("positive", "negative")
+            }
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"init.prompt={path} cannot be read ({error}). Make it with "
+            "tools/embed_prompt.py."
+        ) from error
+    for name, array in found.items():
+        if array.ndim != 2 or array.shape[1] != width:
+            raise UsageError(
+                f"init.prompt={path}: {name} has shape {array.shape}, the UNet reads "
+                f"[tokens, {width}]. Use the text encoder that belongs to the UNet."
+            )
+    return found
+
+
+def projector(init: Init, net: Net) -> Params:
+    """{"projector": weights} where init.unet holds one that fits, else {}."""
+    if not init.unet or not (Path(init.unet) / "projector").exists():
+        return {}
+    found, params = load_component(init.unet, "projector")
+    return {"projector": params} if found == net.config else {}

@@ -1,0 +1,141 @@
+"""Stage 0: the autoencoder. L1 + KL, with a patch discriminator from a step on.
+
+The step, and nothing of files or meshes. ``latent_var`` follows the latents' variance
+so that the exported scaling factor (1 / std) is measured, not guessed.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gendr_jax import losses
+from gendr_jax.losses import finite_mean
+from gendr_jax.nets import Net, Params
+from gendr_jax.train import images, optim
+from gendr_jax.train.optim import Role
+from gendr_jax.train.settings import VAESettings
+
+LATENT_MEMORY = 0.99  # of the running variance of the latents
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class VAEState:
+    """All that the stage trains; ``disc`` is None without the adversarial term."""
+
+    step: jax.Array
+    vae: Role
+    disc: Role | None
+    ema: Params
+    latent_var: jax.Array
+
+
+def make_init(
+    settings: VAESettings,
+    vae: Net,
+    disc: Net,
+) -> Callable[[jax.Array, Params], VAEState]:
+    """(key, start) -> fresh state, from start["vae"] if given, else random."""
+
+    def init(key: jax.Array, start: Params) -> VAEState:
+        key_vae, key_disc = jax.random.split(key)
+        params = start.get("vae") or vae.init(key_vae)
+        role = optim.new_role(params, optim.adamw(settings.optim))
+        tx_disc = optim.adamw(settings.optim_discriminator)
+        return VAEState(
+            step=jnp.zeros((), jnp.int32),
+            vae=role,
+            disc=optim.new_role(disc.init(key_disc), tx_disc)
+            if settings.adversarial
+            else None,
+            ema=jax.tree.map(jnp.array, params),
+            latent_var=jnp.ones((), jnp.float32),
+        )
+
+    return init
+
+
+def make_step(
+    settings: VAESettings, vae: Net, disc: Net, gather: Callable[[Params], Params]
+) -> Callable[..., tuple[VAEState, dict[str, jax.Array]]]:
+    """One update of the discriminator (if any), then of the autoencoder."""
+    tx = optim.adamw(settings.optim)
+    tx_disc = optim.adamw(settings.optim_discriminator)
+
+    def reconstruct(params: Params, x: jax.Array, keys_b: jax.Array):
+        model = vae.bind(gather(params))
+        mean, logvar = (a.astype(jnp.float32) for a in model.encode(x))
+        z = mean + jnp.exp(0.5 * logvar) * images.normal_like(keys_b, mean)
+        return model.decode(z).astype(jnp.float32), mean, logvar
+
+    def disc_loss(params: Params, real: jax.Array, fake: jax.Array):
+        model = disc.bind(gather(params))
+        loss = finite_mean(losses.discriminator_loss(model(real), model(fake)))
+        return loss, {"loss": loss}
+
+    def vae_loss(params: Params, disc_params: Params | None, x, keys_b, step):
+        y, mean, logvar = reconstruct(params, x, keys_b)
+        l1 = finite_mean(losses.l1(y, x))
+        kl = finite_mean(losses.kl(mean, logvar))
+        loss = l1 + settings.kl_weight * kl
+        metrics = {"l1": l1, "kl": kl}
+        if disc_params is not None:
+            logits = disc.bind(gather(disc_params))(y)
+            adversarial = finite_mean(losses.generator_loss(logits))
+            on = step >= settings.adversarial_start
+            loss = loss + settings.adversarial_weight * on * adversarial
+            metrics["adversarial"] = adversarial
+        # Mean square, not variance: the factor maps the root mean square to one.
+        variance = jnp.mean(jnp.square(mean)) + jnp.mean(jnp.exp(logvar))
+        return loss, metrics | {"loss": loss, "latent_var": variance}
+
+    def step(state: VAEState, frozen: Any, batch: Any, key: jax.Array):
+        key = jax.random.fold_in(key, state.step)
+        keys_b = images.draws(key, batch["index"], ("posterior",))["posterior"]
+        x = images.high_quality(batch)
+        metrics: dict[str, jax.Array] = {}
+        disc_role = state.disc
+        if disc_role is not None:
+            fake, _, _ = jax.lax.stop_gradient(reconstruct(state.vae.params, x, keys_b))
+            disc_role, m = optim.update(disc_role, tx_disc, disc_loss, x, fake)
+            metrics |= optim.named("disc", m)
+        disc_params = None if disc_role is None else disc_role.params
+        role, m = optim.update(
+            state.vae, tx, vae_loss, disc_params, x, keys_b, state.step
+        )
+        variance = m.pop("latent_var")
+        memory = jnp.minimum(LATENT_MEMORY, state.step / (state.step + 1.0))
+        new_var = memory * state.latent_var + (1.0 - memory) * variance
+        new_state = VAEState(
+            step=state.step + 1,
+            vae=role,
+            disc=disc_role,
+            ema=optim.ema(state.ema, role.params, settings.ema, state.step),
+            latent_var=jnp.where(m["skipped"] > 0, state.latent_var, new_var),
+        )
+        m["latent_std"] = jnp.sqrt(new_state.latent_var)
+        return new_state, metrics | optim.named("vae", m)
+
+    return step
+
+
+def make_sample(
+    vae: Net, gather: Callable[[Params], Params]
+) -> Callable[..., dict[str, jax.Array]]:
+    """Photograph and its reconstruction by the averaged weights."""
+
+    def sample(state: VAEState, frozen: Any, batch: Any, key: jax.Array):
+        x = images.high_quality(batch)
+        model = vae.bind(gather(state.ema))
+        y = model.decode(model.encode(x)[0]).astype(jnp.float32)
+        return {"photograph": images.to_unit(x), "reconstruction": images.to_unit(y)}
+
+    return sample
+
+
+def scaling_factor(state: VAEState) -> float:
+    """1 / root mean square of the latents, as measured during training."""
+    return float(1.0 / jnp.sqrt(state.latent_var))
