@@ -50,6 +50,8 @@ def test_shot_levels_counts_distinct_levels_inside(levels):
     padded[:, :40, :40] = x
     got = float(noise.shot_levels(jnp.asarray(padded), jnp.asarray(valid)))
     assert got == 2 ** np.ceil(np.log2(levels))
+    level = jnp.asarray(np.where(valid, padded, 256), jnp.int32)
+    assert noise._count_by_bits(level) == noise._count_by_scatter(level) == levels
 
 
 @pytest.mark.parametrize("gray", [False, True])

@@ -39,12 +39,24 @@ def poisson(mean: jax.Array, normal: jax.Array) -> jax.Array:
 
 
 def shot_levels(levels_chw: jax.Array, valid_hw: jax.Array) -> jax.Array:
-    """2^ceil(log2(number of distinct 8-bit levels)) over all valid pixels.
+    """2^ceil(log2(number of distinct 8-bit levels)) over all valid pixels."""
+    level = jnp.where(valid_hw[None], levels_chw.astype(jnp.int32), 256)
+    count = jax.lax.platform_dependent(
+        level, cpu=_count_by_scatter, default=_count_by_bits
+    )
+    powers = 2 ** jnp.arange(9)
+    return jnp.min(jnp.where(powers >= count, powers, 256)).astype(jnp.float32)
 
-    The occupancy of the 256 levels is kept in eight 32-bit words: no scatter, no sort.
-    """
-    level = levels_chw.astype(jnp.uint32)
-    bit = jnp.where(valid_hw[None], jnp.uint32(1) << (level & 31), jnp.uint32(0))
+
+def _count_by_scatter(level: jax.Array) -> jax.Array:
+    """How many of the levels 0..255 occur; 256 stands for no pixel."""
+    seen = jnp.zeros(257, jnp.int32).at[level.reshape(-1)].set(1)
+    return jnp.sum(seen[:256])
+
+
+def _count_by_bits(level: jax.Array) -> jax.Array:
+    """The same by eight 32-bit words: scatters are slow on an accelerator."""
+    bit = jnp.uint32(1) << (level & 31).astype(jnp.uint32)
     word = level >> 5
     count = jnp.int32(0)
     for k in range(8):
@@ -55,8 +67,7 @@ def shot_levels(levels_chw: jax.Array, valid_hw: jax.Array) -> jax.Array:
             (0, 1, 2),
         )
         count = count + jax.lax.population_count(seen).astype(jnp.int32)
-    powers = 2 ** jnp.arange(9)
-    return jnp.min(jnp.where(powers >= count, powers, 256)).astype(jnp.float32)
+    return count
 
 
 def add_noise(
