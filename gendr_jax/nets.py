@@ -8,7 +8,7 @@ path reads like the torch name. Several roles may share one ``Net``.
 import dataclasses
 import difflib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -125,10 +125,8 @@ def check_like(params: Params, abstract: Params, *, what: str = "weights") -> No
     have, want = flatten(params), flatten(abstract)
     problems = []
     for path in sorted(want.keys() - have.keys()):
-        near = difflib.get_close_matches(
-            ".".join(path), [".".join(p) for p in have.keys() - want.keys()], 1
-        )
-        hint = f" (nearest: {near[0]})" if near else ""
+        near = _misspelt(path, have.keys() - want.keys())
+        hint = f" (nearest: {'.'.join(near)})" if near else ""
         problems.append(f"missing {'.'.join(path)}{hint}")
     problems += [f"unexpected {'.'.join(p)}" for p in sorted(have.keys() - want.keys())]
     for path in sorted(have.keys() & want.keys()):
@@ -166,6 +164,19 @@ def unflatten(flat: Flat) -> Params:
         node = functools.reduce(lambda n, key: n.setdefault(key, {}), path[:-1], tree)
         node[path[-1]] = flat[path]
     return tree
+
+
+def _misspelt(path: tuple[str, ...], strays: Iterable[tuple[str, ...]]):
+    """The stray path that differs in one word, and there by a slip; or None."""
+    best, found = 0.6, None
+    for stray in sorted(strays):
+        if len(stray) != len(path):
+            continue
+        pairs = [(a, b) for a, b in zip(path, stray, strict=True) if a != b]
+        ratio = difflib.SequenceMatcher(None, *pairs[0]).ratio()
+        if len(pairs) == 1 and ratio > best:
+            best, found = ratio, stray
+    return found
 
 
 def _names(path: tuple) -> tuple[str, ...]:

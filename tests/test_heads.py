@@ -154,7 +154,7 @@ def test_logits_start_at_zero_and_only_the_last_layer_learns_at_first(
         logits = net.bind(params)(x)
         return jnp.sum(jax.nn.softplus(logits)), logits
 
-    grads, logits = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+    grads, logits = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, x)
     assert not np.any(logits)
     assert not np.any(grads[1]), "the generator must feel nothing yet"
     last = "conv2" if model is DiscriminatorHead else "conv_out"
@@ -165,8 +165,8 @@ def test_patch_logits_of_a_sample_do_not_depend_on_its_batch():
     net = nets.build(PatchDiscriminator, PATCH)
     params = _random(net, 8)
     x = np.random.default_rng(9).standard_normal((3, 32, 32, 3), np.float32)
-    both = np.asarray(net.bind(params)(x))
-    alone = np.asarray(net.bind(params)(x[1:2]))
+    apply = jax.jit(lambda x: net.bind(params)(x))
+    both, alone = np.asarray(apply(x)), np.asarray(apply(x[1:2]))
     np.testing.assert_allclose(both[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -192,7 +192,8 @@ def test_bfloat16_compute_keeps_float32_parameters(model, config, shape):
     assert {a.dtype for a in jax.tree.leaves(half.abstract)} == {jnp.dtype("float32")}
     params = _random(half, 10)
     x = np.random.default_rng(11).standard_normal(shape, np.float32)
-    out, expected = half.bind(params)(x), exact.bind(params)(x)
+    run = jax.jit(lambda p: (half.bind(p)(x), exact.bind(p)(x)))
+    out, expected = run(params)
     assert out.dtype == jnp.bfloat16
     error = np.abs(np.asarray(out, np.float32) - expected).max()
     assert 0 < error < 0.05 * np.abs(expected).max()
