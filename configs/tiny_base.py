@@ -43,10 +43,10 @@ def get_config() -> ConfigDict:
             unet=dict(
                 in_channels=16,
                 out_channels=16,
-                block_out_channels=(64, 96, 128, 128),
+                block_out_channels=(64, 128, 128),
                 layers_per_block=1,
-                heads=(2, 3, 4, 4),
-                attention=(True, True, True, False),
+                heads=(2, 4, 4),
+                attention=(True, True, False),
                 cross_attention_dim=64,
                 norm_groups=16,
             ),

@@ -36,6 +36,14 @@ def timesteps(keys_b: jax.Array, low: int, high: int) -> jax.Array:
     return jax.vmap(lambda k: jax.random.randint(k, (), low, high + 1))(keys_b)
 
 
+def noise(
+    keys: Keys, name: str, like_bhwc: jax.Array, low: int, high: int
+) -> tuple[jax.Array, jax.Array]:
+    """(t_b, eps_bhwc) of the draw called ``name``: t in low..high, eps normal."""
+    t_b = timesteps(keys[f"t_{name}"], low, high)
+    return t_b, normal_like(keys[f"eps_{name}"], like_bhwc)
+
+
 def prompt(prompt_ld: jax.Array, batch: int) -> jax.Array:
     """The fixed prompt embedding for every sample: [B, L, D]."""
     return jnp.broadcast_to(prompt_ld[None], (batch, *prompt_ld.shape))

@@ -217,7 +217,10 @@ class _Loop:
             out_shardings=(self.placement, whole),
         )
         begun = time.perf_counter()
-        compiled = jitted.lower(state, self.frozen, batch, self.step_key).compile()
+        # The attention kernel is chosen by the mesh that is current while tracing.
+        with jax.set_mesh(mesh):
+            lowered = jitted.lower(state, self.frozen, batch, self.step_key)
+        compiled = lowered.compile()
         seconds = time.perf_counter() - begun
         self.record.update(compile_seconds=round(seconds, 2))
         self.log.say(f"compiled the step in {seconds:.1f} s")

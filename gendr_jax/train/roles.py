@@ -1,7 +1,8 @@
-"""How each role of the distillation evaluates the shared UNet.
+"""What the roles of the distillation are, and how each evaluates the shared UNet.
 
-Here: base weights plus a role's adapters, guidance, the one-step generator, the
-discriminator's logits. Not here: losses, updates, where weights are placed.
+Here: the state of all roles; base weights plus a role's adapters, guidance, the
+one-step generator, the discriminator's logits. Not here: losses, updates, where
+weights are placed.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from gendr_jax import diffusion
 from gendr_jax.nets import Net, Params, overlay
 from gendr_jax.train import images
+from gendr_jax.train.optim import Role
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,33 @@ class DistillNets:
     dino: Net
     head: Net
     gather: Callable[[Params], Params]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DistillState:
+    """Trained roles; ``real`` and ``disc`` are None for kinds that do not train them.
+
+    generator.params: {"unet": full or adapters, "projector"}; fake, real: adapters;
+    disc.params: {"unet": adapters, "head"}; ema: the generator's unet averaged.
+    """
+
+    step: jax.Array
+    generator: Role
+    fake: Role
+    real: Role | None
+    disc: Role | None
+    ema: Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A photograph and its degraded twin: images in [-1, 1] and their latents."""
+
+    x_high_bhwc: jax.Array
+    z_high_bhwc: jax.Array
+    z_low_bhwc: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
