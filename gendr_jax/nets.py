@@ -166,7 +166,9 @@ def unflatten(flat: Flat) -> Params:
     return tree
 
 
-def _misspelt(path: tuple[str, ...], strays: Iterable[tuple[str, ...]]):
+def _misspelt(
+    path: tuple[str, ...], strays: Iterable[tuple[str, ...]]
+) -> tuple[str, ...] | None:
     """The stray path that differs in one word, and there by a slip; or None."""
     best, found = 0.6, None
     for stray in sorted(strays):
