@@ -168,21 +168,21 @@ def make_init(
         tx = Distill(settings, nets).tx
         keys = jax.random.split(key, 6)
 
-        def adapters(k: Array) -> Params:
-            return nets_lib.split_lora(nets.adapted.init(k))[1]
-
         full = settings.generator == "full"
-        unet = start["unet"] if full else adapters(keys[0])
+        unet = start["unet"] if full else nets.adapted.init_adapters(keys[0])
         generator = {
             "unet": nets_lib.cast(unet, jnp.float32),
             "projector": start.get("projector") or nets.projector.init(keys[1]),
         }
-        disc = {"unet": adapters(keys[4]), "head": nets.head.init(keys[5])}
+        disc = {
+            "unet": nets.adapted.init_adapters(keys[4]),
+            "head": nets.head.init(keys[5]),
+        }
         return DistillState(
             step=jnp.zeros((), jnp.int32),
             generator=optim.new_role(generator, tx["generator"]),
-            fake=optim.new_role(adapters(keys[2]), tx["fake"]),
-            real=optim.new_role(adapters(keys[3]), tx["real"])
+            fake=optim.new_role(nets.adapted.init_adapters(keys[2]), tx["fake"]),
+            real=optim.new_role(nets.adapted.init_adapters(keys[3]), tx["real"])
             if settings.trains_real
             else None,
             disc=optim.new_role(disc, tx["discriminator"])

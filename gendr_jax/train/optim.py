@@ -81,8 +81,10 @@ def apply(
     """
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+
     updates, opt = tx.update(grads, role.opt, role.params)
     stepped = Role(optax.apply_updates(role.params, updates), opt)
+    # A select fuses into the update and stays in place; a lax.cond would hold a copy.
     keep = finite & jnp.asarray(enabled)
     role = jax.tree.map(lambda new, old: jnp.where(keep, new, old), stepped, role)
     skipped = (~finite & jnp.asarray(enabled)).astype(jnp.float32)
