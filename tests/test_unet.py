@@ -219,6 +219,15 @@ def test_resnet_and_transformer_equal_diffusers_on_faint_maps(name):
     got = jax.jit(ours.attentions[0])(x, context) - x
     assert_close(got, nhwc(expected) - x, f"unet {name} transformer, faint")
 
+    tokens = 1e-3 * rng.standard_normal((1, 6, width), np.float32)
+    with torch.no_grad():
+        expected = theirs.attentions[0].transformer_blocks[0](
+            torch.tensor(tokens), encoder_hidden_states=torch.tensor(context)
+        )
+    block = ours.attentions[0].transformer_blocks[0]
+    got = jax.jit(block)(tokens, context) - tokens
+    assert_close(got, expected.numpy() - tokens, f"unet {name} block, faint")
+
     cin = ours.resnets[0].conv1.kernel[...].shape[2]
     x = 1e-3 * rng.standard_normal((1, 5, 7, cin), np.float32)
     time_bd = c.calls["time_embedding"][2][:1].detach()
