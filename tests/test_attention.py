@@ -1,0 +1,118 @@
+"""Attention: every kernel gives the plain softmax formula, in values and gradients."""
+
+import importlib.util
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gendr_jax.models import attention
+
+
+def qkv(length, keys, heads, width, dtype=jnp.float32, batch=2):
+    draws = jax.random.split(jax.random.key(0), 3)
+    shapes = [(batch, n, heads, width) for n in (length, keys, keys)]
+    return [jax.random.normal(k, s, dtype) for k, s in zip(draws, shapes, strict=True)]
+
+
+def formula(q, k, v):
+    """softmax(q k^T / sqrt(d)) v in float64."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    scores = np.einsum("blnd,bmnd->bnlm", q, k) / np.sqrt(q.shape[-1])
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("bnlm,bmnd->blnd", weights, v)
+
+
+@pytest.mark.parametrize("shape", [(9, 9, 2, 8), (35, 7, 1, 64), (16, 5, 3, 20)])
+def test_attend_is_the_formula(shape):
+    q, k, v = qkv(*shape)
+    np.testing.assert_allclose(attention.attend(q, k, v), formula(q, k, v), atol=2e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 7, 13, 50])
+def test_chunks_change_nothing(chunk):
+    q, k, v = qkv(13, 11, 2, 8)
+    out = attention.attend_chunked(q, k, v, chunk)
+    np.testing.assert_allclose(out, formula(q, k, v), atol=2e-6)
+
+
+def test_gradients_through_chunks_equal_those_without():
+    q, k, v = qkv(13, 11, 2, 8)
+    weight = jax.random.normal(jax.random.key(1), q.shape)
+
+    def loss(f):
+        return jax.grad(lambda *a: jnp.sum(weight * f(*a)), argnums=(0, 1, 2))(q, k, v)
+
+    plain = loss(attention._attend_xla)
+    chunked = loss(lambda *a: attention.attend_chunked(*a, chunk=4))
+    for a, b in zip(plain, chunked, strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-6)
+
+
+def test_large_scores_go_by_chunks_and_take_less_memory(monkeypatch):
+    q, k, v = (jax.ShapeDtypeStruct((1, 2048, 1, 64), jnp.float32) for _ in range(3))
+
+    def memory(limit):
+        monkeypatch.setattr(attention, "MAX_SCORES", limit)
+        lowered = jax.jit(lambda *a: attention.attend(*a)).lower(q, k, v)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(128 * 2048) < memory(2**30) / 3
+
+
+def test_softmax_is_float32_under_bfloat16():
+    """Scores of a few hundred lose their order in bfloat16; the result must not."""
+    q, k, v = qkv(8, 8, 1, 16, jnp.bfloat16)
+    q = (q * 100).astype(jnp.bfloat16)
+    out = attention.attend(q, k, v)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), formula(q, k, v), atol=2e-2)
+
+
+def test_the_tpu_kernel_is_the_formula():
+    """The Pallas kernel under its interpreter: a padded length, masked keys."""
+    from jax.experimental.pallas import tpu as pltpu
+
+    q, k, v = qkv(520, 600, 1, 64, batch=1)
+    with pltpu.force_tpu_interpret_mode():
+        out = attention.flash_tpu_local(q, k, v)
+    np.testing.assert_allclose(out, formula(q, k, v), atol=1e-5)
+
+
+def test_platform_is_the_current_meshs():
+    assert attention.platform() == "cpu"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+def test_long_self_attention_on_a_tpu_is_the_flash_kernel(monkeypatch):
+    """Compiled for a real topology: no score matrix, forward or backward."""
+    from jax.experimental import topologies
+
+    for name, value in (
+        ("TPU_SKIP_MDS_QUERY", "1"),
+        ("TPU_WORKER_HOSTNAMES", "localhost"),
+        ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+    ):
+        monkeypatch.setitem(os.environ, name, value)
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    devices = np.array(topology.devices).reshape(2, 2)
+    mesh = Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    q = jax.ShapeDtypeStruct((4, 4096, 5, 64), jnp.bfloat16, sharding=rows)
+
+    def loss(q, k, v):
+        return jnp.sum(attention.attend(q, k, v).astype(jnp.float32))
+
+    with jax.set_mesh(mesh):
+        assert attention.platform() == "tpu"
+        lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, q, q)
+    compiled = lowered.compile(compiler_options={"exec_time_optimization_effort": -1.0})
+    scores = 5 * 4096 * 4096 * 4  # bytes of one sample's float32 scores
+    assert compiled.memory_analysis().temp_size_in_bytes < scores / 2
