@@ -424,7 +424,7 @@ def test_loading_needs_no_torch(vae_folder):
         "import sys; from gendr_jax.weights.torch_files import load_component;"
         f"load_component({str(vae_folder)!r}, 'vae');"
         "heavy = {'torch', 'diffusers', 'transformers', 'peft'};"
-        "sys.exit(', '.join(heavy & sys.modules.keys()))"
+        "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True

@@ -309,10 +309,23 @@ def test_bfloat16_compute_keeps_float32_parameters(small):
     assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 
 
-def test_remat_changes_no_gradient(small):
-    params, inputs = small
-    plain = _gradient(nets.build(UNet, SMALL), inputs)(params)
-    again = _gradient(nets.build(UNet, SMALL, remat=True), inputs)(params)
+def test_remat_changes_no_gradient():
+    config = dataclasses.replace(
+        SMALL, block_out_channels=(16,), heads=(2,), attention=(True,)
+    )
+    rng = np.random.default_rng(5)
+    z, context = rng.standard_normal((1, 4, 4, 16)), rng.standard_normal((1, 3, 8))
+    inputs = np.float32(z), np.array([500]), np.float32(context)
+    plain, again = (
+        nets.build(UNet, config, remat=False),
+        nets.build(UNet, config, remat=True),
+    )
+    params = jax.tree.map(
+        lambda a: 0.1 * rng.standard_normal(a.shape, np.float32), plain.abstract
+    )
+    assert "remat" in str(jax.make_jaxpr(_gradient(again, inputs))(params))
+    assert "remat" not in str(jax.make_jaxpr(_gradient(plain, inputs))(params))
+    plain, again = _gradient(plain, inputs)(params), _gradient(again, inputs)(params)
     largest = max(np.abs(g).max() for g in jax.tree.leaves(again))
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest)
