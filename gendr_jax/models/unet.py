@@ -47,6 +47,15 @@ class UNetConfig:
                     f"UNetConfig.{name} has {len(getattr(self, name))} entries, "
                     f"block_out_channels has {levels}. Give one per level."
                 )
+        used = (*self.attention[:-1], True)  # the middle block attends, always
+        for width, heads, attends in zip(
+            self.block_out_channels, self.heads, used, strict=True
+        ):
+            if attends and width % heads:
+                raise ValueError(
+                    f"UNetConfig: {width} channels do not divide into {heads} heads. "
+                    "Change heads."
+                )
 
 
 def timestep_embedding(t_b: jax.Array, dim: int) -> jax.Array:
