@@ -89,7 +89,8 @@ def make_step(
             loss = loss + settings.adversarial_weight * on * adversarial
             metrics["adversarial"] = adversarial
         # Mean square, not variance: the factor maps the root mean square to one.
-        variance = jnp.mean(jnp.square(mean)) + jnp.mean(jnp.exp(logvar))
+        centred = mean - settings.vae.shift_factor
+        variance = jnp.mean(jnp.square(centred)) + jnp.mean(jnp.exp(logvar))
         return loss, metrics | {"loss": loss, "latent_var": variance}
 
     def step(state: VAEState, frozen: Any, batch: Any, key: jax.Array):
