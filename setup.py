@@ -51,6 +51,7 @@ setup(
         # To turn pickled .bin and .pt files, which are not read, into safetensors.
         "convert": [TORCH],
         "prompt": [TORCH, TRANSFORMERS],
+        "plots": ["matplotlib>=3.9"],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         "dev": [
@@ -59,6 +60,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.15",
             "scipy>=1.14",
+            "matplotlib>=3.9",
             SCIKIT_IMAGE,
             # The references of the parity tests. torch is pinned because its CPU
             # kernels decide the last bits that those tests compare with.

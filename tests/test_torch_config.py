@@ -54,7 +54,7 @@ CONFIGS = {
         ("unet", {"in_channels": "four"}),
         ("unet", {"in_channels": True}),
         ("unet", {"option_of_tomorrow": 3}),
-        ("vae", {"mid_block_add_attention": False}),
+        ("vae", {"mid_block_add_attention": "no"}),
         ("vae", {"latents_mean": [0.1, 0.2]}),
         ("vae", {"out_channels": 4}),
         ("vae", {"down_block_types": ["DownEncoderBlock2D", "Attn"]}),

@@ -34,6 +34,16 @@ CASES = {
         ),
         (2, 23, 30),
     ),
+    "without attention": (
+        VAEConfig(
+            latent_channels=3,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_groups=4,
+            mid_attention=False,
+        ),
+        (1, 10, 6),
+    ),
 }
 
 
@@ -72,6 +82,7 @@ def case(name: str) -> Case:
         norm_num_groups=config.norm_groups,
         use_quant_conv=config.quant_conv,
         use_post_quant_conv=config.post_quant_conv,
+        mid_block_add_attention=config.mid_attention,
     )
     randomise(module, seed=5)
     rng = np.random.default_rng(6)

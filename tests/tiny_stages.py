@@ -191,6 +191,16 @@ class ToyDINO(nnx.Module):
         return y.reshape(len(y), -1, y.shape[-1])
 
 
+class ToyHead(nnx.Module):
+    """Logits without a norm: those are computed in float32 whatever the dtype."""
+
+    def __init__(self, config, *, dtype, remat=False, rngs):
+        self.conv2 = Conv(config.in_channels, 1, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        return self.conv2(x)
+
+
 def parts(
     s: Any, mesh=None, *, toy: bool = True, dtype: str = "float32"
 ) -> tuple[Any, dict[str, Any]]:
@@ -218,7 +228,7 @@ def parts(
         s.unet.block_out_channels[-1], s.discriminator_width, s.unet.norm_groups
     )
     adapted = build(unet_class, s.unet, lora=s.lora)
-    head_net = build(DiscriminatorHead, head)
+    head_net = build(ToyHead if dtype == "float64" else DiscriminatorHead, head)
     return DistillNets(vae, unet, adapted, projector, dino, head_net, gather), frozen
 
 

@@ -12,16 +12,17 @@ from typing import Any
 
 VAE = {
     "latent_channels": 16,
-    "block_out_channels": (32, 64, 96),
+    "block_out_channels": (32, 64, 64),
     "layers_per_block": 1,
-    "norm_groups": 16,
+    "norm_groups": 8,
+    "mid_attention": False,
     "scaling_factor": 1.0,
 }
 UNET = {
     "block_out_channels": (64, 128),
     "layers_per_block": 1,
     "heads": (2, 4),
-    "attention": (True, False),
+    "attention": (False, True),
     "cross_attention_dim": 64,
     "norm_groups": 16,
 }
@@ -75,7 +76,7 @@ def configs(workdir: Path) -> dict[str, dict[str, Any]]:
         "vae": VAE,
         "kl_weight": 1e-4,
         "ema": 0.98,
-        "optim": {"lr": 2e-3, "b1": 0.9, "b2": 0.99, **adam},
+        "optim": {"lr": 1e-3, "b1": 0.9, "b2": 0.99, **adam},
         "init": {"random": True},
     }
     base = {
@@ -120,11 +121,14 @@ def _run(workdir: Path) -> int:
     from absl import flags
 
     from gendr_jax.cli import comparison
+    from gendr_jax.cli.quiet import cache_programs, quiet
     from gendr_jax.sharding import make_mesh
     from gendr_jax.train import loop, stages
 
     # Worker processes of grain read the global flags, which nobody parses here.
     flags.FLAGS.mark_as_parsed()
+    quiet()
+    cache_programs()
     began = time.monotonic()
     mesh = make_mesh("")
     for name, config in configs(workdir).items():

@@ -51,9 +51,11 @@ def _define(values: flags.FlagValues) -> None:
 def _train(config: configs.ConfigDict, workdir: Path, distributed: bool) -> int:
     import jax
 
+    from gendr_jax.cli.quiet import cache_programs
     from gendr_jax.sharding import make_mesh
     from gendr_jax.train import loop, stages
 
+    cache_programs()
     if distributed or "JAX_COORDINATOR_ADDRESS" in os.environ:
         _join(jax)
     # Worker processes of grain read the global flags, which nobody parses here.

@@ -40,7 +40,7 @@ def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array
 
 
 def platform() -> str:
-    """"cpu", "gpu" or "tpu": the current mesh's, else the default backend's.
+    """ "cpu", "gpu" or "tpu": the current mesh's, else the default backend's.
 
     The mesh decides so that a program can be compiled for devices that are not here.
     """

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gendr_jax.models.layers import Conv, GroupNorm, Linear
+from gendr_jax.models.layers import Conv, GroupNorm, Linear, zero
 
 # torch's default; the original heads do not say otherwise.
 EPS = 1e-5
@@ -89,7 +89,7 @@ class DiscriminatorHead(nnx.Module):
         self.norm1 = GroupNorm(c, groups, EPS, **kw)
         self.conv1 = Conv(c, hidden, **kw)
         self.norm2 = GroupNorm(hidden, groups, EPS, **kw)
-        self.conv2 = _zero(Conv(hidden, 1, 1, **kw))
+        self.conv2 = zero(Conv(hidden, 1, 1, **kw))
 
     def __call__(self, feature_bhwc: jax.Array) -> jax.Array:
         """Features [B, h, w, C] to spatial logits [B, h, w, 1]."""
@@ -134,7 +134,7 @@ class PatchDiscriminator(nnx.Module):
         self.norms = nnx.List(
             [GroupNorm(width, config.norm_groups, EPS, **kw) for width in widths[1:]]
         )
-        self.conv_out = _zero(Conv(widths[-1], 1, 4, padding=1, **kw))
+        self.conv_out = zero(Conv(widths[-1], 1, 4, padding=1, **kw))
 
     def __call__(self, x_bhwc: jax.Array) -> jax.Array:
         """Images [B, H, W, 3] to spatial logits [B, h, w, 1], h about H/2^(levels-1).
@@ -152,8 +152,3 @@ class PatchDiscriminator(nnx.Module):
                 "widths."
             )
         return logits
-
-
-def _zero(conv: Conv) -> Conv:
-    conv.kernel = nnx.Param(jnp.zeros_like(conv.kernel[...]))
-    return conv

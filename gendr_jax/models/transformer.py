@@ -11,7 +11,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gendr_jax.models.attention import attend
-from gendr_jax.models.layers import Conv, GroupNorm, Identity, LayerNorm, Linear
+from gendr_jax.models.layers import (
+    Conv,
+    GroupNorm,
+    Identity,
+    LayerNorm,
+    Linear,
+    zero,
+)
 
 
 class Attention(nnx.Module):
@@ -105,7 +112,7 @@ class SpatialTransformer(nnx.Module):
         self.transformer_blocks = nnx.List(
             [TransformerBlock(channels, context_dim, heads, **kw)]
         )
-        self.proj_out = project(channels, channels, **kw)
+        self.proj_out = zero(project(channels, channels, **kw))
 
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         b, h, w, c = x.shape

@@ -38,6 +38,7 @@ class VAEConfig:
     norm_groups: int = 32
     quant_conv: bool = True
     post_quant_conv: bool = True
+    mid_attention: bool = True
     scaling_factor: float = 0.2614
     shift_factor: float = 0.0
 
@@ -74,17 +75,24 @@ class AttentionBlock(nnx.Module):
 
 
 class MidBlock(nnx.Module):
-    """Resnet, attention, resnet."""
+    """Resnet, attention (if any), resnet."""
 
-    def __init__(self, channels: int, groups: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, channels: int, groups: int, attention: bool, *, dtype, rngs: nnx.Rngs
+    ):
         kw = {"dtype": dtype, "rngs": rngs}
         self.resnets = nnx.List(
             [_resnet(channels, channels, groups, **kw) for _ in range(2)]
         )
-        self.attentions = nnx.List([AttentionBlock(channels, groups, **kw)])
+        self.attentions = nnx.List(
+            [AttentionBlock(channels, groups, **kw)] if attention else []
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+        x = self.resnets[0](x)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.resnets[1](x)
 
 
 class Level(nnx.Module):
@@ -136,7 +144,7 @@ class Encoder(nnx.Module):
                 for i, width in enumerate(widths)
             ]
         )
-        self.mid_block = MidBlock(widths[-1], groups, **kw)
+        self.mid_block = MidBlock(widths[-1], groups, config.mid_attention, **kw)
         self.conv_norm_out = GroupNorm(widths[-1], groups, EPS, **kw)
         self.conv_out = Conv(widths[-1], 2 * config.latent_channels, **kw)
 
@@ -156,7 +164,7 @@ class Decoder(nnx.Module):
         widths, groups = config.block_out_channels[::-1], config.norm_groups
         self.remat = remat
         self.conv_in = Conv(config.latent_channels, widths[0], **kw)
-        self.mid_block = MidBlock(widths[0], groups, **kw)
+        self.mid_block = MidBlock(widths[0], groups, config.mid_attention, **kw)
         self.up_blocks = nnx.List(
             [
                 Level(

@@ -66,7 +66,11 @@ class GeneratorLoss:
             if name == "adversarial":
                 ratio = rate * optax.global_norm(g_z) / (score_norm + 1e-12)
                 metrics["adversarial_to_score"] = ratio
-        (grads,) = pull((zero_nonfinite(grad_z), grad_tokens))
+        # A broken sample is left out; where all are broken, the update is skipped.
+        grad_z, alive_z = _kept(grad_z)
+        grad_tokens, alive_tokens = _kept(grad_tokens)
+        loss = jnp.where(alive_z & alive_tokens, loss, jnp.nan)
+        (grads,) = pull((grad_z, grad_tokens))
         return grads, loss, metrics | {"loss_generator": loss}
 
     def score_term(
@@ -107,7 +111,7 @@ class GeneratorLoss:
             grad, loss_b = jax.grad(total, has_aux=True)(z_g)
             metrics = {}
         grad = grad * losses.finite_weights(loss_b)[:, None, None, None]
-        loss = finite_mean(loss_b)
+        loss = jnp.where(jnp.any(jnp.isfinite(loss_b)), finite_mean(loss_b), jnp.nan)
         return loss, grad, metrics | {f"loss_{kind}": loss}
 
     def other_terms(
@@ -150,3 +154,9 @@ class GeneratorLoss:
                 ),
             )
         return terms
+
+
+def _kept(grad: Array) -> tuple[Array, Array]:
+    """The gradient without samples that are not finite, and whether any is left."""
+    finite_b = jnp.all(jnp.isfinite(grad), axis=tuple(range(1, grad.ndim)))
+    return zero_nonfinite(grad), jnp.any(finite_b)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from gendr_jax import losses
 from gendr_jax.data.degrade import Recipe, degrade
+from gendr_jax.diffusion import at_least_fp32
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Net, Params
 
@@ -90,17 +91,17 @@ def encoder(vae: Net, config: VAEConfig) -> Callable[[Params, jax.Array], jax.Ar
     def encode(params: Params, x_bhwc: jax.Array) -> jax.Array:
         model: VAE = vae.bind(params)
         mean, _ = model.encode(x_bhwc)
-        return config.to_model(mean.astype(jnp.float32))
+        return config.to_model(at_least_fp32(mean))
 
     return encode
 
 
 def decoder(vae: Net, config: VAEConfig) -> Callable[[Params, jax.Array], jax.Array]:
-    """(params, latent) -> image, about [-1, 1], float32."""
+    """(params, latent) -> image, about [-1, 1], float32 or better."""
 
     def decode(params: Params, z_bhwc: jax.Array) -> jax.Array:
         model: VAE = vae.bind(params)
-        return model.decode(config.from_model(z_bhwc)).astype(jnp.float32)
+        return at_least_fp32(model.decode(config.from_model(z_bhwc)))
 
     return decode
 

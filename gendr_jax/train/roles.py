@@ -119,12 +119,12 @@ class Roles:
         context = images.prompt(frozen["prompt"]["positive"], len(z_t_bhwc))
         features = self.unet(frozen, disc["unet"]).encode(z_t_bhwc, t_b, context)
         head = self.nets.head.bind(self.nets.gather(disc["head"]))
-        return head(features["mid"]).astype(jnp.float32)
+        return diffusion.at_least_fp32(head(features["mid"]))
 
     def project(self, params: Params, down0_bhwc: jax.Array) -> jax.Array:
         """The alignment tokens of the generator's own pass."""
         projector = self.nets.projector.bind(self.nets.gather(params["projector"]))
-        return projector(images.tokens(down0_bhwc)).astype(jnp.float32)
+        return diffusion.at_least_fp32(projector(images.tokens(down0_bhwc)))
 
     def token_grid(self, z_bhwc: jax.Array) -> tuple[int, int]:
         """Height and width of the map after the first down block."""

@@ -38,7 +38,6 @@ UNET_FIXED = {
 VAE_FIXED = {
     "_class_name": "AutoencoderKL",
     "act_fn": "silu",
-    "mid_block_add_attention": True,
 }
 DINOV2_FIXED = {
     "model_type": "dinov2",
@@ -138,6 +137,7 @@ def _parse_vae(options: Options) -> VAEConfig:
     options.get("out_channels", 3, lambda v: v == channels)
     return VAEConfig(
         in_channels=channels,
+        mid_attention=options.flag("mid_block_add_attention", True),
         latent_channels=options.integer("latent_channels", 4),
         block_out_channels=widths,
         layers_per_block=options.integer("layers_per_block", 1),
@@ -154,6 +154,7 @@ def _dump_vae(config: VAEConfig) -> dict[str, Any]:
     return VAE_FIXED | {
         "sample_size": 512,
         "in_channels": config.in_channels,
+        "mid_block_add_attention": config.mid_attention,
         "out_channels": config.in_channels,
         "latent_channels": config.latent_channels,
         "block_out_channels": list(config.block_out_channels),
