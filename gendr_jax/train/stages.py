@@ -25,8 +25,8 @@ from gendr_jax.models.heads import (
     RepaProjector,
     RepaProjectorConfig,
 )
-from gendr_jax.models.unet import UNet
-from gendr_jax.models.vae import VAE
+from gendr_jax.models.unet import UNet, UNetConfig
+from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Params
 from gendr_jax.train import base_step, distill_step, start, vae_step
 from gendr_jax.train.roles import DistillNets
@@ -87,10 +87,31 @@ def check(settings: Common, mesh: Mesh) -> None:
             f"data.crop={settings.data.crop} is no multiple of {unit} (the VAE's "
             f"factor {settings.vae.factor}, twice). Choose one."
         )
+    if not isinstance(settings, VAESettings):
+        check_channels(settings.unet, settings.vae)
+    if (
+        isinstance(settings, DistillSettings)
+        and settings.data.crop % settings.data.scale
+    ):
+        raise UsageError(
+            f"data.crop={settings.data.crop} is no multiple of data.scale="
+            f"{settings.data.scale}. Choose one."
+        )
     if settings.batch_size % mesh.size:
         raise UsageError(
             f"batch_size={settings.batch_size} does not divide over {mesh.size} "
             "devices. Choose a multiple."
+        )
+
+
+def check_channels(unet: UNetConfig, vae: VAEConfig) -> None:
+    """Refuse a UNet that does not work on this autoencoder's latents."""
+    channels = (unet.in_channels, unet.out_channels)
+    if channels != (vae.latent_channels,) * 2:
+        raise UsageError(
+            f"the UNet takes {channels[0]} channels and gives {channels[1]}, the VAE's "
+            f"latents have {vae.latent_channels}. Combine networks of one training, or "
+            "let stage base widen the UNet (config.unet.in_channels, out_channels)."
         )
 
 
@@ -224,6 +245,7 @@ def _distill_stage(
 ) -> Stage:
     settings, frozen, vae, dino, projector = _frozen_parts(settings)
     config, params = start.component(settings.init, "unet", settings.unet)
+    check_channels(config, settings.vae)
     build = functools.partial(
         nets.build, UNet, config, dtype=settings.dtype, remat=settings.remat
     )

@@ -93,6 +93,16 @@ def _read_prompt(path: str, width: int) -> Params:
                 f"init.prompt={path}: {name} has shape {array.shape}, the UNet reads "
                 f"[tokens, {width}]. Use the text encoder that belongs to the UNet."
             )
+        if not np.isfinite(array).all():
+            raise UsageError(
+                f"init.prompt={path}: {name} is not finite. Make the embedding again."
+            )
+    tokens = {name: len(array) for name, array in found.items()}
+    if len(set(tokens.values())) > 1:
+        raise UsageError(
+            f"init.prompt={path}: positive has {tokens['positive']} tokens, negative "
+            f"{tokens['negative']}. Pad both to one length."
+        )
     return found
 
 
