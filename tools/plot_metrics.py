@@ -1,6 +1,6 @@
 """Draw the losses of training runs, one panel a loss, from their metrics.jsonl.
 
-    python tools/plot_metrics.py WORKDIR... -o curves.png [--keys loss_vae denoising_base]
+    python tools/plot_metrics.py WORKDIR... -o curves.png [--keys loss_vae l1_vae]
 
 A thin line is what was logged, a thick one its running mean. Extra: [plots].
 """
