@@ -1,0 +1,81 @@
+"""What an update of adapters costs beside one of all weights, by XLA's own analysis.
+
+    python tools/adapter_cost.py [--size tiny] [--dtype bfloat16] [--remat] [--json]
+
+Compiles gradients, clipping and AdamW from shapes; nothing is allocated or run.
+"""
+
+import argparse
+import json
+
+import jax
+import jax.numpy as jnp
+
+from gendr_jax import losses, nets
+from gendr_jax.models.lora import LoRAConfig
+from gendr_jax.models.unet import UNet, UNetConfig
+from gendr_jax.train import optim
+from gendr_jax.train.settings import Adam
+
+TINY = UNetConfig(4, 4, (24, 40), 1, (3, 5), (False, False), 56, norm_groups=8)
+SIZES = {"full": (UNetConfig(), 64, 64, 77), "tiny": (TINY, 2, 16, 5)}
+KINDS = ("all weights", "adapters")
+
+
+def traced(trained: str, size: str, dtype: str, remat: bool):
+    """One update as jax.jit traces it, and the abstract weights of the base."""
+    config, rank, side, length = SIZES[size]
+    lora = LoRAConfig(rank, 2.0 * rank) if trained == "adapters" else None
+    net = nets.build(UNet, config, dtype=dtype, remat=remat, lora=lora)
+    base, adapters = nets.split_lora(net.abstract)
+    frozen, params = ({}, base) if lora is None else (base, adapters)
+    tx = optim.adamw(Adam())
+
+    def update(role, frozen, z, t, context, eps):
+        def loss(params):
+            model = net.bind(nets.overlay(frozen, nets.cast(params, dtype)))
+            return jnp.mean(losses.denoising(model(z, t, context)[0], eps)), {}
+
+        return optim.update(role, tx, loss)
+
+    z = jnp.float32, (1, side, side, config.in_channels)
+    words = jnp.float32, (1, length, config.cross_attention_dim)
+    inputs = [jax.ShapeDtypeStruct(s, d) for d, s in (z, (jnp.int32, (1,)), words, z)]
+    role = jax.eval_shape(lambda p: optim.new_role(p, tx), params)
+    held = jax.eval_shape(lambda p: nets.cast(p, dtype), frozen)
+    return jax.jit(update, donate_argnums=0).trace(role, held, *inputs), base
+
+
+def products(jaxpr):
+    """Result shapes of every convolution and matrix product, nested ones included."""
+    for eqn in getattr(jaxpr, "eqns", ()):
+        if eqn.primitive.name in ("conv_general_dilated", "dot_general"):
+            yield eqn.outvars[0].aval.shape
+        for value in jax.tree.leaves(eqn.params):
+            yield from products(getattr(value, "jaxpr", value))
+
+
+def measure(trained: str, size: str, dtype: str, remat: bool) -> dict[str, float]:
+    """Counts, and bytes of the compiled program."""
+    program, base = traced(trained, size, dtype, remat)
+    # The axes of a weight gradient come in any order.
+    kernels = {tuple(sorted(x.shape)) for x in jax.tree.leaves(base) if x.ndim > 1}
+    formed = [s for s in products(program.jaxpr) if tuple(sorted(s)) in kernels]
+    compiled = program.lower().compile()
+    found = {"weight gradients": len(formed), "FLOP": compiled.cost_analysis()["flops"]}
+    memory = compiled.memory_analysis()
+    kinds = ("argument", "output", "temp")
+    return found | {f"{k} bytes": getattr(memory, f"{k}_size_in_bytes") for k in kinds}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    both = {k: measure(k, args.size, args.dtype, args.remat) for k in KINDS}
+    rows = {name: [both[kind][name] for kind in KINDS] for name in both["adapters"]}
+    table = [f"{name:18}{a:14.5g}{b:14.5g}" for name, (a, b) in rows.items()]
+    print(json.dumps(both) if args.json else "\n".join([", ".join(KINDS), *table]))
