@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
                 t_max=979,
                 sequential=False,
             ),
-            weights=dict(score=0.2, adversarial=0.02, repa=0.1, latent=1.0, pixel=1.0),
+            weights=dict(score=0.2, adversarial=0.005, repa=0.1, latent=1.0, pixel=1.0),
             optim=dict(
                 generator=dict(lr=3e-4, b1=0.9, clip=1.0, warmup=50),
                 fake=dict(lr=1e-3, b1=0.9, clip=1.0, warmup=0),
