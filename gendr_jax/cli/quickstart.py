@@ -41,7 +41,7 @@ LOSSES = {
     "base": ("denoising_base", "repa_base"),
     "distill": ("loss_generator", "loss_latent", "loss_pixel", "loss_fake"),
 }
-STEPS = {"vae": 400, "base": 300, "distill": 250}
+STEPS = {"vae": 240, "base": 250, "distill": 100}
 COMMON = {
     "seed": 0,
     "batch_size": 8,
@@ -105,7 +105,7 @@ def configs(workdir: Path) -> dict[str, dict[str, Any]]:
         },
         "discriminator_width": 32,
         "warmup_steps": 5,
-        "adversarial_start": 50,
+        "adversarial_start": 40,
         "init": {"random": True, "vae": weights["base"], "unet": weights["base"]},
     }
     stages = {"vae": vae, "base": base, "distill": distill}
