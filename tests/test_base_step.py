@@ -144,6 +144,7 @@ def test_the_loss_is_the_error_of_eps_or_v(prediction):
     np.testing.assert_allclose(metrics["denoising_base"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_prediction_of_v_learns_and_samples():
     s, declared, frozen, state, step = build(
         prediction="v", optim={"lr": 1e-2}, optim_new={"lr": 1e-2}, repa_weight=0.0
@@ -182,7 +183,8 @@ def test_random_start_is_complete_and_depends_on_the_key():
 LOSS_TOLERANCE, UPDATE_TOLERANCE = 1e-5, 1e-4
 
 
-@pytest.mark.parametrize("toy", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow  # the distillation's stands for it in the default run
+@pytest.mark.parametrize("toy", [True, False])
 def test_a_mesh_gives_the_step_of_one_device(toy):
     """data=2, fsdp=4, placed as the loop places it. Adam's first step is lr sign(g)
     wherever |g| > eps, which would hide or blow up differences: eps is raised."""
