@@ -56,14 +56,13 @@ def products(jaxpr):
 
 
 def measure(trained: str, size: str, dtype: str, remat: bool) -> dict[str, float]:
-    """Counts, and bytes of the compiled program."""
+    """Counts and bytes; a weight gradient's axes may come in any order."""
     program, base = traced(trained, size, dtype, remat)
-    # The axes of a weight gradient come in any order.
     kernels = {tuple(sorted(x.shape)) for x in jax.tree.leaves(base) if x.ndim > 1}
     formed = [s for s in products(program.jaxpr) if tuple(sorted(s)) in kernels]
     compiled = program.lower().compile()
-    found = {"weight gradients": len(formed), "FLOP": compiled.cost_analysis()["flops"]}
-    memory = compiled.memory_analysis()
+    memory, flop = compiled.memory_analysis(), compiled.cost_analysis()["flops"]
+    found = {"weight gradients": len(formed), "FLOP": flop}
     kinds = ("argument", "output", "temp")
     return found | {f"{k} bytes": getattr(memory, f"{k}_size_in_bytes") for k in kinds}
 
@@ -72,8 +71,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--remat", action="store_true")
-    parser.add_argument("--json", action="store_true")
+    for flag in ("--remat", "--json"):
+        parser.add_argument(flag, action="store_true")
     args = parser.parse_args()
     both = {k: measure(k, args.size, args.dtype, args.remat) for k in KINDS}
     rows = {name: [both[kind][name] for kind in KINDS] for name in both["adapters"]}
