@@ -19,7 +19,7 @@ from gendr_jax.train.settings import Adam
 
 TINY = UNetConfig(4, 4, (24, 40), 1, (3, 5), (False, False), 56, norm_groups=8)
 SIZES = {"full": (UNetConfig(), 64, 64, 77), "tiny": (TINY, 2, 16, 5)}
-KINDS = ("all weights", "adapters")
+KINDS, MEMORY = ("all weights", "adapters"), ("argument", "output", "temp")
 
 
 def traced(trained: str, size: str, dtype: str, remat: bool):
@@ -42,8 +42,8 @@ def traced(trained: str, size: str, dtype: str, remat: bool):
     words = jnp.float32, (1, length, config.cross_attention_dim)
     inputs = [jax.ShapeDtypeStruct(s, d) for d, s in (z, (jnp.int32, (1,)), words, z)]
     role = jax.eval_shape(lambda p: optim.new_role(p, tx), params)
-    held = jax.eval_shape(lambda p: nets.cast(p, dtype), frozen)
-    return jax.jit(update, donate_argnums=0).trace(role, held, *inputs), base
+    inputs = [jax.eval_shape(lambda p: nets.cast(p, dtype), frozen), *inputs]
+    return jax.jit(update, donate_argnums=0).trace(role, *inputs), base
 
 
 def products(jaxpr):
@@ -61,10 +61,9 @@ def measure(trained: str, size: str, dtype: str, remat: bool) -> dict[str, float
     kernels = {tuple(sorted(x.shape)) for x in jax.tree.leaves(base) if x.ndim > 1}
     formed = [s for s in products(program.jaxpr) if tuple(sorted(s)) in kernels]
     compiled = program.lower().compile()
-    memory, flop = compiled.memory_analysis(), compiled.cost_analysis()["flops"]
-    found = {"weight gradients": len(formed), "FLOP": flop}
-    kinds = ("argument", "output", "temp")
-    return found | {f"{k} bytes": getattr(memory, f"{k}_size_in_bytes") for k in kinds}
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    found = {"weight gradients": len(formed), "FLOP": cost["flops"]}
+    return found | {f"{k} bytes": getattr(memory, f"{k}_size_in_bytes") for k in MEMORY}
 
 
 if __name__ == "__main__":
@@ -76,5 +75,5 @@ if __name__ == "__main__":
     args = parser.parse_args()
     both = {k: measure(k, args.size, args.dtype, args.remat) for k in KINDS}
     rows = {name: [both[kind][name] for kind in KINDS] for name in both["adapters"]}
-    table = [f"{name:18}{a:14.5g}{b:14.5g}" for name, (a, b) in rows.items()]
-    print(json.dumps(both) if args.json else "\n".join([", ".join(KINDS), *table]))
+    table = "\n".join(f"{n:18}{a:14.5g}{b:14.5g}" for n, (a, b) in rows.items())
+    print(json.dumps(both) if args.json else f"{', '.join(KINDS)}\n{table}")
