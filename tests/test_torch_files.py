@@ -16,7 +16,8 @@ from gendr_jax.models.dinov2 import DINOv2Config
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
 from gendr_jax.weights import names, torch_config
-from gendr_jax.weights.torch_files import MODELS, load_component, save_component
+from gendr_jax.weights.components import MODELS
+from gendr_jax.weights.torch_files import load_component, save_component
 
 CONFIGS = {
     "unet": UNetConfig(

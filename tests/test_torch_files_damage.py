@@ -1,6 +1,7 @@
 """Component folders that are old, odd, incomplete or broken: read, or one line."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -88,10 +89,10 @@ def test_every_wrong_tensor_is_listed_at_once(vae_folder):
     assert f"vae in {vae_folder}: 5 tensors do not fit" in message
     for part in (
         "missing decoder.conv_in.bias",
-        "missing encoder.conv_in.weight",
+        "missing encoder.conv_in.weight (nearest: encoder.conv_inn.weight)",
         "unexpected encoder.conv_inn.weight",
         "decoder.conv_out.bias has shape (7,), expected (3,)",
-        "decoder.conv_norm_out.bias has dtype I32",
+        "decoder.conv_norm_out.bias has dtype int32",
     ):
         assert part in message
     assert "\n" not in message
@@ -100,8 +101,9 @@ def test_every_wrong_tensor_is_listed_at_once(vae_folder):
 def test_a_tensor_in_two_shards_is_refused(vae_folder):
     whole = vae_folder / "diffusion_pytorch_model.safetensors"
     whole.rename(vae_folder / "a.safetensors")
-    save_file({"decoder.conv_in.bias": np.zeros(24, np.float32)}, vae_folder / "b.st")
-    index = {"weight_map": {"x": "a.safetensors", "y": "b.st"}}
+    bias = {"decoder.conv_in.bias": np.zeros(24, np.float32)}
+    save_file(bias, vae_folder / "b.safetensors")
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
     (vae_folder / "diffusion_pytorch_model.safetensors.index.json").write_text(
         json.dumps(index)
     )
@@ -122,12 +124,6 @@ def test_groups_that_do_not_divide_are_one_line(vae_folder):
         (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "holds no JSON object"),
         (
-            lambda f: (f / "diffusion_pytorch_model.safetensors").rename(
-                f / "diffusion_pytorch_model.bin"
-            ),
-            "no .*safetensors, only diffusion_pytorch_model.bin",
-        ),
-        (
             lambda f: (f / "diffusion_pytorch_model.safetensors").write_bytes(
                 (f / "diffusion_pytorch_model.safetensors").read_bytes()[:-1000]
             ),
@@ -146,13 +142,58 @@ def test_groups_that_do_not_divide_are_one_line(vae_folder):
             "has no weight_map",
         ),
     ],
-    ids=["no-config", "no-json", "list", "pickle", "truncated", "shard", "index"],
+    ids=["no-config", "no-json", "list", "truncated", "shard", "index"],
 )
 def test_damaged_folders_are_one_line(vae_folder, spoil, message):
     spoil(vae_folder)
     with pytest.raises(InputError, match=message) as error:
         load_component(vae_folder, "vae")
     assert "\n" not in str(error.value)
+
+
+class Malicious:
+    """Pickled, it runs a command when it is loaded without care."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("kind", ["junk", "empty", "plain-pickle", "zip", "list"])
+def test_a_bin_that_is_no_state_dict_is_one_line_and_never_run(vae_folder, kind):
+    torch = pytest.importorskip("torch")
+    (vae_folder / "diffusion_pytorch_model.safetensors").unlink()
+    file, ran = vae_folder / "diffusion_pytorch_model.bin", vae_folder / "ran"
+    message = "diffusion_pytorch_model.bin.* (is damaged|needs more than tensors)"
+    if kind in ("plain-pickle", "zip"):
+        content = {"encoder.conv_in.weight": torch.zeros(2), "x": Malicious(ran)}
+        torch.save(content, file, _use_new_zipfile_serialization=kind == "zip")
+        # the pickle does what it says where it is loaded without care
+        torch.load(file, weights_only=False)
+        ran.unlink()
+        message = "diffusion_pytorch_model.bin needs more .*could run code"
+    elif kind == "list":
+        torch.save([torch.zeros(2)], file)
+        message = "diffusion_pytorch_model.bin.* list"
+    else:
+        file.write_bytes(b"\x00junk" * 300 if kind == "junk" else b"")
+    with pytest.raises(InputError, match=message) as error:
+        load_component(vae_folder, "vae")
+    assert "\n" not in str(error.value)
+    assert not ran.exists()
+
+
+@pytest.mark.torch
+def test_a_bin_is_read_where_there_is_no_safetensors(vae_folder):
+    torch = pytest.importorskip("torch")
+    whole = vae_folder / "diffusion_pytorch_model.safetensors"
+    tensors = {name: torch.tensor(x) for name, x in load_file(whole).items()}
+    torch.save(tensors, vae_folder / "diffusion_pytorch_model.bin")
+    whole.unlink()
+    _assert_equal(load_component(vae_folder, "vae")[1], _params())
 
 
 def test_a_lone_variant_is_read_and_several_are_refused(vae_folder):
@@ -179,11 +220,11 @@ def test_saving_an_incomplete_tree_writes_nothing(tmp_path):
 def test_a_failed_save_leaves_the_old_file_and_no_other(vae_folder, monkeypatch):
     before = {file.name: file.read_bytes() for file in vae_folder.iterdir()}
 
-    def fail(tensors, path, metadata):
-        Path(path).write_bytes(b"half")
+    def fail(path, tensors):
+        path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("gendr_jax.weights.torch_files.save_file", fail)
+    monkeypatch.setattr("gendr_jax.weights.torch_files.write_safetensors", fail)
     with pytest.raises(OSError, match="disk full"):
         save_component(vae_folder, CONFIG, _params())
     assert {f.name: f.read_bytes() for f in vae_folder.iterdir()} == before

@@ -34,6 +34,12 @@ def _degrade(args: list[str]) -> int:
     return degrade.main(args)
 
 
+def _convert(args: list[str]) -> int:
+    from gendr_jax.cli import convert
+
+    return convert.main(args)
+
+
 def _inspect(args: list[str]) -> int:
     from gendr_jax.cli import inspect
 
@@ -45,7 +51,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "restore": (_restore, "enlarge and restore photographs"),
     "train": (_train, "train one stage: vae, base or distill"),
     "degrade": (_degrade, "make low-quality pictures of good ones"),
-    "inspect": (_inspect, "say what a weights folder or a training workdir holds"),
+    "convert": (_convert, "bring weights from PyTorch, or take them back"),
+    "inspect": (_inspect, "say what a weights file, folder or training workdir holds"),
 }
 
 

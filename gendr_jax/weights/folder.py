@@ -3,6 +3,7 @@
     DIR/gendr.json      settings and a sha256 per component (gendr_json.py)
     DIR/unet/ DIR/vae/  Orbax checkpoints of nested dicts, string keys
     DIR/projector/      the same, of a base's alignment head
+    DIR/dinov2/ DIR/lpips/ DIR/lora/   the same, of what conversion brings
     DIR/prompt.npz      prompt embeddings by name, each [L, D], float32
 
 What lives here: writing, reading and checking such folders. What does not: PyTorch
@@ -25,7 +26,9 @@ import numpy as np
 from gendr_jax import nets
 from gendr_jax.diffusion import T_STAR
 from gendr_jax.errors import InputError, UsageError
+from gendr_jax.models.dinov2 import DINOv2
 from gendr_jax.models.heads import RepaProjector
+from gendr_jax.models.lpips import LPIPS
 from gendr_jax.models.unet import UNet
 from gendr_jax.models.vae import VAE
 from gendr_jax.nets import Params
@@ -35,8 +38,16 @@ from gendr_jax.weights.gendr_json import MANIFEST, Weights
 
 __all__ = ["Weights", "is_folder", "load", "save"]
 
-COMPONENTS = ("unet", "vae", "projector", "prompt")
-NETWORKS = {"unet": UNet, "vae": VAE, "projector": RepaProjector}
+COMPONENTS = ("unet", "vae", "projector", "dinov2", "lpips", "lora", "prompt")
+NETWORKS = {
+    "unet": UNet,
+    "vae": VAE,
+    "projector": RepaProjector,
+    "dinov2": DINOv2,
+    "lpips": LPIPS,
+}
+# One file of data grows to this; Orbax holds a file in memory until it is written.
+DATA_FILE_BYTES = 128 << 20
 FLOATS = ("float32", "bfloat16", "float16")
 Network = tuple[Any, Params]  # (configuration, weights)
 
@@ -84,21 +95,31 @@ def save(
         prompt_text=prompt_text or {},
         provenance=provenance or {},
     )
-    gendr_json.require(weights, set(weights.components()), str(folder), UsageError)
     _refuse_foreign(folder)
-    _check(weights, str(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(folder, "tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        for name, tree in weights.components().items():
-            _write_component(temporary, name, tree)
-        (temporary / MANIFEST).write_text(gendr_json.to_json(weights), "utf-8")
+        write(temporary, weights, where=folder)
         _swap_in(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def write(target: Path, weights: Weights, *, where: Path | None = None) -> None:
+    """Fill an empty folder with host arrays; the caller makes it appear.
+
+    Args: ``where``: the folder's later name, for messages.
+    Raises: as ``save``.
+    """
+    where = str(where or target)
+    gendr_json.require(weights, set(weights.components()), where, UsageError)
+    _check(weights, where)
+    for name, tree in weights.components().items():
+        _write_component(target, name, tree)
+    (target / MANIFEST).write_text(gendr_json.to_json(weights), "utf-8")
 
 
 def load(
@@ -141,7 +162,7 @@ def is_folder(path: Path | str) -> bool:
 def _check(weights: Weights, where: str) -> None:
     """Arrays against the configurations: paths, shapes, dtypes, prompt width."""
     for name, params in weights.params.items():
-        abstract = nets.build(NETWORKS[name], weights.configs[name]).abstract
+        abstract = _abstract(weights, name)
         flat, want = nets.flatten(params), nets.flatten(abstract)
         # Weights may be stored in any floating type, each array in its own.
         stored = {
@@ -153,6 +174,14 @@ def _check(weights: Weights, where: str) -> None:
         nets.check_like(params, nets.unflatten(stored), what=f"{where}: {name}")
     if weights.prompt:
         _check_prompt(weights, where)
+
+
+def _abstract(weights: Weights, name: str) -> Params:
+    config = weights.configs[name]
+    if name != "lora":
+        return nets.build(NETWORKS[name], config).abstract
+    adapted = nets.build(UNet, weights.configs["unet"], lora=config)
+    return nets.split_lora(adapted.abstract)[1]
 
 
 def _check_prompt(weights: Weights, where: str) -> None:
@@ -182,7 +211,14 @@ def _write_component(folder: Path, name: str, tree: Params) -> None:
         return
     from orbax.checkpoint import v1 as ocp
 
-    ocp.save(folder / name, tree)
+    context = ocp.Context()
+    # Nobody else touches the arrays, and weights do not compress: without a copy and
+    # without zstd a model is written in a third of the time and no memory beside it.
+    context.memory.deepcopy_host_arrays = False
+    context.array.saving.use_compression = False
+    context.array.saving.ocdbt_target_data_file_size = DATA_FILE_BYTES
+    with context:
+        ocp.save((folder / name).absolute(), tree)
 
 
 def _read_component(folder: Path, name: str) -> Params:

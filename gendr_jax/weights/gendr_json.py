@@ -16,14 +16,17 @@ import numpy as np
 import gendr_jax
 from gendr_jax import diffusion, nets
 from gendr_jax.errors import GendrError, InputError
+from gendr_jax.models.dinov2 import DINOv2Config
 from gendr_jax.models.heads import RepaProjectorConfig
+from gendr_jax.models.lora import LoRAConfig
+from gendr_jax.models.lpips import LPIPSConfig
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
 from gendr_jax.nets import Params
 from gendr_jax.weights.digest import sha256
 
 FORMAT, VERSION, MANIFEST = "gendr", 1, "gendr.json"
-Kind = Literal["restorer", "base", "vae"]
+Kind = Literal["restorer", "base", "vae", "dinov2", "lpips", "lora"]
 Prediction = Literal["eps", "v"]
 # What each kind cannot do without. A base may carry its VAE, its alignment projector
 # and its prompt along.
@@ -31,8 +34,18 @@ REQUIRED = {
     "restorer": ("unet", "vae", "prompt"),
     "base": ("unet",),
     "vae": ("vae",),
+    "dinov2": ("dinov2",),
+    "lpips": ("lpips",),
+    "lora": ("lora",),
 }
-CONFIGS = {"unet": UNetConfig, "vae": VAEConfig, "projector": RepaProjectorConfig}
+CONFIGS = {
+    "unet": UNetConfig,
+    "vae": VAEConfig,
+    "projector": RepaProjectorConfig,
+    "dinov2": DINOv2Config,
+    "lpips": LPIPSConfig,
+    "lora": LoRAConfig,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +53,9 @@ class Weights:
     """What a folder holds, in memory.
 
     Attributes:
-        kind: "restorer" restores in one step; "base" is a UNet that denoises; "vae".
-        configs: of the networks by name: "unet", "vae", "projector".
+        kind: "restorer" restores in one step; "base" is a UNet that denoises; "vae",
+            "dinov2", "lpips", "lora" (adapters; their UNet's configuration is there).
+        configs: of the networks by name: "unet", "vae", "projector", and those kinds.
         params: nested dicts of arrays by the same names, those that were asked for.
         prompt: embeddings by name ("positive", "negative"), each [L, D].
         prediction: what the UNet's output is.
@@ -181,6 +195,8 @@ def require(
         for name in CONFIGS
         if name in present and name not in weights.configs
     ]
+    if "lora" in present and "unet" not in weights.configs:
+        lacking.append("a config for the unet that lora adapts")
     if lacking:
         raise error(
             f"{where}: weights of kind {weights.kind} need {', '.join(lacking)}, "

@@ -14,6 +14,8 @@ from gendr_jax.weights.options import Options, is_count, list_of
 
 ComponentConfig = UNetConfig | VAEConfig | DINOv2Config
 
+KINDS = ("unet", "vae", "dinov2")
+
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
 VAE_DOWN, VAE_UP = "DownEncoderBlock2D", "UpDecoderBlock2D"

@@ -1,0 +1,139 @@
+"""`gendr convert`: weights from PyTorch files to ours, and back.
+
+What lives here: flags and the printed report. What does not: the work
+(gendr_jax/weights/convert.py) and the comparison of frameworks (convert_verify.py).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gendr_jax.cli.parser import Parser
+from gendr_jax.errors import UsageError
+
+EXAMPLES = """examples:
+  gendr convert sd21-base/unet -o base --latent-channels 16 --prediction eps
+  gendr convert v2-1_768-ema-pruned.safetensors -o base --prediction v
+  gendr convert base my_lora.safetensors -o merged --merge
+  gendr convert run/weights -o student --to diffusers --verify
+"""
+
+
+def main(args: list[str]) -> int:
+    """Run the command.
+
+    Raises:
+        InputError, UsageError: as gendr_jax.weights.convert.
+    """
+    flags = _parser().parse_args(args)
+    if flags.latent_channels < 0:
+        raise UsageError(
+            f"--latent-channels is {flags.latent_channels}. Give a positive number."
+        )
+    from gendr_jax.cli.quiet import quiet
+
+    quiet()
+    from gendr_jax.weights import convert
+    from gendr_jax.weights.single_files import Hints
+
+    dtype = {"bf16": "bfloat16", "fp32": "float32", "fp16": "float16"}.get(
+        flags.dtype, flags.dtype
+    )
+    if dtype and dtype not in convert.DTYPES:
+        raise UsageError(
+            f"--dtype is {flags.dtype!r}, known are {', '.join(convert.DTYPES)}. "
+            "Choose one."
+        )
+    options = convert.Options(
+        to=flags.to,
+        dtype=dtype,
+        latent_channels=flags.latent_channels,
+        merge=flags.merge,
+        force=flags.force,
+        prompt=flags.prompt,
+        sha256=tuple(flags.sha256),
+        hints=Hints(
+            ema=flags.ema,
+            prediction=flags.prediction,
+            scaling_factor=flags.scaling_factor,
+            shift_factor=flags.shift_factor,
+            variant=flags.variant,
+        ),
+    )
+    report = convert.convert(flags.sources, flags.output, options)
+    verified = None
+    if flags.verify:
+        from gendr_jax.cli import convert_verify
+
+        verified = report["verify"] = convert_verify.run(flags.output, flags.to)
+    print(json.dumps(report, indent=2) if flags.json else as_text(report))
+    return 0 if verified is None or verified["agrees"] else 1
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """The report for people."""
+    lines = [f"read     {', '.join(report['formats'])}"]
+    lines += [
+        f"file     {f['name']}  {f['bytes']:,} bytes  sha256 {f['sha256']}"
+        for f in report["files"]
+    ]
+    lines += [f"left out {n} tensors: {what}" for what, n in report["left_out"].items()]
+    lines += [f"{name:<8} {n:,} numbers" for name, n in report["parameters"].items()]
+    lines.append(
+        f"wrote    {report['output']} ({report['to']}, kind {report['kind']}) in "
+        f"{report['seconds']} s"
+    )
+    if "verify" in report:
+        from gendr_jax.cli import convert_verify
+
+        lines += convert_verify.as_lines(report["verify"])
+    return "\n".join(lines)
+
+
+def _parser() -> Parser:
+    parser = Parser("gendr convert", "Convert weights from PyTorch to JAX and back.")
+    parser.epilog = EXAMPLES
+    add = parser.add_argument
+    add("sources", metavar="SRC", nargs="+", type=Path, help="file or folder, any kind")
+    add("-o", "--output", metavar="DST", required=True, type=Path, help="new folder")
+    add(
+        "--to",
+        choices=("orbax", "diffusers", "peft"),
+        default="orbax",
+        help="our own folder (default), one for diffusers, or adapters for PEFT",
+    )
+    add("--dtype", default="", help="float32, bfloat16 or float16; default: as stored")
+    add(
+        "--latent-channels",
+        type=int,
+        default=0,
+        metavar="N",
+        help="widen the UNet's latents, 4 to 16",
+    )
+    add("--merge", action="store_true", help="fold adapters into the UNet beside them")
+    add("--prompt", type=Path, metavar="FILE", help="prompt embeddings for a restorer")
+    add("--verify", action="store_true", help="run the result in PyTorch and in JAX")
+    add("--force", action="store_true", help="replace weights that are at DST")
+    add(
+        "--prediction",
+        choices=("eps", "v"),
+        help="what the UNet predicts, where its files do not say",
+    )
+    add(
+        "--ema",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="of an LDM file, the averaged weights (auto: where there are any)",
+    )
+    add("--scaling-factor", type=float, metavar="F", help="of an LDM autoencoder")
+    add("--shift-factor", type=float, default=0.0, metavar="F", help="the same")
+    add("--variant", default="", metavar="NAME", help="of several files, such as fp16")
+    add(
+        "--sha256",
+        action="append",
+        default=[],
+        metavar="HEX",
+        help="refuse weights files of another hash; once a file",
+    )
+    add("--json", action="store_true", help="print the report as JSON")
+    return parser

@@ -1,0 +1,275 @@
+"""From foreign sources to our weights and back: what ``gendr convert`` does.
+
+What lives here: the order of the work, and the choices that join several sources. What
+does not: recognising (``sources.py``), reading (``components.py``), and writing
+(``folder.py``, ``export_files.py``), flags (``cli/convert.py``).
+"""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from gendr_jax import diffusion, nets
+from gendr_jax.errors import InputError, UsageError
+from gendr_jax.weights import (
+    components,
+    export_files,
+    folder,
+    sources,
+    surgery,
+)
+from gendr_jax.weights.adapt import adapt
+from gendr_jax.weights.destination import refuse_taken, replacing_folder
+from gendr_jax.weights.gendr_json import Weights
+from gendr_jax.weights.single_files import Found, Hints
+from gendr_jax.weights.tensors import all_finite
+
+Target = Literal["orbax", "diffusers", "peft"]
+TARGETS = ("orbax", "diffusers", "peft")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What ``convert`` is asked for.
+
+    Attributes:
+        to: our own folder, a folder for diffusers, or one for PEFT (adapters).
+        dtype: of the result; "" keeps each tensor's own.
+        latent_channels: widen the UNet to so many (0: leave it).
+        merge: fold adapters into the UNet that comes with them.
+        force: replace what is at the destination.
+        prompt: a file of prompt embeddings, which makes UNet and VAE a restorer.
+        sha256: if given, each weights file must have one of these.
+        hints: what the files do not say of themselves.
+    """
+
+    to: Target = "orbax"
+    dtype: str = ""
+    latent_channels: int = 0
+    merge: bool = False
+    force: bool = False
+    prompt: Path | None = None
+    sha256: tuple[str, ...] = ()
+    hints: Hints = Hints()
+
+
+def convert(
+    paths: Sequence[Path], destination: Path, options: Options
+) -> dict[str, Any]:
+    """Read sources, write one folder; it appears whole or not at all.
+
+    Returns: what was done, plain JSON values.
+    Raises:
+        InputError: sources that are unknown, damaged or do not fit.
+        UsageError: a destination that is taken, or choices that cannot be joined.
+    """
+    begin = time.monotonic()
+    refuse_taken(destination, options.force)
+    weights, report = load(paths, options)
+    check_finite(weights)
+    with replacing_folder(destination, options.force) as temporary:
+        write(temporary, weights, options.to)
+    sizes = {name: nets.count(tree) for name, tree in weights.params.items()}
+    return report | {
+        "kind": weights.kind,
+        "parameters": sizes,
+        "output": str(destination),
+        "to": options.to,
+        "seconds": round(time.monotonic() - begin, 2),
+    }
+
+
+def load(paths: Sequence[Path], options: Options) -> tuple[Weights, dict[str, Any]]:
+    """The sources as one ``Weights`` in host memory, and what they were."""
+    merged: Weights | None = None
+    adapters: list[Found] = []
+    formats, files = [], []
+    left_out: dict[str, int] = {}
+    for path in paths:
+        ours = _ours(path)
+        if ours is not None:
+            found = folder.load(ours)
+            formats.append("gendr")
+            part = _cast(found, options.dtype)
+        else:
+            source = sources.find(path, options.hints)
+            formats.append(source.format)
+            files += _digests(source.files, options.sha256)
+            left_out |= source.left_out
+            if source.adapter is not None:
+                adapters.append(source)
+                continue
+            part = _read(source, options)
+        merged = part if merged is None else _join(merged, part)
+    for source in adapters:
+        merged = adapt(
+            merged,
+            source.adapter,
+            source.files[0],
+            fold=options.merge,
+            dtype=options.dtype,
+        )
+    if options.prompt is not None:
+        merged = _with_prompt(merged, options.prompt)
+    provenance = {"formats": formats, "files": files}
+    if left_out:
+        provenance["left_out"] = left_out
+    merged = _widened(merged, options.latent_channels)
+    if options.merge and not adapters and "lora" not in merged.params:
+        raise UsageError(
+            f"--merge takes adapters and {', '.join(formats)} holds none. "
+            "Name the LoRA file too."
+        )
+    history = [*merged.provenance.get("converted", []), provenance]
+    provenance = {**merged.provenance, "converted": history}
+    merged = dataclasses.replace(merged, provenance=provenance)
+    return merged, {"formats": formats, "files": files, "left_out": left_out}
+
+
+def write(target: Path, weights: Weights, to: Target) -> None:
+    """Into a new folder, in one of the three forms."""
+    if to == "diffusers":
+        export_files.save_pipeline(target, weights)
+    elif to == "peft":
+        export_files.save_peft(target, weights)
+    else:
+        folder.write(target, weights)
+
+
+def _ours(path: Path) -> Path | None:
+    """A weights folder of ours: the path, or the export of a training workdir."""
+    return next((p for p in (path, path / "weights") if folder.is_folder(p)), None)
+
+
+def _read(source: Found, options: Options) -> Weights:
+    unet, settings = source.components.get("unet"), source.settings
+    prediction = source.prediction or settings.get("prediction_type")
+    if unet is not None and prediction is None:
+        raise UsageError(
+            f"{unet.where} does not say what its UNet predicts. Give --prediction eps "
+            "(SD 2.1 base, 512 px, and GenDR) or --prediction v (SD 2.1, 768 px)."
+        )
+    for component in source.components.values():
+        component.check()  # all directories before any tensor
+    params = {
+        name: components.read(component, dtype=options.dtype or None)
+        for name, component in source.components.items()
+    }
+    kind = settings.get("kind") or _kind(params)
+    return Weights(
+        kind=kind,
+        configs={name: c.config for name, c in source.components.items()},
+        params=params,
+        prompt=settings.get("prompt", {}),
+        prediction=prediction or "eps",
+        t_star=settings.get("t_star", diffusion.T_STAR),
+        prompt_text=settings.get("prompt_text", {}),
+        provenance=settings.get("provenance", {}) | source.notes,
+    )
+
+
+def _kind(params: dict[str, Any]) -> str:
+    return "base" if "unet" in params else next(iter(params))
+
+
+def _join(one: Weights, two: Weights) -> Weights:
+    twice = sorted(one.params.keys() & two.params.keys())
+    if twice:
+        raise UsageError(f"two sources hold a {twice[0]}. Name each network once.")
+    unet = one if "unet" in one.params else two
+    params = one.params | two.params
+    return dataclasses.replace(
+        unet,
+        kind=unet.kind if unet.kind == "restorer" else _kind(params),
+        configs=one.configs | two.configs,
+        params=params,
+        prompt=one.prompt or two.prompt,
+        prompt_text=one.prompt_text or two.prompt_text,
+        provenance=one.provenance | two.provenance,
+    )
+
+
+def _widened(weights: Weights, channels: int) -> Weights:
+    if not channels:
+        return weights
+    if "unet" not in weights.params:
+        raise UsageError("--latent-channels widens a UNet and there is none. Name one.")
+    config = weights.configs["unet"]
+    if (config.in_channels, config.out_channels) == (channels, channels):
+        return weights
+    unet = surgery.widen(
+        weights.params["unet"], channels_in=channels, channels_out=channels
+    )
+    own = weights.params["unet"]["conv_in"]["kernel"].dtype
+    unet = jax.tree.map(np.asarray, unet)
+    for name in ("conv_in", "conv_out"):
+        unet[name] = {k: v.astype(own) for k, v in unet[name].items()}
+    wide = dataclasses.replace(config, in_channels=channels, out_channels=channels)
+    surgeries = {
+        "latent_channels": [config.in_channels, channels],
+        "conv_in": "tiled along its inputs, divided by the root of the copies",
+        "conv_out": "zero",
+    }
+    return dataclasses.replace(
+        weights,
+        configs=weights.configs | {"unet": wide},
+        params=weights.params | {"unet": unet},
+        provenance={**weights.provenance, "surgery": surgeries},
+    )
+
+
+def _with_prompt(weights: Weights, path: Path) -> Weights:
+    prompt, texts = export_files.read_prompt(path)
+    whole = {"unet", "vae"} <= weights.params.keys()
+    return dataclasses.replace(
+        weights,
+        kind="restorer" if whole else weights.kind,
+        prompt=prompt,
+        prompt_text=texts,
+    )
+
+
+def _cast(weights: Weights, dtype: str) -> Weights:
+    if not dtype:
+        return weights
+    params = jax.tree.map(lambda x: components.cast(x, dtype), weights.params)
+    return dataclasses.replace(weights, params=params)
+
+
+def check_finite(weights: Weights) -> None:
+    """Raise one InputError with every array of NaN or Inf, however it came about."""
+    bad = [
+        f"{name}: {'.'.join(path)}"
+        for name, tree in weights.components().items()
+        for path, leaf in nets.flatten(tree).items()
+        if not all_finite(np.ascontiguousarray(leaf))
+    ]
+    if bad:
+        raise InputError(
+            f"{len(bad)} tensors have NaN or Inf, from their file or from --dtype: "
+            f"{'; '.join(bad)}. Take another copy or another dtype."
+        )
+
+
+def _digests(files: list[Path], wanted: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Name, size and sha256 of each file; compared with what the user expects."""
+    found = []
+    for file in files:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if wanted and digest not in {w.lower() for w in wanted}:
+            raise InputError(
+                f"{file} has sha256 {digest}, expected {' or '.join(wanted)}. "
+                "Download it again."
+            )
+        found.append(
+            {"name": file.name, "bytes": file.stat().st_size, "sha256": digest}
+        )
+    return found

@@ -1,0 +1,153 @@
+"""Folders for PyTorch, out of our weights: a whole pipeline, or adapters.
+
+    DIR/unet/ DIR/vae/ DIR/dinov2/   component folders (config.json, safetensors)
+    DIR/lpips/                       one safetensors file, torchvision's names
+    DIR/prompt.safetensors           the fixed prompt embeddings
+    DIR/scheduler/                   diffusers' words for the noise schedule
+    DIR/gendr_export.json            what else our own folders say; read on the way back
+    DIR/README.md                    inference in PyTorch, to copy
+
+What lives here: what stands where in such folders, both ways. What does not: component
+folders (``torch_files.py``), adapters' names (``lora_files.py``).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gendr_jax
+from gendr_jax import nets
+from gendr_jax.errors import InputError, UsageError
+from gendr_jax.weights import layouts, lora_files, lpips_files, names, torch_files
+from gendr_jax.weights.gendr_json import Weights
+from gendr_jax.weights.readme_export import readme
+from gendr_jax.weights.safetensors_out import write_safetensors
+from gendr_jax.weights.tensors import open_file
+
+SETTINGS, PROMPT = "gendr_export.json", "prompt.safetensors"
+PEFT_FILE, DIFFUSERS_LORA = (
+    "adapter_model.safetensors",
+    "pytorch_lora_weights.safetensors",
+)
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+def save_pipeline(folder: Path, weights: Weights) -> None:
+    """Everything that ``weights`` holds, into an empty or new ``folder``.
+
+    Raises:
+        InputError: arrays that are not whole networks.
+        UsageError: a network that PyTorch libraries have no file for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, params in weights.params.items():
+        if name == "lpips":
+            _save_lpips(folder / name, weights.configs[name], params)
+        elif name in ("unet", "vae", "dinov2"):
+            torch_files.save_component(folder / name, weights.configs[name], params)
+        elif name == "lora":
+            config = weights.configs["lora"]
+            tensors, metadata = lora_files.to_diffusers(config, params)
+            write_safetensors(folder / DIFFUSERS_LORA, tensors, metadata)
+        elif name == "projector":
+            write_safetensors(folder / "projector.safetensors", names.to_torch(params))
+        else:
+            raise UsageError(f"{name} has no form in PyTorch. Leave it out.")
+    if weights.prompt:
+        write_safetensors(folder / PROMPT, weights.prompt)
+    if "unet" in weights.params:
+        kind = "v_prediction" if weights.prediction == "v" else "epsilon"
+        (folder / "scheduler").mkdir()
+        _write_json(
+            folder / "scheduler" / "scheduler_config.json",
+            SCHEDULER | {"prediction_type": kind},
+        )
+    _write_json(folder / SETTINGS, _settings(weights))
+    (folder / "README.md").write_text(readme(weights), "utf-8")
+
+
+def save_peft(folder: Path, weights: Weights) -> None:
+    """The adapters as a folder of PEFT."""
+    if "lora" not in weights.params:
+        kept = ", ".join(weights.params) or "nothing"
+        raise UsageError(
+            f"--to peft takes adapters, the source holds {kept}. Use --to diffusers."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors, config = lora_files.to_peft(
+        weights.configs["lora"], weights.params["lora"]
+    )
+    write_safetensors(folder / PEFT_FILE, tensors)
+    _write_json(folder / "adapter_config.json", config)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What ``save_pipeline`` wrote beside the networks, the prompt included; or {}."""
+    if not (folder / SETTINGS).is_file():
+        return {}
+    settings = torch_files.read_json(folder / SETTINGS)
+    if (folder / PROMPT).is_file():
+        tensors = open_file(folder / PROMPT).tensors
+        settings["prompt"] = {name: tensor.read() for name, tensor in tensors.items()}
+    elif settings.get("kind") == "restorer":
+        raise InputError(
+            f"{folder / PROMPT} is missing, {SETTINGS} says kind restorer. "
+            "Copy the whole folder again."
+        )
+    return settings
+
+
+def _settings(weights: Weights) -> dict[str, Any]:
+    return {
+        "gendr_jax": gendr_jax.__version__,
+        "kind": weights.kind,
+        "prediction_type": weights.prediction,
+        "t_star": weights.t_star,
+        "prompt_text": weights.prompt_text,
+        "provenance": weights.provenance,
+    }
+
+
+def _save_lpips(folder: Path, config: Any, params: nets.Params) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    layout = lpips_files.layout(config, "torchvision")
+    tensors = layouts.scatter(layout, names.to_torch(params))
+    write_safetensors(folder / f"lpips_{config.net}.safetensors", tensors)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def read_prompt(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(embeddings, texts) of ``tools/embed_prompt.py``'s .npz, or of safetensors.
+
+    Raises:
+        InputError: no such file, or no embedding in it.
+    """
+    if path.suffix == ".safetensors":
+        tensors = open_file(path).tensors
+        return {name: tensor.read() for name, tensor in tensors.items()}, {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            known = ("positive", "negative")
+            prompt = {n: arrays[n] for n in known if n in arrays}
+            texts = {
+                n: str(arrays[f"text_{n}"]) for n in prompt if f"text_{n}" in arrays
+            }
+    except Exception as error:  # zipfile and numpy raise many types on damage
+        raise InputError(
+            f"{path} is no prompt file ({error}). Make one with tools/embed_prompt.py."
+        ) from error
+    return prompt, texts

@@ -1,0 +1,148 @@
+"""What a path holds: recognised by its files and the names in them, opened, not read.
+
+A source is a component folder, a pipeline folder, an adapter folder, or a single file
+(LDM, DINOv2's hub, LPIPS, adapters). What lives here: the choice between them. What
+does not: single files (``single_files.py``), reading (``components.py``), our own
+folders (``folder.py``).
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from gendr_jax.errors import InputError
+from gendr_jax.weights import export_files, single_files, torch_config, torch_files
+from gendr_jax.weights.components import Component
+from gendr_jax.weights.single_files import Found, Hints
+from gendr_jax.weights.tensors import OpenFile, open_file
+
+CLASSES = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
+ADAPTER = "adapter_config.json"
+ADAPTER_STEMS = ("adapter_model", "pytorch_lora_weights")
+
+
+def find(path: Path, hints: Hints = Hints()) -> Found:  # noqa: B008  frozen
+    """Recognise and open a foreign source.
+
+    Raises:
+        InputError: nothing that is known, damaged files, or options that we lack.
+    """
+    if path.is_file():
+        return single_files.recognise(open_file(path), hints)
+    if not path.is_dir():
+        raise InputError(f"{path} does not exist. Check the path.")
+    if (path / ADAPTER).is_file():
+        return _adapter_folder(path, hints)
+    if (path / torch_files.CONFIG).is_file():
+        return _component_folder(path, hints)
+    inside = [name for name in ("unet", "vae") if (path / name).is_dir()]
+    if inside:
+        return _pipeline(path, inside, hints)
+    for stem in ADAPTER_STEMS:
+        for file in (path / f"{stem}.safetensors", path / f"{stem}.bin"):
+            if file.is_file():
+                return find(file, hints)
+    files = [p for p in sorted(path.iterdir()) if single_files.is_weights(p)]
+    if files:
+        return _files(path, files, hints)
+    raise InputError(
+        f"{path} holds no config.json, no unet/ or vae/, no {ADAPTER} and no weights "
+        "file. Name a component, pipeline or adapter folder, or a file."
+    )
+
+
+def _component_folder(path: Path, hints: Hints) -> Found:
+    raw = torch_files.read_json(path / torch_files.CONFIG)
+    name, model = raw.get("_class_name"), raw.get("model_type")
+    kind = "dinov2" if model == "dinov2" else CLASSES.get(name)
+    if kind is None:
+        raise InputError(
+            f"{path / torch_files.CONFIG} is of {name or model or 'no known class'}. "
+            f"Name a folder of {', '.join([*CLASSES, 'Dinov2Model'])}."
+        )
+    component = torch_files.open_component(path, kind, variant=hints.variant)
+    library = "transformers" if kind == "dinov2" else "diffusers"
+    return Found(
+        format=f"{library} {kind}",
+        components={kind: component},
+        files=torch_files.weight_files(path, hints.variant),
+        prediction=hints.prediction
+        or (_scheduler(path.parent) if kind == "unet" else None),
+    )
+
+
+def _pipeline(path: Path, inside: list[str], hints: Hints) -> Found:
+    parts = {name: _component_folder(path / name, hints) for name in inside}
+    for name, part in parts.items():
+        if name not in part.components:
+            raise InputError(
+                f"{path / name} is {part.format}, expected {name}. Download it again."
+            )
+    found = Found(
+        format="diffusers pipeline",
+        components={n: c for p in parts.values() for n, c in p.components.items()},
+        files=[file for part in parts.values() for file in part.files],
+        prediction=hints.prediction or _scheduler(path),
+    )
+    return dataclasses.replace(found, settings=export_files.read_settings(path))
+
+
+def _scheduler(pipeline: Path) -> str | None:
+    """The prediction type that a pipeline's scheduler names."""
+    file = pipeline / "scheduler" / "scheduler_config.json"
+    if not file.is_file():
+        return None
+    # diffusers' own default, where the key is absent
+    name = torch_files.read_json(file).get("prediction_type", "epsilon")
+    if name not in PREDICTIONS:
+        raise InputError(
+            f"{file} has prediction_type {name!r}, known are {list(PREDICTIONS)}. "
+            "Use a model that predicts one of them."
+        )
+    return PREDICTIONS[name]
+
+
+def _adapter_folder(path: Path, hints: Hints) -> Found:
+    for suffix in torch_files.SUFFIXES:
+        file = path / f"adapter_model{suffix}"
+        if file.is_file():
+            config = torch_files.read_json(path / ADAPTER)
+            return single_files.adapters(open_file(file), hints, config)
+    raise InputError(
+        f"{path} has {ADAPTER} and no adapter_model.safetensors. Download it again."
+    )
+
+
+def _files(path: Path, files: list[Path], hints: Hints) -> Found:
+    """A folder of bare files: one, or the two that make up LPIPS."""
+    opened = [open_file(file) for file in files]
+    if len(opened) == 1:
+        return single_files.recognise(opened[0], hints)
+    merged: dict[str, Any] = {}
+    for file in opened:
+        twice = sorted(merged.keys() & file.tensors.keys())
+        if twice:
+            listed = ", ".join(f.name for f in files)
+            raise InputError(
+                f"{path} holds several files ({listed}) and {twice[0]} stands in two. "
+                "Name one file."
+            )
+        merged |= file.tensors
+    whole = OpenFile(path, merged, {})
+    return dataclasses.replace(single_files.recognise(whole, hints), files=files)
+
+
+def component(path: Path, kind: str, hints: Hints = Hints()) -> Component:  # noqa: B008
+    """The one network of this kind in a source.
+
+    Raises:
+        InputError: as ``find``, or it is not there.
+    """
+    if (path / torch_files.CONFIG).is_file() and kind in torch_config.KINDS:
+        return torch_files.open_component(path, kind, variant=hints.variant)
+    found = find(path, hints)
+    if kind not in found.components:
+        kept = ", ".join(found.components) or found.format
+        raise InputError(f"{path} holds {kept}, not {kind}. Name another one.")
+    return found.components[kind]
