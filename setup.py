@@ -13,6 +13,7 @@ INIT = (ROOT / "gendr_jax" / "__init__.py").read_text()
 VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE).group(1)
 
 SCIKIT_IMAGE = "scikit-image>=0.24,<1"
+DIFFUSERS = "diffusers>=0.38"
 TORCH = "torch>=2.4"
 TRANSFORMERS = "transformers>=4.45,<6"
 
@@ -48,8 +49,10 @@ setup(
     ],
     extras_require={
         "quickstart": [SCIKIT_IMAGE],
-        # To turn pickled .bin and .pt files, which are not read, into safetensors.
+        # Pickled files (.bin .ckpt .pt .pth); safetensors need none of it.
         "convert": [TORCH],
+        # `gendr convert --verify`: the libraries to compare with.
+        "verify": [TORCH, DIFFUSERS, TRANSFORMERS],
         "prompt": [TORCH, TRANSFORMERS],
         "plots": ["matplotlib>=3.9"],
         "tpu": ["jax[tpu]"],
@@ -65,7 +68,7 @@ setup(
             # The references of the parity tests. torch is pinned because its CPU
             # kernels decide the last bits that those tests compare with.
             "torch==2.13.0",
-            "diffusers>=0.38",
+            DIFFUSERS,
             TRANSFORMERS,
             "peft>=0.18",
             "accelerate>=1.0",

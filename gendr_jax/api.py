@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from gendr_jax import nets
@@ -19,34 +20,42 @@ from gendr_jax.models.dinov2 import DINOv2, DINOv2Config
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Params
-from gendr_jax.weights import folder, torch_files
+from gendr_jax.weights import components, folder, sources
 from gendr_jax.weights.locate import locate
 
-TORCH_KINDS = {"vae": "vae", "unet": "unet", "dino": "dinov2", "dinov2": "dinov2"}
+TORCH_KINDS = ("vae", "unet", "dinov2", "lpips")
 
 
-def load_component(path: str | Path, name: str) -> tuple[Any, Params]:
-    """(configuration, weights on the host) of one network.
+def load_component(
+    path: str | Path, name: str, *, mesh: Mesh | None = None
+) -> tuple[Any, Params]:
+    """(configuration, weights) of one network.
 
     Args:
-        path: a weights folder of ours that holds the network, or the network's own
-            component folder (config.json and *.safetensors), or a Hub id of either.
-        name: "vae", "unet", "dinov2" (or "dino"), "projector".
+        path: a weights folder of ours that holds the network; or what `gendr convert`
+            reads: the network's component folder (config.json and weights), a pipeline
+            folder, a single file; or a Hub id of a folder.
+        name: "vae", "unet", "dinov2" (or "dino"), "lpips", "projector".
+        mesh: spread the weights over its devices, none of which ever holds them all;
+            None: numpy arrays on the host.
 
     Raises:
         InputError: no such folder or network in it, or files that are damaged or do
             not fit the configuration.
         UsageError: a Hub id where huggingface_hub is not installed.
     """
-    found = locate(path)
+    name = "dinov2" if name == "dino" else name
+    found = Path(path) if Path(path).is_file() else locate(path)
     if not folder.is_folder(found):
         if name not in TORCH_KINDS:
             raise InputError(
                 f"{path} is no weights folder of ours, and {name} is kept nowhere "
                 "else. Name a folder that training wrote."
             )
-        return torch_files.load_component(found, TORCH_KINDS[name])
-    weights = folder.load(found, components=(name,))
+        component = sources.component(found, name)
+        params = components.read(component, dtype="float32", mesh=mesh)
+        return component.config, params
+    weights = folder.load(found, components=(name,), mesh=mesh)
     if name not in weights.params:
         kept = ", ".join(sorted(weights.configs)) or "nothing"
         raise InputError(
@@ -64,7 +73,7 @@ class LoadedVAE:
     """
 
     def __init__(self, config: VAEConfig, params: Params, dtype: str):
-        self.config, self.params = config, jax.device_put(params)
+        self.config, self.params = config, _placed(params)
         net = nets.build(VAE, config, dtype=dtype)
         self._encode = _jit(lambda p, x: net.bind(p).encode(x), dtype)
         self._decode = _jit(lambda p, z: net.bind(p).decode(z), dtype)
@@ -94,7 +103,7 @@ class LoadedUNet:
     """A denoising UNet with its weights; call it."""
 
     def __init__(self, config: UNetConfig, params: Params, dtype: str):
-        self.config, self.params = config, jax.device_put(params)
+        self.config, self.params = config, _placed(params)
         net = nets.build(UNet, config, dtype=dtype)
         self._apply = _jit(lambda p, z, t, c: net.bind(p)(z, t, c)[0], dtype)
 
@@ -122,7 +131,7 @@ class LoadedDINOv2:
     """A DINOv2 image encoder with its weights; call it."""
 
     def __init__(self, config: DINOv2Config, params: Params, dtype: str):
-        self.config, self.params = config, jax.device_put(params)
+        self.config, self.params = config, _placed(params)
         net = nets.build(DINOv2, config, dtype=dtype)
         self._apply = _jit(lambda p, x: net.bind(p)(x), dtype)
 
@@ -136,23 +145,40 @@ class LoadedDINOv2:
         return self._apply(self.params, x_bhwc)
 
 
-def load_vae(path: str | Path, *, dtype: str = "float32") -> LoadedVAE:
-    """The autoencoder of a folder; `dtype` is that of computation.
+def load_vae(
+    path: str | Path, *, dtype: str = "float32", mesh: Mesh | None = None
+) -> LoadedVAE:
+    """The autoencoder of a folder.
+
+    Args:
+        dtype: of computation.
+        mesh: spread the weights over its devices (see `load_component`).
 
     Raises:
         InputError, UsageError: as `load_component`.
     """
-    return LoadedVAE(*load_component(path, "vae"), dtype)
+    return LoadedVAE(*load_component(path, "vae", mesh=mesh), dtype)
 
 
-def load_unet(path: str | Path, *, dtype: str = "float32") -> LoadedUNet:
+def load_unet(
+    path: str | Path, *, dtype: str = "float32", mesh: Mesh | None = None
+) -> LoadedUNet:
     """The UNet of a folder. Arguments and errors as `load_vae`."""
-    return LoadedUNet(*load_component(path, "unet"), dtype)
+    return LoadedUNet(*load_component(path, "unet", mesh=mesh), dtype)
 
 
-def load_dinov2(path: str | Path, *, dtype: str = "float32") -> LoadedDINOv2:
+def load_dinov2(
+    path: str | Path, *, dtype: str = "float32", mesh: Mesh | None = None
+) -> LoadedDINOv2:
     """The DINOv2 of a component folder. Arguments and errors as `load_vae`."""
-    return LoadedDINOv2(*load_component(path, "dinov2"), dtype)
+    return LoadedDINOv2(*load_component(path, "dinov2", mesh=mesh), dtype)
+
+
+def _placed(params: Params) -> Params:
+    """On the default device, but what a mesh holds stays where it is."""
+    return jax.tree.map(
+        lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), params
+    )
 
 
 def _jit(function: Callable[..., Any], dtype: str) -> Callable[..., Any]:

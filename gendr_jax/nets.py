@@ -79,10 +79,23 @@ def build(
     ``dtype`` is the compute dtype; parameters are float32 until ``cast``. ``remat``
     recomputes blocks in the backward pass. ``lora`` adds adapter parameters
     (``lora_a``, ``lora_b``) to the tree; see ``overlay`` and ``split_lora``.
+
+    Declaring takes seconds at full size, so equal calls share one ``Net``.
     """
+    return _build(model_class, config, jnp.dtype(dtype), remat, lora)
+
+
+@functools.lru_cache(maxsize=64)
+def _build(
+    model_class: Any,
+    config: Any,
+    dtype: Any,
+    remat: bool,
+    lora: lora_lib.LoRAConfig | None,
+) -> Net:
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
-        model = model_class(config, dtype=jnp.dtype(dtype), remat=remat, rngs=rngs)
+        model = model_class(config, dtype=dtype, remat=remat, rngs=rngs)
         if lora is not None and not lora_lib.attach(model, lora, rngs):
             raise ValueError(f"No layer matches the adapter targets {lora.targets}.")
         return model

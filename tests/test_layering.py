@@ -60,7 +60,9 @@ ROOMS = {
     ),
     "gendr_jax.plan": Room(2, {"jax", "numpy", "optax"}, {"gendr_jax.train"}),
     "gendr_jax.cli": Room(
-        3, {"jax", "numpy", "PIL", "absl", "ml_collections", "tqdm", "skimage"}
+        3,
+        {"jax", "numpy", "PIL", "absl", "ml_collections", "tqdm", "skimage"}
+        | {"torch", "diffusers", "transformers"},  # convert --verify
     ),
     "gendr_jax": Room(3, set()),  # __init__.py: names, each imported at first use
 }

@@ -30,6 +30,8 @@ def main(args: list[str]) -> int:
         raise UsageError(
             f"--latent-channels is {flags.latent_channels}. Give a positive number."
         )
+    if flags.verify and flags.to == "peft":  # before anything is written
+        raise UsageError("--verify runs networks, not adapters. Verify with --merge.")
     from gendr_jax.cli.quiet import quiet
 
     quiet()

@@ -32,8 +32,6 @@ def run(folder: Path, to: str) -> dict[str, Any]:
     from gendr_jax.weights import export_files
     from gendr_jax.weights.convert import Options, load
 
-    if to == "peft":
-        raise UsageError("--verify runs networks, not adapters. Verify with --merge.")
     weights, _ = load([folder], Options(dtype="float32"))
     report: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as scratch:
@@ -70,6 +68,8 @@ def as_lines(report: dict[str, Any]) -> list[str]:
         for block, ratio in blocks.items()
     ]
     lines += [f"verify   {n:<7} not compared: no library" for n in report["skipped"]]
+    if not report["blocks"]:
+        return [*lines, "verify   NOTHING WAS COMPARED"]
     verdict = "agree" if report["agrees"] else "DO NOT AGREE"
     return [*lines, f"verify   PyTorch and JAX {verdict} (limit {report['limit']:.0e})"]
 
@@ -100,12 +100,12 @@ def _torch(name: str, folder: Path) -> Blocks:
     except ImportError as error:
         raise UsageError(
             f"--verify needs PyTorch, diffusers and transformers ({error}). "
-            "pip install 'gendr_jax[convert]' diffusers transformers."
+            "pip install 'gendr_jax[verify]'."
         ) from error
     from gendr_jax.weights import torch_files
 
     kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "dinov2": Dinov2Model}
-    model = kinds[name].from_pretrained(folder, torch_dtype=torch.float32).eval()
+    model = kinds[name].from_pretrained(folder, torch_dtype=torch.float32).train(False)
     config = torch_files.open_component(folder, name).config
     outputs: Blocks = {}
     for block, module in _torch_blocks(name, model):

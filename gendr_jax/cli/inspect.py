@@ -1,4 +1,4 @@
-"""`gendr inspect`: what a weights folder or a training workdir holds.
+"""`gendr inspect`: what a weights file, folder or training workdir holds.
 
 What lives here: flags and the two forms of the answer. What does not: reading
 (gendr_jax/weights/).
@@ -16,10 +16,12 @@ def main(args: list[str]) -> int:
     """Run the command.
 
     Raises:
-        InputError: nothing of ours, or damaged.
+        InputError: nothing that is known, or damaged.
     """
-    parser = Parser("gendr inspect", "Say what a weights folder or a workdir holds.")
-    parser.add_argument("source", metavar="SRC", help="weights folder or workdir")
+    parser = Parser("gendr inspect", "Say what a weights file or folder holds.")
+    parser.add_argument(
+        "source", metavar="SRC", help="weights file or folder of any kind, or workdir"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument(
         "--verify", action="store_true", help="read all arrays, compare their hashes"
@@ -34,24 +36,21 @@ def describe(source: Path, *, verify: bool) -> dict[str, Any]:
     """The answer as plain JSON values; keys as in the contract.
 
     Raises:
-        InputError: nothing of ours, or damaged.
+        InputError: nothing that is known, or damaged.
     """
     from gendr_jax.cli.quiet import quiet
 
     quiet()
     from gendr_jax.weights import checkpoint, folder
+    from gendr_jax.weights import describe as foreign
 
-    if not source.is_dir():
-        what = "is a file" if source.exists() else "does not exist"
-        raise InputError(f"{source} {what}. Name a weights folder or a workdir.")
+    if not source.exists():
+        raise InputError(f"{source} does not exist. Name weights or a workdir.")
     if folder.is_folder(source):
         return _weights(source, verify)
     if (source / checkpoint.FOLDER).is_dir():
         return _workdir(source, verify)
-    raise InputError(
-        f"{source} holds neither gendr.json nor {checkpoint.FOLDER}/. Name a weights "
-        "folder or a training workdir."
-    )
+    return foreign.describe(source, verify=verify)
 
 
 def as_text(answer: dict[str, Any]) -> str:

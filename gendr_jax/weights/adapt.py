@@ -43,6 +43,8 @@ def adapt(
         pairs = lora_files.read_modules(*arguments, **keywords)
         unet = _folded(weights.params["unet"], pairs)
         return dataclasses.replace(weights, params=weights.params | {"unet": unet})
+    if weights is not None and "lora" in weights.params:
+        raise UsageError("two sources hold adapters. Add --merge to fold them in.")
     if weights is not None and weights.kind == "restorer":
         raise UsageError(
             "a restorer runs without adapters beside it. Add --merge to fold them in."
@@ -59,6 +61,24 @@ def adapt(
         configs=weights.configs | configs,
         params=weights.params | params,
     )
+
+
+def fold_own(weights: Weights) -> Weights:
+    """The adapters that one of our folders holds beside its UNet, folded into it."""
+    if "unet" not in weights.params:
+        raise UsageError("--merge needs the UNet that is adapted. Name its folder too.")
+    halves = names.to_torch(weights.params["lora"])
+    down, up = (names.MATRICES[half] for half in ("lora_a", "lora_b"))
+    modules = [n.removesuffix("." + down) for n in halves if n.endswith(down)]
+    alpha = weights.configs["lora"].alpha
+    pairs = {
+        m: lora_files.Pair(halves[f"{m}.{down}"], halves[f"{m}.{up}"], alpha)
+        for m in modules
+    }
+    unet = _folded(weights.params["unet"], pairs)
+    params = {n: p for n, p in weights.params.items() if n != "lora"}
+    configs = {n: c for n, c in weights.configs.items() if n != "lora"}
+    return dataclasses.replace(weights, params=params | {"unet": unet}, configs=configs)
 
 
 def _adapted_network(weights: Weights | None, adapter: Adapter) -> UNetConfig:

@@ -29,6 +29,8 @@ from gendr_jax.weights.tensors import EXPONENT, Tensor, all_finite
 Kind = Literal["unet", "vae", "dinov2", "lpips"]
 
 MODELS = {"unet": UNet, "vae": VAE, "dinov2": DINOv2, "lpips": LPIPS}
+REMEDY = "Use the weights that belong to this configuration."
+LPIPS_REMEDY = "Put the files of the trunk and of the heads into one folder; name it."
 THREADS = 2  # one reads while the other transposes; more would hold more tensors
 
 
@@ -70,7 +72,8 @@ class Component:
         ]
         expected = layouts.foreign_shapes(self.layout)
         problems = [*self.problems, *odd, *differences(found, expected)]
-        refuse(problems, f"{self.kind} in {self.where}")
+        remedy = LPIPS_REMEDY if self.kind == "lpips" else REMEDY
+        refuse(problems, f"{self.kind} in {self.where}", remedy)
 
 
 def build(kind: Kind, config: Any, where: str) -> nets.Net:
@@ -170,10 +173,10 @@ def _nearest(name: str, strays: list[str]) -> str:
     return f" (nearest: {near[0]})" if near else ""
 
 
-def refuse(problems: list[str], what: str) -> None:
+def refuse(problems: list[str], what: str, remedy: str = REMEDY) -> None:
     """Raise one InputError with all problems, if there are any."""
     if problems:
         raise InputError(
             f"{what}: {len(problems)} tensors do not fit: {'; '.join(problems)}. "
-            "Use the weights that belong to this configuration."
+            f"{remedy}"
         )

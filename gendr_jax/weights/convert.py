@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from gendr_jax.weights import (
     sources,
     surgery,
 )
-from gendr_jax.weights.adapt import adapt
+from gendr_jax.weights.adapt import adapt, fold_own
 from gendr_jax.weights.destination import refuse_taken, replacing_folder
 from gendr_jax.weights.gendr_json import Weights
 from gendr_jax.weights.single_files import Found, Hints
@@ -73,6 +74,8 @@ def convert(
     begin = time.monotonic()
     refuse_taken(destination, options.force)
     weights, report = load(paths, options)
+    if options.to == "peft":
+        weights = export_files.adapters_alone(weights)
     check_finite(weights)
     with replacing_folder(destination, options.force) as temporary:
         write(temporary, weights, options.to)
@@ -92,12 +95,14 @@ def load(paths: Sequence[Path], options: Options) -> tuple[Weights, dict[str, An
     adapters: list[Found] = []
     formats, files = [], []
     left_out: dict[str, int] = {}
+    # What is to be merged is rounded once, afterwards.
+    early = dataclasses.replace(options, dtype="" if options.merge else options.dtype)
     for path in paths:
         ours = _ours(path)
         if ours is not None:
             found = folder.load(ours)
             formats.append("gendr")
-            part = _cast(found, options.dtype)
+            part = _cast(found, early.dtype)
         else:
             source = sources.find(path, options.hints)
             formats.append(source.format)
@@ -105,8 +110,9 @@ def load(paths: Sequence[Path], options: Options) -> tuple[Weights, dict[str, An
             left_out |= source.left_out
             if source.adapter is not None:
                 adapters.append(source)
+            if not source.components:
                 continue
-            part = _read(source, options)
+            part = _read(source, early)
         merged = part if merged is None else _join(merged, part)
     for source in adapters:
         merged = adapt(
@@ -114,7 +120,7 @@ def load(paths: Sequence[Path], options: Options) -> tuple[Weights, dict[str, An
             source.adapter,
             source.files[0],
             fold=options.merge,
-            dtype=options.dtype,
+            dtype=early.dtype,
         )
     if options.prompt is not None:
         merged = _with_prompt(merged, options.prompt)
@@ -122,11 +128,15 @@ def load(paths: Sequence[Path], options: Options) -> tuple[Weights, dict[str, An
     if left_out:
         provenance["left_out"] = left_out
     merged = _widened(merged, options.latent_channels)
-    if options.merge and not adapters and "lora" not in merged.params:
+    _check_channels(merged)
+    if options.merge and "lora" in merged.params:
+        merged = fold_own(merged)
+    elif options.merge and not adapters:
         raise UsageError(
             f"--merge takes adapters and {', '.join(formats)} holds none. "
             "Name the LoRA file too."
         )
+    merged = _cast(merged, options.dtype)
     history = [*merged.provenance.get("converted", []), provenance]
     provenance = {**merged.provenance, "converted": history}
     merged = dataclasses.replace(merged, provenance=provenance)
@@ -158,14 +168,20 @@ def _read(source: Found, options: Options) -> Weights:
         )
     for component in source.components.values():
         component.check()  # all directories before any tensor
+        if not options.merge:
+            _refuse_double(component, options.dtype)
     params = {
         name: components.read(component, dtype=options.dtype or None)
         for name, component in source.components.items()
     }
-    kind = settings.get("kind") or _kind(params)
+    configs = {name: c.config for name, c in source.components.items()}
+    if "projector" in settings:
+        configs["projector"], projector = settings["projector"]
+        cast = partial(components.cast, dtype=options.dtype or None)
+        params["projector"] = jax.tree.map(cast, projector)
     return Weights(
-        kind=kind,
-        configs={name: c.config for name, c in source.components.items()},
+        kind=settings.get("kind") or _kind(params),
+        configs=configs,
         params=params,
         prompt=settings.get("prompt", {}),
         prediction=prediction or "eps",
@@ -173,6 +189,15 @@ def _read(source: Found, options: Options) -> Weights:
         prompt_text=settings.get("prompt_text", {}),
         provenance=settings.get("provenance", {}) | source.notes,
     )
+
+
+def _refuse_double(component: components.Component, dtype: str) -> None:
+    double = [n for n, t in component.tensors.items() if t.dtype == np.float64]
+    if double and not dtype:
+        raise UsageError(
+            f"{component.where} holds {len(double)} tensors of float64, which our "
+            f"folders do not keep ({double[0]}). Add --dtype float32."
+        )
 
 
 def _kind(params: dict[str, Any]) -> str:
@@ -223,6 +248,19 @@ def _widened(weights: Weights, channels: int) -> Weights:
         params=weights.params | {"unet": unet},
         provenance={**weights.provenance, "surgery": surgeries},
     )
+
+
+def _check_channels(weights: Weights) -> None:
+    """A restorer's UNet works on the latents of its autoencoder."""
+    if weights.kind != "restorer":
+        return
+    unet, vae = weights.configs["unet"], weights.configs["vae"]
+    if unet.in_channels != vae.latent_channels:
+        raise InputError(
+            f"the UNet takes {unet.in_channels} channels and the autoencoder has "
+            f"{vae.latent_channels}. Name networks that belong together; a UNet that "
+            "was only widened has to be trained first."
+        )
 
 
 def _with_prompt(weights: Weights, path: Path) -> Weights:

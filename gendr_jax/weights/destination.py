@@ -44,7 +44,12 @@ def replacing_folder(destination: Path, force: bool) -> Iterator[Path]:
         refuse_taken(destination, force)
         if destination.exists():
             os.replace(destination, old)
-        os.replace(temporary, destination)
+        try:
+            os.replace(temporary, destination)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(old, destination)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

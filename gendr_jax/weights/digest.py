@@ -7,6 +7,7 @@ and compression of a checkpoint play no part.
 
 import hashlib
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +20,22 @@ def sha256(params: Params) -> str:
     """Hex digest of a nested dict of arrays (numpy or JAX)."""
     digest = hashlib.sha256()
     for path, leaf in sorted(flatten(params).items()):
-        array = np.asarray(leaf)
+        array = _whole(leaf)
         shape = ",".join(map(str, array.shape))
         digest.update(f"{'.'.join(path)} {array.dtype.name} [{shape}]\n".encode())
         flat = np.ascontiguousarray(array).reshape(-1)
         for start in range(0, flat.size, CHUNK):
             digest.update(_little_endian(flat[start : start + CHUNK]))
     return digest.hexdigest()
+
+
+def _whole(leaf: Any) -> np.ndarray:
+    """On this host; of an array that spans several, each host gets all of one leaf."""
+    if getattr(leaf, "is_fully_addressable", True):
+        return np.asarray(leaf)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def _little_endian(part: np.ndarray) -> memoryview:

@@ -11,6 +11,7 @@ What lives here: what stands where in such folders, both ways. What does not: co
 folders (``torch_files.py``), adapters' names (``lora_files.py``).
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,22 @@ import numpy as np
 import gendr_jax
 from gendr_jax import nets
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.weights import layouts, lora_files, lpips_files, names, torch_files
+from gendr_jax.models.heads import RepaProjectorConfig
+from gendr_jax.weights import (
+    gendr_json,
+    layouts,
+    lora_files,
+    lpips_files,
+    names,
+    torch_files,
+)
 from gendr_jax.weights.gendr_json import Weights
 from gendr_jax.weights.readme_export import readme
 from gendr_jax.weights.safetensors_out import write_safetensors
 from gendr_jax.weights.tensors import open_file
 
 SETTINGS, PROMPT = "gendr_export.json", "prompt.safetensors"
+PROJECTOR = "projector.safetensors"
 PEFT_FILE, DIFFUSERS_LORA = (
     "adapter_model.safetensors",
     "pytorch_lora_weights.safetensors",
@@ -61,7 +71,7 @@ def save_pipeline(folder: Path, weights: Weights) -> None:
             tensors, metadata = lora_files.to_diffusers(config, params)
             write_safetensors(folder / DIFFUSERS_LORA, tensors, metadata)
         elif name == "projector":
-            write_safetensors(folder / "projector.safetensors", names.to_torch(params))
+            write_safetensors(folder / PROJECTOR, names.to_torch(params))
         else:
             raise UsageError(f"{name} has no form in PyTorch. Leave it out.")
     if weights.prompt:
@@ -77,19 +87,28 @@ def save_pipeline(folder: Path, weights: Weights) -> None:
     (folder / "README.md").write_text(readme(weights), "utf-8")
 
 
-def save_peft(folder: Path, weights: Weights) -> None:
-    """The adapters as a folder of PEFT."""
+def adapters_alone(weights: Weights) -> Weights:
+    """What --to peft writes of these weights.
+
+    Raises:
+        UsageError: no adapters.
+    """
     if "lora" not in weights.params:
         kept = ", ".join(weights.params) or "nothing"
         raise UsageError(
             f"--to peft takes adapters, the source holds {kept}. Use --to diffusers."
         )
+    params = {"lora": weights.params["lora"]}
+    return dataclasses.replace(weights, kind="lora", params=params, prompt={})
+
+
+def save_peft(folder: Path, weights: Weights) -> None:
+    """The adapters as a folder of PEFT."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors, config = lora_files.to_peft(
-        weights.configs["lora"], weights.params["lora"]
-    )
+    config, params = weights.configs["lora"], weights.params["lora"]
+    tensors, settings = lora_files.to_peft(config, params)
     write_safetensors(folder / PEFT_FILE, tensors)
-    _write_json(folder / "adapter_config.json", config)
+    _write_json(folder / "adapter_config.json", settings)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -97,6 +116,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not (folder / SETTINGS).is_file():
         return {}
     settings = torch_files.read_json(folder / SETTINGS)
+    gendr_json.check_settings(folder / SETTINGS, settings)
     if (folder / PROMPT).is_file():
         tensors = open_file(folder / PROMPT).tensors
         settings["prompt"] = {name: tensor.read() for name, tensor in tensors.items()}
@@ -105,11 +125,22 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f"{folder / PROMPT} is missing, {SETTINGS} says kind restorer. "
             "Copy the whole folder again."
         )
+    if "projector" in settings:
+        where = str(folder / SETTINGS)
+        config = gendr_json.config(RepaProjectorConfig, settings["projector"], where)
+        tensors = open_file(folder / PROJECTOR).tensors
+        params = names.from_torch({n: tensor.read() for n, tensor in tensors.items()})
+        settings["projector"] = (config, params)
     return settings
 
 
 def _settings(weights: Weights) -> dict[str, Any]:
-    return {
+    ours = {
+        n: dataclasses.asdict(weights.configs[n])
+        for n in weights.params
+        if n == "projector"
+    }
+    return ours | {
         "gendr_jax": gendr_jax.__version__,
         "kind": weights.kind,
         "prediction_type": weights.prediction,

@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from gendr_jax import nets
 from gendr_jax.diffusion import T_STAR
@@ -32,6 +33,7 @@ from gendr_jax.models.lpips import LPIPS
 from gendr_jax.models.unet import UNet
 from gendr_jax.models.vae import VAE
 from gendr_jax.nets import Params
+from gendr_jax.sharding import tree_shardings
 from gendr_jax.weights import gendr_json
 from gendr_jax.weights.digest import sha256
 from gendr_jax.weights.gendr_json import MANIFEST, Weights
@@ -127,6 +129,7 @@ def load(
     *,
     components: tuple[str, ...] = COMPONENTS,
     verify: bool = True,
+    mesh: Mesh | None = None,
 ) -> Weights:
     """Read a weights folder into host memory (numpy arrays), checked.
 
@@ -134,6 +137,8 @@ def load(
         folder: a local folder.
         components: which of them to read, where present; others stay on disk.
         verify: compare each component's sha256 with gendr.json.
+        mesh: read the networks as jax arrays spread over it instead, by the rule of
+            FSDP; no device ever holds more than its part.
 
     Raises:
         InputError: not such a folder, an unknown version, damaged or missing files, or
@@ -145,7 +150,7 @@ def load(
     host: dict[str, Any] = {}
     for name in components:
         if name in manifest["components"]:
-            host[name] = _read_component(folder, name)
+            host[name] = _read_component(folder, name, weights, mesh)
             if verify:
                 _verify(folder, name, host[name], manifest)
     prompt = host.pop("prompt", {})
@@ -221,7 +226,14 @@ def _write_component(folder: Path, name: str, tree: Params) -> None:
         ocp.save((folder / name).absolute(), tree)
 
 
-def _read_component(folder: Path, name: str) -> Params:
+def _wanted(stored: Any, placed: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=placed)
+
+
+def _read_component(
+    folder: Path, name: str, weights: Weights, mesh: Mesh | None
+) -> Params:
+    """One component, whole in host memory or spread over a mesh."""
     path = folder / ("prompt.npz" if name == "prompt" else name)
     if not path.exists():
         raise InputError(f"{path} is missing. Copy the whole folder again.")
@@ -231,7 +243,15 @@ def _read_component(folder: Path, name: str) -> Params:
                 return dict(arrays)
         from orbax.checkpoint import v1 as ocp
 
-        return ocp.load(path)
+        if mesh is None or name == "prompt":
+            return ocp.load(path)
+        stored = ocp.metadata(path).metadata
+        # Orbax's own error for another tree names nothing.
+        _check(dataclasses.replace(weights, params={name: stored}), str(folder))
+        placed = tree_shardings(stored, mesh)
+        return ocp.load(path, jax.tree.map(_wanted, stored, placed))
+    except InputError:
+        raise
     except Exception as error:  # Orbax and zipfile raise many types on damage
         reason = " ".join(str(error.__cause__ or error).split())[:160]
         raise InputError(

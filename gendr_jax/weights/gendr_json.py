@@ -131,7 +131,6 @@ def read(folder: Path | str) -> dict[str, Any]:
             f"{path} has version {manifest.get('version')!r}, this gendr_jax "
             f"{gendr_jax.__version__} reads {VERSION}. Install the matching release."
         )
-    _one_of(path, "kind", manifest.get("kind"), get_args(Kind))
     for key in ("configs", "components"):
         if not isinstance(manifest.get(key), dict):
             raise InputError(f"{path} lacks {key!r}. Copy it again.")
@@ -150,20 +149,28 @@ def settings(folder: Path, manifest: dict[str, Any]) -> Weights:
         for name, cls in CONFIGS.items()
         if name in manifest["configs"]
     }
-    prediction = manifest.get("prediction_type")
-    _one_of(path, "prediction_type", prediction, get_args(Prediction))
-    t_star = manifest.get("t_star")
-    _one_of(path, "t_star", t_star, range(diffusion.NUM_TIMESTEPS))
+    check_settings(path, manifest)
     weights = Weights(
         kind=manifest["kind"],
-        prediction=prediction,
-        t_star=t_star,
+        prediction=manifest["prediction_type"],
+        t_star=manifest["t_star"],
         prompt_text=dict(manifest.get("prompt_text", {})),
         provenance=dict(manifest.get("provenance", {})),
         configs=configs,
     )
     require(weights, set(manifest["components"]), str(folder), InputError)
     return weights
+
+
+def check_settings(path: Path, said: dict[str, Any]) -> None:
+    """Kind, prediction and step of a manifest, or of an export's settings file.
+
+    Raises:
+        InputError: a value that we do not know.
+    """
+    _one_of(path, "kind", said.get("kind"), get_args(Kind))
+    _one_of(path, "prediction_type", said.get("prediction_type"), get_args(Prediction))
+    _one_of(path, "t_star", said.get("t_star"), range(diffusion.NUM_TIMESTEPS))
 
 
 def config(cls: type, values: dict[str, Any], where: str) -> Any:

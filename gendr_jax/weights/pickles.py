@@ -52,26 +52,28 @@ def open_pickle(path: Path) -> OpenFile:
             content = torch.load(path, map_location="cpu", weights_only=True)
             real, _ = _state_dict(content)
             return OpenFile(path, dict(_loaded(real)), metadata)
-    except InputError:
-        raise
+        checked: set[int] = set()
+        tensors = {n: _tensor(path, n, t, places, checked) for n, t in fake.items()}
+        return OpenFile(path, tensors, metadata)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except Exception as error:  # torch, pickle and zip raise many types on damage
         raise _refused(path, error) from error
-    checked: set[int] = set()
-    tensors = {n: _tensor(path, n, t, places, checked) for n, t in fake.items()}
-    return OpenFile(path, tensors, metadata)
 
 
 def _refused(path: Path, error: Exception) -> InputError:
     text = " ".join(str(error).split())
     # torch's advice, to trust the file, is not ours; its reason is.
-    at = text.find("Unsupported ")
+    at = text.lower().find("unsupported ")
     if at >= 0:
-        reason = text[at:].partition(" was not an allowed")[0][:200]
+        reason = text[at:].partition(" was not an allowed")[0]
+        reason = reason.partition(" Check the documentation")[0].rstrip(".")[:200]
         return InputError(
             f"{path} needs more than tensors and plain values ({reason}), which could "
             "run code: it is not loaded. Save its state dict as safetensors where you "
             "trust it."
         )
+    text = text.partition("trusted source. ")[2] or text
     return InputError(f"{path} is damaged ({text[:200]}). Download it again.")
 
 
@@ -122,7 +124,10 @@ def _state_dict(content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         return {str(k): v for k, v in named if isinstance(v, torch.Tensor)}
 
     if not isinstance(content, Mapping):
-        raise InputError(f"it holds a {type(content).__name__}, not a state dict")
+        raise InputError(
+            f"it holds a {type(content).__name__}, not a state dict. Save the model's "
+            "state_dict()."
+        )
     plain = {k: v for k, v in content.items() if isinstance(v, int | float | str)}
     inner = [k for k in STATE_DICTS if tensors(content.get(k))]
     chosen = content[inner[0]] if inner else content
@@ -131,7 +136,8 @@ def _state_dict(content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     strange = [k for k in strange if not isinstance(chosen[k], int | float | str)]
     if not found or (inner and strange):
         raise InputError(
-            f"no state dict: {len(found)} tensors, and {strange[:5]} are none"
+            f"no state dict: {len(found)} tensors, and {strange[:5]} are none. Save "
+            "the model's state_dict()."
         )
     return found, plain
 
@@ -142,7 +148,7 @@ def _bounded(path: Path, fake: Mapping[str, Any]) -> None:
     claimed, size = sum(s.nbytes() for s in storages.values()), path.stat().st_size
     if claimed > size:
         raise InputError(
-            f"{path} is {size} bytes and claims {claimed} bytes of tensors. "
+            f"it is {size} bytes and claims {claimed} bytes of tensors. "
             "Download it again."
         )
 
@@ -175,10 +181,14 @@ def _tensor(
     shape, strides = tuple(fake.shape), fake.stride()
     first = fake.storage_offset()
     last = first + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if size < 0:
+        raise InputError(
+            f"{path}: {name} is not where torch.save puts it; another program packed "
+            "the file. Load it and save it again with PyTorch."
+        )
     if size != storage.nbytes() or (last + 1) * dtype.itemsize > size:
         raise InputError(
-            f"{path}: {name} lies outside its storage of {size} bytes. "
-            "Download it again."
+            f"{name} lies outside its storage of {size} bytes. Download it again."
         )
 
     def read() -> np.ndarray:

@@ -119,6 +119,7 @@ def adapters(file: OpenFile, hints: Hints, config: dict[str, Any] | None) -> Fou
         format=f"{spelling} LoRA",
         files=[file.path],
         adapter=Adapter(file.tensors, config, file.metadata),
+        left_out=lora_files.left_out(file.tensors.keys()),
     )
 
 

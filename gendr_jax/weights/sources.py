@@ -36,7 +36,10 @@ def find(path: Path, hints: Hints = Hints()) -> Found:  # noqa: B008  frozen
         return _adapter_folder(path, hints)
     if (path / torch_files.CONFIG).is_file():
         return _component_folder(path, hints)
-    inside = [name for name in ("unet", "vae") if (path / name).is_dir()]
+    # What we exported may hold networks that no pipeline of diffusers has.
+    exported = (path / export_files.SETTINGS).is_file()
+    parts = ("unet", "vae", "dinov2", "lpips") if exported else ("unet", "vae")
+    inside = [name for name in parts if (path / name).is_dir()]
     if inside:
         return _pipeline(path, inside, hints)
     for stem in ADAPTER_STEMS:
@@ -55,7 +58,7 @@ def find(path: Path, hints: Hints = Hints()) -> Found:  # noqa: B008  frozen
 def _component_folder(path: Path, hints: Hints) -> Found:
     raw = torch_files.read_json(path / torch_files.CONFIG)
     name, model = raw.get("_class_name"), raw.get("model_type")
-    kind = "dinov2" if model == "dinov2" else CLASSES.get(name)
+    kind = "dinov2" if model == "dinov2" else CLASSES.get(str(name))
     if kind is None:
         raise InputError(
             f"{path / torch_files.CONFIG} is of {name or model or 'no known class'}. "
@@ -73,7 +76,7 @@ def _component_folder(path: Path, hints: Hints) -> Found:
 
 
 def _pipeline(path: Path, inside: list[str], hints: Hints) -> Found:
-    parts = {name: _component_folder(path / name, hints) for name in inside}
+    parts = {name: _part(path / name, hints) for name in inside}
     for name, part in parts.items():
         if name not in part.components:
             raise InputError(
@@ -85,7 +88,20 @@ def _pipeline(path: Path, inside: list[str], hints: Hints) -> Found:
         files=[file for part in parts.values() for file in part.files],
         prediction=hints.prediction or _scheduler(path),
     )
+    lora = path / export_files.DIFFUSERS_LORA
+    if (path / export_files.SETTINGS).is_file() and lora.is_file():
+        side = find(lora, hints)
+        found = dataclasses.replace(
+            found, adapter=side.adapter, files=[*found.files, *side.files]
+        )
     return dataclasses.replace(found, settings=export_files.read_settings(path))
+
+
+def _part(path: Path, hints: Hints) -> Found:
+    files = [p for p in sorted(path.iterdir()) if single_files.is_weights(p)]
+    if path.name == "lpips" and files:
+        return _files(path, files, hints)
+    return _component_folder(path, hints)
 
 
 def _scheduler(pipeline: Path) -> str | None:
@@ -95,7 +111,7 @@ def _scheduler(pipeline: Path) -> str | None:
         return None
     # diffusers' own default, where the key is absent
     name = torch_files.read_json(file).get("prediction_type", "epsilon")
-    if name not in PREDICTIONS:
+    if str(name) not in PREDICTIONS:
         raise InputError(
             f"{file} has prediction_type {name!r}, known are {list(PREDICTIONS)}. "
             "Use a model that predicts one of them."

@@ -71,11 +71,17 @@ def open_file(path: Path) -> OpenFile:
     if path.suffix in PICKLES:
         from gendr_jax.weights import pickles
 
-        return pickles.open_pickle(path)
-    if path.suffix not in SAFETENSORS:
+        file = pickles.open_pickle(path)
+    elif path.suffix in SAFETENSORS:
+        file = _open_safetensors(path)
+    else:
         known = " ".join(SAFETENSORS + PICKLES)
         raise InputError(f"{path} is no weights file. Name one of {known}.")
-    return _open_safetensors(path)
+    # Names go into messages: no line feeds, nothing that steers a terminal.
+    for name in file.tensors:
+        if not name.isprintable():
+            raise InputError(f"{path} has a tensor {name!r}. Download it again.")
+    return file
 
 
 def _open_safetensors(path: Path) -> OpenFile:

@@ -1,0 +1,100 @@
+"""What a foreign source is, in plain JSON values, for ``gendr inspect``.
+
+What lives here: the answer. What does not: recognising (``sources.py``), our own
+folders and checkpoints (``folder.py``, ``checkpoint.py``), printing.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gendr_jax.errors import InputError, UsageError
+from gendr_jax.weights import components, sources
+from gendr_jax.weights.single_files import Adapter, Found, Hints
+from gendr_jax.weights.tensors import Tensor, all_finite
+
+
+def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
+    """Kind, format, sizes, configurations and hashes of a file or folder.
+
+    Args: ``verify``: compare every name and shape with the network, read every tensor.
+    Raises: InputError: nothing that is known; with ``verify``, whatever does not fit.
+    """
+    found, assumed = _open(path)
+    if verify:
+        for component in found.components.values():
+            components.read(component)
+        if found.adapter is not None:
+            _refuse_strange(found.adapter, path)
+    parts = {name: _tensors(c.tensors.values()) for name, c in found.components.items()}
+    configs = {n: dataclasses.asdict(c.config) for n, c in found.components.items()}
+    if assumed:
+        configs["vae"] |= {"scaling_factor": None, "shift_factor": None}
+    if found.adapter is not None:
+        parts["lora"] = _tensors(found.adapter.tensors.values())
+        configs["lora"] = _adapter_config(found.adapter)
+    dtypes: dict[str, int] = {}
+    for part in parts.values():
+        for name, count in part["dtypes"].items():
+            dtypes[name] = dtypes.get(name, 0) + count
+    answer = {
+        "kind": next(iter(parts)) if len(parts) == 1 else "pipeline",
+        "format": found.format,
+        "parameters": sum(part["parameters"] for part in parts.values()),
+        "components": {name: part["parameters"] for name, part in parts.items()},
+        "tensors": {name: part["tensors"] for name, part in parts.items()},
+        "dtypes": dtypes,
+        "config": configs,
+        "prediction_type": found.prediction or found.settings.get("prediction_type"),
+        "left_out": found.left_out,
+        "sha256": {_short(file, path): _sha256(file) for file in found.files},
+    }
+    return answer | ({"verified": True} if verify else {})
+
+
+def _open(path: Path) -> tuple[Found, bool]:
+    """The source, and whether its latent scale is unknown."""
+    try:
+        return sources.find(path), False
+    except UsageError:  # a file that does not say the scale can be described without
+        return sources.find(path, Hints(scaling_factor=1.0)), True
+
+
+def _tensors(tensors: Iterable[Tensor]) -> dict[str, Any]:
+    dtypes: dict[str, int] = {}
+    count = 0
+    for tensor in tensors:
+        count += 1
+        size, name = math.prod(tensor.shape), tensor.dtype.name
+        dtypes[name] = dtypes.get(name, 0) + size
+    return {"tensors": count, "parameters": sum(dtypes.values()), "dtypes": dtypes}
+
+
+def _adapter_config(adapter: Adapter) -> dict[str, Any]:
+    """Ranks are the smaller sides of the halves; PEFT's own words beside them."""
+    halves = [t for t in adapter.tensors.values() if len(t.shape) >= 2]
+    said = adapter.peft_config or {}
+    known = ("r", "lora_alpha", "target_modules", "base_model_name_or_path")
+    return {
+        "modules": len(halves) // 2,
+        "ranks": sorted({min(t.shape[:2]) for t in halves}),
+        **{key: said[key] for key in known if key in said},
+    }
+
+
+def _refuse_strange(adapter: Adapter, path: Path) -> None:
+    bad = sorted(n for n, t in adapter.tensors.items() if not all_finite(t.read()))
+    if bad:
+        raise InputError(f"{path}: NaN or Inf in {', '.join(bad)}. Take another copy.")
+
+
+def _short(file: Path, root: Path) -> str:
+    return str(file.relative_to(root)) if file.is_relative_to(root) else file.name
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
