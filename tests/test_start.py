@@ -165,3 +165,11 @@ def test_projector_comes_along_where_it_fits(base, tmp_path):
     assert start.projector(init, nets.build(RepaProjector, wider)) == {}
     assert start.projector(Init(), net) == {}
     assert start.projector(Init(unet=str(tmp_path)), net) == {}
+
+
+def test_a_unet_that_predicts_something_else_is_refused(base):
+    path, _, _ = base
+    start.check_prediction(Init(unet=str(path)), "eps")
+    start.check_prediction(Init(), "v")
+    with pytest.raises(UsageError, match="predicts 'eps', config.prediction is 'v'"):
+        start.check_prediction(Init(unet=str(path)), "v")

@@ -208,6 +208,7 @@ def _frozen_parts(settings: BaseSettings | DistillSettings):
 def _base_stage(settings: BaseSettings, gather: Callable[[Params], Params]) -> Stage:
     settings, frozen, vae, dino, projector = _frozen_parts(settings)
     config = settings.unet
+    start.check_prediction(settings.init, settings.prediction)
     found, params = start.component(settings.init, "unet", config)
     if params is not None and found.in_channels != config.in_channels:
         params = surgery.widen(
@@ -244,6 +245,7 @@ def _distill_stage(
     settings: DistillSettings, gather: Callable[[Params], Params]
 ) -> Stage:
     settings, frozen, vae, dino, projector = _frozen_parts(settings)
+    start.check_prediction(settings.init, settings.prediction)
     config, params = start.component(settings.init, "unet", settings.unet)
     check_channels(config, settings.vae)
     build = functools.partial(

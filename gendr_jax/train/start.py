@@ -15,6 +15,7 @@ from gendr_jax.api import load_component
 from gendr_jax.errors import UsageError
 from gendr_jax.nets import Net, Params
 from gendr_jax.train.settings import Init
+from gendr_jax.weights import folder, gendr_json
 
 PROMPT_TOKENS = 77
 PROMPT_STREAM, DINO_STREAM, UNET_STREAM, VAE_STREAM = range(4)
@@ -50,6 +51,22 @@ def component(init: Init, name: str, config: Any) -> tuple[Any, Params | None]:
     return found, params
 
 
+def check_prediction(init: Init, prediction: str) -> None:
+    """Refuse a UNet that its folder says predicts something else.
+
+    Raises:
+        UsageError: eps against v; training would start from nonsense.
+    """
+    if not init.unet or not folder.is_folder(init.unet):
+        return  # component folders do not say it
+    said = gendr_json.read(init.unet).get("prediction_type")
+    if said != prediction:
+        raise UsageError(
+            f"init.unet={init.unet} predicts {said!r}, config.prediction is "
+            f"{prediction!r}. Set config.prediction={said}."
+        )
+
+
 def random_like(net: Net, seed: int, stream: int) -> Params:
     """Random weights that depend on the seed and the network's role alone."""
     key = jax.random.fold_in(jax.random.key(seed), stream)
@@ -62,8 +79,8 @@ def prompt(init: Init, width: int, seed: int) -> Params:
     From init.prompt (an .npz file of tools/embed_prompt.py) or from the weights folder
     of init.unet; else random constants of unit variance, where random is allowed.
     """
-    folder = Path(init.unet) / "prompt.npz"
-    path = init.prompt or (str(folder) if init.unet and folder.exists() else "")
+    beside = Path(init.unet) / "prompt.npz"
+    path = init.prompt or (str(beside) if init.unet and beside.exists() else "")
     if path:
         return _read_prompt(path, width)
     if not init.random:

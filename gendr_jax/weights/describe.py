@@ -92,7 +92,8 @@ def _refuse_strange(adapter: Adapter, path: Path) -> None:
 
 
 def _short(file: Path, root: Path) -> str:
-    return str(file.relative_to(root)) if file.is_relative_to(root) else file.name
+    inside = root.is_dir() and file.is_relative_to(root)
+    return str(file.relative_to(root)) if inside else file.name
 
 
 def _sha256(file: Path) -> str:

@@ -93,8 +93,9 @@ def _open_safetensors(path: Path) -> OpenFile:
             length = int.from_bytes(file.read(8), "little")
             header = _json(file.read(min(length, MAX_HEADER)))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        reason = repr(str(error))[1:-1][:200]  # it may quote the file, line feeds too
         raise InputError(
-            f"{path} is not a whole safetensors file ({error}). Download it again."
+            f"{path} is not a whole safetensors file ({reason}). Download it again."
         ) from error
     metadata = header.pop("__metadata__", {})
     unknown = [f"{n} {e['dtype']}" for n, e in header.items() if _odd(e["dtype"])]
