@@ -167,7 +167,10 @@ def is_folder(path: Path | str) -> bool:
 def _check(weights: Weights, where: str) -> None:
     """Arrays against the configurations: paths, shapes, dtypes, prompt width."""
     for name, params in weights.params.items():
-        abstract = _abstract(weights, name)
+        try:
+            abstract = _abstract(weights, name)
+        except ValueError as error:  # a configuration that no network can have
+            raise InputError(f"{where}: {name}: {error}") from error
         flat, want = nets.flatten(params), nets.flatten(abstract)
         # Weights may be stored in any floating type, each array in its own.
         stored = {

@@ -8,7 +8,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
 from gendr_jax.nets import Params
 from gendr_jax.weights.digest import sha256
+from gendr_jax.weights.options import MOST_ENTRIES, is_count, is_number
 
 FORMAT, VERSION, MANIFEST = "gendr", 1, "gendr.json"
 Kind = Literal["restorer", "base", "vae", "dinov2", "lpips", "lora"]
@@ -122,7 +123,7 @@ def read(folder: Path | str) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}). Copy it again.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f'{path} does not say "format": "{FORMAT}". Name our folder.')
@@ -132,7 +133,10 @@ def read(folder: Path | str) -> dict[str, Any]:
             f"{gendr_jax.__version__} reads {VERSION}. Install the matching release."
         )
     for key in ("configs", "components"):
-        if not isinstance(manifest.get(key), dict):
+        value = manifest.get(key)
+        if not isinstance(value, dict) or not all(
+            isinstance(inner, dict) for inner in value.values()
+        ):
             raise InputError(f"{path} lacks {key!r}. Copy it again.")
     return manifest
 
@@ -170,7 +174,13 @@ def check_settings(path: Path, said: dict[str, Any]) -> None:
     """
     _one_of(path, "kind", said.get("kind"), get_args(Kind))
     _one_of(path, "prediction_type", said.get("prediction_type"), get_args(Prediction))
-    _one_of(path, "t_star", said.get("t_star"), range(diffusion.NUM_TIMESTEPS))
+    t_star = said.get("t_star")
+    whole = isinstance(t_star, int) and not isinstance(t_star, bool)
+    steps = range(diffusion.NUM_TIMESTEPS)  # 1.0 is in it too
+    _one_of(path, "t_star", t_star if whole else repr(t_star), steps)
+    for key in ("prompt_text", "provenance"):
+        if not isinstance(said.get(key, {}), dict):
+            raise InputError(f"{path} has {key} that is no object. Copy it again.")
 
 
 def config(cls: type, values: dict[str, Any], where: str) -> Any:
@@ -186,10 +196,31 @@ def config(cls: type, values: dict[str, Any], where: str) -> Any:
             "Install the gendr_jax that wrote them."
         )
     frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for name, hint in get_type_hints(cls).items():
+        if name in frozen and not _fits(frozen[name], hint):
+            raise InputError(
+                f"{where}: {cls.__name__}.{name} is {frozen[name]!r:.80}, which no "
+                "network of ours has. Correct the configuration."
+            )
     try:
         return cls(**frozen)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error} Correct the configuration.") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of a field's type, and of a size that can be built."""
+    if get_origin(hint) is tuple:
+        kind = get_args(hint)[0]
+        few = isinstance(value, tuple) and (
+            kind is str or 0 < len(value) <= MOST_ENTRIES
+        )
+        return few and all(_fits(v, kind) for v in value)
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is float:
+        return is_number(value)
+    return is_count(value) if hint is int else isinstance(value, hint)
 
 
 def require(
@@ -215,6 +246,6 @@ def _one_of(path: Path, key: str, value: Any, known: Any) -> None:
     if value not in known:
         shown = f"{known[0]}..{known[-1]}" if isinstance(known, range) else known
         raise InputError(
-            f"{path} has {key} {value!r}, known are {shown}. Copy it again, or "
+            f"{path} has {key} {value!r:.80}, known are {shown}. Copy it again, or "
             "install the gendr_jax that wrote it."
         )

@@ -54,22 +54,28 @@ class Settings:
 
 def from_peft(raw: dict[str, Any]) -> Settings:
     """The meaning of adapter_config.json; InputError that names all we do not do."""
-    wrong = [f"{key} {raw[key]!r}" for key in UNKNOWN if raw.get(key)]
+    wrong = [f"{key} {raw[key]!r:.80}" for key in UNKNOWN if raw.get(key)]
     for key, allowed in (
         ("peft_type", ("LORA", None)),
         ("bias", ("none", None)),
         ("init_lora_weights", STARTS),
     ):
         if raw.get(key) not in allowed:
-            wrong.append(f"{key} {raw[key]!r}, expected {allowed[0]!r}")
+            wrong.append(f"{key} {raw[key]!r:.80}, expected {allowed[0]!r}")
     ranks, alphas = raw.get("rank_pattern") or {}, raw.get("alpha_pattern") or {}
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(raw.get(key) or {}, dict):
+            raise InputError(
+                f"LoRA settings: {key} is {raw[key]!r:.80}, no object. Download again."
+            )
     for key, patterns, kind in (
         ("r", ranks, int),
         ("lora_alpha", alphas, int | float),
     ):
         for name, value in {key: raw.get(key), **patterns}.items():
             if not isinstance(value, kind) or isinstance(value, bool):
-                wrong.append(f"{name} {value!r} is no number")
+                shown = name if name.isprintable() else repr(name)
+                wrong.append(f"{shown} {value!r:.80} is no number")
     wrong += [f"pattern {p!r}" for p in {**ranks, **alphas} if not _compiles(p)]
     if wrong:
         raise InputError(

@@ -9,6 +9,9 @@ from typing import Any
 
 from gendr_jax.errors import InputError
 
+# Above what any network here has; beyond, JAX would take minutes, or overflow.
+MOST, MOST_LAYERS, MOST_ENTRIES = 1 << 20, 128, 16
+
 # Options without effect on the arithmetic here. Softmax is always float32, hence
 # upcast_attention; dropout and initialisation matter to training DINOv2 alone.
 IGNORED = {
@@ -47,15 +50,15 @@ class Options:
         if value is None:
             return default
         if not valid(value):
-            self.problems.append(f"{name}={value!r} is not supported")
+            self.problems.append(f"{name}={value!r:.80} is not supported")
             return default
         return tuple(value) if isinstance(value, list) else value
 
     def number(self, name: str, default: float) -> float:
-        return float(self.get(name, default, _is_number))
+        return float(self.get(name, default, is_number))
 
-    def integer(self, name: str, default: int) -> int:
-        return self.get(name, default, is_count)
+    def integer(self, name: str, default: int, most: int = MOST) -> int:
+        return self.get(name, default, lambda v: is_count(v) and v <= most)
 
     def flag(self, name: str, default: bool) -> bool:
         return self.get(name, default, lambda v: isinstance(v, bool))
@@ -63,13 +66,15 @@ class Options:
     def integers(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
         return self.get(name, default, lambda v: list_of(v, is_count))
 
-    def uniform(self, name: str, default: int, only: int | None = None) -> int:
+    def uniform(
+        self, name: str, default: int, only: int | None = None, most: int = MOST
+    ) -> int:
         """One integer, or a list that repeats it; ``only`` is the one allowed."""
 
         def valid(value: Any) -> bool:
             values = value if isinstance(value, list) else [value]
             same = list_of(values, lambda v: is_count(v) and v == values[0])
-            return same and only in (None, values[0])
+            return same and values[0] <= most and only in (None, values[0])
 
         value = self.get(name, default, valid)
         return value[0] if isinstance(value, tuple) else value
@@ -88,7 +93,8 @@ class Options:
             value = self.raw[name]
             values = value if isinstance(value, list) else [value]
             if any(v not in (None, False) for v in values):
-                self.problems.append(f"{name}={value!r} is not supported")
+                shown = name if name.isprintable() else repr(name)
+                self.problems.append(f"{shown:.80}={value!r:.80} is not supported")
         if self.problems:
             raise InputError(
                 f"{self.where}: {'; '.join(self.problems)}. "
@@ -98,13 +104,17 @@ class Options:
 
 def is_count(value: Any) -> bool:
     """A positive integer; JSON's true is none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and 0 < value <= MOST
 
 
 def list_of(value: Any, valid: Callable[[Any], bool]) -> bool:
     """A list with something in it, all valid."""
-    return isinstance(value, list) and bool(value) and all(valid(v) for v in value)
+    few = isinstance(value, list) and 0 < len(value) <= MOST_ENTRIES
+    return few and all(valid(v) for v in value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: Any) -> bool:
+    """A number that float32 holds; JSON's true is none, NaN and Infinity neither."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) < 1e30

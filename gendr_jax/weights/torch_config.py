@@ -10,7 +10,7 @@ from gendr_jax.errors import InputError
 from gendr_jax.models.dinov2 import DINOv2Config
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
-from gendr_jax.weights.options import Options, is_count, list_of
+from gendr_jax.weights.options import MOST_LAYERS, Options, is_count, list_of
 
 ComponentConfig = UNetConfig | VAEConfig | DINOv2Config
 
@@ -100,7 +100,7 @@ def _parse_unet(options: Options) -> UNetConfig:
         in_channels=options.integer("in_channels", 4),
         out_channels=options.integer("out_channels", 4),
         block_out_channels=widths,
-        layers_per_block=options.uniform("layers_per_block", 2),
+        layers_per_block=options.uniform("layers_per_block", 2, most=MOST_LAYERS),
         heads=(heads,) * levels if isinstance(heads, int) else tuple(heads),
         attention=attention,
         cross_attention_dim=options.uniform("cross_attention_dim", 1280),
@@ -142,7 +142,7 @@ def _parse_vae(options: Options) -> VAEConfig:
         mid_attention=options.flag("mid_block_add_attention", True),
         latent_channels=options.integer("latent_channels", 4),
         block_out_channels=widths,
-        layers_per_block=options.integer("layers_per_block", 1),
+        layers_per_block=options.integer("layers_per_block", 1, MOST_LAYERS),
         norm_groups=options.integer("norm_num_groups", 32),
         quant_conv=options.flag("use_quant_conv", True),
         post_quant_conv=options.flag("use_post_quant_conv", True),
@@ -175,7 +175,7 @@ def _parse_dinov2(options: Options) -> DINOv2Config:
     options.fixed(DINOV2_FIXED)
     return DINOv2Config(
         hidden_size=options.integer("hidden_size", 768),
-        num_hidden_layers=options.integer("num_hidden_layers", 12),
+        num_hidden_layers=options.integer("num_hidden_layers", 12, MOST_LAYERS),
         num_attention_heads=options.integer("num_attention_heads", 12),
         mlp_ratio=options.integer("mlp_ratio", 4),
         image_size=options.uniform("image_size", 224),
