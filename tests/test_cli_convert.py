@@ -1,8 +1,11 @@
 """gendr convert: exit status, one-line errors, the report, --verify."""
 
-import functools
 import json
+import os
+import re
 import shlex
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -26,14 +29,6 @@ VAE_CONFIG = VAEConfig(
 )
 DINO = DINOv2Config(64, 2, 1, image_size=28)
 FILE = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def built_once():
-    """Declaring a network takes most of a conversion's time, and few are used here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nets, "build", functools.cache(nets.build))
-        yield
 
 
 @pytest.fixture(autouse=True)
@@ -229,3 +224,20 @@ def test_verify_shows_where_weights_differ(pipeline, tmp_path, capsys, monkeypat
     }
     assert ratios["unet", "down_blocks.0"] <= 1e-4 < ratios["unet", "mid_block"]
     assert ratios["unet", "output"] > 1e-4 >= ratios["vae", "output"]
+
+
+def test_a_damaged_folder_of_ours_is_one_line_of_a_real_process(tmp_path):
+    """Threads of tensorstore print tracebacks of their own where nobody stops them."""
+    config = VAEConfig(block_out_channels=(32, 64), layers_per_block=1)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda a: rng.standard_normal(a.shape, np.float32),
+        nets.build(VAE, config).abstract,
+    )
+    path = folder.save(tmp_path / "w", kind="vae", vae=(config, params))
+    largest = max((path / "vae").rglob("*"), key=lambda p: p.stat().st_size)
+    os.truncate(largest, 2000)
+    command = [sys.executable, "-m", "gendr_jax.cli.main", "inspect", path, "--verify"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(r"gendr: error: .*vae is damaged .*\n", done.stderr)

@@ -1,8 +1,10 @@
 """What libraries log and cache while a command runs; nothing of our own output."""
 
 import os
+import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 
 def quiet() -> None:
@@ -17,6 +19,22 @@ def quiet() -> None:
     logging.set_verbosity(logging.FATAL)
     for package in ("orbax", "jax", "flax"):
         warnings.filterwarnings("ignore", module=rf"{package}\b")
+    _silence_closed_loops()
+
+
+def _silence_closed_loops() -> None:
+    """Drop what tensorstore's threads print when one read of many has failed.
+
+    They report to an event loop that Orbax has closed by then; the failure itself
+    comes to us as an exception.
+    """
+    shown = sys.unraisablehook
+
+    def hook(told: Any) -> None:
+        if str(told.exc_value) != "Event loop is closed":
+            shown(told)
+
+    sys.unraisablehook = hook
 
 
 def cache_programs() -> Path | None:
