@@ -22,7 +22,7 @@ SD21 = {
     "sample_size": 64,
 }
 VAE16 = {
-    "block_out_channels": (128, 256, 512, 512),
+    "block_out_channels": (128, 128, 256, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 2,
