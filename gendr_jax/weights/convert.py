@@ -6,7 +6,6 @@ does not: recognising (``sources.py``), reading (``components.py``), and writing
 """
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -27,6 +26,7 @@ from gendr_jax.weights import (
 )
 from gendr_jax.weights.adapt import adapt, fold_own
 from gendr_jax.weights.destination import refuse_taken, replacing_folder
+from gendr_jax.weights.digest import file_sha256
 from gendr_jax.weights.gendr_json import Weights
 from gendr_jax.weights.single_files import Found, Hints
 from gendr_jax.weights.tensors import all_finite
@@ -77,8 +77,9 @@ def convert(
     if options.to == "peft":
         weights = export_files.adapters_alone(weights)
     check_finite(weights)
-    with replacing_folder(destination, options.force) as temporary:
+    with replacing_folder(destination) as temporary:
         write(temporary, weights, options.to)
+        refuse_taken(destination, options.force)  # it may have come meanwhile
     sizes = {name: nets.count(tree) for name, tree in weights.params.items()}
     return report | {
         "kind": weights.kind,
@@ -127,7 +128,7 @@ def load(paths: Sequence[Path], options: Options) -> tuple[Weights, dict[str, An
     provenance = {"formats": formats, "files": files}
     if left_out:
         provenance["left_out"] = left_out
-    merged = _widened(merged, options.latent_channels)
+    merged = surgery.widened(merged, options.latent_channels)
     _check_channels(merged)
     if options.merge and "lora" in merged.params:
         merged = fold_own(merged)
@@ -221,35 +222,6 @@ def _join(one: Weights, two: Weights) -> Weights:
     )
 
 
-def _widened(weights: Weights, channels: int) -> Weights:
-    if not channels:
-        return weights
-    if "unet" not in weights.params:
-        raise UsageError("--latent-channels widens a UNet and there is none. Name one.")
-    config = weights.configs["unet"]
-    if (config.in_channels, config.out_channels) == (channels, channels):
-        return weights
-    unet = surgery.widen(
-        weights.params["unet"], channels_in=channels, channels_out=channels
-    )
-    own = weights.params["unet"]["conv_in"]["kernel"].dtype
-    unet = jax.tree.map(np.asarray, unet)
-    for name in ("conv_in", "conv_out"):
-        unet[name] = {k: v.astype(own) for k, v in unet[name].items()}
-    wide = dataclasses.replace(config, in_channels=channels, out_channels=channels)
-    surgeries = {
-        "latent_channels": [config.in_channels, channels],
-        "conv_in": "tiled along its inputs, divided by the root of the copies",
-        "conv_out": "zero",
-    }
-    return dataclasses.replace(
-        weights,
-        configs=weights.configs | {"unet": wide},
-        params=weights.params | {"unet": unet},
-        provenance={**weights.provenance, "surgery": surgeries},
-    )
-
-
 def _check_channels(weights: Weights) -> None:
     """A restorer's UNet works on the latents of its autoencoder."""
     if weights.kind != "restorer":
@@ -300,8 +272,7 @@ def _digests(files: list[Path], wanted: tuple[str, ...]) -> list[dict[str, Any]]
     """Name, size and sha256 of each file; compared with what the user expects."""
     found = []
     for file in files:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = file_sha256(file)
         if wanted and digest not in {w.lower() for w in wanted}:
             raise InputError(
                 f"{file} has sha256 {digest}, expected {' or '.join(wanted)}. "

@@ -5,7 +5,6 @@ folders and checkpoints (``folder.py``, ``checkpoint.py``), printing.
 """
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.weights import components, sources
+from gendr_jax.weights.digest import file_sha256
 from gendr_jax.weights.single_files import Adapter, Found, Hints
 from gendr_jax.weights.tensors import Tensor, all_finite
 
@@ -50,7 +50,7 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
         "config": configs,
         "prediction_type": found.prediction or found.settings.get("prediction_type"),
         "left_out": found.left_out,
-        "sha256": {_short(file, path): _sha256(file) for file in found.files},
+        "sha256": {_short(file, path): file_sha256(file) for file in found.files},
     }
     return answer | ({"verified": True} if verify else {})
 
@@ -94,8 +94,3 @@ def _refuse_strange(adapter: Adapter, path: Path) -> None:
 def _short(file: Path, root: Path) -> str:
     inside = root.is_dir() and file.is_relative_to(root)
     return str(file.relative_to(root)) if inside else file.name
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

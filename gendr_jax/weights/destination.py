@@ -1,4 +1,4 @@
-"""Where a conversion writes: taken places are refused, and a folder appears whole.
+"""Where weights are written: taken places are refused, and a folder appears whole.
 
 What lives here: the check and the exchange of folders. What does not: what is written.
 """
@@ -31,8 +31,11 @@ def refuse_taken(destination: Path, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def replacing_folder(destination: Path, force: bool) -> Iterator[Path]:
-    """A temporary folder that takes the destination's place when all went well."""
+def replacing_folder(destination: Path) -> Iterator[Path]:
+    """A temporary folder that takes the destination's place when all went well.
+
+    What was there is set aside, then removed; whether it may be is the caller's to say.
+    """
     destination = destination.absolute()
     destination.parent.mkdir(parents=True, exist_ok=True)
     stem = f".{destination.name}.{os.getpid()}"
@@ -41,7 +44,6 @@ def replacing_folder(destination: Path, force: bool) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        refuse_taken(destination, force)
         if destination.exists():
             os.replace(destination, old)
         try:

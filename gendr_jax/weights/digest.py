@@ -7,6 +7,7 @@ and compression of a checkpoint play no part.
 
 import hashlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,12 @@ def sha256(params: Params) -> str:
         for start in range(0, flat.size, CHUNK):
             digest.update(_little_endian(flat[start : start + CHUNK]))
     return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes, as sha256sum prints it."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _whole(leaf: Any) -> np.ndarray:

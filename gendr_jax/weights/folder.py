@@ -13,10 +13,7 @@ Orbax neither notices a flipped byte in its data files nor a dtype that is not t
 one expected, hence our own digest and `check_like`.
 """
 
-import contextlib
 import dataclasses
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +32,7 @@ from gendr_jax.models.vae import VAE
 from gendr_jax.nets import Params
 from gendr_jax.sharding import tree_shardings
 from gendr_jax.weights import gendr_json
+from gendr_jax.weights.destination import replacing_folder
 from gendr_jax.weights.digest import sha256
 from gendr_jax.weights.gendr_json import MANIFEST, Weights
 
@@ -98,15 +96,8 @@ def save(
         provenance=provenance or {},
     )
     _refuse_foreign(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(folder, "tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with replacing_folder(folder) as temporary:
         write(temporary, weights, where=folder)
-        _swap_in(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
@@ -280,21 +271,3 @@ def _refuse_foreign(folder: Path) -> None:
             f"{folder} exists and is no weights folder, it would be replaced. "
             "Name another place."
         )
-
-
-def _swap_in(temporary: Path, folder: Path) -> None:
-    """Put the new folder in place; the old one is set aside, then removed."""
-    old = _beside(folder, "old")
-    if folder.exists():
-        os.replace(folder, old)
-    try:
-        os.replace(temporary, folder)
-    except OSError:
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(folder: Path, what: str) -> Path:
-    return folder.with_name(f".{folder.name}.{os.getpid()}.{what}")

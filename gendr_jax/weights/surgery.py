@@ -1,13 +1,18 @@
 """Channel surgery: a 4-channel UNet's weights for 16-channel latents.
 
-Only the tree of weights is touched; which layers are then trained first is the base
-stage's business (``train/base_step.py``).
+Only weights and their record are touched; which layers are then trained first is the
+base stage's business (``train/base_step.py``).
 """
 
-import jax.numpy as jnp
+import dataclasses
 
-from gendr_jax.errors import InputError
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gendr_jax.errors import InputError, UsageError
 from gendr_jax.nets import Params
+from gendr_jax.weights.gendr_json import Weights
 
 
 def widen(unet: Params, *, channels_in: int, channels_out: int) -> Params:
@@ -36,3 +41,34 @@ def widen(unet: Params, *, channels_in: int, channels_out: int) -> Params:
             "bias": jnp.zeros((channels_out,), jnp.float32),
         },
     }
+
+
+def widened(weights: Weights, channels: int) -> Weights:
+    """The UNet of these weights on latents of ``channels``, dtypes kept; 0 is as it is.
+
+    Provenance says what was done. Raises as ``widen``, and UsageError without a UNet.
+    """
+    if not channels:
+        return weights
+    if "unet" not in weights.params:
+        raise UsageError("--latent-channels widens a UNet and there is none. Name one.")
+    config = weights.configs["unet"]
+    if (config.in_channels, config.out_channels) == (channels, channels):
+        return weights
+    unet = widen(weights.params["unet"], channels_in=channels, channels_out=channels)
+    own = weights.params["unet"]["conv_in"]["kernel"].dtype
+    unet = jax.tree.map(np.asarray, unet)
+    for name in ("conv_in", "conv_out"):
+        unet[name] = {k: v.astype(own) for k, v in unet[name].items()}
+    wide = dataclasses.replace(config, in_channels=channels, out_channels=channels)
+    surgeries = {
+        "latent_channels": [config.in_channels, channels],
+        "conv_in": "tiled along its inputs, divided by the root of the copies",
+        "conv_out": "zero",
+    }
+    return dataclasses.replace(
+        weights,
+        configs=weights.configs | {"unet": wide},
+        params=weights.params | {"unet": unet},
+        provenance={**weights.provenance, "surgery": surgeries},
+    )
