@@ -49,7 +49,7 @@ def drawn(model, config, seed):
 
 
 @pytest.fixture(scope="module")
-def pipeline(built_once, tmp_path_factory):
+def pipeline(tmp_path_factory):
     """A folder as diffusers has it, which says what its UNet predicts."""
     place = tmp_path_factory.mktemp("pipeline")
     save_component(place / "unet", UNET, drawn(UNet, UNET, 1))
