@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from gendr_jax import nets
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models.lora import UNET_TARGETS
 from gendr_jax.weights import dinov2_hub, folder, ldm, lpips_files, torch_config
@@ -25,14 +24,6 @@ SD2 = {
     "attention_head_dim": (1, 2),
     "use_linear_projection": True,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def built_once():
-    """Declaring a network takes most of a conversion's time, and few are used here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nets, "build", functools.cache(nets.build))
-        yield
 
 
 def fresh(make):

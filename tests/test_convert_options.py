@@ -1,6 +1,5 @@
 """convert: its options, what it refuses, and that it writes all or nothing."""
 
-import functools
 import json
 import os
 
@@ -28,14 +27,6 @@ VAE_CONFIG = VAEConfig(
 )
 EPS = Hints(prediction="eps")
 FILE = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def built_once():
-    """Declaring a network takes most of a conversion's time, and few are used here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nets, "build", functools.cache(nets.build))
-        yield
 
 
 def drawn(model, config, dtype=np.float32, seed=0):

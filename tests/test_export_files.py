@@ -1,7 +1,6 @@
 """An exported restorer in PyTorch: its README runs, the libraries load it silently."""
 
 import contextlib
-import functools
 import logging
 import re
 import warnings
@@ -41,14 +40,6 @@ VAE_CONFIG = VAEConfig(
 SIZE, SCALE = (13, 19), 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def built_once():
-    """Declaring a network takes most of a conversion's time, and few are used here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nets, "build", functools.cache(nets.build))
-        yield
-
-
 def drawn(model, config, seed):
     rng = np.random.default_rng(seed)
 
@@ -60,7 +51,7 @@ def drawn(model, config, seed):
 
 
 @pytest.fixture(scope="module", params=["eps", "v"])
-def exported(request, built_once, tmp_path_factory):
+def exported(request, tmp_path_factory):
     """(our restorer's folder, the same for diffusers)."""
     pytest.importorskip("diffusers")
     place = tmp_path_factory.mktemp(request.param)
