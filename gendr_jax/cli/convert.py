@@ -35,6 +35,10 @@ def main(args: list[str]) -> int:
     from gendr_jax.cli.quiet import quiet
 
     quiet()
+    if flags.verify:  # before a long conversion, not after it
+        from gendr_jax.cli import convert_verify
+
+        convert_verify.require()
     from gendr_jax.weights import convert
     from gendr_jax.weights.single_files import Hints
 
@@ -65,8 +69,6 @@ def main(args: list[str]) -> int:
     report = convert.convert(flags.sources, flags.output, options)
     verified = None
     if flags.verify:
-        from gendr_jax.cli import convert_verify
-
         verified = report["verify"] = convert_verify.run(flags.output, flags.to)
     print(json.dumps(report, indent=2) if flags.json else as_text(report))
     return 0 if verified is None or verified["agrees"] else 1

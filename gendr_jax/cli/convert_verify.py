@@ -92,7 +92,12 @@ def _inputs(name: str, config: Any) -> tuple[np.ndarray, ...]:
     return (draw(1, 4 * config.patch_size, 6 * config.patch_size, 3),)
 
 
-def _torch(name: str, folder: Path) -> Blocks:
+def require() -> tuple[Any, dict[str, Any]]:
+    """(torch, the library's class of each network); asked for before a long conversion.
+
+    Raises:
+        UsageError: torch, diffusers or transformers is not installed.
+    """
     try:
         import torch
         from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -102,9 +107,14 @@ def _torch(name: str, folder: Path) -> Blocks:
             f"--verify needs PyTorch, diffusers and transformers ({error}). "
             "pip install 'gendr_jax[verify]'."
         ) from error
+    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "dinov2": Dinov2Model}
+    return torch, kinds
+
+
+def _torch(name: str, folder: Path) -> Blocks:
+    torch, kinds = require()
     from gendr_jax.weights import torch_files
 
-    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "dinov2": Dinov2Model}
     model = kinds[name].from_pretrained(folder, torch_dtype=torch.float32).train(False)
     config = torch_files.open_component(folder, name).config
     outputs: Blocks = {}
