@@ -36,6 +36,8 @@ setup(
         "optax>=0.2.5,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "grain>=0.2.18,<0.3",
+        # grain depends on it too; tools/make_arrayrecord.py writes with it.
+        "array_record>=0.8,<0.9",
         "tensorflow-datasets>=4.9.10,<5",
         # tensorflow-datasets imports it and does not declare it.
         "importlib_resources",

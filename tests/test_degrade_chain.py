@@ -1,12 +1,9 @@
 """What must hold of the whole degradation, and its stages put together."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
 from scipy import ndimage
 
 from gendr_jax.data.degrade import chain, degrade, draws, recipe, sample_keys
@@ -35,9 +32,9 @@ def default():
 
 
 def assert_same_picture(a, b):
-    """Equal up to a float32 sum on a rounding tie, which moves a level or a block."""
-    difference = np.abs(np.asarray(a) - np.asarray(b))
-    assert (difference > 0).mean() < 2e-3 and difference.max() < 0.05
+    """At most one level on fewer than 0.1 % of values: a float32 sum on a tie."""
+    levels = np.abs(np.asarray(a) - np.asarray(b)) * 255
+    assert (levels > 0.5).mean() < 1e-3 and levels.max() < 1.5
 
 
 def test_shape_range_and_levels(default):
@@ -77,11 +74,14 @@ def test_size_of_the_batch_does_not_matter(default):
 def test_it_looks_like_the_truth(default):
     """Right place, right colours: a swapped axis or channel would show here."""
     truth = photos().reshape(BATCH, SIDE // 4, 4, SIDE // 4, 4, 3).mean((2, 4))
+    lead = []
     for a, b in zip(np.asarray(default), np.asarray(truth), strict=True):
         smooth = [ndimage.gaussian_filter(p, (2, 2, 0)) for p in (a, b)]
         right = np.corrcoef(smooth[0].ravel(), smooth[1].ravel())[0, 1]
         wrong = np.corrcoef(smooth[0].ravel(), smooth[1].swapaxes(0, 1).ravel())[0, 1]
-        assert right > 0.6 and right > wrong + 0.3
+        lead.append(right - wrong)
+        assert right > 0.6
+    assert min(lead) > 0.1 and np.mean(lead) > 0.3
 
 
 def test_bicubic_preset_equals_the_oracle():
@@ -136,7 +136,7 @@ def test_gentle_draws_keep_the_picture():
         assert float(jnp.abs(jnp.moveaxis(y, 0, -1) - want).mean()) < 0.02
 
 
-@pytest.mark.parametrize("name", ["stablesr", "invsr"])
+@pytest.mark.parametrize("name", ["stablesr", "invsr", "apisr"])
 def test_other_presets_run(name):
     """seesr has the stages of the default; these have others."""
     y = np.asarray(degrade(keys(0, 1, 2), photos(3), recipe(name)))
@@ -166,15 +166,11 @@ def test_a_picture_smaller_than_its_array(name):
         assert_same_picture(a[:, : h // 2, : w // 2], cut)
 
 
-def test_it_splits_over_devices(default):
-    """Per-sample work needs no communication: under shard_map it is the same."""
-    mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
-    one = functools.partial(degrade, recipe=recipe(), scale=4)
-    spec = PartitionSpec("data")
-    split = jax.jit(
-        jax.shard_map(one, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
-    )
-    assert_same_picture(split(keys(0, 1, 2, 3), photos()), default)
+def test_the_ladder_holds_every_draw():
+    sides = [c[0] for c in chain.ladder(recipe(), (512, 512), chain.CPU_STEPS)]
+    assert sides == [256, 384, 512, 640, 768]
+    assert chain.ladder(recipe("apisr"), (512, 512), ())[-1] == (624, 624)
+    assert chain.ladder(recipe(), (64, 64), chain.TPU_STEPS) == ((96, 96),)
 
 
 def test_canvases_scale_with_the_crop():
@@ -184,12 +180,15 @@ def test_canvases_scale_with_the_crop():
         (128, 128),
     )
     assert chain.canvases(recipe(), (96, 128), 4) == ((144, 192), (32, 48), (24, 32))
-    assert chain.canvases(recipe("invsr"), (128, 128), 4).second == (192, 192)
+    assert chain.canvases(recipe("invsr"), (128, 128), 4).second == (48, 48)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_it_lowers_for_accelerators(platform):
-    """There filters are convolutions, without transforms and gathers of pixels."""
-    traced = degrade.trace(keys(0), photos(1), recipe())
+    """There filters are products, without transforms; on a TPU nothing is gathered."""
+    traced = degrade.trace(keys(0, 1), photos(2), recipe())
     text = traced.lower(lowering_platforms=(platform,)).as_text()
-    assert "stablehlo.convolution" in text and "stablehlo.fft" not in text
+    assert "stablehlo.fft" not in text and "stablehlo.dot_general" in text
+    assert ("stablehlo.convolution" in text) == (platform == "tpu")
+    if platform == "tpu":
+        assert "stablehlo.gather" not in text

@@ -40,6 +40,10 @@ def test_published_values():
     assert seesr.first.blur == base.first.blur
     assert stable.first.blur.sigma == (0.2, 1.5) and stable.sharpen
     assert stable.second.blur.sigma == (0.2, 1.0)
+    apisr = recipe("apisr")
+    assert apisr.first.resize == (0.1, 1.2) and apisr.second.resize == (0.15, 1.2)
+    assert apisr.second.resize_probs == (0.2, 0.7, 0.1) and apisr.sinc_prob == 0
+    assert apisr.first.gaussian == base.first.gaussian and not apisr.sharpen
     assert recipe("invsr").second_prob == 0.5
     assert recipe("invsr").second.blur.sizes == (3, 5, 7, 9, 11, 13)
 
@@ -107,3 +111,18 @@ def test_second_pass_is_skipped_half_of_the_time_by_invsr():
     keys = jax.random.split(jax.random.key(2), COUNT)
     has = jax.jit(jax.vmap(lambda k: draws.sample(k, r).has_second))(keys)
     assert stats.binomtest(int(jnp.sum(has)), COUNT, 0.5).pvalue > 1e-3
+
+
+def test_apisr_resizes_anywhere_and_has_whole_qualities():
+    r = recipe("apisr")
+    keys = jax.random.split(jax.random.key(3), COUNT)
+    drawn = jax.jit(jax.vmap(lambda k: draws.sample(k, r)))(keys)
+    for order in (drawn.first, drawn.second):
+        assert stats.chisquare(np.bincount(order.place, minlength=3)).pvalue > 1e-3
+        quality = np.asarray(order.quality)
+        assert (quality == np.round(quality)).all()
+        counts = np.bincount(quality.astype(int), minlength=96)[20:]
+        assert len(counts) == 76 and stats.chisquare(counts).pvalue > 1e-3
+    assert np.asarray(drawn.jpeg_last).all()
+    assert (np.asarray(drawn.sinc)[:, 10, 10] == 1).all()
+    assert draws.sample(keys[0], recipe()).first.place == 1

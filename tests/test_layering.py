@@ -44,7 +44,8 @@ ROOMS = {
     ),
     "gendr_jax.data": Room(
         1,
-        {"numpy", "PIL", "grain", "tensorflow_datasets", "skimage", "absl"},
+        {"numpy", "PIL", "grain", "tensorflow_datasets", "skimage", "absl"}
+        | {"array_record"},
     ),
     "gendr_jax.restore.image_io": Room(1, {"numpy", "PIL"}),
     "gendr_jax.restore.resize": Room(1, {"jax", "numpy", "PIL"}),

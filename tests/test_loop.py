@@ -19,6 +19,8 @@ from PIL import Image
 
 from gendr_jax import sharding
 from gendr_jax.errors import UsageError
+from gendr_jax.train import loop
+from gendr_jax.train.feed import Feed
 from gendr_jax.train.loop import RunSettings, run
 from gendr_jax.train.resume import changes
 from gendr_jax.train.stage import Stage
@@ -111,6 +113,22 @@ class Batches:
                 self.closed += 1
 
         return generate()
+
+
+def waiting(at):
+    """A Feed that does at[k]() in the loop's own thread before it hands out batch k."""
+
+    class Waiting(Feed):
+        def __init__(self, batches, start, mesh):
+            super().__init__(batches, start, mesh)
+            self.count = start
+
+        def next(self):
+            at.get(self.count, lambda: None)()
+            self.count += 1
+            return super().next()
+
+    return Waiting
 
 
 def settings(**changes):
@@ -240,12 +258,14 @@ def test_sample_sheets(tmp_path):
 @pytest.mark.parametrize(
     ("number", "reason"), [(signal.SIGTERM, "sigterm"), (signal.SIGINT, "user")]
 )
-def test_a_signal_ends_the_run_saved(tmp_path, number, reason):
+def test_a_signal_ends_the_run_saved(tmp_path, number, reason, monkeypatch):
     whole = train(tmp_path / "whole", steps=6)
     # While batch 3 is waited for, three steps are done.
-    batches = Batches(at={3: lambda: os.kill(os.getpid(), number)})
+    batches, kill = Batches(), lambda: os.kill(os.getpid(), number)
+    monkeypatch.setattr(loop, "Feed", waiting({3: kill}))
     result = train(tmp_path / "cut", batches=batches, steps=6)
     assert (result.step, result.reason) == (4, reason)
+    monkeypatch.undo()
     assert batches.closed == 1
     assert run_file(tmp_path / "cut")["stopped"] == reason
     assert checkpoint.describe(tmp_path / "cut")["step"] == 4
@@ -272,16 +292,15 @@ def test_a_signal_while_a_picture_is_drawn(tmp_path, monkeypatch):
     assert checkpoint.describe(tmp_path)["step"] == 2
 
 
-def test_data_workers_that_end_with_us_are_no_error(tmp_path):
-    def interrupted():
-        os.kill(os.getpid(), signal.SIGINT)
-        raise RuntimeError("worker died")
-
-    result = train(tmp_path, batches=Batches(at={2: interrupted}))
-    assert (result.step, result.reason) == (2, "user")
-
+def test_data_workers_that_end_with_us_are_no_error(tmp_path, monkeypatch):
     def broken():
         raise RuntimeError("worker died")
+
+    kill = waiting({2: lambda: os.kill(os.getpid(), signal.SIGINT)})
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "Feed", kill)
+        result = train(tmp_path, batches=Batches(at={2: broken}))
+    assert (result.step, result.reason) == (2, "user")
 
     with pytest.raises(RuntimeError, match="worker died"):
         train(tmp_path / "other", batches=Batches(at={2: broken}))
@@ -295,8 +314,8 @@ sys.path.insert(0, sys.argv[1])
 import test_loop as t
 kill = lambda: os.kill(os.getpid(), signal.Signals(int(sys.argv[3])))
 twice = lambda: (kill(), kill())
-t.train(t.Path(sys.argv[2]), steps=9, checkpoint_every=2, batches=t.Batches(
-    at={5: twice}))
+t.loop.Feed = t.waiting({5: twice})
+t.train(t.Path(sys.argv[2]), steps=9, checkpoint_every=2)
 """
 
 

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from gendr_jax.data import decode, sources
 from gendr_jax.errors import InputError, UsageError
@@ -79,23 +79,81 @@ def test_16_bit_gray_is_scaled_not_saturated(save, ext):
     np.testing.assert_array_equal(got, np.repeat(want[..., None], 3, 2))
 
 
-def test_16_bit_colour_png_becomes_8_bit(tmp_path):
-    """Written by hand: Pillow cannot write one."""
-    x = pixels(4, 5, dtype=np.uint16)
+def png_16(path, x, *more):
+    """Written by hand: Pillow writes no 16-bit colour and no 16-bit transparency."""
 
     def chunk(kind, data):
         check = struct.pack(">I", zlib.crc32(kind + data))
         return struct.pack(">I", len(data)) + kind + data + check
 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in x)
-    path = tmp_path / "a.png"
+    head = struct.pack(
+        ">IIBBBBB", x.shape[1], x.shape[0], 16, 2 * (x.ndim - 2), 0, 0, 0
+    )
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 4, 16, 2, 0, 0, 0))
+        + chunk(b"IHDR", head)
+        + b"".join(chunk(*m) for m in more)
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )
+    return path
+
+
+def test_16_bit_colour_png_becomes_8_bit(tmp_path):
+    x = pixels(4, 5, dtype=np.uint16)
+    path = png_16(tmp_path / "a.png", x)
     assert np.abs(decode.read(path).astype(int) - x / 257).max() <= 1
+
+
+def test_16_bit_gray_with_a_transparent_value(tmp_path):
+    """Refused where a pixel has that value, converted where none has."""
+    x = pixels(4, 5, 1, dtype=np.uint16) // 2 * 2
+    even, odd = (struct.pack(">H", int(x[1, 1]) + k) for k in (0, 1))
+    refused(png_16(tmp_path / "a.png", x, (b"tRNS", even)), "transparent")
+    got = decode.read(png_16(tmp_path / "b.png", x, (b"tRNS", odd)))
+    np.testing.assert_array_equal(got[..., 0], np.round(x / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "reason"),
+    [(262, 0, "photometric 0"), (258, 12, "12 bits")],
+)
+def test_16_bit_gray_tiff_of_another_kind(save, tag, value, reason):
+    """Pillow opens white-is-zero and 12 bits as if they were plain 16-bit gray."""
+    path = save("a.tif", pixels(channels=1, dtype=np.uint16))
+    data, entry = path.read_bytes(), struct.pack("<HHI", tag, 3, 1)
+    at = data.index(entry) + len(entry)
+    path.write_bytes(data[:at] + struct.pack("<H", value) + data[at + 2 :])
+    refused(path, reason)
+    with pytest.raises(InputError, match=reason):
+        decode.read_size(path)
+
+
+def test_16_bit_gray_keeps_its_profile(save):
+    refused(
+        save("a.png", pixels(channels=1, dtype=np.uint16), icc_profile=_lab()),
+        "LAB|Lab",
+    )
+
+
+def test_bytes_and_files_are_judged_alike(save):
+    path = save("a.png", pixels())
+    data = path.read_bytes()
+    np.testing.assert_array_equal(decode.read_bytes(data, "n"), decode.read(path))
+    assert decode.read_size_bytes(data, "n") == decode.read_size(path) == (20, 30)
+    with pytest.raises(InputError, match=r"^n: the file is empty$"):
+        decode.read_size_bytes(b"", "n")
+    with pytest.raises(InputError, match=r"none\.png: FileNotFoundError"):
+        decode.read(path.with_name("none.png"))
+
+
+def test_a_bomb_is_not_decoded_by_read(save, monkeypatch):
+    path = save("bomb.png", Image.new("1", (9000, 8000)))
+    loads = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: loads.append(self))
+    refused(path, "9000x8000")
+    assert not loads
 
 
 def test_gray_and_palette_become_rgb(save):

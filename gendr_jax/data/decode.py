@@ -9,13 +9,16 @@ No jax: worker processes import this file.
 """
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from gendr_jax.errors import InputError
 
+T = TypeVar("T")
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 512_000_000
@@ -31,18 +34,12 @@ def read(path: Path) -> np.ndarray:
       InputError: it cannot be read, or not without guessing; the message names the
         file and the reason.
     """
-    try:
-        with _open(path) as image:
-            image.load()
-            _check(image)
-            image = ImageOps.exif_transpose(image)
-            return _to_rgb(image)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    # Pillow raises whatever its decoders raise: OSError, ValueError, SyntaxError,
-    # struct.error and more, all of which mean the same thing here.
-    except Exception as error:
-        raise InputError(f"{path}: {_reason(error)}") from error
+    return _judged(path, str(path), _pixels)
+
+
+def read_bytes(data: bytes, name: str) -> np.ndarray:
+    """The picture in an encoded file's bytes, as `read`; `name` is for the message."""
+    return _judged(data, name, _pixels)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -51,23 +48,47 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
       InputError: as `read`, for what the header shows.
     """
+    return _judged(path, str(path), _size)
+
+
+def read_size_bytes(data: bytes, name: str) -> tuple[int, int]:
+    """Height and width from the header of an encoded file's bytes, as `read_size`."""
+    return _judged(data, name, _size)
+
+
+def _judged(file: Path | bytes, name: str, work: Callable[[Image.Image], T]) -> T:
+    """What `work` makes of an opened picture; every failure is an InputError."""
     try:
-        with _open(path) as image:
-            _check(image)
-            return image.height, image.width
+        with _open(file) as image:
+            return work(image)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{name}: {error}") from None
+    # Pillow raises whatever its decoders raise: OSError, ValueError, SyntaxError,
+    # struct.error and more, all of which mean the same thing here.
     except Exception as error:
-        raise InputError(f"{path}: {_reason(error)}") from error
+        raise InputError(f"{name}: {_reason(error)}") from error
 
 
-def _open(path: Path) -> Image.Image:
-    size = path.stat().st_size
+def _pixels(image: Image.Image) -> np.ndarray:
+    _check(image)
+    image.load()
+    _check(image)  # some formats know their mode and frames only now
+    ImageOps.exif_transpose(image, in_place=True)
+    return _to_rgb(image)
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    _check(image)
+    return image.height, image.width
+
+
+def _open(file: Path | bytes) -> Image.Image:
+    size = len(file) if isinstance(file, bytes) else file.stat().st_size
     if size == 0:
         raise InputError("the file is empty")
     if size > MAX_BYTES:
         raise InputError(f"{size} bytes, more than the {MAX_BYTES} allowed")
-    return Image.open(path)
+    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
 
 
 def _check(image: Image.Image) -> None:
@@ -82,6 +103,14 @@ def _check(image: Image.Image) -> None:
         raise InputError(f"{image.n_frames} frames, not one picture")
     if image.mode not in _MODES and not _is_png_gray_16(image):
         raise InputError(f"pixels of mode {image.mode} have no safe conversion to RGB")
+    if image.format == "TIFF" and image.mode in _GRAY_16:
+        # Pillow neither inverts white-is-zero here nor stretches 12 bits to 16
+        photometric, bits = image.tag_v2.get(262, 1), image.tag_v2.get(258, (16,))
+        if photometric != 1 or bits != (16,):
+            raise InputError(
+                f"gray TIFF of {bits[0]} bits and photometric {photometric}, only 16 "
+                "and 1 are converted"
+            )
 
 
 def _is_png_gray_16(image: Image.Image) -> bool:
@@ -91,8 +120,7 @@ def _is_png_gray_16(image: Image.Image) -> bool:
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode in _GRAY_16 or image.mode == "I":
-        gray = (np.asarray(image).astype(np.uint32) + 128) // 257
-        return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
+        image = _to_gray_8(image)
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         profile = image.info.get("icc_profile")
         image = image.convert("RGBA")
@@ -101,6 +129,16 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         image = image.convert("RGB")
         image.info["icc_profile"] = profile
     return np.asarray(_to_srgb(image))
+
+
+def _to_gray_8(image: Image.Image) -> Image.Image:
+    """16-bit gray scaled, not saturated; profile kept."""
+    gray = np.asarray(image)
+    if np.any(gray == image.info.get("transparency", -1)):
+        raise InputError("some pixels are transparent")
+    scaled = Image.fromarray(((gray.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    scaled.info["icc_profile"] = image.info.get("icc_profile")
+    return scaled
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

@@ -5,7 +5,8 @@ the whole job first and shared out to hosts last, so sample k, its crop and its 
 are the same for any number of hosts and worker processes, and `start` is all there
 is to save. No jax: worker processes import this file.
 
-    pictures -> shuffle (anew each epoch) -> repeat -> crop, flip -> my share -> batch
+    pictures -> shuffle (anew each epoch) -> repeat -> mix -> crop, flip -> my share
+             -> batch
 """
 
 import logging
@@ -18,6 +19,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from gendr_jax.data.locate import Mixture
 from gendr_jax.data.sources import Source, check_rejected
 from gendr_jax.errors import InputError, UsageError
 
@@ -63,14 +65,8 @@ def batches(
     """
     _check(batch_size, crop, start, process_index, process_count, workers, small)
     reader = _Reader(source, _usable(source, crop, small), crop)
-    order = (
-        grain.MapDataset.range(len(reader))
-        .seed(seed % 2**32)
-        .shuffle()
-        .repeat(None)
-        .map_with_index(_with_index)
-        .random_map(reader.crop)
-    )
+    pictures = _pictures(source, reader.bounds, seed % 2**32)
+    order = pictures.map_with_index(_with_index).random_map(reader.crop)
     share = _Share(order, start, batch_size, process_index, process_count)
     samples = grain.MapDataset.source(share)
     # Batched before it becomes an iterator: worker processes then share out whole
@@ -101,6 +97,54 @@ def _stream(ready: grain.IterDataset) -> Generator[Batch, None, None]:
         iterator.close()
 
 
+def _pictures(source: Source, bounds: np.ndarray, seed: int) -> grain.MapDataset:
+    """Positions among the usable pictures, endless; a part has an order of its own."""
+    if not isinstance(source, Mixture):
+        return _shuffled(0, int(bounds[-1]), seed)
+    seeds = np.random.SeedSequence(seed).generate_state(len(source.shares))
+    parts = [
+        _shuffled(int(first), int(end), int(own))
+        for first, end, own in zip(bounds, bounds[1:], seeds, strict=False)
+    ]
+    return grain.MapDataset.source(_Mixed(parts, source.shares)).seed(seed)
+
+
+def _shuffled(first: int, end: int, seed: int) -> grain.MapDataset:
+    return grain.MapDataset.range(first, end).seed(seed).shuffle().repeat(None)
+
+
+class _Mixed:
+    """Endless orders interleaved in exact shares, as a random-access sequence."""
+
+    def __init__(self, parts: list[grain.MapDataset], shares: tuple[int, ...]):
+        self._parts, self._shares = parts, shares
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, k: int) -> int:
+        part, i = take_turns(k, self._shares)
+        return self._parts[part][i]
+
+    def __repr__(self) -> str:
+        return f"Mixed(shares {self._shares})"
+
+
+def take_turns(k: int, shares: tuple[int, ...]) -> tuple[int, int]:
+    """(part, index in it) of sample k when parts take turns as evenly as they can.
+
+    Of the first k samples, those not of part 0 number k (total - share) // total; the
+    rest of the parts share these in the same way.
+    """
+    total = sum(shares)
+    for part, share in enumerate(shares):
+        left, left_next = (n * (total - share) // total for n in (k, k + 1))
+        if left == left_next:
+            return part, k - left
+        k, total = left, total - share
+    raise AssertionError("the last part takes all that is left")
+
+
 class _Share:
     """One process' rows of every global batch, as a random-access sequence."""
 
@@ -124,16 +168,16 @@ class _Reader:
     """Crops of the usable pictures; a damaged file gives way to the next good one.
 
     Which picture takes its place depends on the files alone, not on when or where
-    the damage was found, so every host and every worker does the same.
+    the damage was found, so every host and every worker does the same. In a mixture it
+    is one of the same part.
     """
 
     def __init__(self, source: Source, usable: np.ndarray, side: int):
         self._source, self._usable, self._side = source, usable, side
-        self._rejected: dict[str, str] = {}
+        ends = source.bounds if isinstance(source, Mixture) else [0, len(source)]
+        self.bounds = np.searchsorted(usable, ends)
+        self._rejected: dict[int, str] = {}
         self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._usable)
 
     def crop(self, sample: dict[str, int], rng: np.random.Generator) -> Batch:
         pixels_hwc = self._read(sample["picture"])
@@ -150,23 +194,25 @@ class _Reader:
         return {"hq": np.ascontiguousarray(hq), "index": np.uint32(sample["index"])}
 
     def _read(self, position: int) -> np.ndarray:
-        for k in range(len(self)):
-            picture = int(self._usable[(position + k) % len(self)])
-            name = self._source.names[picture]
-            if name in self._rejected:
+        part = int(np.searchsorted(self.bounds, position, side="right"))
+        first, end = int(self.bounds[part - 1]), int(self.bounds[part])
+        for k in range(end - first):
+            place = first + (position - first + k) % (end - first)
+            if place in self._rejected:
                 continue
             try:
-                return self._source[picture]
+                return self._source[int(self._usable[place])]
             except InputError as error:
-                self._reject(name, str(error))
+                self._reject(place, str(error), range(first, end))
         raise AssertionError("check_rejected stops before every picture is rejected")
 
-    def _reject(self, name: str, reason: str) -> None:
+    def _reject(self, place: int, reason: str, part: range) -> None:
         with self._lock:
-            if name not in self._rejected:
-                self._rejected[name] = reason
+            if place not in self._rejected:
+                self._rejected[place] = reason
                 _log.warning("skipped %s (%d so far)", reason, len(self._rejected))
-            check_rejected(dict(self._rejected), len(self))
+            here = {str(k): why for k, why in self._rejected.items() if k in part}
+            check_rejected(here, len(part))
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -193,11 +239,13 @@ def _usable(source: Source, crop: int, small: str) -> np.ndarray:
             f"{source.names[i]} has a side of {source.sides_n[i]} pixels, the crop "
             f"needs {crop}. Remove it, or choose small='skip' or 'pad'."
         )
-    if not fits.any():
-        raise UsageError(
-            f"none of {len(fits)} pictures has sides of {least} pixels or more (the "
-            f"largest has {max(source.sides_n, default=0)}). Lower the crop."
-        )
+    for part in source.parts if isinstance(source, Mixture) else [source]:
+        largest = max(part.sides_n, default=0)
+        if largest < least:
+            raise UsageError(
+                f"none of {len(part)} pictures has sides of {least} pixels or more "
+                f"(the largest has {largest}). Lower the crop."
+            )
     if not fits.all():
         left_out = int((~fits).sum())
         _log.warning("left out %d pictures smaller than %d pixels", left_out, least)

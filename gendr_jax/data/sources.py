@@ -1,8 +1,9 @@
 """Many pictures behind one index: a folder of files, or a list of arrays.
 
-What lives here: finding pictures and handing them out whole. What is cut from them,
-and in which order, is the pipeline's (pipeline.py); what a file may contain is
-decode.py's. No jax: worker processes import this file.
+What lives here: finding pictures and handing them out whole. Shards and TFDS datasets
+are sources of the same kind (shards.py, tfds_source.py; locate.py opens any). What is
+cut from them, and in which order, is the pipeline's (pipeline.py); what a file may
+contain is decode.py's. No jax: worker processes import this file.
 """
 
 import logging
@@ -18,7 +19,7 @@ import numpy as np
 from gendr_jax.data import decode
 from gendr_jax.errors import InputError, UsageError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff")
 CACHE_BYTES = 256_000_000
 _log = logging.getLogger(__name__)
 

@@ -1,9 +1,12 @@
-"""Batches on their way to the devices: waiting is measured, iterators are closed.
+"""Batches on their way to the devices: read ahead, waiting measured, iterators closed.
 
 What lives here: host batches to global arrays. What does not: the pictures
 (`data/pipeline.py`), the step.
 """
 
+import logging
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,40 +21,73 @@ from gendr_jax.train.stage import Batch
 
 # start -> iterator of {name: array [batch of this process, ...]}, endless
 Batches = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
+AHEAD = 2
+CLOSE_SECONDS = 30.0
+_log = logging.getLogger(__name__)
 
 
 class Feed:
     """The batches from `start` on, as arrays spread over the mesh. Close it when done.
 
-    `waited` is the time in seconds spent in waiting for the data.
+    A thread reads and copies them to the devices while the step runs; no more than
+    `ahead` batches wait there. Their order is that of the iterator. `waited` is the
+    time in seconds spent in waiting for the data.
     """
 
-    def __init__(self, batches: Batches, start: int, mesh: Mesh):
+    def __init__(self, batches: Batches, start: int, mesh: Mesh, *, ahead: int = AHEAD):
         self._batches = iter(batches(start))
         self._sharding = batch_sharding(mesh)
+        self._ready: queue.SimpleQueue[Batch | Exception] = queue.SimpleQueue()
+        self._room = threading.Semaphore(ahead)
+        self._closed = threading.Event()
+        self._failure: Exception | None = None
         self.waited = 0.0
+        self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
+        self._thread.start()
 
     def next(self) -> Batch:
         """The next batch.
 
         Raises:
             UsageError: the data ended, or a batch does not divide over the devices.
+            Exception: whatever reading raised, after the batches that came before.
         """
+        if self._failure is not None:
+            raise self._failure
         begun = time.perf_counter()
-        try:
-            batch = next(self._batches)
-        except StopIteration:
-            raise UsageError(
-                "the data ended before the last step. Give an endless source."
-            ) from None
+        batch = self._ready.get()
         self.waited += time.perf_counter() - begun
-        return spread(batch, self._sharding)
+        if isinstance(batch, Exception):
+            self._failure = batch
+            raise batch
+        self._room.release()
+        return batch
 
     def close(self) -> None:
-        """Stop the workers that read ahead."""
-        close = getattr(self._batches, "close", None)
-        if close is not None:
-            close()
+        """Stop reading ahead, and the workers behind it; waits for a read under way."""
+        self._closed.set()
+        self._room.release()
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            _log.warning("a read of the data has hung for %.0f s", CLOSE_SECONDS)
+
+    def _work(self) -> None:
+        try:
+            while True:
+                self._room.acquire()
+                if self._closed.is_set():
+                    break
+                self._ready.put(spread(next(self._batches), self._sharding))
+        except StopIteration:
+            message = "the data ended before the last step. Give an endless source."
+            self._ready.put(UsageError(message))
+        except Exception as error:  # the step's thread raises it
+            self._ready.put(error)
+        finally:
+            # here, because a generator cannot be closed while another thread is in it
+            close = getattr(self._batches, "close", None)
+            if close is not None:
+                close()
 
 
 def first_rows(batches: Batches, mesh: Mesh, rows: int) -> Batch:

@@ -34,7 +34,7 @@ class Adam:
 
 @dataclass(frozen=True)
 class Data:
-    """Where photographs come from and how they become training pairs."""
+    """Where photographs come from (path: data/locate.py), how they become pairs."""
 
     path: str = ""
     preset: str = "realesrgan"

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gendr_jax import nets, sharding
-from gendr_jax.data import photos, pipeline, sources
+from gendr_jax.data import pipeline
+from gendr_jax.data.locate import BUILTIN, open_source
 from gendr_jax.errors import UsageError
 from gendr_jax.models.dinov2 import DINOv2
 from gendr_jax.models.heads import (
@@ -40,8 +41,6 @@ from gendr_jax.train.settings import (
 from gendr_jax.train.stage import Stage
 from gendr_jax.train.typed import typed
 from gendr_jax.weights import folder, surgery
-
-BUILTIN = "builtin:photographs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +70,7 @@ def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
     gather = functools.partial(whole, mesh=mesh, dtype=settings.dtype)
     makers = {"vae": _vae_stage, "base": _base_stage, "distill": _distill_stage}
     stage = makers[kind](settings, gather)
-    return Setup(stage, _batches(settings), run_settings(settings))
+    return Setup(stage, data_batches(settings), run_settings(settings))
 
 
 def whole(params: Params, *, mesh: Mesh, dtype: str) -> Params:
@@ -131,18 +130,19 @@ def run_settings(settings: Common) -> RunSettings:
     )
 
 
-def _batches(settings: Common) -> Callable[[int], Iterator[Any]]:
+def data_batches(settings: Common) -> Callable[[int], Iterator[Any]]:
+    """start -> endless batches of this process, of what ``data.path`` names.
+
+    Raises:
+        UsageError: nothing usable is there.
+    """
     data = settings.data
     if not data.path:
         raise UsageError(
             "config.data.path is empty. Name a folder of photographs, or "
             f"{BUILTIN} for those that come with scikit-image."
         )
-    if data.path == BUILTIN:
-        kept = [p for name, p in photos.photographs() if name != photos.HELD_OUT]
-        source = sources.arrays(kept)
-    else:
-        source = sources.folder(data.path)
+    source = open_source(data.path)
     return lambda first: pipeline.batches(
         source,
         batch_size=settings.batch_size,

@@ -1,39 +1,51 @@
-"""The stages in their order, on canvases of fixed size.
+"""The stages in their order, on canvases of a few fixed sizes.
 
 What lives here: the chain of one sample and its batched, jitted form. A picture of
-changing size sits at the start of a canvas that is large enough for every draw, so
-one compiled program serves all draws; each stage is told the size in use and returns
-something meaningless beyond it. `Canvases` is the one place that chooses how large.
+changing size sits at the start of a canvas; each stage is told the size in use and
+returns something meaningless beyond it. After the first resize the chain branches by
+the smallest canvas of a short ladder that holds the picture, so that one compiled
+program serves all draws and the average cost is that of the average size. Nothing in
+the result depends on the canvas: noise is drawn by row and column (fields.py).
 
     sharpen? -> blur -> resize -> noise -> JPEG
     -> blur? -> resize -> noise
-    -> JPEG -> resize to the end -> sinc?      or, by a fair coin,
+    -> JPEG -> resize to the end -> sinc?      or, by a coin,
     -> resize to the end -> sinc? -> JPEG
     -> round to 8-bit levels
+
+The loop over a batch is in batch.py.
 """
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from gendr_jax.data.degrade import batch, resize
 from gendr_jax.data.degrade import draws as laws
-from gendr_jax.data.degrade import resize
 from gendr_jax.data.degrade.blur import blur
-from gendr_jax.data.degrade.draws import Draws
+from gendr_jax.data.degrade.draws import Draws, OrderDraw
 from gendr_jax.data.degrade.jpeg import jpeg
 from gendr_jax.data.degrade.noise import add_noise
-from gendr_jax.data.degrade.recipe import Recipe
+from gendr_jax.data.degrade.recipe import Order, Recipe
 from gendr_jax.data.degrade.resize import Length
 from gendr_jax.data.degrade.unsharp import sharpen
 
 Size = tuple[Length, Length]
 
 
+# steps of the ladder of canvases in units of the picture's own size, all but the last.
+# A TPU compiles a branch for ten seconds; on a GPU a branch waits for the host.
+CPU_STEPS, TPU_STEPS, GPU_STEPS = (0.5, 0.75, 1.0, 1.25), (0.75, 1.0), ()
+# a canvas with shorter sides is not worth the time that its branch takes to compile
+SHORTEST = 192
+
+
 class Canvases(NamedTuple):
-    """Height and width of the array that holds the picture after each resize."""
+    """Height and width of the largest array that holds the picture after a resize."""
 
     first: tuple[int, int]
     second: tuple[int, int]
@@ -41,7 +53,7 @@ class Canvases(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """Standard normals for the noise of the first and of the second pass, chw."""
+    """Noise of the first and of the second pass: keys, or standard normals chw."""
 
     first: jax.Array
     second: jax.Array
@@ -52,10 +64,17 @@ def canvases(recipe: Recipe, hq: tuple[int, int], scale: int) -> Canvases:
     last = tuple(-(-n // scale) for n in hq)
     first = tuple(_whole16(n * recipe.first.resize[1]) for n in hq)
     second = tuple(_whole16(n * recipe.second.resize[1]) for n in last)
-    if recipe.second_prob < 1:
-        # without its second pass a picture stays as large as the first left it
-        second = tuple(max(a, b) for a, b in zip(first, second, strict=True))
     return Canvases(first, second, last)
+
+
+def ladder(
+    recipe: Recipe, hq: tuple[int, int], steps: tuple[float, ...]
+) -> tuple[tuple[int, int], ...]:
+    """Canvases of the first resize to choose from, the last one holds every draw."""
+    largest = tuple(_whole16(n * recipe.first.resize[1]) for n in hq)
+    smaller = [tuple(_whole16(n * step) for n in hq) for step in steps]
+    useful = lambda a, b: SHORTEST <= a < b  # noqa: E731
+    return (*(c for c in smaller if all(map(useful, c, largest))), largest)
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "scale"))
@@ -79,16 +98,23 @@ def degrade(
     Returns: float32 [b, ceil(h / scale), ceil(w / scale), 3] in [0, 1] at whole 8-bit
       levels, zero outside size / scale.
     """
-    one = functools.partial(_degrade_one, recipe=recipe, scale=scale)
     if sizes_b2 is None:
         height, width = hq_bhwc.shape[1:3]
         assert height % scale == 0 and width % scale == 0, (hq_bhwc.shape, scale)
-        lq_bhwc = jax.vmap(lambda k, x: one(k, x, (height, width)))(keys_b, hq_bhwc)
-    else:
-        lq_bhwc = jax.vmap(lambda k, x, n: one(k, x, (n[0], n[1])))(
-            keys_b, hq_bhwc, sizes_b2
+        sizes_b2 = jnp.full((hq_bhwc.shape[0], 2), jnp.asarray([height, width])[None])
+    one = functools.partial(_degrade_one, recipe=recipe, scale=scale)
+    cpu, tpu, gpu = (
+        functools.partial(loop, functools.partial(one, steps=steps))
+        for loop, steps in (
+            (batch.one_at_a_time, CPU_STEPS),
+            (batch.one_at_a_time, TPU_STEPS),
+            (batch.all_at_once, GPU_STEPS),
         )
-    return jax.lax.stop_gradient(lq_bhwc)
+    )
+    hq_bhwc = jax.lax.stop_gradient(hq_bhwc)
+    return jax.lax.platform_dependent(
+        keys_b, hq_bhwc, sizes_b2, cpu=cpu, tpu=tpu, default=gpu
+    )
 
 
 def sample_keys(key: jax.Array, index_b: jax.Array) -> jax.Array:
@@ -103,60 +129,147 @@ def apply(
     fields: Fields,
     recipe: Recipe,
     scale: int,
+    steps: tuple[float, ...] = CPU_STEPS,
 ) -> jax.Array:
-    """The chain with every random number given; result chw, not yet rounded."""
-    canvas = canvases(recipe, hq_chw.shape[1:], scale)
+    """The chain with every random number given; result chw, not yet rounded.
+
+    Args:
+      steps: see `ladder`; without any, the largest canvas serves every draw.
+    """
     x = sharpen(hq_chw, size) if recipe.sharpen else hq_chw
     end = tuple(n // scale for n in size)
-    first, second = draws.first, draws.second
+    order, draw = recipe.first, draws.first
+    x = _before_resize(x, size, order, draw, fields.first)
+    grown = _scaled(size, draw.factor)
+    canvas = canvases(recipe, hq_chw.shape[1:], scale)
+    choice = ladder(recipe, hq_chw.shape[1:], steps)
+    reductions = (3.0, *(hq_chw.shape[1] / c[0] for c in choice[:-1]))
 
-    x = blur(x, first.kernel, size)
-    grown = _scaled(size, first.factor)
-    x = resize.resize(x, first.mode, size, grown, canvas.first, first.factor)
-    x = add_noise(x, fields.first, first.noise, grown)
-    x = jpeg(x, first.quality, grown)
+    def go_on(first: tuple[int, int], reduction: float, x: jax.Array) -> jax.Array:
+        x = resize.resize(x, draw.mode, size, grown, first, draw.factor, reduction)
+        x = _after_resize(x, grown, order, draw, fields.first)
+        x = jpeg(x, draw.quality, grown)
+        return _shrink(x, grown, end, canvas, draws, fields.second, recipe)
 
-    y = blur(x, second.kernel, grown)
-    small = _scaled(end, second.factor)
-    y = resize.resize(y, second.mode, grown, small, canvas.second)
-    y = add_noise(y, fields.second, second.noise, small)
-    if recipe.second_prob < 1:
-        x = _fit(x, canvas.second)
-        y = jnp.where(draws.has_second, y, x)
-        small = tuple(
-            jnp.where(draws.has_second, a, b) for a, b in zip(small, grown, strict=True)
-        )
-    return _finish(y, small, end, canvas.last, draws)
+    fits = [(grown[0] <= c[0]) & (grown[1] <= c[1]) for c in choice]
+    ways = [functools.partial(go_on, *w) for w in zip(choice, reductions, strict=True)]
+    x = jax.lax.switch(jnp.argmax(jnp.stack(fits)), ways, x)
+    x = _finish(x, end, canvas, draws, fields.second, recipe)
+    if recipe.sinc_prob > 0:
+        x = blur(x, draws.sinc, end)
+    return _if(draws.jpeg_last, lambda x: jpeg(x, draws.second.quality, end), x)
+
+
+def _shrink(
+    x: jax.Array,
+    grown: Size,
+    end: Size,
+    canvas: Canvases,
+    draws: Draws,
+    source: jax.Array,
+    recipe: Recipe,
+) -> jax.Array:
+    """Up to the second resize, or to the last one where there is no second pass.
+
+    Returns: on the canvas of the second pass in both cases.
+    """
+    order, draw = recipe.second, draws.second
+
+    def second(x: jax.Array) -> jax.Array:
+        x = _before_resize(x, grown, order, draw, source)
+        small = _scaled(end, draw.factor)
+        return resize.resize(x, draw.mode, grown, small, canvas.second, reduction=6.0)
+
+    def last(x: jax.Array) -> jax.Array:
+        x = _to_end(x, grown, end, canvas, draws, recipe)
+        missing = [(0, b - a) for a, b in zip(canvas.last, canvas.second, strict=True)]
+        return jnp.pad(x, ((0, 0), *missing))
+
+    if recipe.second_prob == 1:
+        return second(x)
+    return jax.lax.cond(draws.has_second, second, last, x)
 
 
 def _finish(
-    x: jax.Array, size: Size, end: Size, canvas: tuple[int, int], draws: Draws
+    x: jax.Array,
+    end: Size,
+    canvas: Canvases,
+    draws: Draws,
+    source: jax.Array,
+    recipe: Recipe,
 ) -> jax.Array:
-    """JPEG before or after the last resize and sinc filter, by the coin."""
-    quality = draws.second.quality
-    x = jnp.where(draws.jpeg_last, x, jpeg(x, quality, size))
-    x = resize.resize(x, draws.last_mode, size, end, canvas)
-    x = blur(x, draws.sinc, end)
-    return jnp.where(draws.jpeg_last, jpeg(x, quality, end), x)
+    """From the second resize to the last."""
+    order, draw = recipe.second, draws.second
+
+    def second(x: jax.Array) -> jax.Array:
+        small = _scaled(end, draw.factor)
+        x = _after_resize(x, small, order, draw, source)
+        return _to_end(x, small, end, canvas, draws, recipe)
+
+    if recipe.second_prob == 1:
+        return second(x)
+    height, width = canvas.last
+    return jax.lax.cond(draws.has_second, second, lambda x: x[:, :height, :width], x)
+
+
+def _to_end(
+    x: jax.Array,
+    size: Size,
+    end: Size,
+    canvas: Canvases,
+    draws: Draws,
+    recipe: Recipe,
+) -> jax.Array:
+    """The last resize, after the second JPEG by the coin."""
+    if recipe.jpeg_last_prob < 1:
+        quality = draws.second.quality
+        x = _if(~draws.jpeg_last, lambda x: jpeg(x, quality, size), x)
+    return resize.resize(x, draws.last_mode, size, end, canvas.last, reduction=6.0)
+
+
+def _before_resize(
+    x: jax.Array, size: Size, order: Order, draw: OrderDraw, source: jax.Array
+) -> jax.Array:
+    if not order.resize_anywhere:
+        return blur(x, draw.kernel, size)
+    x = _if(draw.place > 0, lambda x: blur(x, draw.kernel, size), x)
+    return _if(draw.place == 2, lambda x: add_noise(x, source, draw.noise, size), x)
+
+
+def _after_resize(
+    x: jax.Array, size: Size, order: Order, draw: OrderDraw, source: jax.Array
+) -> jax.Array:
+    if not order.resize_anywhere:
+        return add_noise(x, source, draw.noise, size)
+    x = _if(draw.place == 0, lambda x: blur(x, draw.kernel, size), x)
+    return _if(draw.place < 2, lambda x: add_noise(x, source, draw.noise, size), x)
+
+
+def _if(
+    is_done: jax.Array, stage: Callable[[jax.Array], jax.Array], x: jax.Array
+) -> jax.Array:
+    return jax.lax.cond(is_done, stage, lambda x: x, x)
 
 
 def _degrade_one(
-    key: jax.Array, hq_hwc: jax.Array, size: Size, *, recipe: Recipe, scale: int
+    key: jax.Array,
+    hq_hwc: jax.Array,
+    size: jax.Array,
+    *,
+    recipe: Recipe,
+    scale: int,
+    steps: tuple[float, ...] = CPU_STEPS,
 ) -> jax.Array:
     hq_chw = jnp.moveaxis(hq_hwc, -1, 0)
+    size = size[0], size[1]
     end = tuple(n // scale for n in size)
     if recipe.first is None:
         last = tuple(-(-n // scale) for n in hq_hwc.shape[:2])
         lq_chw = resize.antialiased_bicubic(hq_chw, size, last, scale)
     else:
-        canvas = canvases(recipe, hq_hwc.shape[:2], scale)
-        parameters, first, second = (jax.random.fold_in(key, k) for k in range(3))
-        fields = Fields(
-            jax.random.normal(first, (3, *canvas.first)),
-            jax.random.normal(second, (3, *canvas.second)),
-        )
+        parameters, *noise = (jax.random.fold_in(key, k) for k in range(3))
         draws = laws.sample(parameters, recipe)
-        lq_chw = apply(hq_chw, size, draws, fields, recipe, scale)
+        lq_chw = apply(hq_chw, size, draws, Fields(*noise), recipe, scale, steps)
     lq_hwc = jnp.moveaxis(lq_chw, 0, -1)
     height, width = lq_hwc.shape[:2]
     valid = (jnp.arange(height) < end[0])[:, None] & (jnp.arange(width) < end[1])[None]
@@ -170,9 +283,3 @@ def _scaled(size: Size, factor: jax.Array) -> Size:
 
 def _whole16(n: float) -> int:
     return 16 * math.ceil(n / 16)
-
-
-def _fit(x_chw: jax.Array, canvas: tuple[int, int]) -> jax.Array:
-    """Zeros added at the end of both axes; `canvas` is at least as large."""
-    _, height, width = x_chw.shape
-    return jnp.pad(x_chw, ((0, 0), (0, canvas[0] - height), (0, canvas[1] - width)))

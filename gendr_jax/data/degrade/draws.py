@@ -24,13 +24,17 @@ MODE_INDEX = tuple(range(len(MODES)))
 
 
 class OrderDraw(NamedTuple):
-    """One pass: a [21, 21] kernel and scalars. mode indexes resize.MODES."""
+    """One pass: a [21, 21] kernel and scalars. mode indexes resize.MODES.
+
+    place: of the resize, 0 before the blur, 1 after it, 2 after the noise.
+    """
 
     kernel: jax.Array
     factor: jax.Array
     mode: jax.Array
     noise: NoiseDraw
     quality: jax.Array
+    place: jax.Array | int = 1
 
 
 class Draws(NamedTuple):
@@ -58,7 +62,7 @@ def sample(key: jax.Array, recipe: Recipe) -> Draws:
         has_second=part[40] < recipe.second_prob,
         sinc=_last_sinc(part[41:44], recipe),
         last_mode=_choice(part[44], MODE_INDEX),
-        jpeg_last=part[45] < 0.5,
+        jpeg_last=part[45] < recipe.jpeg_last_prob,
     )
 
 
@@ -101,8 +105,16 @@ def _order(part: jax.Array, order: Order) -> OrderDraw:
             gaussian_sigma=_uniform(part[15], *order.gaussian) / 255.0,
             poisson_scale=_uniform(part[16], *order.poisson),
         ),
-        quality=_uniform(part[17], *order.jpeg),
+        quality=_quality(part[17], order),
+        place=_choice(part[18], (0, 1, 2)) if order.resize_anywhere else 1,
     )
+
+
+def _quality(part: jax.Array, order: Order) -> jax.Array:
+    low, high = order.jpeg
+    if not order.whole_quality:
+        return _uniform(part, low, high)
+    return jnp.minimum(jnp.floor(_uniform(part, low, high + 1.0)), high)
 
 
 def _last_sinc(part: jax.Array, recipe: Recipe) -> jax.Array:

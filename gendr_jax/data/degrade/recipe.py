@@ -6,6 +6,15 @@ draws.py, what is done with them in chain.py.
 Sources: Real-ESRGAN (Wang et al., 2021) and OSEDiff train with the same values, which
 are the default; SeeSR and StableSR are milder, InvSR skips the second order half of
 the time. Values are facts read in those repositories; no code was taken.
+
+APISR (Wang et al., 2024) is for drawn pictures. Of its degradation, `apisr` has the
+ranges, the random place of both resizes and no last sinc filter. Its codecs are not
+here: where APISR draws JPEG (0.4) or WebP (0.6) in the first pass, and JPEG (0.06),
+WebP (0.1), AVIF (0.1), MPEG-2 (0.12), MPEG-4 (0.12), H.264 (0.3) or H.265 (0.2) in
+the last, `apisr` always applies the arithmetic of JPEG (jpeg.py), at a whole quality
+of 20..95. Left out are therefore: the artefacts of WebP, AVIF and video (prediction
+within the frame, larger blocks, deblocking), WebP's method, the video's quantisers
+and presets, and the sharpening of drawn lines in the truth.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +44,9 @@ class Order:
 
     resize: the smallest and the largest factor; `resize_probs` are those of enlarging
     (1 .. largest), reducing (smallest .. 1) and keeping. gaussian: sigma in 8-bit
-    levels. poisson: factor on the shot noise. jpeg: real-valued libjpeg quality.
+    levels. poisson: factor on the shot noise. jpeg: libjpeg quality, real-valued
+    unless `whole_quality`, then with both ends. resize_anywhere: the resize comes
+    before the blur, after it or after the noise, all equally likely, not after it.
     """
 
     blur_prob: float
@@ -47,6 +58,8 @@ class Order:
     jpeg: tuple[float, float]
     gaussian_prob: float = 0.5
     gray_prob: float = 0.4
+    whole_quality: bool = False
+    resize_anywhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,7 @@ class Recipe:
     """A whole degradation; hashable, so that it can be static under `jax.jit`.
 
     first is None: antialiased bicubic reduction and nothing else.
+    jpeg_last_prob: that the second JPEG comes after the last resize, not before.
     sharpen: the low-quality picture is made from the sharpened truth (unsharp.py).
     """
 
@@ -63,6 +77,7 @@ class Recipe:
     second_prob: float = 1.0
     sinc_prob: float = 0.8
     sinc_sizes: tuple[int, ...] = ODD_7_TO_21
+    jpeg_last_prob: float = 0.5
     sharpen: bool = False
 
 
@@ -131,7 +146,29 @@ _INVSR = replace(
     sinc_sizes=tuple(range(3, 14, 2)),
 )
 
-PRESETS = ("realesrgan", "seesr", "stablesr", "invsr", "bicubic")
+_APISR = replace(
+    _REALESRGAN,
+    name="apisr",
+    first=replace(
+        _REALESRGAN.first,
+        resize=(0.1, 1.2),
+        jpeg=(20.0, 95.0),
+        whole_quality=True,
+        resize_anywhere=True,
+    ),
+    second=replace(
+        _REALESRGAN.second,
+        resize_probs=(0.2, 0.7, 0.1),
+        resize=(0.15, 1.2),
+        jpeg=(20.0, 95.0),
+        whole_quality=True,
+        resize_anywhere=True,
+    ),
+    sinc_prob=0.0,
+    jpeg_last_prob=1.0,
+)
+
+PRESETS = ("realesrgan", "seesr", "stablesr", "invsr", "apisr", "bicubic")
 
 
 def recipe(name: str = "realesrgan") -> Recipe:
@@ -140,7 +177,8 @@ def recipe(name: str = "realesrgan") -> Recipe:
     Raises:
       UsageError: there is no such preset; the message lists those that exist.
     """
-    known = (_REALESRGAN, _SEESR, _STABLESR, _INVSR, Recipe(name="bicubic"))
+    plain = Recipe(name="bicubic")
+    known = (_REALESRGAN, _SEESR, _STABLESR, _INVSR, _APISR, plain)
     for preset in known:
         if preset.name == name:
             return preset
