@@ -1,5 +1,6 @@
 """The loop over a batch: the same pictures split over devices and on other canvases."""
 
+import contextlib
 import functools
 import re
 
@@ -48,23 +49,25 @@ def test_it_splits_over_devices(default):
     assert_same_picture(split(keys(0, 1, 2, 3), photos()), default)
 
 
-def test_a_sharded_batch_stays_where_it_is(default):
-    """Under plain `jax.jit`, a batch over eight devices: not one collective."""
+@pytest.mark.parametrize("is_current", [False, True])
+def test_a_sharded_batch_stays_where_it_is(default, is_current):
+    """A batch over eight devices, the mesh current or not: not one collective."""
     mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "fsdp"))
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     jitted = jax.jit(
         lambda k, x: degrade(k, x * 1.0, recipe()), in_shardings=(rows, rows)
     )
-    indices = tuple(range(BATCH)) * 4
-    compiled = jitted.lower(keys(*indices), jnp.tile(photos(), (4, 1, 1, 1))).compile()
+    inputs = keys(*tuple(range(BATCH)) * 4), jnp.tile(photos(), (4, 1, 1, 1))
+    inputs = jax.device_put(inputs, rows)
+    with jax.set_mesh(mesh) if is_current else contextlib.nullcontext():
+        lowered = jitted.lower(*inputs)
+    compiled = lowered.compile()
+    assert ("CustomSPMDPartitioning" in lowered.as_text()) != is_current
     assert not re.search(
         r"all-|collective|reduce-scatter|partition-id", compiled.as_text()
     )
     assert compiled.output_shardings.is_equivalent_to(rows, 4)
-    lq = compiled(
-        jax.device_put(keys(*indices), rows),
-        jax.device_put(jnp.tile(photos(), (4, 1, 1, 1)), rows),
-    )
+    lq = compiled(*inputs)
     for k in range(4):
         assert_same_picture(lq[k * BATCH : (k + 1) * BATCH], default)
 

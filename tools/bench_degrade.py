@@ -4,8 +4,7 @@
     python -m tools.bench_degrade --tpu v5e:1x1
 
 PHOTOS: a folder of pictures. FILES: see tests/degrade_reference.py; OpenCV is measured
-beside it. --tpu needs libtpu and compiles ahead of time: these are figures of the
-compiler, nothing is run. Prints a line of JSON a measurement.
+beside it. --tpu needs libtpu; its figures are the compiler's. Prints lines of JSON.
 """
 
 import argparse

@@ -3,10 +3,11 @@
     recipe.py    the numbers: presets by name
     draws.py     the laws: one sample's parameters from its key
     chain.py     the order of the stages, canvases, `degrade`
+    batch.py     the loop over samples, split over devices
     kernels.py   blur kernels        blur.py     filtering
     resize.py    area, bilinear, bicubic as matrices
-    noise.py     Gaussian and shot   jpeg.py     DiffJPEG
-    unsharp.py   sharpening of the truth (StableSR)
+    noise.py     Gaussian and shot   fields.py   the normals they are made of
+    jpeg.py      DiffJPEG            unsharp.py  sharpening of the truth (StableSR)
 
 Differences from the reference, on purpose: every draw is by sample, not by batch, so
 there is no pool of training pairs; the result is rounded to 8 bits at its own size,
