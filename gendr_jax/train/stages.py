@@ -36,6 +36,7 @@ from gendr_jax.train.settings import (
     BaseSettings,
     Common,
     DistillSettings,
+    Init,
     VAESettings,
 )
 from gendr_jax.train.stage import Stage
@@ -59,6 +60,39 @@ def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
         UsageError: a misspelt or impossible setting.
         InputError: weights or photographs that cannot be read.
     """
+    settings = read_settings(config, mesh)
+    stage = _stage(settings, mesh)
+    return Setup(stage, data_batches(settings), run_settings(settings))
+
+
+def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
+    """The stage from shapes alone: nothing is read, nothing is allocated.
+
+    `frozen` and `start` are ShapeDtypeStructs, `export` is not to be called. The step
+    is that of `setup`, whatever weights `config.init` names; the mesh may be one of
+    devices that are not here.
+
+    Raises:
+        UsageError: a misspelt or impossible setting.
+    """
+    settings = read_settings(config, mesh)
+    settings = dataclasses.replace(settings, init=Init(random=True))
+    made: list[Stage] = []
+
+    def trees() -> tuple[Any, Any]:
+        made.append(_stage(settings, mesh))
+        return made[0].frozen, made[0].start
+
+    frozen, begin = jax.eval_shape(trees)
+    return dataclasses.replace(made[0], frozen=frozen, start=begin)
+
+
+def read_settings(config: Mapping[str, Any], mesh: Mesh) -> Common:
+    """The typed settings of config.stage, checked against each other and the mesh.
+
+    Raises:
+        UsageError: a misspelt or impossible setting.
+    """
     kinds = {"vae": VAESettings, "base": BaseSettings, "distill": DistillSettings}
     kind = config.get("stage")
     if kind not in kinds:
@@ -67,10 +101,13 @@ def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
         )
     settings = typed(kinds[kind], config)
     check(settings, mesh)
+    return settings
+
+
+def _stage(settings: Common, mesh: Mesh) -> Stage:
     gather = functools.partial(whole, mesh=mesh, dtype=settings.dtype)
     makers = {"vae": _vae_stage, "base": _base_stage, "distill": _distill_stage}
-    stage = makers[kind](settings, gather)
-    return Setup(stage, data_batches(settings), run_settings(settings))
+    return makers[settings.stage](settings, gather)
 
 
 def whole(params: Params, *, mesh: Mesh, dtype: str) -> Params:
