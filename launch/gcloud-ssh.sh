@@ -12,9 +12,10 @@
 PROJECT=my-project
 ZONE=us-east5-b
 NAME=gendr-distill
-TYPE=v6e-256            # v5litepod-256, v6e-256; v5p counts cores: v5p-1024 has 512 chips
+TYPE=v6e-64             # v5litepod-256, v6e-256; v5p counts cores: v5p-1024 has 512 chips
 RUNTIME=v2-alpha-tpuv6e # v5e: v2-alpha-tpuv5-lite; v5p: v2-alpha-tpuv5
 PROVISION=--spot        # or --reserved, or --guaranteed
+BATCH=64                # a multiple of the chips
 REPO=https://github.com/OWNER/gendr_jax.git
 REF=main
 BUCKET=my-bucket
@@ -54,7 +55,7 @@ mkdir -p inputs && gcloud storage rsync --recursive 'gs://$BUCKET/inputs' inputs
 # flock: a training whose connection was lost ends before the next one takes the chips.
 TRAIN="cd gendr_jax && PATH=~/venv/bin:\$PATH flock ~/gendr.lock \
 launch/train.sh --distributed --config=configs/distill.py \
---workdir=gs://$BUCKET/runs/distill --config.mesh=data=-1,fsdp=8 \
+--workdir=gs://$BUCKET/runs/distill --config.mesh=data=-1,fsdp=8 --config.batch_size=$BATCH \
 --config.data.path=\"\$HOME/inputs/shards/*.array_record\" \
 --config.init.vae=\$HOME/inputs/base --config.init.unet=\$HOME/inputs/base \
 --config.init.dino=\$HOME/inputs/dinov2 --config.init.prompt=\$HOME/inputs/prompt.npz"

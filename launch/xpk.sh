@@ -9,8 +9,9 @@ CLUSTER=my-cluster
 BUCKET=my-bucket
 IMAGE=REGION-docker.pkg.dev/$PROJECT/REPOSITORY/gendr:tpu # launch/Dockerfile, RUN_AS=root
 STORAGE=gendr-bucket # `xpk storage attach` of $BUCKET, type gcsfuse, mounted at /bucket
-TPU=v6e-256          # v5litepod-256, v6e-256; v5p counts cores: v5p-1024 has 512 chips
+TPU=v6e-64           # v5litepod-256, v6e-256; v5p counts cores: v5p-1024 has 512 chips
 SLICES=1
+BATCH=64             # of all slices together, a multiple of their chips
 # --- end ---
 
 set -euo pipefail
@@ -25,6 +26,7 @@ xpk workload create \
   --max-restarts=100 --restart-on-exit-codes=1,75 --termination-grace-period-seconds=120 \
   --command="exec launch/train.sh --distributed --config=configs/distill.py \
     --workdir=gs://$BUCKET/runs/distill --config.mesh=data=-1,fsdp=8 \
+    --config.batch_size=$BATCH \
     --config.data.path='/bucket/inputs/shards/*.array_record' \
     --config.init.vae=/bucket/inputs/base --config.init.unet=/bucket/inputs/base \
     --config.init.dino=/bucket/inputs/dinov2 --config.init.prompt=/bucket/inputs/prompt.npz" \

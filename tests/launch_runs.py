@@ -55,7 +55,9 @@ def run(
     )
 
 
-def accept(args: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+def accept(
+    args: list[str], monkeypatch: pytest.MonkeyPatch, *, chips: int
+) -> tuple[Any, Any]:
     """What our command makes of the arguments after `gendr train`, or an error."""
     monkeypatch.chdir(ROOT)
     values, config = configs.parse(args, train._define)
@@ -64,5 +66,6 @@ def accept(args: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     for name in ("vae", "unet", "dino", "prompt"):
         assert config.init[name], name
     assert config.data.path.endswith("*.array_record")
+    assert config.batch_size % chips == 0 and chips % 8 == 0
     assert sharding.make_mesh(config.mesh).shape[sharding.FSDP] == 8
     return values, config

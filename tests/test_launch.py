@@ -5,6 +5,7 @@ our own flags. The JobSet: test_launch_jobset.py.
 """
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -84,6 +85,11 @@ def wait_for(path):
     pytest.fail(f"{path.name} did not appear")
 
 
+def chips_of(kind):
+    """The chips that the name of a slice says; v5p would count cores."""
+    return int(re.fullmatch(r"(?:v6e|v5litepod)-([0-9]+)", kind)[1])
+
+
 # --- xpk.sh
 
 
@@ -99,7 +105,8 @@ def test_xpk_command(tmp_path, monkeypatch):
     assert int(flags["--max-restarts"]) > 0
     command = shlex.split(flags["--command"])
     assert command[:2] == ["exec", "launch/train.sh"]
-    values, _ = accept(command[2:], monkeypatch)
+    chips = chips_of(flags["--tpu-type"]) * int(flags["--num-slices"])
+    values, _ = accept(command[2:], monkeypatch, chips=chips)
     assert values.workdir.startswith("gs://")
 
 
@@ -164,7 +171,10 @@ def test_sbatch_command(tmp_path, monkeypatch):
     slurm(tmp_path, status=0, reason="done", restarts=0)
     (words,) = calls(tmp_path, "srun")
     assert words[:3] == ["--kill-on-bad-exit=0", "gendr", "train"]
-    values, config = accept(words[3:], monkeypatch)
+    text = (LAUNCH / "slurm.sbatch").read_text()
+    sizes = re.findall(r"--(?:nodes|ntasks-per-node)=([0-9]+)", text)
+    chips = math.prod(map(int, sizes))
+    values, config = accept(words[3:], monkeypatch, chips=chips)
     assert values.workdir == f"{tmp_path}/runs/distill"
     assert config.data.workers == 4
 
@@ -242,7 +252,9 @@ def test_gcloud_command(tmp_path, monkeypatch):
         check=True,
     )
     (args,) = calls(home / "gendr_jax/launch", "train.sh")
-    values, config = accept(args, monkeypatch)
+    (kind,) = [w for w in made[0] if w.startswith("--accelerator-type=")]
+    chips = chips_of(kind.partition("=")[2])
+    values, config = accept(args, monkeypatch, chips=chips)
     assert values.workdir.startswith("gs://")
     assert config.data.path == f"{home}/inputs/shards/*.array_record"
 

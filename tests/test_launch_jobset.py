@@ -89,5 +89,6 @@ def test_jobset_command(jobset, monkeypatch):
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
     assert container["command"] == ["launch/train.sh"]
-    values, _ = accept(container["args"], monkeypatch)
+    chips = job["parallelism"] * 4
+    values, _ = accept(container["args"], monkeypatch, chips=chips)
     assert values.workdir.startswith("gs://")
