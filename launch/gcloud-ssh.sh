@@ -19,7 +19,7 @@ BATCH=64                # a multiple of the chips
 REPO=https://github.com/OWNER/gendr_jax.git
 REF=main
 BUCKET=my-bucket
-RETRIES=20 # failures on a slice that is still there; preemptions are not counted
+RETRIES=20              # after failures; preemptions are not counted
 # --- end ---
 
 set -uo pipefail
@@ -61,11 +61,16 @@ launch/train.sh --distributed --config=configs/distill.py \
 --config.init.dino=\$HOME/inputs/dinov2 --config.init.prompt=\$HOME/inputs/prompt.npz"
 
 failures=0
+failed() {
+  failures=$((failures + 1))
+  if [ "$failures" -gt "$RETRIES" ]; then exit "$1"; fi
+}
+
 while true; do
   case "$(state)" in
     ACTIVE)
       status=0
-      everywhere "$INSTALL" && everywhere "$TRAIN" || status=$?
+      if everywhere "$INSTALL"; then everywhere "$TRAIN" || status=$?; else status=1; fi
       case $status in
         0) delete && exit 0 ;;
         2) echo "usage error: the slice is kept, delete it or correct this file" >&2
@@ -73,10 +78,9 @@ while true; do
       esac
       now=$(state)
       echo "exit status $status, the slice is $now" >&2
-      if [ "$now" = ACTIVE ]; then failures=$((failures + 1)); fi
-      if [ "$failures" -gt "$RETRIES" ]; then exit "$status"; fi
+      if [ "$now" = ACTIVE ]; then failed "$status"; fi
       ;;
-    ABSENT) create || exit 1 ;;
+    ABSENT) create || failed 1 ;;
     FAILED | SUSPENDED) delete ;; # preempted: queue for another
   esac
   sleep "${PAUSE:-60}"

@@ -189,7 +189,7 @@ case "$4" in
   create) echo ACTIVE > state ;;
   delete) rm state ;;
   ssh)
-    case "$*" in *train.sh*) ;; *) exit 0 ;; esac
+    case "$*" in *train.sh*) ;; *) exit "$(cat install 2>/dev/null || echo 0)" ;; esac
     echo run >> runs
     n=$(wc -l < runs)
     read -r status after < <(sed -n "${n}p" plan)
@@ -227,6 +227,12 @@ def test_gcloud_loop_gives_up(tmp_path):
     status, asked = gcloud(tmp_path, *["1 ACTIVE"] * 30)
     assert status == 1
     assert asked.count("ssh") == 2 * 21  # RETRIES and the first, install and train
+
+
+def test_gcloud_loop_takes_no_status_of_the_installation_for_a_usage_error(tmp_path):
+    (tmp_path / "install").write_text("2")
+    status, asked = gcloud(tmp_path, "0 ACTIVE")
+    assert status == 1 and asked.count("ssh") == 21
 
 
 def test_gcloud_command(tmp_path, monkeypatch):
