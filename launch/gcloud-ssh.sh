@@ -6,7 +6,8 @@
 #
 # Ctrl-C ends this loop only: the slice stays, and costs, until it is deleted.
 #
-# More than one slice: use gke-jobset.yaml or xpk.sh.
+# More than one slice, or a chip newer than v6e (Cloud TPU's own API ends there): use
+# gke-jobset.yaml or xpk.sh.
 
 # --- edit ---
 PROJECT=my-project

@@ -64,7 +64,7 @@ def test_jobset_takes_every_chip_of_the_slice(jobset):
 def test_jobset_hosts_in_its_comment():
     text = (LAUNCH / "gke-jobset.yaml").read_text()
     pairs = re.findall(r"([0-9]+(?:x[0-9]+)+): ([0-9]+) hosts", text)
-    assert len(pairs) == 6
+    assert len(pairs) == 8
     for topology, hosts in pairs:
         assert math.prod(map(int, topology.split("x"))) // 4 == int(hosts), topology
 
