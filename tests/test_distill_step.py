@@ -177,8 +177,8 @@ def test_one_role_does_not_touch_the_others(generator, moved):
         roles, z = distill.roles, pair.z_high_bhwc
         return {
             "generator": roles.generate(frozen, state.generator.params, z),
-            "fake": roles.x0(frozen, state.fake.params, z, t, 1.0),
-            "real": roles.x0(frozen, state.real.params, z, t, 2.0),
+            "fake": roles.x0(frozen, state.fake.params, z, t, 1.0, "fake/params"),
+            "real": roles.x0(frozen, state.real.params, z, t, 2.0, "real/params"),
             "disc": roles.logits(frozen, state.disc.params, z, t),
         }
 
