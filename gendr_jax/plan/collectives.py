@@ -5,7 +5,7 @@ of the loops around it. How long they take is in `roofline.py`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,25 +29,36 @@ class Collective:
     """All collectives of one kind over the same axes in one dtype.
 
     `axes` are the mesh axes along which devices of one group differ, in mesh order;
-    `group` is the number of devices in a group (pairs for a permute).
+    `group` is the number of devices in a group (pairs for a permute), `slices` the
+    number of slices that a group spans.
     """
 
     kind: str
     axes: tuple[str, ...]
     group: int
+    slices: int
     dtype: str
     count: float
     bytes: float
 
 
-def find(module: Module, runs: Runs, axes: Mapping[str, int]) -> list[Collective]:
+def find(
+    module: Module,
+    runs: Runs,
+    axes: Mapping[str, int],
+    slices: Sequence[int] | None = None,
+) -> list[Collective]:
     """Every collective of a program, largest first.
 
     Args:
         module: from `hlo.parse`.
         runs: from `hlo.runs`.
         axes: sizes of the mesh axes, in the order of the mesh.
+        slices: the slice of every device of the mesh, in its order; None is one.
     """
+    belongs = np.zeros(int(np.prod(list(axes.values()))), int)
+    if slices is not None:
+        belongs = np.asarray(slices)
     total: dict[tuple, list[float]] = {}
     for name, computation in module.computations.items():
         times = runs.times[name]
@@ -56,10 +67,12 @@ def find(module: Module, runs: Runs, axes: Mapping[str, int]) -> list[Collective
             if kind not in KINDS or not times:
                 continue
             result = _result(computation, one)
-            along, group = _axes(one, axes)
+            groups = _groups(one, belongs.size)
+            along, group = _varying(groups, axes), groups.shape[1]
+            spans = max((len(set(row)) for row in belongs[groups].tolist()), default=1)
             arrays = hlo.shapes(result)
             dtypes = {d for d, s in arrays if s} or {d for d, _ in arrays}
-            key = (_fused(kind, name), along, group, "+".join(sorted(dtypes)))
+            key = (_fused(kind, name), along, group, spans, "+".join(sorted(dtypes)))
             seen = total.setdefault(key, [0.0, 0.0])
             seen[0] += times
             seen[1] += times * hlo.size_bytes(result)
@@ -109,16 +122,14 @@ def _parts(text: str) -> list[str]:
     return parts
 
 
-def _axes(one: Instruction, axes: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
-    sizes = tuple(axes.values())
+def _groups(one: Instruction, devices: int) -> np.ndarray:
+    """Groups of devices, one a row; pairs that differ for a permute."""
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}?,? ", one.attributes + " ")
-    if pairs:
-        numbers = [int(n) for n in re.findall(r"\d+", pairs[1])]
-        groups = np.array(numbers, int).reshape(-1, 2)
-        moving = groups[groups[:, 0] != groups[:, 1]]
-        return _varying(moving, axes), 2
-    groups = replica_groups(one.attributes, int(np.prod(sizes)))
-    return _varying(groups, axes), groups.shape[1]
+    if not pairs:
+        return replica_groups(one.attributes, devices)
+    numbers = [int(n) for n in re.findall(r"\d+", pairs[1])]
+    ends = np.array(numbers, int).reshape(-1, 2)
+    return ends[ends[:, 0] != ends[:, 1]]
 
 
 def _varying(groups: np.ndarray, axes: Mapping[str, int]) -> tuple[str, ...]:

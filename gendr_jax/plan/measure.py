@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from gendr_jax import sharding
 from gendr_jax.plan import chips, collectives, hlo, loops, operations, programs
@@ -68,8 +69,9 @@ def measure(request: Request) -> Facts:
         return facts | {"compile_s": _since(begun)} | refused
     facts["compile_s"] = _since(begun)
     facts |= _memory(compiled)
-    facts["fits"] = not chip or facts["peak_bytes"] <= chip.hbm_bytes
-    return facts | _work(compiled, counted, facts["mesh_axes"])
+    needed = max(facts["peak_bytes"], facts["total_bytes"])
+    facts["fits"] = not chip or needed <= chip.hbm_bytes
+    return facts | _work(compiled, counted, mesh)
 
 
 def _since(begun: float) -> float:
@@ -92,7 +94,7 @@ def _roles(roles: dict[str, Any]) -> dict[str, int]:
 
 
 def _without_recompute(
-    request: Request, mesh: Any, counted: operations.Operations
+    request: Request, mesh: Mesh, counted: operations.Operations
 ) -> float:
     """Operations of the same program without rematerialisation, all devices."""
     if request.program == "restore" or not request.config.get("remat", True):
@@ -113,22 +115,20 @@ def _memory(compiled: Any) -> Facts:
     return facts | {"peak_bytes": peak or total, "total_bytes": total}
 
 
-def _work(compiled: Any, counted: operations.Operations, axes: dict) -> Facts:
+def _work(compiled: Any, counted: operations.Operations, mesh: Mesh) -> Facts:
     """Operations, bytes moved and bytes sent."""
     cost = compiled.cost_analysis() or {}
     module = hlo.parse(compiled.as_text())
     runs = hlo.runs(module)
-    devices = 1
-    for size in axes.values():
-        devices *= size
     in_loops, moved_in_loops = loops.missed(module, runs)
-    in_kernels = (counted.kernels - counted.announced) / devices
-    found = collectives.find(module, runs, axes)
+    in_kernels = (counted.kernels - counted.announced) / mesh.size
+    slices = [getattr(d, "slice_index", 0) or 0 for d in mesh.devices.flat]
+    found = collectives.find(module, runs, dict(mesh.shape), slices)
     seen, moved = float(cost.get("flops", 0)), float(cost.get("bytes accessed", 0))
     facts: Facts = {
         "flops": seen + in_kernels + in_loops,
         "flops_compiler": seen,
-        "flops_kernels": counted.kernels / devices,
+        "flops_kernels": counted.kernels / mesh.size,
         "flops_loops": in_loops,
         "hbm_traffic_bytes": moved + moved_in_loops,
         "traffic_loops_bytes": moved_in_loops,

@@ -108,7 +108,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         return "| " + " | ".join(left + right) + " |"
 
     rule = ["-" * w if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    lines = [line(HEADS), "|-" + "-|-".join(rule) + "-|"]
+    lines = [line(HEADS), "| " + " | ".join(rule) + " |"]
     lines += [line(values) for values in cells[1:]]
     return "\n".join(lines + _notes(rows))
 

@@ -16,8 +16,6 @@ from typing import Any
 
 from gendr_jax.plan.chips import Chip
 
-DCN = "dcn"
-
 
 @dataclass(frozen=True)
 class Roofline:
@@ -50,10 +48,9 @@ def roofline(facts: Mapping[str, Any], chip: Chip) -> Roofline:
         facts: `flops`, `hbm_traffic_bytes`, `collectives_by_axis` of `measure.measure`.
         chip: of one device.
     """
-    slices = facts["mesh_axes"].get(DCN, 1)
     ici = dcn = 0.0
     for one in facts["collectives_by_axis"]:
-        inner, outer = sent(one, slices)
+        inner, outer = sent(one)
         ici += inner / chip.ici_bandwidth
         dcn += outer / chip.dcn_bandwidth
     return Roofline(
@@ -64,14 +61,14 @@ def roofline(facts: Mapping[str, Any], chip: Chip) -> Roofline:
     )
 
 
-def sent(one: Mapping[str, Any], slices: int) -> tuple[float, float]:
+def sent(one: Mapping[str, Any]) -> tuple[float, float]:
     """(bytes over the links of a slice, bytes to other slices) that a device sends.
 
     The first are scaled so that dividing by the bandwidth of both directions of one
     axis gives the time of the ring.
     """
     kind, size, group = one["kind"], one["bytes"], one["group"]
-    across = slices if DCN in one["axes"] and slices > 1 else 1
+    across = one["slices"]
     if kind == "collective-permute":
         # a neighbour's link, one way: half of the two directions
         return (0.0, size) if across > 1 else (2.0 * size, 0.0)
