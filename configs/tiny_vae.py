@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
             seed=0,
             mesh="",
             dtype="float32",
-            remat=False,
+            remat="none",
             ema=0.995,
             max_bad_steps=20,
             data=dict(

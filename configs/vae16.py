@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
             seed=0,
             mesh="",
             dtype="bfloat16",
-            remat=True,
+            remat="block",
             ema=0.9999,
             max_bad_steps=20,
             data=dict(path="", preset="realesrgan", crop=256, scale=4, workers=8),

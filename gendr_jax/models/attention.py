@@ -1,12 +1,17 @@
 """The one attention function; it picks the best kernel for platform and shape.
 
 GPU with half precision: cuDNN's flash kernel. TPU with long self-attention: the
-Pallas flash kernel, inside a shard_map over whatever mesh is current. Otherwise XLA,
-and query by query chunks when the score matrix would be large (the VAE's single
-512-wide head, or any head on a CPU). All variants compute softmax in float32.
+Pallas flash kernel. Otherwise XLA, and query by query chunks when the score matrix
+would be large (the VAE's single 512-wide head, or any head on a CPU). All variants
+compute softmax in float32.
+
+Under a mesh each device works on its own samples, and with a `space` axis on its own
+queries against all keys; both by shard_map, which kernels need and which leaves the
+partitioner nothing to guess.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +22,8 @@ MAX_SCORES = 64 * 2**20
 FLASH_MIN_TOKENS = 1024
 FLASH_BLOCK = 512
 CUDNN_MAX_HEAD = 128
+# Names of mesh axes, should a mesh be current (sharding/mesh.py).
+BATCH_AXES, SPACE = ("dcn", "data", "fsdp_outer", "fsdp"), "space"
 
 
 def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array:
@@ -24,6 +31,35 @@ def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array
 
     Args: q [B, L, N, D]; k, v [B, M, N, D]. Returns [B, L, N, D] in q's dtype.
     """
+    spec = _spec(q_blnd.shape)
+    if spec is None:
+        return _attend_local(q_blnd, k_blnd, v_blnd)
+    whole = PartitionSpec(spec[0])  # every query looks at all keys
+    return jax.shard_map(
+        _attend_local, in_specs=(spec, whole, whole), out_specs=spec, check_vma=False
+    )(q_blnd, k_blnd, v_blnd)
+
+
+def _spec(shape: tuple[int, ...]) -> PartitionSpec | None:
+    """How the current mesh splits queries; None where nothing is to be split by hand.
+
+    Plain XLA attention is left to the partitioner, which splits samples well; kernels
+    and queries split over `space` are not.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.are_all_axes_manual:
+        return None
+    rows = tuple(name for name in mesh.axis_names if name in BATCH_AXES)
+    share = math.prod(mesh.shape[name] for name in rows)
+    split = mesh.shape.get(SPACE, 1)
+    if shape[0] % share or (split == 1 and platform() == "cpu"):
+        return None
+    cut = split > 1 and shape[1] % split == 0
+    return PartitionSpec(rows, SPACE if cut else None)
+
+
+def _attend_local(q_blnd, k_blnd, v_blnd):
+    """On the arrays of one device: the kernel for its platform and shape."""
     batch, length, heads, width = q_blnd.shape
     keys = k_blnd.shape[1]
     where = platform()
@@ -33,7 +69,7 @@ def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array
             q_blnd, k_blnd, v_blnd, implementation="cudnn"
         )
     if where == "tpu" and min(length, keys) >= FLASH_MIN_TOKENS and width <= 256:
-        return _flash_tpu(q_blnd, k_blnd, v_blnd)
+        return flash_tpu_local(q_blnd, k_blnd, v_blnd)
     if batch * heads * length * keys > MAX_SCORES:
         return attend_chunked(q_blnd, k_blnd, v_blnd)
     return _attend_xla(q_blnd, k_blnd, v_blnd)
@@ -71,18 +107,6 @@ def attend_chunked(
 
 def _attend_xla(q_blnd, k_blnd, v_blnd):
     return jax.nn.dot_product_attention(q_blnd, k_blnd, v_blnd, implementation="xla")
-
-
-def _flash_tpu(q_blnd, k_blnd, v_blnd):
-    """Pallas kernels see one device's shard only, hence the shard_map."""
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(name for name in ("data", "fsdp") if name in mesh.axis_names)
-    if not axes:
-        return flash_tpu_local(q_blnd, k_blnd, v_blnd)
-    spec = PartitionSpec(axes, None, None, None)
-    return jax.shard_map(
-        flash_tpu_local, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
-    )(q_blnd, k_blnd, v_blnd)
 
 
 def flash_tpu_local(q_blnd, k_blnd, v_blnd):

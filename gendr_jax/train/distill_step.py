@@ -18,7 +18,7 @@ from gendr_jax import nets as nets_lib
 from gendr_jax.data.degrade import recipe
 from gendr_jax.losses import finite_mean
 from gendr_jax.nets import Params
-from gendr_jax.train import images, optim
+from gendr_jax.train import accumulate, images, optim
 from gendr_jax.train.generator_loss import GeneratorLoss
 from gendr_jax.train.images import Keys
 from gendr_jax.train.optim import Scalars
@@ -26,6 +26,7 @@ from gendr_jax.train.roles import DistillNets, DistillState, Pair, Roles
 from gendr_jax.train.settings import DistillSettings
 
 Array = jax.Array
+Loss = Callable[..., tuple[Array, Scalars]]  # (params, batched...) -> loss, metrics
 ROLES = ("fake", "real", "discriminator", "score", "adversarial")
 DRAWS = (
     "degrade",
@@ -56,30 +57,33 @@ class Distill:
         """Algorithm 1: scores and discriminator on z_g, then the generator."""
         key = jax.random.fold_in(key, state.step)
         keys = images.draws(key, batch["index"], DRAWS)
+        parts, tx = self.settings.accumulate, self.tx
         # Line 1-2: a pair of latents, and the generator's answer without gradient.
-        pair = self.pair(frozen, batch, keys)
-        generator = state.generator.params
-        z_g = jax.lax.stop_gradient(
-            self.roles.generate(frozen, generator, pair.z_low_bhwc)[0]
+        pair, z_g = accumulate.rows(
+            parts, lambda *b: self.answer(state, frozen, *b), batch, keys
         )
         # Line 3: fake score psi learns z_g. Line 4: real score phi learns z_h.
         fake, m_fake = optim.update(
-            state.fake, self.tx["fake"], self.fake_loss, frozen, z_g, keys
+            state.fake, tx["fake"], self.fake_loss(frozen), z_g, keys, parts=parts
         )
+        z_h = pair.z_high_bhwc
         real, disc, m_real, m_disc = state.real, state.disc, {}, {}
         if real is not None:
             real, m_real = optim.update(
-                real, self.tx["real"], self.real_loss, frozen, pair.z_high_bhwc, keys
+                real, tx["real"], self.real_loss(frozen), z_h, keys, parts=parts
             )
         # Line 5: discriminator D tells z_h from z_g.
         if disc is not None:
-            tx = self.tx["discriminator"]
-            disc, m_disc = optim.update(
-                disc, tx, self.disc_loss, frozen, pair.z_high_bhwc, z_g, keys
-            )
+            loss, rule = self.disc_loss(frozen), tx["discriminator"]
+            disc, m_disc = optim.update(disc, rule, loss, z_h, z_g, keys, parts=parts)
         # Line 6-7: generator theta, against the scores just updated.
         trained = dataclasses.replace(state, fake=fake, real=real, disc=disc)
-        grads, loss, m_gen = self.generator_loss.gradient(trained, frozen, pair, keys)
+        grads, loss, m_gen = accumulate.mean(
+            parts,
+            lambda *b: self.generator_loss.gradient(trained, frozen, *b),
+            pair,
+            keys,
+        )
         role, guard = optim.apply(
             state.generator,
             self.tx["generator"],
@@ -96,38 +100,59 @@ class Distill:
         )
         return new_state, metrics
 
+    def answer(
+        self, state: DistillState, frozen: Any, batch: Any, keys: Keys
+    ) -> tuple[Pair, Array]:
+        """Lines 1-2: the pair, and z_g without gradient."""
+        pair = self.pair(frozen, batch, keys)
+        z_g, _ = self.roles.generate(frozen, state.generator.params, pair.z_low_bhwc)
+        return pair, jax.lax.stop_gradient(z_g)
+
     def pair(self, frozen: Any, batch: Any, keys: Keys) -> Pair:
         """Line 1: x_l = degrade(x_h), enlarged; z = s E(x), posterior mode."""
         x_high = images.high_quality(batch)
         scale = self.settings.data.scale
         x_low = images.low_quality(keys["degrade"], batch, self.recipe, scale)
-        vae = self.nets.gather(frozen["vae"])
-        z = self.encode(vae, jnp.concatenate([x_high, x_low]))
-        z_high, z_low = jnp.split(z, 2)
+        vae = self.nets.gather(frozen["vae"], "frozen/vae")
+        x_high, x_low = self.nets.split(x_high), self.nets.split(x_low)
+        z_high, z_low = images.apart(self.encode(vae, images.interleave(x_high, x_low)))
         return Pair(x_high, z_high, z_low)
 
-    def fake_loss(self, adapters: Params, frozen: Any, z_g: Array, keys: Keys):
+    def fake_loss(self, frozen: Any) -> Loss:
         """Eq. 25: denoising of generated latents, positive prompt."""
-        context = images.prompt(frozen["prompt"]["positive"], len(z_g))
-        return self._denoising(adapters, frozen, z_g, context, keys, "fake")
 
-    def real_loss(self, adapters: Params, frozen: Any, z_high: Array, keys: Keys):
+        def loss(adapters: Params, z_g: Array, keys: Keys):
+            context = images.prompt(frozen["prompt"]["positive"], len(z_g))
+            return self._denoising(adapters, frozen, z_g, context, keys, "fake")
+
+        return loss
+
+    def real_loss(self, frozen: Any) -> Loss:
         """Eq. 26: denoising of true latents, the prompt dropped now and then."""
-        rate = self.settings.prompt_dropout
-        context = images.drop_prompt(keys["prompt"], frozen["prompt"], rate)
-        return self._denoising(adapters, frozen, z_high, context, keys, "real")
 
-    def disc_loss(self, params: Params, frozen: Any, z_high, z_g, keys: Keys):
+        def loss(adapters: Params, z_high: Array, keys: Keys):
+            rate = self.settings.prompt_dropout
+            context = images.drop_prompt(keys["prompt"], frozen["prompt"], rate)
+            return self._denoising(adapters, frozen, z_high, context, keys, "real")
+
+        return loss
+
+    def disc_loss(self, frozen: Any) -> Loss:
         """Eq. 27: true against generated latents under one noise per sample."""
-        s = self.settings.score
-        t, eps = images.noise(keys, "discriminator", z_high, s.t_min, s.t_max)
-        both = jnp.concatenate([z_high, z_g])
-        z_t = diffusion.add_noise(both, jnp.tile(eps, (2, 1, 1, 1)), jnp.tile(t, 2))
-        logits = self.roles.logits(frozen, params, z_t, jnp.tile(t, 2))
-        real, fake = jnp.split(logits, 2)
-        loss = finite_mean(losses.discriminator_loss(real, fake))
-        margin = jnp.mean(real) - jnp.mean(fake)
-        return loss, {"loss": loss, "logit_margin": margin}
+
+        def loss(params: Params, z_high: Array, z_g: Array, keys: Keys):
+            s = self.settings.score
+            t, eps = images.noise(keys, "discriminator", z_high, s.t_min, s.t_max)
+            z_t = images.interleave(
+                diffusion.add_noise(z_high, eps, t), diffusion.add_noise(z_g, eps, t)
+            )
+            logits = self.roles.logits(frozen, params, z_t, images.interleave(t, t))
+            real, fake = images.apart(logits)
+            value = finite_mean(losses.discriminator_loss(real, fake))
+            margin = jnp.mean(real) - jnp.mean(fake)
+            return value, {"loss": value, "logit_margin": margin}
+
+        return loss
 
     def sample(
         self, state: DistillState, frozen: Any, batch: Any, key: Array
@@ -137,7 +162,7 @@ class Distill:
         scale = self.settings.data.scale
         x_low = images.low_quality(keys["degrade"], batch, self.recipe, scale)
         x_high = images.high_quality(batch)
-        vae = self.nets.gather(frozen["vae"])
+        vae = self.nets.gather(frozen["vae"], "frozen/vae")
         params = state.generator.params | {"unet": state.ema}
         z_g, _ = self.roles.generate(frozen, params, self.encode(vae, x_low))
         recoded = self.decode(vae, self.encode(vae, x_high))
@@ -152,7 +177,7 @@ class Distill:
         last = diffusion.NUM_TIMESTEPS - 1
         t, eps = images.noise(keys, name, z, 0, last)
         z_t = diffusion.add_noise(z, eps, t)
-        out, _ = self.roles.unet(frozen, adapters)(z_t, t, context)
+        out, _ = self.roles.unet(frozen, adapters, f"{name}/params")(z_t, t, context)
         prediction = self.settings.prediction
         target = diffusion.prediction_target(z, eps, t, prediction)
         loss = finite_mean(losses.denoising(out, target))

@@ -84,8 +84,13 @@ class GeneratorLoss:
         a, sigma = diffusion.alpha_sigma(t, z_g.ndim)
         real = None if state.real is None else state.real.params
         fake = state.fake.params
-        predict_p = lambda z_t: self.roles.x0(frozen, real, z_t, t, s.kappa)  # noqa: E731
-        predict_q = lambda z_t: self.roles.x0(frozen, fake, z_t, t, 1.0)  # noqa: E731
+
+        def predict_p(z_t):
+            return self.roles.x0(frozen, real, z_t, t, s.kappa, "real/params")
+
+        def predict_q(z_t):
+            return self.roles.x0(frozen, fake, z_t, t, 1.0, "fake/params")
+
         if s.sequential:
             loss_b, grad, aux = losses.score_gradient(
                 chosen,
@@ -133,7 +138,7 @@ class GeneratorLoss:
             on = (state.step >= self.settings.adversarial_start).astype(jnp.float32)
             terms["adversarial"] = (w.adversarial * on, adversarial)
         if self.settings.aligned:
-            dino = self.nets.dino.bind(self.nets.gather(frozen["dino"]))
+            dino = self.roles.dino(frozen)
             grid = self.roles.token_grid(pair.z_high_bhwc)
             target = images.dino_tokens(dino, pair.x_high_bhwc, grid)
             terms["repa"] = (
@@ -146,7 +151,7 @@ class GeneratorLoss:
                 lambda z_g, tokens: finite_mean(losses.l2(z_g, pair.z_high_bhwc)),
             )
         if w.pixel > 0:
-            vae = self.nets.gather(frozen["vae"])
+            vae = self.nets.gather(frozen["vae"], "frozen/vae")
             terms["pixel"] = (
                 w.pixel,
                 lambda z_g, tokens: finite_mean(

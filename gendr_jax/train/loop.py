@@ -97,13 +97,16 @@ class _Loop:
         self.init_key = init_key
         self.step_key, self.sample_key = sharding.place(keys, sharding.replicated(mesh))
         like = jax.eval_shape(stage.init, init_key, stage.start)
-        self.placement = sharding.tree_shardings(like, mesh)
+        where = sharding.Placement(
+            mesh, settings.rules, settings.min_sharded_size, settings.on_host
+        )
+        self.placement = where.tree(like)
         self.abstract = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             like,
             self.placement,
         )
-        placed = sharding.tree_shardings(stage.frozen, mesh)
+        placed = where.tree(stage.frozen, "frozen")
         self.frozen = sharding.place(stage.frozen, placed)
         self.sampler: tuple[list[str], Any] | None = None
 

@@ -17,6 +17,10 @@ from gendr_jax.errors import UsageError
 MAY_CHANGE = (
     "steps",
     "mesh",
+    "sharding.*",
+    "accumulate",
+    "remat",
+    "optim*.memory",
     "log.*",
     "checkpoint.*",
     "data.workers",

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+from gendr_jax import sharding
 from gendr_jax.errors import UsageError
 from gendr_jax.train.resume import MAY_CHANGE
 from gendr_jax.train.stage import State
@@ -24,6 +25,7 @@ class RunSettings:
         keep: checkpoints kept.
         max_bad_steps: stop after so many steps in a row with a skipped update or a
             metric that is not finite.
+        rules, min_sharded_size, on_host: where arrays live (`sharding.Placement`).
         config: all settings, a dataclass or a dict: recorded, and compared on resume.
         may_change: names in `config` that may differ on resume, or patterns.
     """
@@ -37,6 +39,9 @@ class RunSettings:
     checkpoint_every: int = 1000
     keep: int = 3
     max_bad_steps: int = 20
+    rules: sharding.Rules = ()
+    min_sharded_size: int = sharding.MIN_SHARDED_SIZE
+    on_host: tuple[str, ...] = ()
     config: Any = dataclasses.field(default_factory=dict)
     may_change: tuple[str, ...] = MAY_CHANGE
 
