@@ -59,7 +59,11 @@ ROOMS = {
         | {"absl"},
         {"gendr_jax.restore", "gendr_jax.api"},
     ),
-    "gendr_jax.plan": Room(2, {"jax", "numpy", "optax"}, {"gendr_jax.train"}),
+    "gendr_jax.plan": Room(
+        2,
+        {"jax", "numpy", "matplotlib"},
+        {"gendr_jax.train", "gendr_jax.restore"},
+    ),
     "gendr_jax.cli": Room(
         3,
         {"jax", "numpy", "PIL", "absl", "ml_collections", "tqdm", "skimage"}
@@ -163,7 +167,8 @@ def test_no_import_cycles():
 
 
 @pytest.mark.parametrize(
-    "package", ["torch", "transformers", "diffusers", "skimage", "huggingface_hub"]
+    "package",
+    ["torch", "transformers", "diffusers", "skimage", "huggingface_hub", "matplotlib"],
 )
 def test_extras_are_never_imported_at_module_level(package):
     eager = [
