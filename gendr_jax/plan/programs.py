@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gendr_jax import nets, sharding
 from gendr_jax.errors import UsageError
+from gendr_jax.models.remat import Policy
 from gendr_jax.models.unet import UNet
 from gendr_jax.models.vae import VAE
 from gendr_jax.plan.request import Request
@@ -41,7 +42,7 @@ class Traced:
     images: int
 
 
-def build(request: Request, mesh: Mesh, *, remat: bool | None = None) -> Traced:
+def build(request: Request, mesh: Mesh, *, remat: Policy | None = None) -> Traced:
     """The program of a request on a mesh.
 
     Args:
@@ -73,7 +74,8 @@ def _train(config: Mapping[str, Any], mesh: Mesh) -> Traced:
     settings = stages.read_settings(config, mesh)
     stage = stages.declare(config, mesh)
     size, crop = settings.batch_size, settings.data.crop
-    args = program.arguments(stage, mesh, batch_size=size, crop=crop)
+    where = stages.placement(settings, mesh)
+    args = program.arguments(stage, where, batch_size=size, crop=crop)
     roles = {**_state_roles(args.state), "frozen": args.frozen, "batch": args.batch}
     return Traced(program.traced(stage, mesh, args), roles, size)
 

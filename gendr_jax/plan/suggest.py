@@ -60,11 +60,11 @@ def _fsdp(request: Request, facts: Mapping[str, Any]) -> list[Change]:
 
 
 def _remat(request: Request) -> list[Change]:
-    if request.program != "train" or request.config.get("remat", True):
+    if request.program != "train" or request.config.get("remat", "block") == "block":
         return []
-    config = dict(request.config) | {"remat": True}
+    config = dict(request.config) | {"remat": "block"}
     changed = dataclasses.replace(request, config=config)
-    return [Change("--config.remat=True", changed, None)]
+    return [Change("--config.remat=block", changed, None)]
 
 
 def _batch(request: Request, facts: Mapping[str, Any]) -> list[Change]:
