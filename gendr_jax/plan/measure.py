@@ -97,9 +97,9 @@ def _without_recompute(
     request: Request, mesh: Mesh, counted: operations.Operations
 ) -> float:
     """Operations of the same program without rematerialisation, all devices."""
-    if request.program == "restore" or not request.config.get("remat", True):
+    if request.program == "restore" or request.config.get("remat") == "none":
         return counted.total
-    plain = programs.build(request, mesh, remat=False)
+    plain = programs.build(request, mesh, remat="none")
     return operations.count(plain.traced.jaxpr).total
 
 

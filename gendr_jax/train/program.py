@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gendr_jax import sharding
+from gendr_jax.sharding import Placement
 from gendr_jax.train.stage import Stage
 
 
@@ -29,11 +30,14 @@ class Arguments:
         return iter((self.state, self.frozen, self.batch, self.key))
 
 
-def arguments(stage: Stage, mesh: Mesh, *, batch_size: int, crop: int) -> Arguments:
+def arguments(
+    stage: Stage, placement: Placement, *, batch_size: int, crop: int
+) -> Arguments:
     """Shapes, dtypes and placements of everything a step is called with.
 
     Nothing is allocated; `stage.frozen` and `stage.start` may be abstract.
     """
+    mesh = placement.mesh
     whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(stage.init, key, stage.start)
@@ -42,8 +46,8 @@ def arguments(stage: Stage, mesh: Mesh, *, batch_size: int, crop: int) -> Argume
         "index": jax.ShapeDtypeStruct((batch_size,), jnp.uint32),
     }
     return Arguments(
-        state=placed(state, sharding.tree_shardings(state, mesh)),
-        frozen=placed(stage.frozen, sharding.tree_shardings(stage.frozen, mesh)),
+        state=placed(state, placement.tree(state)),
+        frozen=placed(stage.frozen, placement.tree(stage.frozen, "frozen")),
         batch=jax.tree.map(lambda x: _struct(x, rows), batch),
         key=_struct(key, whole),
     )
