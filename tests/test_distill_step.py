@@ -92,7 +92,7 @@ def apart(state: DistillState) -> DistillState:
 
 
 def gradient_of(distill, state, frozen, pair, keys):
-    """(gradient, loss, metrics) of the generator, its two halves one after the other."""
+    """(gradient, loss, metrics) of the generator: its two halves in turn."""
     params, of = state.generator.params, distill.generator_loss
     z_g, _ = distill.roles.generate(frozen, params, pair.z_low_bhwc)
     grad_z, (loss, metrics) = of.on_latent(state, frozen, pair, z_g, keys)

@@ -15,38 +15,36 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gendr_jax import nets, sharding
 from gendr_jax.errors import UsageError
-from gendr_jax.models.remat import Policy
 from gendr_jax.models.unet import UNet
 from gendr_jax.models.vae import VAE
 from gendr_jax.plan.request import Request
 from gendr_jax.restore import forward
+from gendr_jax.sharding import SPACE
 from gendr_jax.train import program, stages
 from gendr_jax.train.settings import VAESettings
 from gendr_jax.train.start import PROMPT_TOKENS
 
-SPACE = "space"
-
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """A program before it is compiled.
+    """Programs that make one step or pass, before they are compiled.
 
     Attributes:
-        traced: of `jax.jit`.
+        parts: the programs, in the order in which they run.
         roles: {"params": tree, ...} of abstract arguments with their shardings.
         images: that one call handles, on all devices.
     """
 
-    traced: Any
+    parts: list[program.Part]
     roles: dict[str, Any]
     images: int
 
 
-def build(request: Request, mesh: Mesh, *, remat: Policy | None = None) -> Traced:
+def build(request: Request, mesh: Mesh, *, remat: str | None = None) -> Traced:
     """The program of a request on a mesh.
 
     Args:
-        remat: trace as if the config said so; None leaves it.
+        remat: a policy in the place of the config's; None leaves that.
 
     Raises:
         UsageError: a misspelt or impossible setting, or a batch that does not divide.
@@ -62,7 +60,7 @@ def build(request: Request, mesh: Mesh, *, remat: Policy | None = None) -> Trace
 
 def batch_size(request: Request, mesh: Mesh) -> int:
     """The global batch: so many samples a device, where `space` shares a sample."""
-    shares = mesh.size // mesh.shape.get(SPACE, 1)
+    shares = sharding.row_shards(mesh)
     if request.batch_per_device is not None:
         return request.batch_per_device * shares
     if request.program == "restore":
@@ -77,7 +75,7 @@ def _train(config: Mapping[str, Any], mesh: Mesh) -> Traced:
     where = stages.placement(settings, mesh)
     args = program.arguments(stage, where, batch_size=size, crop=crop)
     roles = {**_state_roles(args.state), "frozen": args.frozen, "batch": args.batch}
-    return Traced(program.traced(stage, mesh, args), roles, size)
+    return Traced(program.traced(stage, where, args), roles, size)
 
 
 def _state_roles(state: Any) -> dict[str, Any]:
@@ -85,7 +83,7 @@ def _state_roles(state: Any) -> dict[str, Any]:
     roles: dict[str, list[Any]] = {"params": [], "optimizer": [], "ema": []}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         names = sharding.path_name(path).split("/")
-        if "opt" in names or any(n.startswith("opt_") for n in names):
+        if "opt" in names or any(n.startswith("opt_") for n in names):  # of a Role
             roles["optimizer"].append(leaf)
         else:
             roles["ema" if names[0] == "ema" else "params"].append(leaf)
@@ -138,7 +136,8 @@ def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
     )
     with jax.set_mesh(mesh):
         traced = jitted.trace(params, pictures, sides)
-    return Traced(traced, {"params": params, "batch": (pictures, sides)}, count)
+    part = program.Part("restore", traced)
+    return Traced([part], {"params": params, "batch": (pictures, sides)}, count)
 
 
 def bytes_per_device(tree: Any) -> int:

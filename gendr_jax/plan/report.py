@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gendr_jax.plan import chips, topologies
-from gendr_jax.plan.request import Request
+from gendr_jax.plan.request import Request, mesh_text
 from gendr_jax.plan.roofline import Roofline, mfu, roofline
 
 GIB = 2**30
@@ -38,8 +38,7 @@ def row(request: Request, facts: Mapping[str, Any], pairs: float) -> dict[str, A
         return head | {"error": facts["error"]}
     chip = _chip(request, facts)
     shares = facts["devices"] // facts["mesh_axes"].get("space", 1)
-    head["mesh"] = ",".join(f"{n}={s}" for n, s in facts["mesh_axes"].items() if s > 1)
-    head["mesh"] = head["mesh"] or "data=1"
+    head["mesh"] = mesh_text(facts["mesh_axes"])
     head["batch_per_device"] = facts["batch_size"] // shares
     known = ("peak_bytes", "argument_bytes", "temp_bytes", "flops", "hbm_traffic_bytes")
     known += ("collectives", "fits")

@@ -44,3 +44,18 @@ class Request:
 def from_json(text: str) -> Request:
     """The inverse of `Request.to_json`."""
     return Request(**json.loads(text))
+
+
+def sizes(axes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes of a mesh's axes under the names that `config.mesh` has for them."""
+    found: dict[str, int] = {}
+    for name, size in axes.items():
+        name = name.removesuffix("_outer")  # two mesh axes share one name
+        found[name] = found.get(name, 1) * size
+    return found
+
+
+def mesh_text(axes: Mapping[str, int]) -> str:
+    """`config.mesh` of a mesh with these axes."""
+    parts = [f"{name}={size}" for name, size in sizes(axes).items() if size > 1]
+    return ",".join(parts) or "data=1"
