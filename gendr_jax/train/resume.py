@@ -23,6 +23,9 @@ MAY_CHANGE = (
     "data.path",
     "init.*",
     "max_bad_steps",
+    "profile",
+    "watchdog.*",
+    "processes.*",
 )
 
 _ABSENT = "absent"

@@ -56,10 +56,16 @@ class Init:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Save every N steps, keep the newest K."""
+    """Save every N steps, keep the newest K.
+
+    Besides, for ever: steps that are multiples of ``keep_every``, and one in
+    ``keep_seconds`` (0: none).
+    """
 
     every: int = 1000
     keep: int = 3
+    keep_every: int = 0
+    keep_seconds: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,27 @@ class Log:
     every: int = 50
     samples_every: int = 1000
     samples: int = 4
+
+
+@dataclass(frozen=True)
+class Watchdog:
+    """Stacks are dumped after so many seconds without progress (0: never).
+
+    ``start_seconds`` is the limit of what compiles. ``ends``: the process ends too.
+    """
+
+    seconds: float = 1800.0
+    start_seconds: float = 7200.0
+    ends: bool = True
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How long processes wait, in seconds: to meet, for a sign of life, at barriers."""
+
+    meet: int = 300
+    heartbeat: int = 50
+    barrier: int = 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +115,9 @@ class Common:
     init: Init = field(default_factory=Init)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     log: Log = field(default_factory=Log)
+    profile: str = ""  # steps FIRST:LAST to trace
+    watchdog: Watchdog = Watchdog()
+    processes: Processes = Processes()
 
 
 @dataclass(frozen=True, kw_only=True)
