@@ -19,7 +19,7 @@ SOURCE = Path(gendr_jax.__file__).parent
 PARTS = (
     "diffusion.py",
     "nets.py",
-    "sharding.py",
+    "sharding",
     "models",
     "losses",
     "data/degrade",

@@ -43,7 +43,8 @@ def measure(request: Request) -> Facts:
     chip = _chip(topology, devices[0])
     begun = time.perf_counter()
     built = programs.build(request, mesh)
-    counted = operations.count(built.traced.jaxpr)
+    counted = [operations.count(part.traced.jaxpr) for part in built.parts]
+    total = sum(one.total for one in counted)
     facts: Facts = {
         "devices": len(devices),
         "chips": len(devices) // (chip.devices_per_chip if chip else 1),
@@ -51,27 +52,48 @@ def measure(request: Request) -> Facts:
         "mesh_axes": dict(mesh.shape),
         "batch_size": built.images,
         "roles": _roles(built.roles),
-        "flops_analytic": counted.total / len(devices),
-        "flops_model": _without_recompute(request, mesh, counted) / len(devices),
+        "flops_analytic": total / len(devices),
+        "flops_model": _without_recompute(request, mesh, total) / len(devices),
         "trace_s": round(time.perf_counter() - begun, 2),
     }
     begun = time.perf_counter()
     platform = "tpu" if topology.is_tpu else topology.kind
     options = LOW_EFFORT.get(platform) if request.effort == "low" else None
     platforms = ("tpu",) if topology.is_tpu else None
-    try:
-        lowered = built.traced.lower(lowering_platforms=platforms)
-        compiled = lowered.compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        refused = _refused(str(error), facts["roles"])
-        return facts | {"compile_s": _since(begun)} | refused
-    facts["compile_s"] = _since(begun)
-    facts |= _memory(compiled)
+    phases = []
+    for part, operated in zip(built.parts, counted, strict=True):
+        try:
+            lowered = part.traced.lower(lowering_platforms=platforms)
+            compiled = lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            refused = {"phase": part.name} | _refused(str(error), facts["roles"])
+            return facts | {"compile_s": _since(begun)} | refused
+        found = {"name": part.name} | _memory(compiled)
+        phases.append(found | _work(compiled, operated, mesh))
+        del compiled, lowered  # gigabytes
+    facts |= {"compile_s": _since(begun)} | _together(phases)
     needed = max(facts["peak_bytes"], facts["total_bytes"])
     facts["fits"] = not chip or needed <= chip.hbm_bytes
-    return facts | _work(compiled, counted, mesh)
+    return facts | {"phases": phases}
+
+
+def _together(phases: list[Facts]) -> Facts:
+    """Programs that run one after the other as one: work adds, memory is the most."""
+    largest = max(phases, key=lambda one: one["peak_bytes"])
+    facts = {k: v for k, v in largest.items() if k.endswith("_bytes")}
+    facts["largest_phase"] = largest["name"]
+    work = ("flops", "flops_compiler", "flops_kernels", "flops_loops")
+    work += ("hbm_traffic_bytes", "traffic_loops_bytes", "loops_of_unknown_length")
+    facts |= {name: sum(one[name] for one in phases) for name in work}
+    facts["collectives_by_axis"] = [c for p in phases for c in p["collectives_by_axis"]]
+    kinds: dict[str, dict[str, float]] = {}
+    for phase in phases:
+        for kind, row in phase["collectives"].items():
+            old = kinds.setdefault(kind, dict.fromkeys(row, 0))
+            kinds[kind] = {name: old[name] + row[name] for name in row}
+    return facts | {"collectives": kinds}
 
 
 def _since(begun: float) -> float:
@@ -93,14 +115,12 @@ def _roles(roles: dict[str, Any]) -> dict[str, int]:
     return found
 
 
-def _without_recompute(
-    request: Request, mesh: Mesh, counted: operations.Operations
-) -> float:
+def _without_recompute(request: Request, mesh: Mesh, total: float) -> float:
     """Operations of the same program without rematerialisation, all devices."""
     if request.program == "restore" or request.config.get("remat") == "none":
-        return counted.total
+        return total
     plain = programs.build(request, mesh, remat="none")
-    return operations.count(plain.traced.jaxpr).total
+    return sum(operations.count(part.traced.jaxpr).total for part in plain.parts)
 
 
 def _memory(compiled: Any) -> Facts:

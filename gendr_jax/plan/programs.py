@@ -27,15 +27,15 @@ from gendr_jax.train.start import PROMPT_TOKENS
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """A program before it is compiled.
+    """Programs that make one step or pass, before they are compiled.
 
     Attributes:
-        traced: of `jax.jit`.
+        parts: the programs, in the order in which they run.
         roles: {"params": tree, ...} of abstract arguments with their shardings.
         images: that one call handles, on all devices.
     """
 
-    traced: Any
+    parts: list[program.Part]
     roles: dict[str, Any]
     images: int
 
@@ -75,7 +75,7 @@ def _train(config: Mapping[str, Any], mesh: Mesh) -> Traced:
     where = stages.placement(settings, mesh)
     args = program.arguments(stage, where, batch_size=size, crop=crop)
     roles = {**_state_roles(args.state), "frozen": args.frozen, "batch": args.batch}
-    return Traced(program.traced(stage, mesh, args), roles, size)
+    return Traced(program.traced(stage, where, args), roles, size)
 
 
 def _state_roles(state: Any) -> dict[str, Any]:
@@ -136,7 +136,8 @@ def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
     )
     with jax.set_mesh(mesh):
         traced = jitted.trace(params, pictures, sides)
-    return Traced(traced, {"params": params, "batch": (pictures, sides)}, count)
+    part = program.Part("restore", traced)
+    return Traced([part], {"params": params, "batch": (pictures, sides)}, count)
 
 
 def bytes_per_device(tree: Any) -> int:

@@ -19,20 +19,17 @@ from gendr_jax.plan.chips import Chip
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of one step on each resource."""
+    """Seconds of one step on each resource, and of the step."""
 
     compute: float
     memory: float
     ici: float
     dcn: float
+    step: float
 
     @property
     def network(self) -> float:
         return max(self.ici, self.dcn)
-
-    @property
-    def step(self) -> float:
-        return max(self.compute, self.memory, self.network)
 
     @property
     def bound(self) -> str:
@@ -42,23 +39,26 @@ class Roofline:
 
 
 def roofline(facts: Mapping[str, Any], chip: Chip) -> Roofline:
-    """The bound of a program that was compiled.
+    """The bound of a step that was compiled; its programs run one after the other.
 
     Args:
-        facts: `flops`, `hbm_traffic_bytes`, `collectives_by_axis` of `measure.measure`.
+        facts: of `measure.measure`; `phases` of them are read.
         chip: of one device.
     """
+    parts = [_one(phase, chip) for phase in facts["phases"]]
+    names = ("compute", "memory", "ici", "dcn", "step")
+    return Roofline(*(sum(getattr(p, name) for p in parts) for name in names))
+
+
+def _one(facts: Mapping[str, Any], chip: Chip) -> Roofline:
     ici = dcn = 0.0
     for one in facts["collectives_by_axis"]:
         inner, outer = sent(one)
         ici += inner / chip.ici_bandwidth
         dcn += outer / chip.dcn_bandwidth
-    return Roofline(
-        compute=facts["flops"] / chip.flops,
-        memory=facts["hbm_traffic_bytes"] / chip.hbm_bandwidth,
-        ici=ici,
-        dcn=dcn,
-    )
+    compute = facts["flops"] / chip.flops
+    memory = facts["hbm_traffic_bytes"] / chip.hbm_bandwidth
+    return Roofline(compute, memory, ici, dcn, max(compute, memory, ici, dcn))
 
 
 def sent(one: Mapping[str, Any]) -> tuple[float, float]:

@@ -15,34 +15,36 @@ import jax
 import jax.numpy as jnp
 
 
-def mean(parts: int, fn: Callable[..., Any], *batched: Any) -> Any:
-    """fn(*batched), where every output is a mean over samples.
+def both(parts: int, fn: Callable[..., tuple[Any, Any]], *batched: Any) -> Any:
+    """fn(*batched) -> (rows, means), a part of the batch at a time.
 
     Args:
         parts: must divide the batch; 1 calls `fn` as it is.
-        fn: trees of arrays with leading batch axes -> tree of arrays.
+        fn: trees with leading batch axes -> a tree whose leaves have the batch as their
+            first axis, and a tree whose leaves are means over samples.
     """
     if parts == 1:
         return fn(*batched)
     pieces = _cut(batched, parts)
-    like = jax.eval_shape(fn, *jax.tree.map(lambda x: x[0], pieces))
+    _, like = jax.eval_shape(fn, *jax.tree.map(lambda x: x[0], pieces))
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
 
-    def add(total: Any, piece: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, fn(*piece)), None
+    def add(total: Any, piece: Any) -> tuple[Any, Any]:
+        rows, means = fn(*piece)
+        return jax.tree.map(jnp.add, total, means), rows
 
-    total, _ = jax.lax.scan(add, zero, pieces)
-    return jax.tree.map(lambda x: (x / parts).astype(x.dtype), total)
+    total, rows = jax.lax.scan(add, zero, pieces)
+    return _join(rows), jax.tree.map(lambda x: (x / parts).astype(x.dtype), total)
+
+
+def mean(parts: int, fn: Callable[..., Any], *batched: Any) -> Any:
+    """fn(*batched), where every output is a mean over samples."""
+    return both(parts, lambda *piece: ((), fn(*piece)), *batched)[1]
 
 
 def rows(parts: int, fn: Callable[..., Any], *batched: Any) -> Any:
     """fn(*batched), where every output has the batch as its first axis, in order."""
-    if parts == 1:
-        return fn(*batched)
-    outputs = jax.lax.map(lambda piece: fn(*piece), _cut(batched, parts))
-    return jax.tree.map(
-        lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), outputs
-    )
+    return both(parts, lambda *piece: (fn(*piece), ()), *batched)[0]
 
 
 def _cut(batched: Any, parts: int) -> Any:
@@ -50,3 +52,10 @@ def _cut(batched: Any, parts: int) -> Any:
         return jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
 
     return jax.tree.map(cut, batched)
+
+
+def _join(pieces: Any) -> Any:
+    """The inverse of `_cut`."""
+    return jax.tree.map(
+        lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), pieces
+    )

@@ -12,16 +12,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from gendr_jax import diffusion, losses
 from gendr_jax import nets as nets_lib
 from gendr_jax.data.degrade import recipe
 from gendr_jax.losses import finite_mean
 from gendr_jax.nets import Params
-from gendr_jax.train import accumulate, images, optim
+from gendr_jax.train import accumulate, images, optim, stage
 from gendr_jax.train.generator_loss import GeneratorLoss
 from gendr_jax.train.images import Keys
-from gendr_jax.train.optim import Scalars
+from gendr_jax.train.optim import Role, Scalars
 from gendr_jax.train.roles import DistillNets, DistillState, Pair, Roles
 from gendr_jax.train.settings import DistillSettings
 
@@ -36,6 +37,26 @@ DRAWS = (
 )
 
 
+def optimisers(settings: DistillSettings) -> dict[str, optax.GradientTransformation]:
+    """{role: its rule}, by the roles' names in the state."""
+    adam = settings.optim
+    by_role = {"generator": adam.generator, "fake": adam.fake, "real": adam.real}
+    by_role["disc"] = adam.discriminator
+    return {name: optim.adamw(one) for name, one in by_role.items()}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """What the lines of an iteration leave for the next ones; rows, but ``loss``."""
+
+    keys: Keys
+    pair: Pair
+    z_g_bhwc: Array
+    grad_z_bhwc: Array | None = None
+    loss: Array | None = None
+
+
 class Distill:
     """Pure functions over settings and networks; holds no weights and no state."""
 
@@ -46,44 +67,84 @@ class Distill:
         self.recipe = recipe(settings.data.preset)
         self.encode = images.encoder(nets.vae, settings.vae)
         self.decode = images.decoder(nets.vae, settings.vae)
-        self.tx = {
-            name: optim.adamw(getattr(settings.optim, name))
-            for name in ("generator", "fake", "real", "discriminator")
-        }
+        self.tx = optimisers(settings)
 
     def step(
         self, state: DistillState, frozen: Any, batch: Any, key: Array
     ) -> tuple[DistillState, Scalars]:
-        """Algorithm 1: scores and discriminator on z_g, then the generator."""
+        """Algorithm 1, its lines one after the other, as one function."""
+        return stage.composed(self.lines)(state, frozen, batch, key)
+
+    @property
+    def lines(self) -> tuple[stage.Phase, ...]:
+        """Algorithm 1: scores and discriminator on z_g, then the generator.
+
+        Each may be a program of its own. What one leaves for the next, besides the
+        state, has the batch as its first axis or is a scalar.
+        """
+        settings = self.settings
+        lines = [stage.Phase("pair", self.answer)]
+        lines.append(stage.Phase("fake", self.update_fake))
+        if settings.trains_real:
+            lines.append(stage.Phase("real", self.update_real))
+        if settings.adversarial:
+            lines.append(stage.Phase("disc", self.update_disc))
+        lines.append(stage.Phase("score", self.latent_gradient))
+        lines.append(stage.Phase("generator", self.update_generator))
+        return tuple(lines)
+
+    def answer(
+        self, state: DistillState, left: Any, frozen: Any, batch: Any, key: Array
+    ):
+        """Lines 1-2: a pair of latents, and the generator's answer without gradient."""
         key = jax.random.fold_in(key, state.step)
         keys = images.draws(key, batch["index"], DRAWS)
-        parts, tx = self.settings.accumulate, self.tx
-        # Line 1-2: a pair of latents, and the generator's answer without gradient.
-        pair, z_g = accumulate.rows(
-            parts, lambda *b: self.answer(state, frozen, *b), batch, keys
+
+        def pair_and_answer(batch: Any, keys: Keys) -> tuple[Pair, Array]:
+            pair, params = self.pair(frozen, batch, keys), state.generator.params
+            return pair, self.roles.generate(frozen, params, pair.z_low_bhwc)[0]
+
+        parts = self.settings.accumulate
+        pair, z_g = accumulate.rows(parts, pair_and_answer, batch, keys)
+        return state, Left(keys, pair, jax.lax.stop_gradient(z_g)), {}
+
+    def update_fake(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 3: fake score psi learns z_g."""
+        role, metrics = self.update("fake", state.fake, frozen, left, left.z_g_bhwc)
+        return dataclasses.replace(state, fake=role), left, metrics
+
+    def update_real(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 4: real score phi learns z_h."""
+        z_high = left.pair.z_high_bhwc
+        role, metrics = self.update("real", state.real, frozen, left, z_high)
+        return dataclasses.replace(state, real=role), left, metrics
+
+    def update_disc(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 5: discriminator D tells z_h from z_g."""
+        latents = left.pair.z_high_bhwc, left.z_g_bhwc
+        role, metrics = self.update("disc", state.disc, frozen, left, *latents)
+        return dataclasses.replace(state, disc=role), left, metrics
+
+    def latent_gradient(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 6: what the scores just updated, and the rest, say of z_g."""
+        grad_z, (loss, metrics) = accumulate.both(
+            self.settings.accumulate,
+            lambda *b: self.generator_loss.on_latent(state, frozen, *b),
+            left.pair,
+            left.z_g_bhwc,
+            left.keys,
         )
-        # Line 3: fake score psi learns z_g. Line 4: real score phi learns z_h.
-        fake, m_fake = optim.update(
-            state.fake, tx["fake"], self.fake_loss(frozen), z_g, keys, parts=parts
+        return state, dataclasses.replace(left, grad_z_bhwc=grad_z, loss=loss), metrics
+
+    def update_generator(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 7: generator theta."""
+        grads, loss_repa, metrics = accumulate.mean(
+            self.settings.accumulate,
+            lambda *b: self.generator_loss.on_weights(state, frozen, *b),
+            left.pair,
+            left.grad_z_bhwc,
         )
-        z_h = pair.z_high_bhwc
-        real, disc, m_real, m_disc = state.real, state.disc, {}, {}
-        if real is not None:
-            real, m_real = optim.update(
-                real, tx["real"], self.real_loss(frozen), z_h, keys, parts=parts
-            )
-        # Line 5: discriminator D tells z_h from z_g.
-        if disc is not None:
-            loss, rule = self.disc_loss(frozen), tx["discriminator"]
-            disc, m_disc = optim.update(disc, rule, loss, z_h, z_g, keys, parts=parts)
-        # Line 6-7: generator theta, against the scores just updated.
-        trained = dataclasses.replace(state, fake=fake, real=real, disc=disc)
-        grads, loss, m_gen = accumulate.mean(
-            parts,
-            lambda *b: self.generator_loss.gradient(trained, frozen, *b),
-            pair,
-            keys,
-        )
+        loss = left.loss + loss_repa
         role, guard = optim.apply(
             state.generator,
             self.tx["generator"],
@@ -91,22 +152,29 @@ class Distill:
             loss,
             enabled=state.step >= self.settings.warmup_steps,
         )
-        metrics = optim.named("fake", m_fake) | optim.named("real", m_real)
-        metrics |= optim.named("disc", m_disc) | m_gen
-        metrics |= optim.named("generator", guard)
+        metrics |= optim.named("generator", guard | {"loss": loss})
         ema = optim.ema(state.ema, role.params["unet"], self.settings.ema, state.step)
-        new_state = dataclasses.replace(
-            trained, step=state.step + 1, generator=role, ema=ema
-        )
-        return new_state, metrics
+        new = dataclasses.replace(state, step=state.step + 1, generator=role, ema=ema)
+        return new, None, metrics
 
-    def answer(
-        self, state: DistillState, frozen: Any, batch: Any, keys: Keys
-    ) -> tuple[Pair, Array]:
-        """Lines 1-2: the pair, and z_g without gradient."""
-        pair = self.pair(frozen, batch, keys)
-        z_g, _ = self.roles.generate(frozen, state.generator.params, pair.z_low_bhwc)
-        return pair, jax.lax.stop_gradient(z_g)
+    def update(
+        self, name: str, role: Role, frozen: Any, left: "Left", *latents: Array
+    ) -> tuple[Role, Scalars]:
+        """One step of a role that is not the generator."""
+        loss = {
+            "fake": self.fake_loss,
+            "real": self.real_loss,
+            "disc": self.disc_loss,
+        }[name](frozen)
+        role, metrics = optim.update(
+            role,
+            self.tx[name],
+            loss,
+            *latents,
+            left.keys,
+            parts=self.settings.accumulate,
+        )
+        return role, optim.named(name, metrics)
 
     def pair(self, frozen: Any, batch: Any, keys: Keys) -> Pair:
         """Line 1: x_l = degrade(x_h), enlarged; z = s E(x), posterior mode."""
@@ -190,7 +258,7 @@ def make_init(
     """(key, start) -> fresh state: every role starts as start["unet"]."""
 
     def init(key: Array, start: Params) -> DistillState:
-        tx = Distill(settings, nets).tx
+        tx = optimisers(settings)
         keys = jax.random.split(key, 6)
 
         full = settings.generator == "full"
@@ -210,9 +278,7 @@ def make_init(
             real=optim.new_role(nets.adapted.init_adapters(keys[3]), tx["real"])
             if settings.trains_real
             else None,
-            disc=optim.new_role(disc, tx["discriminator"])
-            if settings.adversarial
-            else None,
+            disc=optim.new_role(disc, tx["disc"]) if settings.adversarial else None,
             ema=jax.tree.map(jnp.array, generator["unet"]),
         )
 

@@ -373,6 +373,7 @@ def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> S
     return Stage(
         init=distill_step.make_init(settings, parts),
         step=step.step,
+        phases=step.lines,
         frozen=frozen,
         sample=step.sample,
         export=export,
