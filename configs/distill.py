@@ -26,8 +26,11 @@ def get_config() -> ConfigDict:
             max_bad_steps=20,
             data=dict(path="", preset="realesrgan", crop=512, scale=4, workers=8),
             init=dict(vae="", unet="", dino="", prompt="", random=False),
-            checkpoint=dict(every=1000, keep=3),
+            checkpoint=dict(every=1000, keep=3, keep_every=0, keep_seconds=0),
             log=dict(every=50, samples_every=1000, samples=4),
+            profile="",
+            watchdog=dict(seconds=1800.0, start_seconds=7200.0, ends=True),
+            processes=dict(meet=300, heartbeat=50, barrier=600),
             prediction="eps",
             lora=dict(rank=64, alpha=128.0),
             score=dict(

@@ -23,8 +23,11 @@ def get_config() -> ConfigDict:
             max_bad_steps=20,
             data=dict(path="", preset="realesrgan", crop=256, scale=4, workers=8),
             init=dict(vae="", random=True),
-            checkpoint=dict(every=5000, keep=3),
+            checkpoint=dict(every=5000, keep=3, keep_every=0, keep_seconds=0),
             log=dict(every=50, samples_every=2000, samples=4),
+            profile="",
+            watchdog=dict(seconds=1800.0, start_seconds=7200.0, ends=True),
+            processes=dict(meet=300, heartbeat=50, barrier=600),
             vae=dict(
                 latent_channels=16,
                 block_out_channels=(128, 128, 256, 512),

@@ -38,7 +38,7 @@ ROOMS = {
     "gendr_jax.sharding": Room(1, {"jax", "numpy"}),
     "gendr_jax.weights": Room(
         1,
-        {"jax", "numpy", "ml_dtypes", "orbax", "safetensors"}
+        {"jax", "numpy", "ml_dtypes", "orbax", "safetensors", "etils"}
         | {"torch", "huggingface_hub"},
         {"gendr_jax.nets", "gendr_jax.sharding"},
     ),
@@ -56,7 +56,7 @@ ROOMS = {
     "gendr_jax.train": Room(
         2,
         {"jax", "numpy", "optax", "ml_collections", "tqdm", "tensorboardX", "PIL"}
-        | {"absl"},
+        | {"absl", "orbax"},
         {"gendr_jax.restore", "gendr_jax.api"},
     ),
     "gendr_jax.plan": Room(

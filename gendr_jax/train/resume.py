@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "sharding.*",
     "accumulate",
     "remat",
+    "xla_flags",
     "optim*.memory",
     "log.*",
     "checkpoint.*",
@@ -27,6 +28,9 @@ MAY_CHANGE = (
     "data.path",
     "init.*",
     "max_bad_steps",
+    "profile",
+    "watchdog.*",
+    "processes.*",
 )
 
 _ABSENT = "absent"

@@ -59,10 +59,16 @@ class Init:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Save every N steps, keep the newest K."""
+    """Save every N steps, keep the newest K.
+
+    Besides, for ever: steps that are multiples of ``keep_every``, and one in
+    ``keep_seconds`` (0: none).
+    """
 
     every: int = 1000
     keep: int = 3
+    keep_every: int = 0
+    keep_seconds: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,33 @@ class Sharding:
     grad_reduce: Literal["compute", "float32"] = "compute"
 
 
+@dataclass(frozen=True)
+class Watchdog:
+    """Stacks are dumped after so many seconds without progress (0: never).
+
+    ``start_seconds`` is the limit of what compiles. ``ends``: the process ends too.
+    """
+
+    seconds: float = 1800.0
+    start_seconds: float = 7200.0
+    ends: bool = True
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How long processes wait, in seconds: to meet, for a sign of life, at barriers."""
+
+    meet: int = 300
+    heartbeat: int = 50
+    barrier: int = 600
+
+
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What every stage has. ``remat``: a name of ``models/remat.py``."""
+    """What every stage has.
+
+    ``remat``: a name of ``models/remat.py``; ``xla_flags``: one of ``xla_flags.py``.
+    """
 
     stage: str
     steps: int = 100_000
@@ -98,6 +128,7 @@ class Common:
     mesh: str = ""
     sharding: Sharding = field(default_factory=Sharding)
     accumulate: int = 1
+    xla_flags: str = ""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Policy = "block"
     ema: float = 0.9999
@@ -106,6 +137,9 @@ class Common:
     init: Init = field(default_factory=Init)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     log: Log = field(default_factory=Log)
+    profile: str = ""  # steps FIRST:LAST to trace
+    watchdog: Watchdog = Watchdog()
+    processes: Processes = Processes()
 
 
 @dataclass(frozen=True, kw_only=True)

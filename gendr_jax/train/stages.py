@@ -203,11 +203,17 @@ def run_settings(settings: Common) -> RunSettings:
         samples=settings.log.samples,
         checkpoint_every=settings.checkpoint.every,
         keep=settings.checkpoint.keep,
+        keep_every=settings.checkpoint.keep_every,
+        keep_seconds=settings.checkpoint.keep_seconds,
         max_bad_steps=settings.max_bad_steps,
+        profile=settings.profile,
+        watchdog=settings.watchdog,
+        barrier_seconds=settings.processes.barrier,
         config=settings,
         rules=settings.sharding.rules,
         min_sharded_size=settings.sharding.min_size,
         on_host=tuple(on_host(settings)),
+        xla_flags=settings.xla_flags,
     )
 
 

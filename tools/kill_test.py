@@ -1,0 +1,82 @@
+"""Kill a real training run with SIGKILL at random moments; what is left must be exact.
+
+    python tools/kill_test.py [--kills 50] [--seed 0] [--folder DIR]
+
+A small `gendr train` that saves every second step is killed while it starts, restores,
+compiles, steps and saves, and started again each time. At the end its fingerprint
+(arrays, moments of Adam, averages, position in the data) and its losses are compared
+with those of a run that nobody disturbed. Exit status 0: nothing was lost or differs.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from micro_run import finish, prepare, run_file, start  # noqa: E402
+
+from gendr_jax.weights import checkpoint  # noqa: E402
+
+
+def committed(workdir):
+    folder = workdir / checkpoint.FOLDER
+    return max((int(p.name) for p in folder.glob("*") if p.name.isdigit()), default=0)
+
+
+def kill_once(rng, config, workdir):
+    """(newest committed step, in a save?, step it went on from if it got so far)."""
+    before = run_file(workdir).get("started")
+    run = start(config, workdir, "steps=1000000")
+    compiled = lambda r: r.get("started") != before and "compile_seconds" in r  # noqa: E731
+    if rng.random() < 0.8:  # while it trains; otherwise at any moment of the start
+        while run.poll() is None and not compiled(run_file(workdir)):
+            time.sleep(0.05)
+    time.sleep(rng.uniform(0.0, 5.0))
+    run.kill()
+    (status, printed), *_ = finish(run)
+    assert status == -9, f"it ended by itself:\n{printed}"
+    in_save = any((workdir / checkpoint.FOLDER).glob("*checkpoint-tmp*"))
+    found = run_file(workdir)
+    resumed = (found["resumed_from"] or 0) if compiled(found) else None
+    return committed(workdir), in_save, resumed
+
+
+def losses(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss_vae"]) for line in lines]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=None)
+    flags = parser.parse_args()
+    folder = flags.folder or Path(tempfile.mkdtemp(prefix="gendr_kills_"))
+    rng, config, cut = random.Random(flags.seed), prepare(folder), folder / "killed"
+    saves = training = lost = before = 0
+    for number in range(1, flags.kills + 1):
+        newest, in_save, resumed = kill_once(rng, config, cut)
+        saves, training = saves + in_save, training + (resumed is not None)
+        lost += max(before - newest, 0) + max(before - (resumed or before), 0)
+        print(f"kill {number}: committed {before} -> {newest}, in a save: {in_save}")
+        before = newest
+    steps, whole = before + 4, folder / "whole"
+    ends = [finish(start(config, w, f"steps={steps}"))[0] for w in (cut, whole)]
+    assert [status for status, _ in ends] == [0, 0], ends
+    lost += before - (run_file(cut)["resumed_from"] or 0)
+    prints = [checkpoint.describe(w)["fingerprint"] for w in (cut, whole)]
+    aside = len(list((cut / checkpoint.FOLDER).glob("*.damaged-*")))
+    same = prints[0] == prints[1] and losses(cut) == losses(whole)
+    print(f"kills {flags.kills}, after compiling {training}, in a save {saves}")
+    print(f"committed steps lost {lost}, checkpoints set aside {aside}")
+    print(f"{steps} steps: {'equal' if same else 'DIFFERENT'} fingerprint and losses")
+    return 0 if same and not lost and not aside else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
