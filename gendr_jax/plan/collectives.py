@@ -22,6 +22,7 @@ KINDS = (
     "ragged-all-to-all",
     "collective-broadcast",
 )
+BETWEEN_SLICES = "dcn-"
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,22 @@ def find(
     total: dict[tuple, list[float]] = {}
     for name, computation in module.computations.items():
         times = runs.times[name]
-        for one in computation.instructions.values():
-            kind = one.op.removesuffix("-start")
-            if kind not in KINDS or not times:
+        for one in computation.instructions.values() if times else ():
+            kind = _kind(one, name)
+            if not kind:
                 continue
-            result = _result(computation, one)
-            groups = _groups(one, belongs.size)
-            along, group = _varying(groups, axes), groups.shape[1]
-            spans = max((len(set(row)) for row in belongs[groups].tolist()), default=1)
-            arrays = hlo.shapes(result)
-            dtypes = {d for d, s in arrays if s} or {d for d, _ in arrays}
-            key = (_fused(kind, name), along, group, spans, "+".join(sorted(dtypes)))
-            seen = total.setdefault(key, [0.0, 0.0])
+            if kind.startswith(BETWEEN_SLICES):
+                count = len(set(belongs.tolist()))
+                key, result = (kind, ("dcn",), count, count), _parts(one.type)[0]
+            else:
+                groups = _groups(one, belongs.size)
+                if groups.shape[1] == 1:
+                    continue  # with itself
+                members = belongs[groups].tolist()
+                spans = max((len(set(row)) for row in members), default=1)
+                key = (kind, _varying(groups, axes), groups.shape[1], spans)
+                result = _result(computation, one)
+            seen = total.setdefault((*key, _dtypes(result)), [0.0, 0.0])
             seen[0] += times
             seen[1] += times * hlo.size_bytes(result)
     found = [Collective(*key, *seen) for key, seen in total.items()]
@@ -90,14 +95,27 @@ def by_kind(found: list[Collective]) -> dict[str, dict[str, float]]:
     return table
 
 
-def _fused(kind: str, computation: str) -> str:
-    """The TPU writes a reduce-scatter as a fusion of an all-reduce and a slice.
+def _kind(one: Instruction, computation: str) -> str:
+    """One of `KINDS`, "all-reduce-scatter", "dcn-..." or "" for what sends nothing.
 
-    Its bytes are then those before the slice, which the kind's name says.
+    The TPU writes a reduce-scatter as a fusion of an all-reduce and a slice: its bytes
+    are then those before the slice, hence another name. What goes to other slices it
+    hands to the host; the collectives around that stay inside a slice.
     """
+    if one.op == "send":
+        handed = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.attributes)
+        return BETWEEN_SLICES + handed[1].lower().replace("_", "-") if handed else ""
+    kind = one.op.removesuffix("-start")
     if kind == "all-reduce" and "all-reduce-scatter" in computation:
         return "all-reduce-scatter"
-    return kind
+    return kind if kind in KINDS else ""
+
+
+def _dtypes(text: str) -> str:
+    """The dtypes of the arrays in a type; scalars count where there is nothing else."""
+    arrays = hlo.shapes(text)
+    found = {d for d, s in arrays if s} or {d for d, _ in arrays}
+    return "+".join(sorted(found))
 
 
 def _result(computation: Computation, one: Instruction) -> str:

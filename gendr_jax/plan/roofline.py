@@ -69,6 +69,10 @@ def sent(one: Mapping[str, Any]) -> tuple[float, float]:
     """
     kind, size, group = one["kind"], one["bytes"], one["group"]
     across = one["slices"]
+    if kind == "dcn-all-reduce":
+        return 0.0, 2.0 * size * (across - 1) / across
+    if kind.startswith("dcn-"):
+        return 0.0, size
     if kind == "collective-permute":
         # a neighbour's link, one way: half of the two directions
         return (0.0, size) if across > 1 else (2.0 * size, 0.0)
