@@ -70,8 +70,8 @@ def measure(request: Request) -> Facts:
                 raise
             refused = {"phase": part.name} | _refused(str(error), facts["roles"])
             return facts | {"compile_s": _since(begun)} | refused
-        found = {"name": part.name} | _memory(compiled)
-        phases.append(found | _work(compiled, operated, mesh))
+        found = {"name": part.name} | memory(compiled)
+        phases.append(found | work(compiled, operated, mesh))
         del compiled, lowered  # gigabytes
     facts |= {"compile_s": _since(begun)} | _together(phases)
     needed = max(facts["peak_bytes"], facts["total_bytes"])
@@ -123,7 +123,7 @@ def _without_recompute(request: Request, mesh: Mesh, total: float) -> float:
     return sum(operations.count(part.traced.jaxpr).total for part in plain.parts)
 
 
-def _memory(compiled: Any) -> Facts:
+def memory(compiled: Any) -> Facts:
     """Bytes by the compiler; the peak is the larger of its two ways to say it."""
     said = compiled.memory_analysis()
     parts = ("argument", "output", "alias", "temp", "generated_code")
@@ -135,7 +135,7 @@ def _memory(compiled: Any) -> Facts:
     return facts | {"peak_bytes": peak or total, "total_bytes": total}
 
 
-def _work(compiled: Any, counted: operations.Operations, mesh: Mesh) -> Facts:
+def work(compiled: Any, counted: operations.Operations, mesh: Mesh) -> Facts:
     """Operations, bytes moved and bytes sent."""
     cost = compiled.cost_analysis() or {}
     module = hlo.parse(compiled.as_text())
