@@ -183,10 +183,18 @@ def test_a_true_step_on_a_tpu(config_file, tmp_path, monkeypatch):
     assert row["flops"] == pytest.approx(row["flops_analytic"], rel=0.4)
 
 
-def test_a_process_that_dies_is_one_broken_cell(monkeypatch):
-    monkeypatch.setattr(cell.sys, "executable", "/bin/false")
+def test_a_process_that_dies_is_one_broken_cell(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     found = cell.answer(Request({}, "cpu", ""))
     assert found == {"error": "exit status 1: no output"}
+    killed = tmp_path / "killed"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    assert "memory is too small" in cell.answer(Request({}, "cpu", ""))["error"]
+    killed.write_text("#!/bin/sh\nexec sleep 60\n")
+    found = cell.answer(Request({}, "cpu", ""), timeout=0.2)
+    assert found == {"error": "not compiled within 0.2 s (--timeout)"}
 
 
 def test_a_mistake_in_the_request_comes_back_as_one(config_file):
