@@ -15,7 +15,7 @@ from tiny_stages import config
 from gendr_jax import sharding
 from gendr_jax.cli import plan
 from gendr_jax.errors import UsageError
-from gendr_jax.plan import cell, measure, programs, report, topologies
+from gendr_jax.plan import cell, chips, measure, programs, report, topologies
 from gendr_jax.plan.request import Request
 from gendr_jax.train import program
 
@@ -77,7 +77,10 @@ def test_too_much_memory_is_an_answer(libtpu, monkeypatch):
     monkeypatch.setattr(programs, "build", product(400 * 1024))
     found = measure.measure(Request({}, "v5e:2x2", "fsdp=4", program="restore"))
     assert found["fits"] is False and "RESOURCE_EXHAUSTED" in found["compiler_said"]
-    assert found["peak_bytes"] > 100 * 2**30  # of 100 GiB a device, arguments alone
+    # a device holds 100 GiB of float32 arguments and 50 of bfloat16 results
+    assert found["peak_bytes"] / 2**30 == pytest.approx(150, rel=0.01)
+    assert found["argument_bytes"] / 2**30 == pytest.approx(100, rel=0.01)
+    assert found["available_bytes"] == chips.TPUS["v5e"].hbm_bytes
     assert found["phase"] == "part 0" and "flops" not in found
     row = report.row(Request({}, "v5e:2x2", "fsdp=4"), found, 20e6)
     assert set(CONTRACT) <= set(row) and row["step_s"] is None
@@ -180,10 +183,18 @@ def test_a_true_step_on_a_tpu(config_file, tmp_path, monkeypatch):
     assert row["flops"] == pytest.approx(row["flops_analytic"], rel=0.4)
 
 
-def test_a_process_that_dies_is_one_broken_cell(monkeypatch):
-    monkeypatch.setattr(cell.sys, "executable", "/bin/false")
+def test_a_process_that_dies_is_one_broken_cell(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     found = cell.answer(Request({}, "cpu", ""))
     assert found == {"error": "exit status 1: no output"}
+    killed = tmp_path / "killed"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    assert "memory is too small" in cell.answer(Request({}, "cpu", ""))["error"]
+    killed.write_text("#!/bin/sh\nexec sleep 60\n")
+    found = cell.answer(Request({}, "cpu", ""), timeout=0.2)
+    assert found == {"error": "not compiled within 0.2 s (--timeout)"}
 
 
 def test_a_mistake_in_the_request_comes_back_as_one(config_file):

@@ -6,6 +6,7 @@ does not: which requests there are (`sweep.py`).
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,12 +46,18 @@ def answer(request: Request, *, timeout: float | None = None) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             return {"error": f"not compiled within {timeout:g} s (--timeout)"}
         if not out.exists():
-            lines = (done.stderr.strip().splitlines() or ["no output"])[-3:]
-            return {"error": f"exit status {done.returncode}: {' '.join(lines)[:500]}"}
+            return {"error": _broken(done.returncode, done.stderr)}
         found = json.loads(out.read_text())
     if "usage" in found:
         raise UsageError(found["usage"])
     return found
+
+
+def _broken(status: int, stderr: str) -> str:
+    if status == -signal.SIGKILL:
+        return "killed, as the system does where this machine's memory is too small"
+    lines = (stderr.strip().splitlines() or ["no output"])[-3:]
+    return f"exit status {status}: {' '.join(lines)[:500]}"
 
 
 def main(out: Path) -> None:

@@ -25,6 +25,7 @@ LOW_EFFORT = {
     },
 }
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+BESIDE = ("host", "replicated")  # among the roles, but no role's device memory
 Facts = dict[str, Any]  # JSON values; `measure` names them
 
 
@@ -163,24 +164,20 @@ def work(compiled: Any, counted: operations.Operations, mesh: Mesh) -> Facts:
 
 
 def _refused(message: str, roles: dict[str, int]) -> Facts:
-    """What is known of a program that the compiler could not place."""
+    """What is known of a program that the compiler could not place.
+
+    What it calls temporaries holds arguments and results, too (tried with programs
+    that have nothing else).
+    """
     text = " ".join(message.split())
-    sizes = {
-        "temp_bytes": r"temporaries \(([\d.]+)([KMGT]?)\)",
-        "argument_bytes": r"arguments \(([\d.]+)([KMGT]?)\)",
-        "available_bytes": r"available HBM \(([\d.]+)([KMGT]?)\)",
-        "used_bytes": r"Used ([\d.]+)([KMGT]?) of",
-        "limit_bytes": r"of ([\d.]+)([KMGT]?) hbm",
-    }
-    found = {k: re.search(pattern, text) for k, pattern in sizes.items()}
-    facts: Facts = {
-        name: int(float(match[1]) * UNITS[match[2]])
-        for name, match in found.items()
-        if match
-    }
-    held = sum(
-        size for name, size in roles.items() if name not in ("host", "replicated")
-    )
-    facts.setdefault("argument_bytes", held)
-    needed = facts.get("used_bytes") or held + facts.get("temp_bytes", 0)
-    return facts | {"fits": False, "peak_bytes": needed, "compiler_said": text[:2000]}
+    found = re.search(r"(?:temporaries \(|Used )([\d.]+)([KMGT]?)", text)
+    limit = re.search(r"(?:available HBM \(|Used \S+ of )([\d.]+)([KMGT]?)", text)
+    held = sum(size for name, size in roles.items() if name not in BESIDE)
+    peak = max(_bytes(found), held)
+    facts: Facts = {"argument_bytes": held, "temp_bytes": peak - held}
+    facts |= {"fits": False, "peak_bytes": peak, "available_bytes": _bytes(limit)}
+    return facts | {"compiler_said": text[:2000]}
+
+
+def _bytes(match: re.Match | None) -> int:
+    return int(float(match[1]) * UNITS[match[2]]) if match else 0
