@@ -33,6 +33,7 @@ fits, what it costs and how fast it can be at best. Nothing is run, no weights a
                         size (--size 512) with the configuration's networks
   --effort low|full     of the compiler; full takes many times longer (default low)
   --suggest estimate|compile    what would fit: by arithmetic, or by compiling it
+  --jobs N              programs compiled at once; at full size each may take 10 GB
   --pairs N             target for days and chip-hours (default 20e6)
   --json FILE           all figures
   --plot FILE.png       memory and time of every cell (needs matplotlib)
@@ -87,6 +88,7 @@ def _define(values: flags.FlagValues) -> None:
     for name, known in choices.items():
         flags.DEFINE_enum(name, known[0], known, "", flag_values=values)
     flags.DEFINE_integer("size", 512, "", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("jobs", 1, "", flag_values=values, lower_bound=1)
     flags.DEFINE_float("pairs", 20e6, "", flag_values=values, lower_bound=1)
     flags.DEFINE_float("timeout", 10800, "", flag_values=values, lower_bound=1)
     flags.DEFINE_bool("no_cache", False, "", flag_values=values)
@@ -117,6 +119,7 @@ def _plan(values: flags.FlagValues, config: configs.ConfigDict) -> int:
         reread=not values.no_cache,
         timeout=values.timeout,
         suggest=values.suggest,
+        jobs=values.jobs,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     rows = []

@@ -52,6 +52,7 @@ def measure(request: Request) -> Facts:
         "device_kind": devices[0].device_kind,
         "mesh_axes": dict(mesh.shape),
         "batch_size": built.images,
+        "phase_count": built.phases,
         "roles": _roles(built.roles),
         "flops_analytic": total / len(devices),
         "flops_model": _without_recompute(request, mesh, total) / len(devices),
@@ -78,6 +79,19 @@ def measure(request: Request) -> Facts:
     needed = max(facts["peak_bytes"], facts["total_bytes"])
     facts["fits"] = not chip or needed <= chip.hbm_bytes
     return facts | {"phases": phases}
+
+
+def joined(answers: list[Facts]) -> Facts:
+    """The facts of a step from those of its phases, each measured alone."""
+    refused = [one for one in answers if "compiler_said" in one]
+    if refused:
+        return max(refused, key=lambda one: one["peak_bytes"])
+    facts = dict(answers[0])
+    for name in ("flops_analytic", "flops_model", "trace_s", "compile_s"):
+        facts[name] = sum(one[name] for one in answers)
+    phases = [phase for one in answers for phase in one["phases"]]
+    facts |= _together(phases) | {"phases": phases}
+    return facts | {"fits": all(one["fits"] for one in answers)}
 
 
 def _together(phases: list[Facts]) -> Facts:

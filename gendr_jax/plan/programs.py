@@ -33,11 +33,13 @@ class Traced:
         parts: the programs, in the order in which they run.
         roles: {"params": tree, ...} of abstract arguments with their shardings.
         images: that one call handles, on all devices.
+        phases: how many programs there are in all.
     """
 
     parts: list[program.Part]
     roles: dict[str, Any]
     images: int
+    phases: int = 1
 
 
 def build(request: Request, mesh: Mesh, *, remat: str | None = None) -> Traced:
@@ -55,7 +57,7 @@ def build(request: Request, mesh: Mesh, *, remat: str | None = None) -> Traced:
     config["batch_size"] = batch_size(request, mesh)
     if request.program == "restore":
         return _restore(config, request.size, mesh)
-    return _train(config, mesh)
+    return _train(config, mesh, request.phase)
 
 
 def batch_size(request: Request, mesh: Mesh) -> int:
@@ -68,14 +70,15 @@ def batch_size(request: Request, mesh: Mesh) -> int:
     return int(request.config.get("batch_size", stages.Common.batch_size))
 
 
-def _train(config: Mapping[str, Any], mesh: Mesh) -> Traced:
+def _train(config: Mapping[str, Any], mesh: Mesh, only: int | None) -> Traced:
     settings = stages.read_settings(config, mesh)
     stage = stages.declare(config, mesh)
     size, crop = settings.batch_size, settings.data.crop
     where = stages.placement(settings, mesh)
     args = program.arguments(stage, where, batch_size=size, crop=crop)
     roles = {**_state_roles(args.state), "frozen": args.frozen, "batch": args.batch}
-    return Traced(program.traced(stage, where, args), roles, size)
+    parts = program.traced(stage, where, args, only)
+    return Traced(parts, roles, size, len(program.phases(stage)))
 
 
 def _state_roles(state: Any) -> dict[str, Any]:

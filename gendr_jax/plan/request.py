@@ -26,6 +26,7 @@ class Request:
         program: the training step, or the restoring pass.
         size: side of the restoring pass's output in pixels.
         effort: of the compiler.
+        phase: the number of one program of a step that has several; None is all.
     """
 
     config: Mapping[str, Any]
@@ -35,6 +36,7 @@ class Request:
     program: Program = "train"
     size: int = 512
     effort: Effort = "low"
+    phase: int | None = None
 
     def to_json(self) -> str:
         """One line, the same for the same question."""

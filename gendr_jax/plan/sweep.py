@@ -8,11 +8,12 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 from gendr_jax.errors import UsageError
-from gendr_jax.plan import cache, cell, report, suggest, topologies
+from gendr_jax.plan import cache, cell, measure, report, suggest, topologies
 from gendr_jax.plan.request import Request
 
 Suggest = Literal["estimate", "compile"]
@@ -27,6 +28,8 @@ class Options:
         reread: use kept answers.
         timeout: seconds a compilation may take.
         suggest: say what may fit by arithmetic, or compile until something does.
+        jobs: programs of a step that are compiled at once, each by a process of its
+            own; the largest of a full-size step take about 10 GB of memory.
         say: takes progress lines.
     """
 
@@ -34,6 +37,7 @@ class Options:
     reread: bool = True
     timeout: float | None = None
     suggest: Suggest = "estimate"
+    jobs: int = 1
     say: Callable[[str], None] = lambda line: None
 
 
@@ -74,7 +78,22 @@ def run(
 
 
 def facts_of(request: Request, options: Options, head: str) -> dict[str, Any]:
-    """The answer of one request, kept or new."""
+    """The answer of one request, its programs one by one."""
+
+    def phase(number: int) -> dict[str, Any]:
+        one = dataclasses.replace(request, phase=number)
+        return _phase(one, options, f"{head}, program {number + 1}")
+
+    first = phase(0)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        rest = pool.map(phase, range(1, first.get("phase_count", 1)))
+        answers = [first, *rest]
+    broken = next((one for one in answers if "error" in one), None)
+    return broken or (first if len(answers) == 1 else measure.joined(answers))
+
+
+def _phase(request: Request, options: Options, head: str) -> dict[str, Any]:
+    """The answer of one program, kept or new."""
     name = cache.key(request)
     if options.folder and options.reread:
         kept = cache.load(options.folder, name)

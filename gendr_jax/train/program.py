@@ -72,8 +72,15 @@ class Part:
     traced: jax.stages.Traced
 
 
-def traced(stage: Stage, placement: Placement, args: Arguments) -> list[Part]:
-    """The programs of a step, in their order: its phases, or the step as one.
+def phases(stage: Stage) -> tuple[Phase, ...]:
+    """The programs of a step, in their order: its phases, or the step as one."""
+    return stage.phases or (Phase("step", _alone(stage)),)
+
+
+def traced(
+    stage: Stage, placement: Placement, args: Arguments, only: int | None = None
+) -> list[Part]:
+    """The programs of a step, traced; all, or the one of that number.
 
     The state is donated to each and comes back in its place, so what a phase does not
     touch stays where it is. `compiled` makes them one function.
@@ -83,11 +90,16 @@ def traced(stage: Stage, placement: Placement, args: Arguments) -> list[Part]:
     at = lambda tree: jax.tree.map(lambda x: x.sharding, tree)  # noqa: E731
     whole = sharding.replicated(mesh)
     parts, left = [], None
-    for phase in stage.phases or (Phase("step", _alone(stage)),):
+    for number, phase in enumerate(phases(stage)):
         given = (state, left, frozen, batch, key)
+        if only is not None and number > only:
+            break
         with jax.set_mesh(mesh):
             _, next_left, _ = jax.eval_shape(phase.run, *given)
             next_left = placed(next_left, _rows(next_left, mesh))
+            if only is not None and number < only:
+                left = next_left
+                continue
             jitted = jax.jit(
                 phase.run,
                 donate_argnums=0,
