@@ -34,10 +34,13 @@ def kill_once(rng, config, workdir):
     def compiled(record):
         return record.get("started") != before and "compile_seconds" in record
 
-    if rng.random() < 0.8:  # while it trains; otherwise at any moment of the start
-        while run.poll() is None and not compiled(run_file(workdir)):
-            time.sleep(0.05)
-    time.sleep(rng.uniform(0.0, 5.0))
+    saves = rng.choice([None, 0, 1, 1, 2, 2])  # None: at any moment of the start
+    wanted = committed(workdir) + 2 * (saves or 0)
+    while saves is not None and run.poll() is None:
+        if compiled(run_file(workdir)) and committed(workdir) >= wanted:
+            break
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0.0, 10.0 if saves is None else 1.0))
     run.kill()
     (status, printed), *_ = finish(run)
     assert status == -9, f"it ended by itself:\n{printed}"
