@@ -57,6 +57,8 @@ setup(
         "verify": [TORCH, DIFFUSERS, TRANSFORMERS],
         "prompt": [TORCH, TRANSFORMERS],
         "plots": ["matplotlib>=3.9"],
+        # `gendr train --workdir gs://...`; checkpoints themselves go through TensorStore.
+        "gcs": ["gcsfs"],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         "dev": [
