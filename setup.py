@@ -57,7 +57,7 @@ setup(
         "verify": [TORCH, DIFFUSERS, TRANSFORMERS],
         "prompt": [TORCH, TRANSFORMERS],
         "plots": ["matplotlib>=3.9"],
-        # `gendr train --workdir gs://...`; checkpoints themselves go through TensorStore.
+        # `gendr train --workdir gs://...`; the arrays go through TensorStore.
         "gcs": ["gcsfs"],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from micro_run import finish, prepare, run_file, start
+from micro_run import finish, losses, prepare, run_file, start
 
 from gendr_jax.weights import checkpoint
 
@@ -45,11 +45,6 @@ def pair(config, workdir, *overrides, before=("", "")):
 
 def well(ended):
     assert [status for status, _ in ended] == [0, 0], "\n".join(t for _, t in ended)
-
-
-def losses(workdir):
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return {line["step"]: line["loss_vae"] for line in lines}
 
 
 def until(condition, *runs, seconds=300):

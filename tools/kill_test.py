@@ -8,7 +8,6 @@ compared with those of a run that nobody disturbed. Exit status 0: they are the 
 """
 
 import argparse
-import json
 import random
 import sys
 import tempfile
@@ -16,14 +15,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from micro_run import finish, prepare, run_file, start  # noqa: E402
+from micro_run import committed, finish, losses, prepare, run_file, start  # noqa: E402
 
 from gendr_jax.weights import checkpoint  # noqa: E402
-
-
-def committed(workdir):
-    folder = workdir / checkpoint.FOLDER
-    return max((int(p.name) for p in folder.glob("*") if p.name.isdigit()), default=0)
 
 
 def kill_once(rng, config, workdir):
@@ -49,11 +43,6 @@ def kill_once(rng, config, workdir):
     # What an earlier kill had left was removed by this start.
     in_save = any((workdir / checkpoint.FOLDER).glob("*checkpoint-tmp*"))
     return committed(workdir), in_save, found["resumed_from"] or 0
-
-
-def losses(workdir):
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["loss_vae"]) for line in lines]
 
 
 def main():
