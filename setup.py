@@ -60,6 +60,8 @@ setup(
         "plots": [MATPLOTLIB],
         # `gendr plan`: with the TPU compiler, which runs on any Linux machine.
         "plan": ["jax[tpu]", MATPLOTLIB],
+        # `gendr train --workdir gs://...`; the arrays go through TensorStore.
+        "gcs": ["gcsfs"],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         "dev": [

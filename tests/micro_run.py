@@ -15,6 +15,8 @@ import numpy as np
 import tiny_stages
 from PIL import Image
 
+from gendr_jax.weights import checkpoint
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = """\"\"\"One stage at the smallest size that has every part.\"\"\"
 from ml_collections import ConfigDict
@@ -107,3 +109,18 @@ def run_file(workdir: Path) -> dict[str, Any]:
     """run.json; {} where there is none yet."""
     path = Path(workdir) / "run.json"
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def committed(workdir: Path) -> int:
+    """The newest committed step; 0 if there is none."""
+    found = (Path(workdir) / checkpoint.FOLDER).glob("*")
+    return max((int(p.name) for p in found if p.name.isdigit()), default=0)
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """{step: loss} of metrics.jsonl; every step has to be there once."""
+    text = (Path(workdir) / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    found = {line["step"]: line["loss_vae"] for line in lines}
+    assert list(found) == list(range(1, len(lines) + 1)), list(found)
+    return found

@@ -1,5 +1,6 @@
 """Arithmetic on figures: rooflines, rows of the contract, advice, the cache."""
 
+import dataclasses
 import json
 
 import pytest
@@ -207,7 +208,8 @@ def test_answers_are_kept_but_not_broken_ones(answers, tmp_path):
     assert "kept answer" in lines[0]
     run(tmp_path, asked[:1], reread=False)
     assert len(answers) == 4
-    (tmp_path / f"{cache.key(asked[0])}.json").write_text("{")
+    name = cache.key(dataclasses.replace(asked[0], phase=0))
+    (tmp_path / f"{name}.json").write_text("{")
     run(tmp_path, asked[:1])
     assert len(answers) == 5  # a damaged file is no answer
     assert not list(tmp_path.glob("*.partial"))
@@ -269,3 +271,32 @@ def test_a_picture(tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["plan.png"]
     with Image.open(tmp_path / "deep" / "plan.png") as picture:
         assert picture.width > 1000 and len(set(picture.convert("L").tobytes())) > 20
+
+
+def test_the_programs_of_a_step_are_asked_one_by_one(monkeypatch, tmp_path):
+    """And put together: work adds, memory is the most, one refusal refuses all."""
+
+    def answer(request, timeout=None):
+        number = request.phase
+        part = phase("abc"[number], 1e12 * (number + 1), 1e9)
+        work = ("flops_compiler", "flops_kernels", "flops_loops")
+        work += ("traffic_loops_bytes", "loops_of_unknown_length")
+        part |= dict.fromkeys(work, 0)
+        part |= {"peak_bytes": 2**30 * (number + 1), "collectives": {}}
+        facts = fits_facts() | {"phase_count": 3, "fits": number < refused}
+        facts |= {"flops_analytic": 1.0, "flops_model": 1.0, "trace_s": 1.0}
+        facts |= {"compile_s": 2.0, "phases": [part]}
+        said = {"compiler_said": "no", "peak_bytes": 2**40}
+        return facts if number < refused else facts | said
+
+    def fits_facts():
+        return {"devices": 16, "chips": 16, "roles": {}}
+
+    monkeypatch.setattr(sweep.cell, "answer", answer)
+    refused = 3
+    found = sweep.facts_of(request(), sweep.Options(jobs=2), "")
+    assert [one["name"] for one in found["phases"]] == ["a", "b", "c"]
+    assert found["flops"] == 6e12 and found["compile_s"] == 6.0
+    assert found["peak_bytes"] == 3 * 2**30 and found["largest_phase"] == "c"
+    refused = 1
+    assert sweep.facts_of(request(), sweep.Options(), "")["fits"] is False

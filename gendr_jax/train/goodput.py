@@ -55,7 +55,7 @@ class Goodput:
         now = time.perf_counter()
         found = dict(self._seconds)
         found[self._phase] += now - self._since
-        return {name: round(value, 3) for name, value in found.items()}
+        return {name: round(value, 6) for name, value in found.items()}
 
     def fraction(self) -> float:
         """The share of steps in the time since the start of this process."""
@@ -67,8 +67,9 @@ def summed(starts: list[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of all starts of one workdir together.
 
     Args:
-        starts: oldest first, each with "from" and "to" (steps), "seconds" ({phase:
-            seconds}) and "away" (seconds since the start before it was last heard of).
+        starts: oldest first, each with "from" and "to" (steps; None before it has read
+            a checkpoint), "seconds" ({phase: seconds}) and "away" (seconds since the
+            start before it was last heard of).
 
     Returns:
         seconds by phase; away; steps; redone_steps, done again because they lay beyond
@@ -78,18 +79,20 @@ def summed(starts: list[Mapping[str, Any]]) -> dict[str, Any]:
     seconds = dict.fromkeys(PHASES, 0.0)
     steps = redone = 0
     kept = away = 0.0
-    for start, after in zip(starts, [*starts[1:], None], strict=True):
-        done = max((start["to"] or 0) - (start["from"] or 0), 0)
-        ends = (start["to"] if after is None else after["from"]) or 0
-        lost = min(max((start["to"] or 0) - ends, 0), done)
+    begins = None  # the step that the next start began with
+    for start in reversed(starts):
+        first, last = start["from"], start["to"]
+        done = 0 if first is None else last - first
+        lost = min(max(last - begins, 0), done) if done and begins is not None else 0
         for name, value in start["seconds"].items():
             seconds[name] = seconds.get(name, 0.0) + value
         steps, redone, away = steps + done, redone + lost, away + start["away"]
         kept += start["seconds"].get("step", 0.0) * (done - lost) / max(done, 1)
+        begins = begins if first is None else first
     whole = sum(seconds.values()) + away
     return {
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "away": round(away, 3),
+        "seconds": {name: round(value, 6) for name, value in seconds.items()},
+        "away": round(away, 6),
         "steps": steps,
         "redone_steps": redone,
         "goodput": round(kept / max(whole, 1e-9), 4),

@@ -8,7 +8,7 @@ What lives here: `run`, the same for every stage. What does not: the stages
 numbers are drawn, so a run that resumes goes on as if it had never stopped.
 """
 
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ def run(
                 result = loop.run(stack, stop, goodput, progress)
         except BaseException as error:
             reason = "user" if isinstance(error, KeyboardInterrupt) else "error"
-            record.end(reason, f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # a full disk: the first error is the one to see
+                record.end(reason, f"{type(error).__name__}: {error}")
             raise
         record.update(step=result.step)
         record.end(result.reason, result.message)

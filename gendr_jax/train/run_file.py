@@ -88,11 +88,12 @@ class RunFile:
         if not self._active:
             return
         now, content = _now(), self._content
+        step = content["step"]
         self._this |= {
             "stopped": content["stopped"],
             "message": content["message"],
-            "from": content["resumed_from"] or 0,
-            "to": content["step"],
+            "from": None if step is None else content["resumed_from"] or 0,
+            "to": step,
             "seconds": self._goodput.seconds(),
             "ended": now,
         }
@@ -136,7 +137,7 @@ def _away(before: Mapping[str, Any]) -> float:
     except (KeyError, TypeError, ValueError):
         return 0.0
     gone = datetime.datetime.now(datetime.UTC) - heard
-    return max(gone.total_seconds(), 0.0)
+    return max(round(gone.total_seconds(), 3), 0.0)
 
 
 def _now() -> str:
