@@ -42,6 +42,7 @@ setup(
         "tensorflow-datasets>=4.9.10,<5",
         # tensorflow-datasets imports it and does not declare it.
         "importlib_resources",
+        "etils[epath]>=1.9",
         "ml-collections>=1.0,<2",
         "ml_dtypes>=0.5",
         "numpy>=2.0,<3",
