@@ -1,7 +1,7 @@
 """The one attention function; it picks the best kernel for platform and shape.
 
 GPU with half precision: cuDNN's flash kernel. TPU with long self-attention: the
-Pallas flash kernel. Otherwise XLA, and query by query chunks when the score matrix
+Pallas splash kernel. Otherwise XLA, and query by query chunks when the score matrix
 would be large (the VAE's single 512-wide head, or any head on a CPU). All variants
 compute softmax in float32.
 
@@ -10,7 +10,6 @@ queries against all keys; both by shard_map, which kernels need and which leaves
 partitioner nothing to guess.
 """
 
-import functools
 import math
 
 import jax
@@ -49,13 +48,17 @@ def _spec(shape: tuple[int, ...]) -> PartitionSpec | None:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
         return None
-    rows = tuple(name for name in mesh.axis_names if name in BATCH_AXES)
-    share = math.prod(mesh.shape[name] for name in rows)
     split = mesh.shape.get(SPACE, 1)
+    # An axis that is not named would be summed over in the backward pass, of size one
+    # as well.
+    named = (*BATCH_AXES, SPACE) if split == 1 else BATCH_AXES
+    rows = tuple(name for name in mesh.axis_names if name in named)
+    share = math.prod(mesh.shape[name] for name in rows)
     if shape[0] % share or (split == 1 and platform() == "cpu"):
         return None
-    cut = split > 1 and shape[1] % split == 0
-    return PartitionSpec(rows, SPACE if cut else None)
+    if split > 1 and shape[1] % split == 0:
+        return PartitionSpec(rows, SPACE)
+    return PartitionSpec(rows)
 
 
 def _attend_local(q_blnd, k_blnd, v_blnd):
@@ -110,34 +113,41 @@ def _attend_xla(q_blnd, k_blnd, v_blnd):
 
 
 def flash_tpu_local(q_blnd, k_blnd, v_blnd):
-    """The TPU flash kernel on local arrays; lengths are padded and masked."""
-    from jax.experimental.pallas.ops.tpu import flash_attention as flash
+    """The TPU's splash kernel on local arrays; lengths are padded and masked.
 
-    length, keys = q_blnd.shape[1], k_blnd.shape[1]
-    q, q_ids = _padded(q_blnd)
+    Of the two kernels that come with JAX it is the one that stores no sums spread over
+    lanes for the backward pass, which it does in one kernel.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as splash,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
+
+    length, heads, width = q_blnd.shape[1:]
+    q, q_ids = _padded(q_blnd * jnp.asarray(width**-0.5, q_blnd.dtype))
     k, k_ids = _padded(k_blnd)
     v, _ = _padded(v_blnd)
-    masked = q.shape[2] != length or k.shape[2] != keys
-    ids = flash.SegmentIds(q=q_ids, kv=k_ids) if masked else None
-    block = functools.partial(min, FLASH_BLOCK)
-    bq, bk = block(q.shape[2]), block(k.shape[2])
-    sizes = flash.BlockSizes(
-        block_q=bq,
-        block_k_major=bk,
-        block_k=bk,
-        block_b=1,
-        block_q_major_dkv=bq,
-        block_k_major_dkv=bk,
-        block_k_dkv=bk,
-        block_q_dkv=bq,
-        block_k_major_dq=bk,
-        block_k_dq=bk,
-        block_q_dq=bq,
+    size = q.shape[2], k.shape[2]
+    padded = size != (length, k_blnd.shape[1])
+    ids = splash.SegmentIds(q=q_ids, kv=k_ids) if padded else None
+    bq, bk = (min(FLASH_BLOCK, n) for n in size)
+    kernel = splash.make_splash_mha(
+        mask=masks.MultiHeadMask([masks.FullMask(size) for _ in range(heads)]),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=splash.BlockSizes(
+            block_q=bq,
+            block_kv=bk,
+            block_kv_compute=bk,
+            block_q_dkv=bq,
+            block_kv_dkv=bk,
+            block_kv_dkv_compute=bk,
+            use_fused_bwd_kernel=True,
+        ),
     )
-    scale = q_blnd.shape[-1] ** -0.5
-    out = flash.flash_attention(
-        q, k, v, segment_ids=ids, sm_scale=scale, block_sizes=sizes
-    )
+    out = jax.vmap(kernel)(q, k, v, ids)
     return jnp.swapaxes(out, 1, 2)[:, :length].astype(q_blnd.dtype)
 
 
