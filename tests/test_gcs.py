@@ -19,8 +19,6 @@ RUN = "gs://bucket/run"
 
 @pytest.fixture
 def store(monkeypatch):
-    import gcsfs
-
     with running() as server:
         for name, value in {
             "STORAGE_EMULATOR_HOST": server.url,
@@ -29,11 +27,17 @@ def store(monkeypatch):
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         }.items():
             monkeypatch.setenv(name, value)
-        gcsfs.GCSFileSystem.clear_instance_cache()
-        backend.fsspec_backend._get_filesystem.cache_clear()
+        forget()
         yield server
-        backend.fsspec_backend._get_filesystem.cache_clear()
-        gcsfs.GCSFileSystem.clear_instance_cache()
+        forget()
+
+
+def forget():
+    """Know as little of the store as a new process does: gcsfs remembers listings."""
+    import gcsfs
+
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    backend.fsspec_backend._get_filesystem.cache_clear()
 
 
 def content(store, name):
@@ -75,6 +79,7 @@ def test_train_resume_and_walk_back(store, tmp_path):
     )
     whole_file, generation = store.objects[largest]
     store.objects[largest] = (whole_file[: len(whole_file) // 2], generation)
+    forget()
     again = train(RUN, steps=6, checkpoint_every=2)
     assert again.step == 6
     assert json.loads(content(store, "run.json"))["resumed_from"] == 2

@@ -34,12 +34,16 @@ def test_a_missing_library_is_named(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_is_moved(tmp_path):
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_folder_is_moved(tmp_path, remote, monkeypatch):
+    monkeypatch.setattr(places, "is_remote", lambda path: remote)
     (tmp_path / "6" / "deep").mkdir(parents=True)
     (tmp_path / "6" / "deep" / "x").write_text("1")
-    source, target = places.place(tmp_path / "6"), places.place(tmp_path / "6.bad")
+    (tmp_path / "6" / "commit_success.txt").write_text("")
+    source, target = epath.Path(tmp_path / "6"), epath.Path(tmp_path / "6.bad")
     places.move_folder(source, target)
     assert (tmp_path / "6.bad" / "deep" / "x").read_text() == "1"
+    assert (tmp_path / "6.bad" / "commit_success.txt").exists()
     assert not (tmp_path / "6").exists()
 
 

@@ -4,6 +4,7 @@ What lives here: from what a user types to an `epath.Path`, and a folder set asi
 does not: what is written there.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,17 @@ def move_folder(source: epath.Path, target: epath.Path) -> None:
     if not is_remote(source):
         source.rename(target)
         return
-    files = [p for p in source.rglob("*") if not p.is_dir()]
-    for file in sorted(files, key=lambda p: p.name == "commit_success.txt"):
-        file.copy(target / file.relative_to(source), overwrite=True)
+    for file in sorted(_files(source), key=lambda p: p.name == "commit_success.txt"):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        file.copy(copy, overwrite=True)
     source.rmtree()
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    """All files under `folder`; `rglob` does not know object stores."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
