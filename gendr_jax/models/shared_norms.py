@@ -23,7 +23,7 @@ def pool(module: nnx.Module) -> None:
 
 
 def moments(module: nnx.Module) -> Moments:
-    """The statistics that a pooled call has used."""
+    """The statistics that pooled calls have used."""
     return {name: norm.moments for name, norm in _norms(module).items()}
 
 

@@ -16,6 +16,8 @@ import numpy as np
 
 # Parts of a tile that neighbours share unless told otherwise: a quarter.
 OVERLAP_PARTS = 4
+# A bend that no eye sees: a tenth of a grey level of 255.
+UNSEEN = 0.1 / 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +152,9 @@ def seams(residual_hwc: np.ndarray, plan: Layout) -> tuple[float, float]:
     """(jump, step): how far tiles can be seen in `restored - plain enlargement`.
 
     jump: the largest mean |second difference| over a line along the middle or an end
-    of a blend, against the median of all lines; 1 is invisible. step: the largest
-    difference of means of two strips of `overlap` pixels on either side of a blend, in
-    the units of the picture.
+    of a blend, against the median of all lines (at least `UNSEEN`); 1 is invisible.
+    step: the largest difference of means of two strips of `overlap` pixels on either
+    side of a blend, in the units of the picture.
     """
     worst_jump, worst_step = 0.0, 0.0
     for axis, origins, side in (
@@ -166,7 +168,7 @@ def seams(residual_hwc: np.ndarray, plan: Layout) -> tuple[float, float]:
             middle, end = start + plan.overlap // 2, start + plan.overlap
             lines = [i - 1 for at in (start, middle, end) for i in (at - 1, at, at + 1)]
             lines = [i for i in lines if 0 <= i < len(bends)]
-            jump = bends[lines].max() / max(np.median(bends), 1e-12)
+            jump = bends[lines].max() / max(np.median(bends), UNSEEN)
             step = x[end : end + plan.overlap].mean((0, 1))
             step = step - x[max(start - plan.overlap, 0) : start].mean((0, 1))
             worst_jump = max(worst_jump, float(jump))
