@@ -4,6 +4,8 @@ What lives here: numpy arrays and PIL images to `Image` and back, and `Image` to
 float RGB that the networks see. What does not: files (image_io.py), sizes (resize.py).
 """
 
+import dataclasses
+
 import numpy as np
 from PIL import Image as Pil
 
@@ -77,7 +79,9 @@ def from_unit(rgb_hwc: np.ndarray, alpha_hw: np.ndarray | None, like: Image) -> 
         rgb_hwc = (rgb_hwc @ LUMA)[..., None]
     dtype = like.pixels_hwc.dtype
     alpha = None if alpha_hw is None else _quantise(alpha_hw, dtype)
-    return Image(_quantise(rgb_hwc, dtype), alpha, like.icc, like.exif)
+    return dataclasses.replace(
+        like, pixels_hwc=_quantise(rgb_hwc, dtype), alpha_hw=alpha
+    )
 
 
 def _quantise(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
