@@ -88,10 +88,10 @@ def load(path: Path, kind: str, *, max_pixels: int, access: str) -> pyvips.Image
     require_size(str(path), image.height, image.width, max_pixels)
     present = image.get_fields()
     pages = image.get("n-pages") if "n-pages" in present else 1
-    if kind == "PNG" and _is_animated(path):
-        pages = 2
+    if pages == 1 and _is_animated(path, kind):
+        pages = "several"
     reason = ""
-    if pages > 1:
+    if pages != 1:
         reason = f"has {pages} frames or pages, and one would be read"
     elif image.format not in DEPTHS and image.interpretation != "lab":
         reason = f"has {image.format} pixels, whose range is unknown"
@@ -120,9 +120,16 @@ def errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_animated(path: Path) -> bool:
-    """Whether a PNG says acTL before its pixels: libvips would read one frame."""
+def _is_animated(path: Path, kind: str) -> bool:
+    """Whether a PNG or AVIF says so where libvips would read its first frame.
+
+    PNG: acTL before the pixels. AVIF: the brand of sequences.
+    """
     with open(path, "rb") as file:
+        if kind == "AVIF":
+            return file.read(12)[8:] == b"avis"
+        if kind != "PNG":
+            return False
         file.seek(len(PNG_START))
         while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
             if head[4:] == b"acTL":
