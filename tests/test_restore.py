@@ -12,7 +12,7 @@ from gendr_jax import nets, sharding
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
-from gendr_jax.restore import memory, resize
+from gendr_jax.restore import memory, pictures, resize
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.weights import folder
 from gendr_jax.weights.folder import Weights
@@ -260,7 +260,7 @@ def test_scales_out_of_range_are_refused(restorer, scale):
         (picture(4, 4)[None], "shape \\(1, 4, 4, 3\\)"),
         (np.zeros((0, 4, 3), np.uint8), "shape"),
         ("photo.png", "is a str"),
-        (Pil.new("CMYK", (4, 4)), "CMYK"),
+        (Pil.new("HSV", (4, 4)), "HSV"),
     ],
 )
 def test_what_is_no_picture_is_refused(restorer, bad, message):
@@ -326,3 +326,32 @@ def test_the_pass_reports_its_memory(restorer):
     program = restorer._compiled[(64, 64)]
     # At least the first full-size map of the decoder: 64 x 64 x 4 float32.
     assert memory.needed(program) >= 64 * 64 * 4 * 4
+
+
+# ---- transparency
+
+
+def test_colours_spread_under_what_is_transparent():
+    rgb, alpha = picture(37, 53, dtype=np.float32), np.zeros((37, 53), np.float32)
+    alpha[5:9, 4:30] = 0.5
+    rgb[5:9, 4:30] = [0.2, 0.6, 0.9]
+    filled = pictures.bleed(rgb, alpha)
+    np.testing.assert_allclose(filled, np.broadcast_to([0.2, 0.6, 0.9], rgb.shape))
+    # What shows is untouched, and nearer colours win.
+    alpha[30:, 40:] = 1
+    filled = pictures.bleed(rgb, alpha)
+    np.testing.assert_array_equal(filled[alpha > 0], rgb[alpha > 0])
+    np.testing.assert_allclose(filled[10, 5], [0.2, 0.6, 0.9], atol=1e-6)
+    for still in (np.zeros_like(alpha), np.ones_like(alpha)):
+        np.testing.assert_array_equal(pictures.bleed(rgb, still), rgb)
+
+
+def test_hidden_colours_do_not_reach_the_edge(restorer):
+    """A white figure on transparent black comes out without a dark rim."""
+    rgba = np.zeros((12, 12, 4), np.uint8)
+    rgba[3:9, 3:9] = 255
+    white = rgba.copy()
+    white[..., :3] = 255
+    one, other = restorer(rgba), restorer(white)
+    np.testing.assert_array_equal(one, other)
+    assert np.array_equal(one[..., 3] > 0, other[..., 3] > 0)
