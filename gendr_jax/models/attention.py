@@ -31,7 +31,7 @@ def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array
     Args: q [B, L, N, D]; k, v [B, M, N, D]. Returns [B, L, N, D] in q's dtype.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if "space" in mesh.axis_names and mesh.shape["space"] > 1:
+    if mesh.shape.get("space", 1) > 1 and "space" not in mesh.manual_axes:
         return _attend_space(q_blnd, k_blnd, v_blnd, mesh)
     if platform() == "tpu" and _suits_flash(q_blnd, k_blnd):
         return _flash_tpu(q_blnd, k_blnd, v_blnd)
@@ -114,7 +114,8 @@ def _attend_xla(q_blnd, k_blnd, v_blnd):
 def _flash_tpu(q_blnd, k_blnd, v_blnd):
     """Pallas kernels see one device's shard only, hence the shard_map."""
     mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(name for name in ("data", "fsdp") if name in mesh.axis_names)
+    free = set(mesh.axis_names) - set(mesh.manual_axes)
+    axes = tuple(name for name in ("data", "fsdp") if name in free)
     if not axes:
         return flash_tpu_local(q_blnd, k_blnd, v_blnd)
     spec = PartitionSpec(axes, None, None, None)

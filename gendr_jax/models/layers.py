@@ -101,14 +101,16 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
         self.groups, self.eps, self.dtype = groups, eps, dtype
         self.moments = nnx.data(None)  # mean, variance: [groups] each
-        self.pooled = False  # take the moments of the whole batch, and keep them
+        self.pooled = False  # take those of the whole batch, but edges, and keep them
 
     def __call__(self, x: jax.Array) -> jax.Array:
         b, h, w, c = x.shape
         grouped = x.astype(jnp.float32).reshape(b, h, w, self.groups, -1)
         if self.pooled:
-            mean = jnp.mean(grouped, (0, 1, 2, 4))
-            centred = grouped - mean[None, None, None, :, None]
+            # Zeros beyond a sample's edges are not part of the picture.
+            inner = grouped[:, h // 8 : h - h // 8, w // 8 : w - w // 8]
+            mean = jnp.mean(inner, (0, 1, 2, 4))
+            centred = inner - mean[None, None, None, :, None]
             self.moments = (mean, jnp.mean(jnp.square(centred), (0, 1, 2, 4)))
         if self.moments is None:
             y = _standardise(grouped, (1, 2, 4), self.eps).reshape(b, h, w, c)
