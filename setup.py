@@ -47,6 +47,8 @@ setup(
         "ml_dtypes>=0.5",
         "numpy>=2.0,<3",
         "pillow>=11.0",
+        # Picture files; the wheel brings libvips (LGPL, loaded as a library).
+        "pyvips[binary]>=3.0,<4",
         "safetensors>=0.5,<1",
         "tensorboardX>=2.6.2,<3",
         "tqdm>=4.66,<5",

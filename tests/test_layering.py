@@ -47,7 +47,10 @@ ROOMS = {
         {"numpy", "PIL", "grain", "tensorflow_datasets", "skimage", "absl"}
         | {"array_record"},
     ),
-    "gendr_jax.restore.image_io": Room(1, {"numpy", "PIL"}),
+    "gendr_jax.restore.image_io": Room(1, {"numpy", "PIL", "pyvips"}),
+    "gendr_jax.restore.streams": Room(
+        1, {"numpy", "pyvips"}, {"gendr_jax.restore.image_io"}
+    ),
     "gendr_jax.restore.resize": Room(1, {"jax", "numpy", "PIL"}),
     "gendr_jax.restore": Room(2, {"jax", "numpy", "PIL"}),
     "gendr_jax.api": Room(

@@ -1,9 +1,9 @@
 """The one attention function; it picks the best kernel for platform and shape.
 
 GPU with half precision: cuDNN's flash kernel. TPU with long self-attention: the
-Pallas splash kernel. Otherwise XLA, and query by query chunks when the score matrix
-would be large (the VAE's single 512-wide head, or any head on a CPU). All variants
-compute softmax in float32.
+Pallas splash kernel. CPU with many scores: head by head (attention_blocks.py).
+Otherwise XLA, and query by query chunks when the score matrix would be large (the
+VAE's single 512-wide head). All variants compute softmax in float32.
 
 Under a mesh each device works on its own samples, and with a `space` axis on its own
 queries against all keys; both by shard_map, which kernels need and which leaves the
@@ -16,11 +16,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from gendr_jax.models.attention_blocks import attend_blocks
+
 # Scores above this many numbers are never formed at once (64 Mi float32 = 256 MiB).
 MAX_SCORES = 64 * 2**20
 FLASH_MIN_TOKENS = 1024
 FLASH_BLOCK = 512
 CUDNN_MAX_HEAD = 128
+# Scores of one head from which blocks are faster on a CPU.
+BLOCKS_MIN_SCORES = 256 * 256
 # Names of mesh axes, should a mesh be current (sharding/mesh.py).
 BATCH_AXES, SPACE = ("dcn", "data", "fsdp_outer", "fsdp"), "space"
 
@@ -30,42 +34,45 @@ def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array
 
     Args: q [B, L, N, D]; k, v [B, M, N, D]. Returns [B, L, N, D] in q's dtype.
     """
-    spec = _spec(q_blnd.shape)
+    batch, length = q_blnd.shape[:2]
+    spec = _spec(batch)
     if spec is None:
         return _attend_local(q_blnd, k_blnd, v_blnd)
     whole = PartitionSpec(spec[0])  # every query looks at all keys
-    return jax.shard_map(
+    # The deepest maps may have fewer rows than there are devices.
+    pad = -length % jax.sharding.get_abstract_mesh().shape.get(SPACE, 1)
+    q = jnp.pad(q_blnd, ((0, 0), (0, pad), (0, 0), (0, 0)))
+    out = jax.shard_map(
         _attend_local, in_specs=(spec, whole, whole), out_specs=spec, check_vma=False
-    )(q_blnd, k_blnd, v_blnd)
+    )(q, k_blnd, v_blnd)
+    return out[:, :length]
 
 
-def _spec(shape: tuple[int, ...]) -> PartitionSpec | None:
+def _spec(batch: int) -> PartitionSpec | None:
     """How the current mesh splits queries; None where nothing is to be split by hand.
 
     Plain XLA attention is left to the partitioner, which splits samples well; kernels
     and queries split over `space` are not.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.are_all_axes_manual:
+    free = [name for name in mesh.axis_names if name not in mesh.manual_axes]
+    if not free:
         return None
-    split = mesh.shape.get(SPACE, 1)
+    split = mesh.shape[SPACE] if SPACE in free else 1
     # An axis that is not named would be summed over in the backward pass, of size one
     # as well.
     named = (*BATCH_AXES, SPACE) if split == 1 else BATCH_AXES
-    rows = tuple(name for name in mesh.axis_names if name in named)
+    rows = tuple(name for name in free if name in named)
     share = math.prod(mesh.shape[name] for name in rows)
-    if shape[0] % share or (split == 1 and platform() == "cpu"):
+    if batch % share or (split == 1 and platform() == "cpu"):
         return None
-    if split > 1 and shape[1] % split == 0:
-        return PartitionSpec(rows, SPACE)
-    return PartitionSpec(rows)
+    return PartitionSpec(rows, SPACE) if split > 1 else PartitionSpec(rows)
 
 
 def _attend_local(q_blnd, k_blnd, v_blnd):
     """On the arrays of one device: the kernel for its platform and shape."""
     batch, length, heads, width = q_blnd.shape
-    keys = k_blnd.shape[1]
-    where = platform()
+    keys, where = k_blnd.shape[1], platform()
     half = q_blnd.dtype in (jnp.bfloat16, jnp.float16)
     if where == "gpu" and half and width <= CUDNN_MAX_HEAD and width % 8 == 0:
         return jax.nn.dot_product_attention(
@@ -73,6 +80,11 @@ def _attend_local(q_blnd, k_blnd, v_blnd):
         )
     if where == "tpu" and min(length, keys) >= FLASH_MIN_TOKENS and width <= 256:
         return flash_tpu_local(q_blnd, k_blnd, v_blnd)
+    # Loops of several programs at once have been seen to block XLA's threads on a CPU:
+    # with more than one device there are none.
+    one = jax.device_count() == 1
+    if where == "cpu" and one and length * keys >= BLOCKS_MIN_SCORES:
+        return attend_blocks(q_blnd, k_blnd, v_blnd)
     if batch * heads * length * keys > MAX_SCORES:
         return attend_chunked(q_blnd, k_blnd, v_blnd)
     return _attend_xla(q_blnd, k_blnd, v_blnd)

@@ -1,14 +1,96 @@
 """Colour fixes: give a restored picture the colours of its bicubic enlargement.
 
 What lives here: pure functions of whole pictures; no networks, tiles or files. A fix
-is always computed over the whole picture, so that it cannot leave seams.
+is always computed over the whole picture, so that it cannot leave seams: in one call,
+or for huge pictures from `Stats` gathered band by band (adain, lab) or on bands with a
+halo of WAVELET_RADIUS pixels (wavelet). All work in float32, take memory linear in the
+picture, and do not clip.
+
+`adain` and `lab` applied twice do what they do once. `wavelet` is no projection: its
+blur B lets pass some of what it should stop, so a second time moves colours again, by
+B(1 - B) of the difference, at most a quarter.
 """
+
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+ColorFix = Literal["adain", "wavelet", "lab", "none"]
+StatsFix = Literal["adain", "lab"]
 
 # Added to the variances, as the field's adain does (StableSR, OSEDiff).
 EPS = 1e-5
+# In Lab a unit is about one of 100 levels; EPS in those of adain, squared.
+LAB_EPS = 1e-1
+WAVELET_LEVELS = 5
+WAVELET_RADIUS = 2**WAVELET_LEVELS - 1
+
+# Linear sRGB to XYZ (IEC 61966-2-1), divided by the white point D65.
+WHITE = np.array([[0.95047], [1.0], [1.08883]])
+XYZ = (
+    np.array(
+        [
+            [0.4124564, 0.3575761, 0.1804375],
+            [0.2126729, 0.7151522, 0.0721750],
+            [0.0193339, 0.1191920, 0.9503041],
+        ]
+    )
+    / WHITE
+)
+# From (f(X), f(Y), f(Z)) to L, a, b, but for L's offset of -16.
+LAB = np.array([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -200.0]])
+CORNER = 6 / 29  # where Lab's cube root meets its straight part
+
+
+class Stats(NamedTuple):
+    """Moments of the pixels that count; sums of disjoint parts by `merge`.
+
+    Attributes:
+        count: of pixels, [B, 1, 1, 1].
+        mean: [B, 1, 1, C].
+        square: sum of squared differences from the mean, [B, 1, 1, C].
+    """
+
+    count: jax.Array
+    mean: jax.Array
+    square: jax.Array
+
+
+def fix(
+    name: ColorFix,
+    sr_bhwc: jax.Array,
+    ref_bhwc: jax.Array,
+    mask_bhw: jax.Array | None = None,
+    strength: float | jax.Array = 1.0,
+) -> jax.Array:
+    """The fix of this name, done by `strength`: 0 changes nothing, 1 all.
+
+    Args:
+        sr_bhwc: restored pictures in [0, 1].
+        ref_bhwc: their bicubic enlargements in [0, 1], of the same shape.
+        mask_bhw: 1 where a pixel counts, 0 on padding at the bottom and right; all
+            count without it. Padding is changed like the rest.
+    """
+    sr = sr_bhwc.astype(jnp.float32)
+    if name == "none":
+        return sr
+    if name == "wavelet":
+        fixed = wavelet(sr, ref_bhwc, mask_bhw)
+    else:
+        sr_stats, ref_stats = (
+            stats(name, x, mask_bhw) for x in (sr, ref_bhwc.astype(jnp.float32))
+        )
+        fixed = match(name, sr, sr_stats, ref_stats)
+    return blend(fixed, sr, strength)
+
+
+def blend(
+    sr_bhwc: jax.Array, up_bhwc: jax.Array, strength: float | jax.Array
+) -> jax.Array:
+    """`strength` of the first, the rest of the second; 1 is the first bit for bit."""
+    return jnp.where(strength == 1, sr_bhwc, up_bhwc + strength * (sr_bhwc - up_bhwc))
 
 
 def adain(
@@ -17,30 +99,139 @@ def adain(
     """Match mean and standard deviation of each channel to the reference.
 
     The adain colour fix of StableSR and OSEDiff (`wavelet_color_fix.py`): unbiased
-    variance plus 1e-5, per sample and channel, in float32.
-
-    Args:
-        sr_bhwc: restored pictures in [0, 1].
-        ref_bhwc: their bicubic enlargements in [0, 1], of the same shape.
-        mask_bhw: 1 where a pixel counts, 0 on padding; all count without it. Padding
-            is changed like the rest.
-
-    Returns:
-        float32, not clipped.
+    variance plus 1e-5, per sample and channel. Arguments as for `fix`.
     """
-    sr, ref = sr_bhwc.astype(jnp.float32), ref_bhwc.astype(jnp.float32)
-    if mask_bhw is None:
-        mask_bhw = jnp.ones(sr.shape[:3], jnp.float32)
-    sr_mean, sr_std = mean_std(sr, mask_bhw)
-    ref_mean, ref_std = mean_std(ref, mask_bhw)
-    return (sr - sr_mean) * (ref_std / sr_std) + ref_mean
+    return fix("adain", sr_bhwc, ref_bhwc, mask_bhw)
 
 
-def mean_std(x_bhwc: jax.Array, mask_bhw: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Masked mean and sqrt(unbiased variance + 1e-5), each [B, 1, 1, C] in float32."""
-    weight = mask_bhw.astype(jnp.float32)[..., None]
+def lab(
+    sr_bhwc: jax.Array, ref_bhwc: jax.Array, mask_bhw: jax.Array | None = None
+) -> jax.Array:
+    """The same in CIE Lab (Reinhard et al. 2001 chose a like space): lightness and
+    the two axes of colour are matched apart, so that hues do not tilt the contrast."""
+    return fix("lab", sr_bhwc, ref_bhwc, mask_bhw)
+
+
+def wavelet(
+    sr_bhwc: jax.Array, ref_bhwc: jax.Array, mask_bhw: jax.Array | None = None
+) -> jax.Array:
+    """Detail of the restored picture on the low frequencies of the reference.
+
+    The wavelet colour fix of StableSR: five à trous levels of the kernel (1, 2, 1)/4
+    in both directions, edges repeated. Arguments as for `fix`.
+    """
+    sr = sr_bhwc.astype(jnp.float32)
+    low = ref_bhwc.astype(jnp.float32) - sr
+    for level in range(WAVELET_LEVELS):
+        low = _blur(_extended(low, mask_bhw), 2**level)
+    return sr + low
+
+
+def stats(
+    name: StatsFix, x_bhwc: jax.Array, mask_bhw: jax.Array | None = None
+) -> Stats:
+    """Moments in the colours that this fix works in."""
+    x = _to(name, x_bhwc.astype(jnp.float32))
+    weight = jnp.ones(x.shape[:3]) if mask_bhw is None else mask_bhw
+    weight = weight.astype(jnp.float32)[..., None]
     count = jnp.sum(weight, axis=(1, 2), keepdims=True)
-    mean = jnp.sum(x_bhwc * weight, axis=(1, 2), keepdims=True) / count
-    square = jnp.sum((x_bhwc - mean) ** 2 * weight, axis=(1, 2), keepdims=True)
+    mean = jnp.sum(x * weight, axis=(1, 2), keepdims=True) / count
+    square = jnp.sum((x - mean) ** 2 * weight, axis=(1, 2), keepdims=True)
+    return Stats(count, mean, square)
+
+
+def merge(a: Stats, b: Stats) -> Stats:
+    """Moments of both parts together; keeps float64 of numpy arrays.
+
+    To gather many parts, bring each to the host first, as the sums of a huge picture
+    outgrow float32: `jax.tree.map(np.float64, stats(...))`.
+    """
+    count = a.count + b.count
+    step = b.mean - a.mean
+    mean = a.mean + step * (b.count / count)
+    square = a.square + b.square + step**2 * (a.count * b.count / count)
+    return Stats(count, mean, square)
+
+
+def match(name: StatsFix, sr_bhwc: jax.Array, sr: Stats, ref: Stats) -> jax.Array:
+    """Give a picture, or a part of one, with moments `sr` those of `ref`."""
+    eps = EPS if name == "adain" else LAB_EPS
+    gain = _std(ref, eps) / _std(sr, eps)
+    x = _to(name, sr_bhwc.astype(jnp.float32))
+    gain, offset = (jnp.asarray(v, jnp.float32) for v in (gain, ref.mean))
+    return _back(name, (x - jnp.asarray(sr.mean, jnp.float32)) * gain + offset)
+
+
+def to_lab(rgb_bhwc: jax.Array) -> jax.Array:
+    """sRGB in [0, 1] to CIE Lab (D65); values beyond go on along the same curves."""
+    x = rgb_bhwc
+    curved = ((jnp.maximum(x, 0.04045) + 0.055) / 1.055) ** 2.4
+    linear = jnp.where(x <= 0.04045, x / 12.92, curved)
+    t = _mix(linear, XYZ)
+    straight = t / (3 * CORNER**2) + 4 / 29
+    f = jnp.where(t > CORNER**3, jnp.cbrt(t), straight)
+    lightness, a, b = jnp.split(_mix(f, LAB), 3, axis=-1)
+    return jnp.concatenate([lightness - 16, a, b], axis=-1)
+
+
+def from_lab(lab_bhwc: jax.Array) -> jax.Array:
+    """The inverse of `to_lab`, for colours outside sRGB too."""
+    lightness, a, b = jnp.split(lab_bhwc, 3, axis=-1)
+    shifted = jnp.concatenate([lightness + 16, a, b], axis=-1)
+    f = _mix(shifted, np.linalg.inv(LAB))
+    t = jnp.where(f > CORNER, f**3, 3 * CORNER**2 * (f - 4 / 29))
+    linear = _mix(t, np.linalg.inv(XYZ))
+    corner = 0.04045 / 12.92
+    curved = 1.055 * jnp.maximum(linear, corner) ** (1 / 2.4) - 0.055
+    return jnp.where(linear <= corner, linear * 12.92, curved)
+
+
+def _to(name: StatsFix, rgb: jax.Array) -> jax.Array:
+    return to_lab(rgb) if name == "lab" else rgb
+
+
+def _back(name: StatsFix, x: jax.Array) -> jax.Array:
+    return from_lab(x) if name == "lab" else x
+
+
+def _mix(x: jax.Array, matrix: np.ndarray) -> jax.Array:
+    """Each pixel times a matrix, exact in float32 on every device."""
+    m = jnp.asarray(matrix, jnp.float32)
+    return jnp.einsum("...c,dc->...d", x, m, precision="highest")
+
+
+def _std(x: Stats, eps: float) -> jax.Array:
+    """sqrt(unbiased variance + eps)."""
     # One pixel has no unbiased variance; zero is its spread.
-    return mean, jnp.sqrt(square / jnp.maximum(count - 1, 1) + EPS)
+    variance = x.square / (x.count - 1 + (x.count <= 1))
+    return (variance + eps) ** 0.5
+
+
+def _extended(x_bhwc: jax.Array, mask_bhw: jax.Array | None) -> jax.Array:
+    """Padding overwritten by the last row and column that count."""
+    if mask_bhw is None:
+        return x_bhwc
+
+    def one(x_hwc: jax.Array, mask_hw: jax.Array) -> jax.Array:
+        height = jnp.sum(jnp.any(mask_hw, axis=1))
+        width = jnp.sum(jnp.any(mask_hw, axis=0))
+        rows = jnp.arange(x_hwc.shape[0])[:, None, None] < height
+        columns = jnp.arange(x_hwc.shape[1])[None, :, None] < width
+        last = jax.lax.dynamic_slice_in_dim(x_hwc, height - 1, 1, axis=0)
+        x_hwc = jnp.where(rows, x_hwc, last)
+        last = jax.lax.dynamic_slice_in_dim(x_hwc, width - 1, 1, axis=1)
+        return jnp.where(columns, x_hwc, last)
+
+    return jax.vmap(one)(x_bhwc, mask_bhw)
+
+
+def _blur(x_bhwc: jax.Array, step: int) -> jax.Array:
+    """(1, 2, 1)/4 at this distance in both directions, edges repeated."""
+    for axis in (1, 2):
+        size = x_bhwc.shape[axis]
+        widths = [(step, step) if i == axis else (0, 0) for i in range(4)]
+        wide = jnp.pad(x_bhwc, widths, mode="edge")
+        before = jax.lax.slice_in_dim(wide, 0, size, axis=axis)
+        after = jax.lax.slice_in_dim(wide, 2 * step, 2 * step + size, axis=axis)
+        x_bhwc = (before + 2 * x_bhwc + after) / 4
+    return x_bhwc

@@ -4,6 +4,8 @@ What lives here: numpy arrays and PIL images to `Image` and back, and `Image` to
 float RGB that the networks see. What does not: files (image_io.py), sizes (resize.py).
 """
 
+import dataclasses
+
 import numpy as np
 from PIL import Image as Pil
 
@@ -62,13 +64,31 @@ def give(image: Image, like: Picture) -> Picture:
 
 
 def to_unit(image: Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """(rgb_hwc, alpha_hw) in float32, [0, 1]; grey as three equal channels."""
+    """(rgb_hwc, alpha_hw) in float32, [0, 1]; grey as three equal channels.
+
+    Where a pixel is transparent its colour is no one's: it is made that of its
+    surroundings, so that neither resizing nor networks draw it into what is seen.
+    """
     top = _top(image.pixels_hwc.dtype)
     rgb = image.pixels_hwc.astype(np.float32) / top
     if rgb.shape[-1] == 1:
         rgb = np.repeat(rgb, 3, axis=-1)
-    alpha = image.alpha_hw
-    return rgb, None if alpha is None else alpha.astype(np.float32) / top
+    if image.alpha_hw is None:
+        return rgb, None
+    alpha = image.alpha_hw.astype(np.float32) / top
+    return bleed(rgb, alpha), alpha
+
+
+def bleed(rgb_hwc: np.ndarray, alpha_hw: np.ndarray) -> np.ndarray:
+    """Colours of what is seen, spread under what is not (alpha 0).
+
+    Means over 2x2, 4x4, ... pixels weighted by alpha, as far as there is none; pixels
+    that show at all keep their colours. A picture that shows nowhere stays.
+    """
+    hidden = alpha_hw <= 0
+    if not hidden.any() or hidden.all():
+        return rgb_hwc
+    return np.where(hidden[..., None], _filled(rgb_hwc, alpha_hw), rgb_hwc)
 
 
 def from_unit(rgb_hwc: np.ndarray, alpha_hw: np.ndarray | None, like: Image) -> Image:
@@ -77,7 +97,30 @@ def from_unit(rgb_hwc: np.ndarray, alpha_hw: np.ndarray | None, like: Image) -> 
         rgb_hwc = (rgb_hwc @ LUMA)[..., None]
     dtype = like.pixels_hwc.dtype
     alpha = None if alpha_hw is None else _quantise(alpha_hw, dtype)
-    return Image(_quantise(rgb_hwc, dtype), alpha, like.icc, like.exif)
+    return dataclasses.replace(
+        like, pixels_hwc=_quantise(rgb_hwc, dtype), alpha_hw=alpha
+    )
+
+
+def _filled(rgb_hwc: np.ndarray, weight_hw: np.ndarray) -> np.ndarray:
+    """Pixels without weight take the colour of the halved picture, filled alike."""
+    if min(weight_hw.shape) == 1 or (weight_hw > 0).all():
+        total = weight_hw.sum()
+        if not (weight_hw <= 0).any() or total <= 0:
+            return rgb_hwc
+        mean = (rgb_hwc * weight_hw[..., None]).sum((0, 1)) / total
+        return np.where((weight_hw <= 0)[..., None], mean, rgb_hwc)
+    height, width = weight_hw.shape
+    even = ((0, height % 2), (0, width % 2))
+    weight = np.pad(weight_hw, even)
+    sums = np.pad(rgb_hwc * weight_hw[..., None], (*even, (0, 0)))
+    quarters = [(y, x) for y in (0, 1) for x in (0, 1)]
+    weight = sum(weight[y::2, x::2] for y, x in quarters)
+    sums = sum(sums[y::2, x::2] for y, x in quarters)
+    small = sums / np.maximum(weight, np.finfo(np.float32).tiny)[..., None]
+    small = _filled(small, weight)
+    large = small.repeat(2, 0).repeat(2, 1)[:height, :width]
+    return np.where((weight_hw <= 0)[..., None], large, rgb_hwc)
 
 
 def _quantise(x: np.ndarray, dtype: np.dtype) -> np.ndarray:

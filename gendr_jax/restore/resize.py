@@ -5,6 +5,8 @@ would compile another program. Values agree with `jax.image.resize(..., "cubic")
 which training uses, to float32 rounding (tests/test_restore.py).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image as Pil
 
@@ -25,14 +27,41 @@ def bicubic(x_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     """Bicubic resize (Keys a=-0.5) of float32 values, not clipped. [h, w, C]."""
     if x_hwc.shape[:2] == tuple(size_hw):
         return x_hwc.astype(np.float32)
-    height, width = size_hw
-    planes = [
-        Pil.fromarray(np.ascontiguousarray(x_hwc[..., c], np.float32)).resize(
-            (width, height), Pil.Resampling.BICUBIC
-        )
-        for c in range(x_hwc.shape[-1])
-    ]
-    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    height, width = x_hwc.shape[:2]
+    return _resized(x_hwc, size_hw, (0, 0, width, height))
+
+
+def bicubic_part(
+    read: Callable[[int, int, int, int], np.ndarray],
+    from_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+    part: tuple[int, int, int, int],
+) -> np.ndarray:
+    """A part of `bicubic(x_hwc, size_hw)` from the few pixels that it depends on.
+
+    Args:
+        read: (top, left, height, width) -> float32 pixels of the input.
+        from_hw: (height, width) of the input, not above `size_hw`.
+        size_hw: of the whole enlargement.
+        part: (top, left, height, width) within the enlargement.
+    """
+    starts, lengths, boxes = [], [], []
+    for side, size, at, length in zip(
+        from_hw, size_hw, part[:2], part[2:], strict=True
+    ):
+        step = side / size
+        # The kernel reaches two pixels; a third guards against rounding.
+        start = max(0, int(at * step) - 3)
+        end = min(side, int((at + length) * step) + 4)
+        starts.append(start)
+        lengths.append(end - start)
+        boxes.append((at * step - start, (at + length) * step - start))
+    x_hwc = read(*starts, *lengths)
+    if tuple(from_hw) == tuple(size_hw):
+        top, left = part[0] - starts[0], part[1] - starts[1]
+        return x_hwc[top : top + part[2], left : left + part[3]].astype(np.float32)
+    (top, bottom), (left, right) = boxes
+    return _resized(x_hwc, part[2:], (left, top, right, bottom))
 
 
 def bucket(height: int, width: int, multiple: int) -> tuple[int, int]:
@@ -49,3 +78,17 @@ def pad(x_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     height, width = x_hwc.shape[:2]
     extra = ((0, size_hw[0] - height), (0, size_hw[1] - width), (0, 0))
     return np.pad(x_hwc, extra, mode="reflect")
+
+
+def _resized(
+    x_hwc: np.ndarray, size_hw: tuple[int, int], box: tuple[float, ...]
+) -> np.ndarray:
+    """What lies in the box (left, top, right, bottom), at another size."""
+    height, width = size_hw
+    planes = [
+        Pil.fromarray(np.ascontiguousarray(x_hwc[..., c], np.float32)).resize(
+            (width, height), Pil.Resampling.BICUBIC, box=box
+        )
+        for c in range(x_hwc.shape[-1])
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
