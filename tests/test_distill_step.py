@@ -507,10 +507,12 @@ def test_roles_start_apart_and_share_no_buffer():
 LOSS_TOLERANCE, UPDATE_TOLERANCE = 1e-5, 1e-4
 
 
-@pytest.mark.parametrize("toy", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_mesh_gives_the_step_of_one_device(toy):
-    """data=2, fsdp=4, placed as the loop places it. Adam's first step is lr sign(g)
-    wherever |g| > eps, which would blow up differences: eps is raised."""
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["data=2,fsdp=4", "data=2,fsdp=2,space=2"])
+def test_a_mesh_gives_the_step_of_one_device(spec, toy=False):
+    """The real networks; toys on every mesh are in test_mesh_presets.py. Adam's first
+    step is lr sign(g) wherever |g| > eps, which would blow up differences: eps is
+    raised."""
     adam = {"lr": 1e-3, "eps": 1e-2}
     roles = ("generator", "fake", "real", "discriminator")
     changes = {
@@ -522,7 +524,7 @@ def test_a_mesh_gives_the_step_of_one_device(toy):
     distill, frozen, state = build("cida", toy=toy, **changes)
     state = apart(state)
     single, expected = jax.jit(distill.step)(state, frozen, data, KEY)
-    mesh = sharding.make_mesh("data=2,fsdp=4")
+    mesh = sharding.make_mesh(spec)
     declared, _ = parts(distill.settings, mesh, toy=toy)
     distill = distill_step.Distill(distill.settings, declared)
     placement = sharding.tree_shardings(state, mesh)
