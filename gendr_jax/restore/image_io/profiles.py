@@ -72,7 +72,8 @@ def from_working(
             options = {"input_profile": "p3", "intent": INTENT, "depth": bits}
             image = image.icc_transform("srgb", **options)
         elif icc == builtin("p3"):
-            image = image if bits == 16 else (image / 257).rint().cast("uchar")
+            if (image.format, bits) == ("ushort", 8):
+                image = (image / 257).rint().cast("uchar")
         else:
             lab = image.icc_import(input_profile="p3", intent=INTENT)
             lab = fields(lab, icc_profile=icc)
