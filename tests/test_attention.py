@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gendr_jax.models import attention
+from gendr_jax.models.attention_blocks import attend_blocks
 
 
 def qkv(length, keys, heads, width, dtype=jnp.float32, batch=2):
@@ -48,20 +49,60 @@ def test_gradients_through_chunks_equal_those_without():
         return jax.grad(lambda *a: jnp.sum(weight * f(*a)), argnums=(0, 1, 2))(q, k, v)
 
     plain = loss(attention._attend_xla)
-    chunked = loss(lambda *a: attention.attend_chunked(*a, chunk=4))
-    for a, b in zip(plain, chunked, strict=True):
-        np.testing.assert_allclose(a, b, atol=5e-6)
+    for parts in (
+        loss(lambda *a: attention.attend_chunked(*a, chunk=4)),
+        loss(lambda *a: attend_blocks(*a, block=4)),
+    ):
+        for a, b in zip(plain, parts, strict=True):
+            np.testing.assert_allclose(a, b, atol=5e-6)
 
 
-def test_large_scores_go_by_chunks_and_take_less_memory(monkeypatch):
-    q, k, v = (jax.ShapeDtypeStruct((1, 2048, 1, 64), jnp.float32) for _ in range(3))
+@pytest.mark.parametrize("name", ["MAX_SCORES", "BLOCKS_MIN_SCORES"])
+def test_large_scores_are_not_formed_at_once(monkeypatch, name):
+    """Chunks of queries on any platform, blocks of a head on a CPU."""
+    q, k, v = (jax.ShapeDtypeStruct((1, 2048, 2, 64), jnp.float32) for _ in range(3))
 
     def memory(limit):
-        monkeypatch.setattr(attention, "MAX_SCORES", limit)
+        monkeypatch.setattr(attention, "BLOCKS_MIN_SCORES", 2**30)
+        monkeypatch.setattr(attention, name, limit)
         lowered = jax.jit(lambda *a: attention.attend(*a)).lower(q, k, v)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     assert memory(128 * 2048) < memory(2**30) / 3
+
+
+@pytest.mark.parametrize("block", [1, 4, 13, 50])
+def test_blocks_are_the_formula(block):
+    q, k, v = qkv(13, 11, 2, 8)
+    np.testing.assert_allclose(
+        attend_blocks(q, k, v, block), formula(q, k, v), atol=2e-6
+    )
+
+
+def test_long_attention_on_a_cpu_is_the_formula():
+    """600 queries: more than a block and not two; and the other precision."""
+    q, k, v = qkv(600, 130, 2, 8)
+    np.testing.assert_allclose(attention.attend(q, k, v), formula(q, k, v), atol=2e-6)
+    q, k, v = qkv(600, 130, 2, 8, jnp.bfloat16)
+    out = attention.attend(q, k, v)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), formula(q, k, v), atol=2e-2)
+
+
+def space_mesh():
+    devices = np.array(jax.devices()[:8]).reshape(2, 4)
+    return Mesh(devices, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+
+
+@pytest.mark.parametrize("length", [12, 3, 300])
+def test_attention_of_a_spread_picture_gathers_keys_not_scores(length):
+    q, k, v = qkv(length, length, 2, 8)
+    mesh = space_mesh()
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(lambda *a: attention.attend(*a)).lower(q, k, v).compile()
+        out = compiled(q, k, v)
+    np.testing.assert_allclose(out, formula(q, k, v), atol=2e-6)
+    assert f"{length},{length}]" not in compiled.as_text()
 
 
 def test_softmax_is_float32_under_bfloat16():

@@ -189,14 +189,16 @@ def test_a_mesh_gives_what_one_device_gives(restorer):
         np.testing.assert_allclose(a.astype(int), b, atol=1)
     # Each picture alone, whatever shares its batch.
     np.testing.assert_array_equal(spread(xs[0]), spread(xs)[0])
-    leaf = jax.tree.leaves(spread._params)[0]
+    leaf = jax.tree.leaves(spread._programs._params)[0]
     assert len(leaf.sharding.device_set) == 2 and leaf.sharding.is_fully_replicated
 
 
 def test_bfloat16_is_near_float32(restorer):
     half = Restorer(WEIGHTS)
     assert half.spec.dtype == "bfloat16"
-    kernels = {x.dtype.name for x in jax.tree.leaves(half._params) if x.ndim > 1}
+    kernels = {
+        x.dtype.name for x in jax.tree.leaves(half._programs._params) if x.ndim > 1
+    }
     assert kernels == {"bfloat16"}
     x = picture(9, 14, dtype=np.float32)
     difference = np.abs(half(x) - restorer(x))
@@ -231,7 +233,7 @@ def test_output_that_is_not_finite_is_an_error():
 
 
 def test_too_many_pixels_are_refused():
-    small = Restorer(WEIGHTS, dtype="float32", max_pixels=64 * 128)
+    small = Restorer(WEIGHTS, dtype="float32", max_pixels=64 * 128, tile=0)
     with pytest.raises(InputError, match=r"132x20 .*limit.*8192"):
         small(picture(5, 33))
     assert small.padded_size(_image(5, 32), 4) == (64, 128)
@@ -277,8 +279,25 @@ def test_weights_that_cannot_restore_are_refused():
         Restorer(dataclasses.replace(WEIGHTS, configs=configs))
     with pytest.raises(UsageError, match="dtype is 'int8'"):
         Restorer(WEIGHTS, dtype="int8")
-    with pytest.raises(UsageError, match="color_fix is 'lab'"):
-        Restorer(WEIGHTS, color_fix="lab")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"color_fix": "hsv"},
+        {"color_fix_strength": 1.5},
+        {"strength": -0.1},
+        {"tile": -64},
+        {"tile": "big"},
+        {"tile": True},
+        {"tile_overlap": -1},
+        {"batch": 0},
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(UsageError, match=f"{name} is {value!r}"):
+        Restorer(WEIGHTS, **wrong)
 
 
 @pytest.mark.parametrize("size", [(52, 36), (31, 40), (13, 9), (13, 27)])
@@ -323,7 +342,7 @@ def test_memory_is_compared_before_a_pass(monkeypatch, tmp_path):
 
 def test_the_pass_reports_its_memory(restorer):
     restorer(picture(4, 4))
-    program = restorer._compiled[(64, 64)]
+    program = restorer._programs._compiled[("whole", (64, 64))]
     # At least the first full-size map of the decoder: 64 x 64 x 4 float32.
     assert memory.needed(program) >= 64 * 64 * 4 * 4
 

@@ -1,9 +1,11 @@
 """The one attention function; it picks the best kernel for platform and shape.
 
 GPU with half precision: cuDNN's flash kernel. TPU with long self-attention: the
-Pallas flash kernel, inside a shard_map over whatever mesh is current. Otherwise XLA,
-and query by query chunks when the score matrix would be large (the VAE's single
-512-wide head, or any head on a CPU). All variants compute softmax in float32.
+Pallas flash kernel, inside a shard_map over whatever mesh is current. CPU with many
+scores: head by head (attention_blocks.py). Otherwise XLA, and query by query chunks
+when the score matrix would be large (the VAE's single 512-wide head). All variants
+compute softmax in float32. Where a picture is spread over devices (mesh axis `space`),
+each device attends with its own queries to all keys.
 """
 
 import functools
@@ -12,11 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from gendr_jax.models.attention_blocks import attend_blocks
+
 # Scores above this many numbers are never formed at once (64 Mi float32 = 256 MiB).
 MAX_SCORES = 64 * 2**20
 FLASH_MIN_TOKENS = 1024
 FLASH_BLOCK = 512
 CUDNN_MAX_HEAD = 128
+# Scores of one head from which blocks are faster on a CPU.
+BLOCKS_MIN_SCORES = 256 * 256
 
 
 def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array:
@@ -24,19 +30,51 @@ def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array
 
     Args: q [B, L, N, D]; k, v [B, M, N, D]. Returns [B, L, N, D] in q's dtype.
     """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.shape.get("space", 1) > 1 and "space" not in mesh.manual_axes:
+        return _attend_space(q_blnd, k_blnd, v_blnd, mesh)
+    if platform() == "tpu" and _suits_flash(q_blnd, k_blnd):
+        return _flash_tpu(q_blnd, k_blnd, v_blnd)
+    return _attend_here(q_blnd, k_blnd, v_blnd)
+
+
+def _attend_here(q_blnd, k_blnd, v_blnd):
+    """On arrays of one device, or that the partitioner may split as it likes."""
     batch, length, heads, width = q_blnd.shape
-    keys = k_blnd.shape[1]
-    where = platform()
+    keys, where = k_blnd.shape[1], platform()
     half = q_blnd.dtype in (jnp.bfloat16, jnp.float16)
     if where == "gpu" and half and width <= CUDNN_MAX_HEAD and width % 8 == 0:
         return jax.nn.dot_product_attention(
             q_blnd, k_blnd, v_blnd, implementation="cudnn"
         )
-    if where == "tpu" and min(length, keys) >= FLASH_MIN_TOKENS and width <= 256:
-        return _flash_tpu(q_blnd, k_blnd, v_blnd)
+    if where == "cpu" and length * keys >= BLOCKS_MIN_SCORES:
+        return attend_blocks(q_blnd, k_blnd, v_blnd)
     if batch * heads * length * keys > MAX_SCORES:
         return attend_chunked(q_blnd, k_blnd, v_blnd)
     return _attend_xla(q_blnd, k_blnd, v_blnd)
+
+
+def _suits_flash(q_blnd, k_blnd):
+    tokens = min(q_blnd.shape[1], k_blnd.shape[1])
+    return tokens >= FLASH_MIN_TOKENS and q_blnd.shape[-1] <= 256
+
+
+def _attend_space(q_blnd, k_blnd, v_blnd, mesh):
+    """Queries stay where their rows of the picture are; keys and values are gathered.
+
+    Without the shard_map the partitioner would gather the scores.
+    """
+    batch_axes = tuple(name for name in mesh.axis_names if name != "space")
+    pad = -q_blnd.shape[1] % mesh.shape["space"]  # the deepest maps have few rows
+    q = jnp.pad(q_blnd, ((0, 0), (0, pad), (0, 0), (0, 0)))
+    split, whole = PartitionSpec(batch_axes, "space"), PartitionSpec(batch_axes)
+    # The shards are the kernel's own, as in _flash_tpu.
+    flash = platform() == "tpu" and _suits_flash(q_blnd, k_blnd)
+    local = flash_tpu_local if flash else _attend_here
+    out = jax.shard_map(
+        local, in_specs=(split, whole, whole), out_specs=split, check_vma=False
+    )(q, k_blnd, v_blnd)
+    return out[:, : q_blnd.shape[1]]
 
 
 def platform() -> str:
@@ -76,7 +114,8 @@ def _attend_xla(q_blnd, k_blnd, v_blnd):
 def _flash_tpu(q_blnd, k_blnd, v_blnd):
     """Pallas kernels see one device's shard only, hence the shard_map."""
     mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(name for name in ("data", "fsdp") if name in mesh.axis_names)
+    free = set(mesh.axis_names) - set(mesh.manual_axes)
+    axes = tuple(name for name in ("data", "fsdp") if name in free)
     if not axes:
         return flash_tpu_local(q_blnd, k_blnd, v_blnd)
     spec = PartitionSpec(axes, None, None, None)

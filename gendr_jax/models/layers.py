@@ -85,7 +85,10 @@ class Conv(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """Group normalisation over space and channel groups, statistics in float32."""
+    """Group normalisation over space and channel groups, statistics in float32.
+
+    Given `moments`, it uses those instead of its input's (``shared_norms.py``).
+    """
 
     def __init__(
         self, channels: int, groups: int, eps: float, *, dtype, rngs: nnx.Rngs
@@ -97,11 +100,24 @@ class GroupNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
         self.groups, self.eps, self.dtype = groups, eps, dtype
+        self.moments = nnx.data(None)  # mean, variance: [groups] each
+        self.pooled = False  # take those of the whole batch, but edges, and keep them
 
     def __call__(self, x: jax.Array) -> jax.Array:
         b, h, w, c = x.shape
         grouped = x.astype(jnp.float32).reshape(b, h, w, self.groups, -1)
-        y = _standardise(grouped, (1, 2, 4), self.eps).reshape(b, h, w, c)
+        if self.pooled:
+            # Zeros beyond a sample's edges are not part of the picture.
+            inner = grouped[:, h // 8 : h - h // 8, w // 8 : w - w // 8]
+            mean = jnp.mean(inner, (0, 1, 2, 4))
+            centred = inner - mean[None, None, None, :, None]
+            self.moments = (mean, jnp.mean(jnp.square(centred), (0, 1, 2, 4)))
+        if self.moments is None:
+            y = _standardise(grouped, (1, 2, 4), self.eps).reshape(b, h, w, c)
+        else:
+            mean, variance = (m[None, None, None, :, None] for m in self.moments)
+            y = (grouped - mean) * jax.lax.rsqrt(variance + self.eps)
+            y = y.reshape(b, h, w, c)
         y = y * _along_last(self.scale, y) + _along_last(self.bias, y)
         return y.astype(self.dtype)
 

@@ -1,9 +1,12 @@
 """The pure pass: a batch of enlarged pictures in, restored pictures out.
 
 What lives here: the mathematics of GenDR's inference on arrays (method.md 1), to be
-jitted, sharded or lifted out. What does not: sizes and kinds of pictures, placement.
+jitted, sharded or lifted out. What does not: sizes and kinds of pictures, placement,
+colour fixes.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,61 +14,132 @@ import jax
 import jax.numpy as jnp
 
 from gendr_jax import diffusion, nets
+from gendr_jax.models import shared_norms
+from gendr_jax.models.shared_norms import Moments
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
-from gendr_jax.restore import color, resize
+from gendr_jax.restore import resize
 
 
-def size_multiple(vae: VAEConfig, unet: UNetConfig) -> int:
-    """Pixels that padded sides are multiples of: all maps of both networks are even."""
-    halvings = len(unet.block_out_channels) - 1
-    return max(resize.BUCKET, vae.factor * 2**halvings)
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a pass does, apart from weights.
+
+    Attributes:
+        vae, unet: the networks.
+        prediction: what the UNet's output means, "eps" or "v".
+        t_star: the step it is called at.
+        dtype: of computation, "float32" or "bfloat16".
+    """
+
+    vae: VAEConfig
+    unet: UNetConfig
+    prediction: str
+    t_star: int
+    dtype: str
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels that padded sides are multiples of: all maps are even."""
+        halvings = len(self.unet.block_out_channels) - 1
+        return max(resize.BUCKET, self.vae.factor * 2**halvings)
 
 
-def make_pass(
-    vae_config: VAEConfig,
-    unet_config: UNetConfig,
-    *,
-    prediction: str,
-    t_star: int,
-    dtype: str,
-    color_fix: str,
-) -> Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """(params, up_bhwc, hw_b2) -> (sr_bhwc, finite_b).
+def make_pass(recipe: Recipe) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """(params, up_bhwc, moments=None) -> (sr_bhwc, spread_b2).
 
     Encoder (posterior mode, scaled), one UNet call at `t_star` on the noise-free
-    latent, the clean latent at alpha_bar = 1/2 exactly, decoder, colour fix.
+    latent, the clean latent at alpha_bar = 1/2 exactly, decoder.
 
     params: {"vae", "unet", "prompt": {"positive": [L, D]}}. up_bhwc: bicubic
-    enlargements in [0, 1], padded. hw_b2: their heights and widths before padding,
-    which alone count for the colour fix. sr_bhwc: [0, 1], float32. finite_b: False
-    where the networks' output, padding included, has an infinity or NaN.
+    enlargements in [0, 1], padded. moments: of the whole picture, from
+    `make_statistics`, where the pass sees a part of it. sr_bhwc: [0, 1], float32, no
+    colour fix. spread_b2: standard deviations of the input and of the networks' output,
+    padding included; not finite where any of the output is not.
     """
-    vae_net = nets.build(VAE, vae_config, dtype=dtype)
-    unet_net = nets.build(UNet, unet_config, dtype=dtype)
 
-    def restore(params, up_bhwc, hw_b2):
-        vae, unet = vae_net.bind(params["vae"]), unet_net.bind(params["unet"])
-        batch, height, width, _ = up_bhwc.shape
-        mean_bhwc, _ = vae.encode(up_bhwc * 2 - 1)
-        z_l = vae_config.to_model(mean_bhwc.astype(jnp.float32))
-        prompt_ld = params["prompt"]["positive"]
-        context = jnp.broadcast_to(prompt_ld[None], (batch, *prompt_ld.shape))
-        out, _ = unet(z_l, jnp.full((batch,), t_star, jnp.int32), context)
-        z_g = diffusion.one_step(z_l, out, prediction)
-        y = vae.decode(vae_config.from_model(z_g)).astype(jnp.float32)
-        finite_b = jnp.all(jnp.isfinite(y), axis=(1, 2, 3))
-        sr = jnp.clip(y / 2 + 0.5, 0, 1)
-        if color_fix == "adain":
-            rows = jnp.arange(height)[None, :, None] < hw_b2[:, 0, None, None]
-            columns = jnp.arange(width)[None, None, :] < hw_b2[:, 1, None, None]
-            sr = jnp.clip(color.adain(sr, up_bhwc, rows & columns), 0, 1)
-        return sr, finite_b
+    def restore(params, up_bhwc, moments=None):
+        vae, unet = _bind(recipe, params)
+        if moments is not None:
+            shared_norms.give(vae, moments["vae"])
+            shared_norms.give(unet, moments["unet"])
+        z_g = _denoise(recipe, unet, params, _encode(recipe, vae, up_bhwc))
+        y = _decode(recipe, vae, z_g)
+        spread = [jnp.std(x, axis=(1, 2, 3)) for x in (up_bhwc, y)]
+        return jnp.clip(y, 0, 1), jnp.stack(spread, axis=-1)
 
-    def exact(params, up_bhwc, hw_b2):
-        # float32 means float32 also where the hardware would round products.
-        precision = "highest" if dtype == "float32" else "default"
+    return _exact(recipe, restore)
+
+
+def make_statistics(recipe: Recipe) -> Callable[[Any, jax.Array], dict[str, Moments]]:
+    """(params, up_bhwc) -> moments: of every norm, over samples of one picture.
+
+    The samples go through the networks together and are normalised together, as if
+    they were one picture.
+    """
+
+    def statistics(params, up_bhwc):
+        vae, unet = _bind(recipe, params)
+        shared_norms.pool(vae)
+        shared_norms.pool(unet)
+        z_g = _denoise(recipe, unet, params, _encode(recipe, vae, up_bhwc))
+        _decode(recipe, vae, z_g)
+        return {"vae": shared_norms.moments(vae), "unet": shared_norms.moments(unet)}
+
+    return _exact(recipe, statistics)
+
+
+def make_stages(recipe: Recipe) -> dict[str, Callable[[Any, jax.Array], jax.Array]]:
+    """The pass in parts, to be timed: each (params, what the one before gave)."""
+
+    def encoder(params, up_bhwc):
+        return _encode(recipe, _bind(recipe, params)[0], up_bhwc)
+
+    def unet(params, z_bhwc):
+        return _denoise(recipe, _bind(recipe, params)[1], params, z_bhwc)
+
+    def decoder(params, z_bhwc):
+        return _decode(recipe, _bind(recipe, params)[0], z_bhwc)
+
+    stages = {"encoder": encoder, "unet": unet, "decoder": decoder}
+    return {name: _exact(recipe, stage) for name, stage in stages.items()}
+
+
+def networks(recipe: Recipe) -> tuple[nets.Net, nets.Net]:
+    """(vae, unet), declared."""
+    build = functools.partial(nets.build, dtype=recipe.dtype)
+    return build(VAE, recipe.vae), build(UNet, recipe.unet)
+
+
+def _bind(recipe, params):
+    vae, unet = networks(recipe)
+    return vae.bind(params["vae"]), unet.bind(params["unet"])
+
+
+def _encode(recipe, vae, up_bhwc):
+    mean_bhwc, _ = vae.encode(up_bhwc * 2 - 1)
+    return recipe.vae.to_model(mean_bhwc.astype(jnp.float32))
+
+
+def _denoise(recipe, unet, params, z_bhwc):
+    batch, prompt_ld = z_bhwc.shape[0], params["prompt"]["positive"]
+    context = jnp.broadcast_to(prompt_ld[None], (batch, *prompt_ld.shape))
+    out, _ = unet(z_bhwc, jnp.full((batch,), recipe.t_star, jnp.int32), context)
+    return diffusion.one_step(z_bhwc, out, recipe.prediction)
+
+
+def _decode(recipe, vae, z_bhwc):
+    y_bhwc = vae.decode(recipe.vae.from_model(z_bhwc)).astype(jnp.float32)
+    return y_bhwc / 2 + 0.5
+
+
+def _exact(recipe, function):
+    """float32 means float32 also where the hardware would round products."""
+    precision = "highest" if recipe.dtype == "float32" else "default"
+
+    def exact(*args):
         with jax.default_matmul_precision(precision):
-            return restore(params, up_bhwc, hw_b2)
+            return function(*args)
 
+    exact.__name__ = function.__name__  # what profiles and caches call it
     return exact

@@ -16,7 +16,11 @@ from gendr_jax.errors import InputError
 GIB = 2**30
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
-REMEDY = "Use a smaller scale, or cut the picture."
+REMEDY = "Use smaller tiles (--tile), a smaller scale, or more memory."
+
+
+class TooLarge(InputError):
+    """A program that its devices cannot hold; a smaller one may fit."""
 
 
 def needed(compiled: Any) -> int:
@@ -38,18 +42,26 @@ def available(device: jax.Device) -> int | None:
     return min(found, default=None)
 
 
+def share(devices: list[jax.Device]) -> int | None:
+    """Free bytes for each of these devices; processors share the main memory."""
+    free = available(devices[0])
+    if free is not None and devices[0].platform == "cpu":
+        free //= len(devices)
+    return free
+
+
 def require(compiled: Any, sharding: jax.sharding.Sharding, what: str) -> None:
     """Refuse a program that its devices cannot hold.
 
     Raises:
-        InputError: with both figures.
+        TooLarge: with both figures.
     """
     device = min(sharding.device_set, key=lambda d: d.id)
     need, free = needed(compiled), available(device)
     if device.platform == "cpu":  # these share the main memory
         need *= len(sharding.device_set)
     if free is not None and need > free:
-        raise InputError(
+        raise TooLarge(
             f"{what} needs {need / GIB:.1f} GiB, {device.platform} has "
             f"{free / GIB:.1f} GiB free. {REMEDY}"
         )
@@ -57,13 +69,15 @@ def require(compiled: Any, sharding: jax.sharding.Sharding, what: str) -> None:
 
 @contextlib.contextmanager
 def errors(what: str) -> Iterator[None]:
-    """The device's own refusal as an InputError."""
+    """The device's own refusal, or the host's, as TooLarge."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise InputError(f"{what} exceeds the device's memory. {REMEDY}") from error
+        raise TooLarge(f"{what} exceeds the device's memory. {REMEDY}") from error
+    except MemoryError as error:
+        raise TooLarge(f"{what} exceeds the memory. {REMEDY}") from error
 
 
 def _meminfo() -> int | None:

@@ -1,42 +1,37 @@
 """A photograph in, a larger one out: `Restorer`.
 
-What lives here: weights on devices, one compiled program per padded size, and the way
-of a picture through it. What does not: the mathematics (forward.py), files, flags,
-tiles. No random numbers are drawn: equal pictures give equal results.
+What lives here: the choice between one pass and tiles, batches of equal sizes, and the
+way of a picture through either. What does not: the mathematics (forward.py), devices
+(programs.py), tiles (tiled.py, tiling.py), files too large to hold (huge.py), flags.
+No random numbers are drawn: equal pictures give equal results.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh
 
 from gendr_jax import nets
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.nets import Params
-from gendr_jax.restore import forward, memory, pictures, resize
+from gendr_jax.restore import estimate, memory, options, pictures, resize, tiled, tiling
+from gendr_jax.restore.color import ColorFix
+from gendr_jax.restore.forward import Recipe
 from gendr_jax.restore.image_io import Image
+from gendr_jax.restore.options import DTYPES, Options, Tile
 from gendr_jax.restore.pictures import Picture
+from gendr_jax.restore.programs import Programs
+from gendr_jax.restore.tiled import Progress
+from gendr_jax.restore.tiling import Layout
 from gendr_jax.weights import folder
 from gendr_jax.weights.folder import Weights
 from gendr_jax.weights.locate import locate
 
 SCALES = (1.0, 16.0)
-# Padded output pixels of one untiled pass: 2048 x 2048. The full-size networks take
-# 0.70 GiB at 512 x 512 and 2.0 GiB at 1024 x 1024 in float32 beside 3.4 GiB of weights
-# (XLA:CPU, memory_analysis), so about 2 GiB a million pixels.
+# Output pixels that tile=0 does in one pass on one device: 2048 x 2048. The full-size
+# networks take about 2 GiB a million pixels in float32 (XLA:CPU, memory_analysis).
 MAX_PIXELS = 2048 * 2048
-DTYPES = {
-    "bfloat16": "bfloat16",
-    "bf16": "bfloat16",
-    "float32": "float32",
-    "fp32": "float32",
-}
-ColorFix = Literal["adain", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +41,8 @@ class Spec:
     Attributes:
         scales: least and greatest scale; any number between, 4 is what it learnt.
         size_multiple: enlarged pictures are padded to multiples of this, and cropped.
-        max_pixels: of a padded output.
-        tiling: "none": a picture is one pass.
+        max_pixels: of the padded output of one pass, which with tile=0 is the limit.
+        tiling: "auto", "none" or the side of a tile.
         parameters: of VAE and UNet together.
         dtype: of computation.
     """
@@ -61,7 +56,12 @@ class Spec:
 
 
 class Restorer:
-    """Weights on devices and compiled programs; call it with pictures."""
+    """Weights on devices and compiled programs; call it with pictures.
+
+    Attributes:
+        spec: what it takes.
+        last: how each picture of the last call was cut.
+    """
 
     def __init__(
         self,
@@ -70,39 +70,45 @@ class Restorer:
         dtype: str = "bfloat16",
         mesh: Mesh | None = None,
         color_fix: ColorFix = "adain",
+        color_fix_strength: float = 1.0,
+        strength: float = 1.0,
+        tile: Tile = "auto",
+        tile_overlap: int | None = None,
+        batch: int = 1,
         max_pixels: int = MAX_PIXELS,
     ):
         """Place weights that are in memory; see `from_pretrained` for the arguments."""
-        _check(weights, dtype, color_fix)
+        self._options = Options(
+            dtype,
+            color_fix,
+            color_fix_strength,
+            strength,
+            tile,
+            tile_overlap,
+            batch,
+            max_pixels,
+        )
+        options.require_restorer(weights)
         vae, unet = weights.configs["vae"], weights.configs["unet"]
+        how = weights.prediction, weights.t_star, DTYPES[dtype]
+        recipe = Recipe(vae, unet, *how)
         self.spec = Spec(
             scales=SCALES,
-            size_multiple=forward.size_multiple(vae, unet),
+            size_multiple=recipe.size_multiple,
             max_pixels=max_pixels,
-            tiling="none",
+            tiling="none" if tile == 0 else str(tile),
             parameters=sum(nets.count(weights.params[n]) for n in ("unet", "vae")),
-            dtype=DTYPES[dtype],
+            dtype=recipe.dtype,
         )
-        if mesh is None:
-            self._weights_at = SingleDeviceSharding(jax.devices()[0])
-            self._batch_at = self._weights_at
-            self.batch_size = 1
-        else:
-            self._weights_at = NamedSharding(mesh, PartitionSpec())
-            self._batch_at = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-            self.batch_size = mesh.size
-        self._params = self._place(weights)
-        self._pass = jax.jit(
-            forward.make_pass(
-                vae,
-                unet,
-                prediction=weights.prediction,
-                t_star=weights.t_star,
-                dtype=self.spec.dtype,
-                color_fix=color_fix,
-            )
-        )
-        self._compiled: dict[tuple[int, int], Any] = {}
+        self.last: list[Layout] = []
+        self._strengths = color_fix_strength, strength
+        params = options.host_params(weights, recipe)
+        self._programs = Programs(recipe, params, mesh, batch)
+        self.batch_size = self._programs.batch_size
+        options.require_space(self._programs.space, recipe.size_multiple)
+        # Spreading a picture over devices is another way of making room.
+        spread = self._programs.space > 1 and tile == "auto"
+        self._tile = 0 if spread else tile
 
     @classmethod
     def from_pretrained(
@@ -112,6 +118,11 @@ class Restorer:
         mesh: Mesh | None = None,
         *,
         color_fix: ColorFix = "adain",
+        color_fix_strength: float = 1.0,
+        strength: float = 1.0,
+        tile: Tile = "auto",
+        tile_overlap: int | None = None,
+        batch: int = 1,
         max_pixels: int = MAX_PIXELS,
     ) -> "Restorer":
         """Read a weights folder of ours.
@@ -119,20 +130,39 @@ class Restorer:
         Args:
             path_or_name: the folder, or a Hub id where huggingface_hub is installed.
             dtype: of computation, "bfloat16" or "float32" (also "bf16", "fp32").
-            mesh: devices to spread a list of pictures over, one picture a device; None
-                is the first device.
-            color_fix: "adain" or "none".
-            max_pixels: refuse padded outputs above this many pixels.
+            mesh: devices; None is the first one. Pictures of a list and tiles of a
+                picture are spread over all axes but `space`; each picture is spread
+                by rows over `space`, untiled.
+            color_fix: "adain", "wavelet", "lab" or "none", over the whole picture.
+            color_fix_strength: 0 leaves colours as the networks made them, 1 all.
+            strength: 1 is the restored picture, 0 the plain enlargement.
+            tile: side in output pixels of the parts that a larger picture is done in;
+                0 is never; "auto" is the largest of a few that memory allows. After
+                running out of memory a smaller one is tried, but with 0.
+            tile_overlap: output pixels that neighbours share; None is a quarter.
+            batch: pictures of equal size in one pass on a device.
+            max_pixels: with tile=0, refuse padded outputs above this many pixels (for
+                each device of `space`).
 
         Raises:
             InputError: no such folder, damaged, or not the weights of a restorer.
-            UsageError: unknown dtype or colour fix.
+            UsageError: unknown dtype or colour fix, or numbers out of range.
         """
         weights = folder.load(
             locate(path_or_name), components=("unet", "vae", "prompt")
         )
-        options = {"color_fix": color_fix, "max_pixels": max_pixels}
-        return cls(weights, dtype=dtype, mesh=mesh, **options)
+        return cls(
+            weights,
+            dtype=dtype,
+            mesh=mesh,
+            color_fix=color_fix,
+            color_fix_strength=color_fix_strength,
+            strength=strength,
+            tile=tile,
+            tile_overlap=tile_overlap,
+            batch=batch,
+            max_pixels=max_pixels,
+        )
 
     def __call__(
         self, image: Picture | Sequence[Picture], scale: float = 4
@@ -147,7 +177,7 @@ class Restorer:
 
         Raises:
             InputError: a picture that is not handled, too large, or for which the
-                networks' output is not finite.
+                networks' output is not finite or empty.
             UsageError: scale out of range.
         """
         if isinstance(image, list | tuple):
@@ -156,117 +186,167 @@ class Restorer:
             return [pictures.give(*pair) for pair in zip(restored, image, strict=True)]
         return pictures.give(self.restore([pictures.take(image)], scale)[0], image)
 
-    def restore(self, images: Sequence[Image], scale: float = 4) -> list[Image]:
-        """As `__call__`, for pictures as `image_io.read` gives them."""
-        sizes = [self.padded_size(image, scale) for image in images]
+    def restore(
+        self,
+        images: Sequence[Image],
+        scale: float = 4,
+        *,
+        progress: Progress = lambda done, total: None,
+    ) -> list[Image]:
+        """As `__call__`, for pictures as `image_io.read` gives them.
+
+        progress(done, total) hears of every tile of a tiled picture.
+        """
+        sizes = [self.output_size(*x.pixels_hwc.shape[:2], scale) for x in images]
+        self.last = [self.layout(*size) for size in sizes]
         done: list[Image | None] = [None] * len(images)
-        # Equal sizes side by side, to fill batches and to compile each size once.
-        order = sorted(range(len(images)), key=lambda i: sizes[i])
+        for i, plan in enumerate(self.last):
+            if plan.tiled:
+                done[i] = self._tiled(images[i], i, progress)
+        # Equal shapes side by side, to fill batches and to compile each once.
+        order = [i for i, plan in enumerate(self.last) if not plan.tiled]
+        order.sort(key=lambda i: self.last[i].pass_hw)
         while order:
-            size = sizes[order[0]]
-            batch = [i for i in order[: self.batch_size] if sizes[i] == size]
-            order = order[len(batch) :]
-            outputs = self._run([images[i] for i in batch], scale, size)
-            for i, output in zip(batch, outputs, strict=True):
+            shape = self.last[order[0]].pass_hw
+            fits = [i for i in order if self.last[i].pass_hw == shape]
+            group = fits[: self.batch_size]
+            order = order[len(group) :]
+            try:
+                outputs = self._whole([images[i] for i in group], group)
+            except memory.TooLarge:
+                if self._tile == 0:
+                    raise
+                outputs = [self._tiled(images[i], i, progress) for i in group]
+            for i, output in zip(group, outputs, strict=True):
                 done[i] = output
         return done
 
-    def padded_size(self, image: Image, scale: float) -> tuple[int, int]:
-        """(height, width) of the pass that this picture takes.
+    def output_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
+        """(height, width) that a picture of this size gets.
 
         Raises:
             UsageError: scale out of range.
-            InputError: the output is above `spec.max_pixels`.
         """
         low, high = self.spec.scales
         if not low <= scale <= high:
             raise UsageError(
                 f"scale is {scale}, it can be {low:g} to {high:g}. Choose one of those."
             )
-        height, width = resize.output_size(*image.pixels_hwc.shape[:2], scale)
-        padded = resize.bucket(height, width, self.spec.size_multiple)
-        if padded[0] * padded[1] > self.spec.max_pixels:
-            raise InputError(
-                f"the output would be {width}x{height} ({padded[0] * padded[1]} pixels "
-                f"when padded), the limit of one pass is {self.spec.max_pixels}. Use a "
-                "smaller scale, or raise max_pixels (--max-pixels) if memory allows."
+        return resize.output_size(height, width, scale)
+
+    def layout(self, height: int, width: int) -> Layout:
+        """How an output of this size is cut, before any memory has run out.
+
+        Raises:
+            InputError: it must be one pass, and is above `spec.max_pixels`.
+        """
+        return next(self._layouts(height, width))
+
+    def padded_size(self, image: Image, scale: float) -> tuple[int, int]:
+        """(height, width) of the pass that this picture takes."""
+        size = self.output_size(*image.pixels_hwc.shape[:2], scale)
+        return self.layout(*size).pass_hw
+
+    def is_compiled(self, pass_hw: tuple[int, int]) -> bool:
+        """Whether a picture that takes this pass runs without compiling."""
+        return any(self._programs.has((kind, pass_hw)) for kind in ("whole", "tile"))
+
+    def stage_seconds(self, pass_hw: tuple[int, int]) -> dict[str, float]:
+        """Seconds of encoder, unet, decoder and colour, each run apart, of one pass."""
+        return self._programs.stage_seconds(pass_hw, self._options.color_fix)
+
+    def tile_picture(
+        self,
+        size_hw: tuple[int, int],
+        enlarged: tiled.Enlarged,
+        store: tiled.Store,
+        emit: Callable[[int, int, np.ndarray], None],
+        progress: Progress = lambda done, total: None,
+    ) -> Layout:
+        """Restore a picture of any size by tiles, wherever its pixels are.
+
+        Args:
+            size_hw: of the output.
+            enlarged: (top, left, height, width) -> that part of the plain enlargement.
+            store: room for float32 pixels of the output.
+            emit: takes final pixels, (top, left, rgb_hwc), each once.
+
+        Returns:
+            How it was cut, which memory may have decided.
+        """
+        plans = [p for p in self._layouts(*size_hw) if p.tiled]
+        if not plans:
+            raise memory.TooLarge(
+                f"a picture of {size_hw[1]}x{size_hw[0]} is one pass and does not fit. "
+                + memory.REMEDY
             )
-        return padded
+        for plan in plans:
+            try:
+                tiled.restore(self._programs, plan, enlarged, store, progress)
+                break
+            except memory.TooLarge:
+                if plan == plans[-1]:
+                    raise
+        fix = self._options.color_fix
+        tiled.correct(plan, enlarged, store, fix, self._strengths, emit)
+        return plan
 
-    def is_compiled(self, size_hw: tuple[int, int]) -> bool:
-        """Whether a picture of this padded size runs without compiling."""
-        return size_hw in self._compiled
+    def _layouts(self, height: int, width: int) -> Iterator[Layout]:
+        """What to try, the best first."""
+        programs, multiple = self._programs, self.spec.size_multiple
+        whole = tiling.whole(height, width, multiple)
+        if self._tile == 0:
+            limit = self.spec.max_pixels * programs.space
+            if whole.pass_hw[0] * whole.pass_hw[1] > limit:
+                raise InputError(
+                    f"the output would be {width}x{height} "
+                    f"({whole.pass_hw[0] * whole.pass_hw[1]} pixels when padded), the "
+                    f"limit of one pass is {limit}. Use tiles (--tile auto), a smaller "
+                    "scale, or raise max_pixels (--max-pixels) if memory allows."
+                )
+            yield whole
+            return
+        free = memory.share(programs.mesh.devices.flatten().tolist())
+        for tile in estimate.tiles_to_try(programs.recipe, self._tile, free):
+            yield tiling.layout(
+                height, width, tile, self._options.tile_overlap, multiple
+            )
 
-    def _run(
-        self, images: list[Image], scale: float, size: tuple[int, int]
-    ) -> list[Image]:
-        program = self._program(size)
+    def _whole(self, images: list[Image], group: list[int]) -> list[Image]:
+        """One pass over pictures of one padded size."""
+        size = self.last[group[0]].pass_hw
         up_bhwc = np.zeros((self.batch_size, *size, 3), np.float32)
         hw_b2 = np.ones((self.batch_size, 2), np.int32)
         alphas = []
         for i, image in enumerate(images):
             rgb, alpha = pictures.to_unit(image)
-            hw_b2[i] = hw = resize.output_size(*rgb.shape[:2], scale)
+            hw_b2[i] = hw = self.last[group[i]].height, self.last[group[i]].width
             up_bhwc[i] = resize.pad(np.clip(resize.bicubic(rgb, hw), 0, 1), size)
             alphas.append(None if alpha is None else _enlarged(alpha, hw))
-        arguments = jax.device_put((up_bhwc, hw_b2), self._batch_at)
-        what = f"a pass of {size[1]}x{size[0]} pixels"
-        memory.require(program, self._batch_at, what)
-        with memory.errors(what):
-            sr_bhwc, finite_b = jax.device_get(program(self._params, *arguments))
-        if not all(finite_b[: len(images)]):
-            raise InputError(
-                f"the networks' output is not finite in {self.spec.dtype}. "
-                "Use float32 (--dtype fp32), or check the weights."
-            )
+        sr_bhwc, spread_b2 = self._programs.whole(
+            up_bhwc, hw_b2, self._options.color_fix, self._strengths
+        )
+        for spread in spread_b2[: len(images)]:
+            tiled.require_content(spread, self.spec.dtype)
         return [
             pictures.from_unit(sr_bhwc[i, : hw_b2[i, 0], : hw_b2[i, 1]], alphas[i], one)
             for i, one in enumerate(images)
         ]
 
-    def _program(self, size: tuple[int, int]) -> Any:
-        if size not in self._compiled:
-            at, batch = self._batch_at, self.batch_size
-            up_bhwc = jax.ShapeDtypeStruct((batch, *size, 3), jnp.float32, sharding=at)
-            hw_b2 = jax.ShapeDtypeStruct((batch, 2), jnp.int32, sharding=at)
-            lowered = self._pass.lower(self._params, up_bhwc, hw_b2)
-            self._compiled[size] = lowered.compile()
-        return self._compiled[size]
+    def _tiled(self, image: Image, i: int, progress: Progress) -> Image:
+        size = self.last[i].height, self.last[i].width
+        rgb, alpha = pictures.to_unit(image)
 
-    def _place(self, weights: Weights) -> Params:
-        """Weights and prompt on the devices; kernels in the dtype of computation."""
+        def enlarged(*part: int) -> np.ndarray:
+            x = resize.bicubic_part(given.read, rgb.shape[:2], size, part)
+            return np.clip(x, 0, 1)
 
-        def convert(leaf: np.ndarray) -> np.ndarray:
-            # Biases and norms are small, and added in float32 inside norms.
-            dtype = self.spec.dtype if leaf.ndim > 1 else "float32"
-            return leaf.astype(jnp.dtype(dtype))
-
-        trees = {name: weights.params[name] for name in ("unet", "vae")}
-        trees["prompt"] = {"positive": weights.prompt["positive"]}
-        return jax.device_put(jax.tree.map(convert, trees), self._weights_at)
-
-
-def _check(weights: Weights, dtype: str, color_fix: str) -> None:
-    for what, value, known in (
-        ("dtype", dtype, tuple(DTYPES)),
-        ("color_fix", color_fix, get_args(ColorFix)),
-    ):
-        if value not in known:
-            names = ", ".join(known)
-            raise UsageError(f"{what} is {value!r}, known are {names}. Choose one.")
-    if weights.kind != "restorer":
-        raise InputError(
-            f"these are weights of kind {weights.kind}, restoring needs a restorer. "
-            "Name a folder that the distill stage wrote."
-        )
-    latent = weights.configs["vae"].latent_channels
-    unet = weights.configs["unet"]
-    if (unet.in_channels, unet.out_channels) != (latent, latent):
-        raise InputError(
-            f"the UNet takes {unet.in_channels} channels and gives "
-            f"{unet.out_channels}, the VAE has {latent}. Combine networks of one "
-            "training."
-        )
+        given, store = tiled.Held(rgb), tiled.Held.zeros(*size)
+        out = tiled.Held.zeros(*size)
+        plan = self.tile_picture(size, enlarged, store, out.write, progress)
+        self.last[i] = plan
+        alpha = None if alpha is None else _enlarged(alpha, size)
+        return pictures.from_unit(out.pixels_hwc, alpha, image)
 
 
 def _enlarged(alpha_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

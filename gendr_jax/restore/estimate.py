@@ -1,0 +1,201 @@
+"""What restoring a picture will take, known before any weight is read.
+
+What lives here: arithmetic on declared networks: tiles, FLOPs counted in the traced
+program, bytes by a rule, seconds by a short measurement. What does not: compiled
+programs, whose true memory is checked before each pass (memory.py).
+"""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gendr_jax.restore import forward, tiling
+from gendr_jax.restore.forward import Recipe
+from gendr_jax.restore.options import Tile
+from gendr_jax.restore.tiling import Layout
+
+# Sides of tiles in output pixels: twice what is trained on, and less when memory is
+# short. Not more when there is plenty: the same picture should look the same elsewhere.
+TILES = (1024, 768, 512, 384, 256, 128)
+# Beside the maps: scores of one block of attention, workspaces of convolutions.
+CONSTANT_BYTES = 192 * 2**20
+PROMPT_TOKENS = 77
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """One picture, planned.
+
+    Attributes:
+        width, height: of the output.
+        tiles: passes; 1 is untiled.
+        pass_hw, overlap: of a pass, in output pixels.
+        flops: of all passes, and of the samples that give shared statistics.
+        weight_bytes: on every device.
+        peak_bytes: of one device, weights and the pass.
+        seconds: None without a rate.
+    """
+
+    width: int
+    height: int
+    tiles: int
+    pass_hw: tuple[int, int]
+    overlap: int
+    flops: int
+    weight_bytes: int
+    peak_bytes: int
+    seconds: float | None
+
+
+def estimate(
+    recipe: Recipe,
+    height: int,
+    width: int,
+    *,
+    tile: Tile = "auto",
+    tile_overlap: int | None = None,
+    devices: int = 1,
+    space: int = 1,
+    free_bytes: int | None = None,
+    rate: float | None = None,
+) -> Estimate:
+    """Plan an output of this size; reads no weights and compiles nothing.
+
+    Args:
+        recipe: configurations and dtype; `prediction` and `t_star` do not matter.
+        height, width: of the output, in pixels.
+        tile, tile_overlap: as for `Restorer`.
+        devices: over which tiles are spread.
+        space: devices that share one untiled picture.
+        free_bytes: of one device, for tile="auto"; None is enough.
+        rate: FLOP/s of one device, from `measured_rate` or former runs.
+    """
+    plan = layout(recipe, height, width, tile, tile_overlap, free_bytes, space)
+    passes = plan.tiles + (1 if plan.tiled else 0)  # statistics cost one more
+    one = pass_flops(recipe, plan.pass_hw)
+    weights = _weight_bytes(recipe)
+    together = 1 if plan.tiled else space
+    if rate is None:
+        seconds = None
+    elif plan.tiled:
+        seconds = (math.ceil(plan.tiles / devices) + 1) * one / rate
+    else:
+        seconds = one / rate / together
+    return Estimate(
+        width=width,
+        height=height,
+        tiles=plan.tiles,
+        pass_hw=plan.pass_hw,
+        overlap=plan.overlap if plan.tiled else 0,
+        flops=passes * one,
+        weight_bytes=weights,
+        peak_bytes=weights + pass_bytes(recipe, plan.pass_hw) // together,
+        seconds=seconds,
+    )
+
+
+def layout(
+    recipe: Recipe,
+    height: int,
+    width: int,
+    tile: Tile,
+    tile_overlap: int | None,
+    free_bytes: int | None,
+    space: int = 1,
+) -> Layout:
+    """The layout that a restorer with these options tries first."""
+    multiple = recipe.size_multiple
+    if tile == 0 or (tile == "auto" and space > 1):
+        return tiling.whole(height, width, multiple)
+    side = tiles_to_try(recipe, tile, free_bytes)[0]
+    return tiling.layout(height, width, side, tile_overlap, multiple)
+
+
+def tiles_to_try(recipe: Recipe, tile: Tile, free_bytes: int | None) -> list[int]:
+    """Sides of tiles, the best first; after each, what to try when memory runs out."""
+    if tile != "auto":
+        return [tile, *(side for side in TILES if side < tile)]
+    fits = [
+        side
+        for side in TILES
+        if free_bytes is None or pass_bytes(recipe, (side, side)) <= free_bytes
+    ]
+    return fits or [TILES[-1]]
+
+
+def pass_bytes(recipe: Recipe, pass_hw: tuple[int, int]) -> int:
+    """About what a pass needs beside weights, a little more than XLA reports.
+
+    The decoder's last blocks decide: four maps at full size, in float32 where
+    normalisation works.
+    """
+    channels = max(recipe.vae.block_out_channels[:2])
+    return 4 * 4 * channels * pass_hw[0] * pass_hw[1] + CONSTANT_BYTES
+
+
+def pass_flops(recipe: Recipe, pass_hw: tuple[int, int]) -> int:
+    """FLOPs of products and convolutions in one pass over one picture."""
+    vae, unet = forward.networks(recipe)
+    prompt = (PROMPT_TOKENS, recipe.unet.cross_attention_dim)
+    params = {
+        "vae": vae.abstract,
+        "unet": unet.abstract,
+        "prompt": {"positive": jax.ShapeDtypeStruct(prompt, jnp.float32)},
+    }
+    up = jax.ShapeDtypeStruct((1, *pass_hw, 3), jnp.float32)
+    return _flops(jax.make_jaxpr(forward.make_pass(recipe))(params, up).jaxpr)
+
+
+def measured_rate(dtype: str, seconds: float = 0.5) -> float:
+    """FLOP/s of the default device in a convolution of the UNet's kind.
+
+    Real passes reach somewhat less; compiling is not in it.
+    """
+    x = jnp.ones((1, 64, 64, 320), dtype)
+    kernel = jnp.ones((3, 3, 320, 320), dtype) / 1e4
+
+    @jax.jit
+    def run(x):
+        for _ in range(4):
+            x = jax.lax.conv_general_dilated(
+                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        return x
+
+    jax.block_until_ready(run(x))
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        x = jax.block_until_ready(run(x))
+        count += 1
+    flops = 4 * 2 * 64 * 64 * 9 * 320 * 320
+    return count * flops / (time.perf_counter() - begin)
+
+
+def _weight_bytes(recipe: Recipe) -> int:
+    item = jnp.dtype(recipe.dtype).itemsize
+    leaves = jax.tree.leaves([net.abstract for net in forward.networks(recipe)])
+    return sum(leaf.size * (item if len(leaf.shape) > 1 else 4) for leaf in leaves)
+
+
+def _flops(jaxpr: Any) -> int:
+    """Of dot_general and convolutions, loops counted as often as they run."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        out = eqn.outvars[0].aval
+        if name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            inner = math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+            total += 2 * math.prod(out.shape) * inner
+        elif name == "conv_general_dilated":
+            kernel = eqn.invars[1].aval.shape
+            cout = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * math.prod(out.shape) * math.prod(kernel) // cout
+        repeats = eqn.params.get("length", 1) if name == "scan" else 1
+        for inner in jax.core.jaxprs_in_params(eqn.params):
+            total += repeats * _flops(inner)
+    return total

@@ -1,0 +1,82 @@
+"""A picture file to a larger one, neither of which is ever held whole.
+
+What lives here: the way from file to file through tiles. Memory stays at a row of
+tiles, disk holds the uncorrected picture in float32 and the finished one.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from gendr_jax.restore import image_io, pictures, resize
+from gendr_jax.restore.pipeline import Restorer
+from gendr_jax.restore.streams import Raster, Reader, finish
+from gendr_jax.restore.tiled import Progress
+from gendr_jax.restore.tiling import Layout
+
+
+def restore_file(
+    restorer: Restorer,
+    source: Path | str,
+    target: Path | str,
+    scale: float = 4,
+    *,
+    metadata: bool = True,
+    max_input_pixels: int = image_io.MAX_PIXELS,
+    folder: Path | str | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Layout:
+    """Restore one file into another; equal to the way through memory but for rounding.
+
+    Args:
+        restorer: with tiles, as `tile=0` holds the whole picture.
+        scale: output size is round(scale * side) exactly.
+        metadata: keep EXIF, XMP and IPTC.
+        max_input_pixels: refuse larger inputs.
+        folder: for temporary files; default TMPDIR.
+        progress: (done, total) tiles.
+
+    Raises:
+        InputError: a picture that cannot be read, restored or written.
+    """
+    reader = Reader(source, max_pixels=max_input_pixels)
+    header = reader.header
+    size = restorer.output_size(header.height, header.width, scale)
+    plan = restorer.layout(*size)
+    if not plan.tiled:
+        whole = reader.read(0, 0, header.height, header.width)
+        image_io.write(
+            Path(target), restorer.restore([whole], scale)[0], metadata=metadata
+        )
+        return restorer.last[0]
+    channels = header.channels + header.alpha
+    like, from_hw = reader.like, (header.height, header.width)
+
+    def colours(*part: int) -> np.ndarray:
+        return pictures.to_unit(reader.read(*part))[0]
+
+    def opacity(*part: int) -> np.ndarray:
+        return pictures.to_unit(reader.read(*part))[1][..., None]
+
+    def enlarged(*part: int) -> np.ndarray:
+        return np.clip(resize.bicubic_part(colours, from_hw, size, part), 0, 1)
+
+    with (
+        Raster(*size, 3, np.float32, folder=folder) as store,
+        Raster(*size, channels, header.dtype, folder=folder) as done,
+    ):
+
+        def emit(top: int, left: int, rgb_hwc: np.ndarray) -> None:
+            alpha_hw = None
+            if header.alpha:
+                part = (top, left, *rgb_hwc.shape[:2])
+                alpha_hw = resize.bicubic_part(opacity, from_hw, size, part)[..., 0]
+            block = pictures.from_unit(rgb_hwc, alpha_hw, like)
+            layers = [block.pixels_hwc]
+            if alpha_hw is not None:
+                layers.append(block.alpha_hw[..., None])
+            done.write(top, left, np.concatenate(layers, axis=-1))
+
+        plan = restorer.tile_picture(size, enlarged, store, emit, progress)
+        finish(done, target, like, metadata=metadata)
+    return plan

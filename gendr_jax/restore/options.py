@@ -1,0 +1,112 @@
+"""What a restorer is told, checked before anything heavy happens."""
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gendr_jax.errors import InputError, UsageError
+from gendr_jax.nets import Params
+from gendr_jax.restore.color import ColorFix
+from gendr_jax.restore.forward import Recipe
+from gendr_jax.weights.folder import Weights
+
+DTYPES = {
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float32": "float32",
+    "fp32": "float32",
+}
+Tile = Literal["auto"] | int
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The arguments of `Restorer.from_pretrained`, which explains them."""
+
+    dtype: str
+    color_fix: ColorFix
+    color_fix_strength: float
+    strength: float
+    tile: Tile
+    tile_overlap: int | None
+    batch: int
+    max_pixels: int
+
+    def __post_init__(self):
+        for name, known in (
+            ("dtype", tuple(DTYPES)),
+            ("color_fix", get_args(ColorFix)),
+        ):
+            if getattr(self, name) not in known:
+                raise UsageError(
+                    f"{name} is {getattr(self, name)!r}, known are {', '.join(known)}. "
+                    "Choose one."
+                )
+        for name in ("color_fix_strength", "strength"):
+            _require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "0 to 1")
+        whole = self.tile == "auto" or _is_count(self.tile, 0)
+        _require("tile", self.tile, whole, '"auto", 0, or pixels')
+        shares = self.tile_overlap is None or _is_count(self.tile_overlap, 0)
+        _require("tile_overlap", self.tile_overlap, shares, "pixels")
+        _require("batch", self.batch, _is_count(self.batch, 1), "1 or more")
+
+
+def require_restorer(weights: Weights) -> None:
+    """Refuse weights that do not make a restorer.
+
+    Raises:
+        InputError: another kind, or networks that do not fit together.
+    """
+    if weights.kind != "restorer":
+        raise InputError(
+            f"these are weights of kind {weights.kind}, restoring needs a restorer. "
+            "Name a folder that the distill stage wrote."
+        )
+    latent = weights.configs["vae"].latent_channels
+    unet = weights.configs["unet"]
+    if (unet.in_channels, unet.out_channels) != (latent, latent):
+        raise InputError(
+            f"the UNet takes {unet.in_channels} channels and gives "
+            f"{unet.out_channels}, the VAE has {latent}. Combine networks of one "
+            "training."
+        )
+
+
+def require_space(space: int, multiple: int) -> None:
+    """Refuse a split of rows that does not divide every padded height.
+
+    Raises:
+        UsageError: with both numbers.
+    """
+    if multiple % space:
+        raise UsageError(
+            f"mesh axis space is {space}, padded heights are multiples of {multiple}. "
+            f"Give a divisor of {multiple}, and the other devices to data."
+        )
+
+
+def host_params(weights: Weights, recipe: Recipe) -> Params:
+    """Weights and prompt as passes take them, kernels in the dtype of computation."""
+
+    def convert(leaf: np.ndarray) -> np.ndarray:
+        # Biases and norms are small, and added in float32 inside norms.
+        dtype = recipe.dtype if leaf.ndim > 1 else "float32"
+        return leaf.astype(jnp.dtype(dtype))
+
+    trees = {name: weights.params[name] for name in ("unet", "vae")}
+    trees["prompt"] = {"positive": weights.prompt["positive"]}
+    return jax.tree.map(convert, trees)
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _require(name: str, value: Any, fine: bool, range_: str) -> None:
+    if not fine:
+        raise UsageError(
+            f"{name} is {value!r}, it can be {range_}. Choose one of those."
+        )
