@@ -21,6 +21,8 @@ from gendr_jax.errors import UsageError
 
 DATA, FSDP = "data", "fsdp"
 AXES = (DATA, FSDP)
+# Restoring splits batches over `data` and the rows of each picture over `space`.
+RESTORE_AXES = (DATA, "space")
 
 # Below this many elements an array is replicated: a gather costs more than it saves.
 MIN_SHARDED_SIZE = 4096
@@ -33,15 +35,16 @@ RULES: Rules = (
 )
 
 
-def _axis_sizes(spec: str) -> dict[str, int]:
+def _axis_sizes(spec: str, axes: tuple[str, ...]) -> dict[str, int]:
     """`"data=2,fsdp=4"` -> {"data": 2, "fsdp": 4}; absent axes are left out."""
     sizes: dict[str, int] = {}
     for part in filter(None, (p.strip() for p in spec.split(","))):
         name, _, value = (s.strip() for s in part.partition("="))
-        if name not in AXES:
+        if name not in axes:
             raise UsageError(
-                f"mesh {spec!r} names the axis {name!r}, the axes are data and fsdp. "
-                'Write it as "data=2,fsdp=4".'
+                f"mesh {spec!r} names the axis {name!r}, the axes are "
+                f"{' and '.join(axes)}. "
+                f'Write it as "{axes[0]}=2,{axes[1]}=4".'
             )
         if name in sizes:
             raise UsageError(f"mesh {spec!r} gives {name} twice. Give it once.")
@@ -54,21 +57,27 @@ def _axis_sizes(spec: str) -> dict[str, int]:
     return sizes
 
 
-def make_mesh(spec: str = "", devices: list[Any] | None = None) -> Mesh:
-    """The mesh of `data` and `fsdp` that `spec` describes, axes of type Auto.
+def make_mesh(
+    spec: str = "",
+    devices: list[Any] | None = None,
+    *,
+    axes: tuple[str, ...] = AXES,
+) -> Mesh:
+    """The mesh that `spec` describes, axes of type Auto.
 
     Args:
         spec: "data=2,fsdp=4"; an absent axis is 1; one size may be -1 (the devices
             that are left); "" puts all devices on `data`.
         devices: the devices to use, all of them; default `jax.devices()`.
+        axes: names, `data` first: AXES for training, RESTORE_AXES for restoring.
 
     Raises:
         UsageError: unknown axis, bad size, or sizes that do not multiply to the number
             of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = {DATA: 1, FSDP: 1, **(_axis_sizes(spec) or {DATA: -1})}
-    open_axes = [name for name in AXES if sizes[name] == -1]
+    sizes = dict.fromkeys(axes, 1) | (_axis_sizes(spec, axes) or {DATA: -1})
+    open_axes = [name for name in axes if sizes[name] == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     count = len(devices)
     if len(open_axes) > 1:
@@ -83,12 +92,12 @@ def make_mesh(spec: str = "", devices: list[Any] | None = None) -> Mesh:
         )
     if open_axes:
         sizes[open_axes[0]] = count // fixed
-    shape = tuple(sizes[name] for name in AXES)
+    shape = tuple(sizes[name] for name in axes)
     grid = mesh_utils.create_device_mesh(
         shape, devices=devices, allow_split_physical_axes=True
     )
     # Built by hand: the default axis type of jax.make_mesh changed once already.
-    return Mesh(np.asarray(grid), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(np.asarray(grid), axes, axis_types=(AxisType.Auto,) * len(axes))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -20,7 +20,8 @@ from gendr_jax.cli.restore_files import Wishes
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
-from gendr_jax.restore import image_io, pictures, resize
+from gendr_jax.restore import image_io, pictures, resize, tiling
+from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.restore.residual import residual
 from gendr_jax.restore.resize import Target, output_size
 from gendr_jax.weights import folder
@@ -132,6 +133,9 @@ def test_sizes_from_flags(weights, tmp_path, flags, size):
         (["--color-fix-strength", "-1"], "from 0 to 1"),
         (["--max-input-pixels", "0"], "above 0"),
         (["--color-fix", "hsv"], "hsv"),
+        (["--tile", "big"], "auto, 0 and pixels"),
+        (["--mesh", "fsdp=2"], "data and space"),
+        (["--batch", "0"], "batch is 0"),
     ],
 )
 def test_flags_that_make_no_sense(weights, tmp_path, flags, message, capsys):
@@ -208,6 +212,120 @@ def test_what_is_hidden_does_not_count():
     assert residual(pictures.take(changed), pictures.take(source)).rms == 0
 
 
+# ---- tiles, devices, huge pictures
+
+
+def test_tiles_strengths_and_fixes_reach_the_restorer(weights, tmp_path, capsys):
+    source = save(tmp_path / "a.png", 40, 50)
+    args = ("restore", "-i", source, "--weights", weights, "--report")
+    tiled = ("--tile", "64", "--tile-overlap", "32", "--color-fix", "none")
+    assert gendr(*args, tmp_path / "t", "-o", tmp_path / "t.png", *tiled) == 0
+    assert json.loads((tmp_path / "t").read_text())["tiles"] > 6
+    plain = np.clip(resize.bicubic(*enlarged(source)), 0, 1) * 255
+    for name, flags in (
+        ("n", ["--color-fix", "none"]),
+        ("w", ["--color-fix", "wavelet"]),
+        ("l", ["--color-fix", "lab", "--color-fix-strength", "0.5"]),
+        ("z", ["--strength", "0"]),
+    ):
+        assert (
+            gendr(*args, tmp_path / name, "-o", tmp_path / f"{name}.png", *flags) == 0
+        )
+    found = {n: image_io.read(tmp_path / f"{n}.png").pixels_hwc for n in "tnwlz"}
+    assert len({pixels.tobytes() for pixels in found.values()}) == 5
+    np.testing.assert_allclose(found["z"], plain, atol=0.51)
+
+
+def enlarged(source):
+    pixels = image_io.read(source).pixels_hwc.astype(np.float32) / 255
+    return pixels, (4 * pixels.shape[0], 4 * pixels.shape[1])
+
+
+def test_a_mesh_takes_many_pictures_or_one(weights, tmp_path):
+    for i in range(3):
+        save(tmp_path / "in" / f"{i}.png", 8 + i, 9)
+    args = ("restore", "-i", tmp_path / "in", "--weights", weights)
+    for name, flags in (
+        ("one", []),
+        ("many", ["--mesh", "data=8"]),
+        ("spread", ["--mesh", "data=4,space=2"]),
+    ):
+        assert gendr(*args, "-o", tmp_path / name, *flags) == 0
+    for i in range(3):
+        one, many, spread = (
+            image_io.read(tmp_path / n / f"{i}.png").pixels_hwc.astype(int)
+            for n in ("one", "many", "spread")
+        )
+        assert np.abs(one - many).max() <= 1 and np.abs(one - spread).max() <= 1
+
+
+def test_huge_pictures_go_from_file_to_file(weights, tmp_path):
+    source = save(tmp_path / "a.png", 40, 50, "RGBA")
+    rgba = image_io.read(source)
+    rgba.alpha_hw[:] = np.maximum(rgba.alpha_hw, 1)
+    rgba.alpha_hw[8:20, 10:40] = 0
+    image_io.write(source, rgba)
+    job = jobs.Job(source, tmp_path / "o" / "a.tif", Path("a.tif"))
+    restorer = Restorer.from_pretrained(weights, "float32", tile=64)
+    entries = []
+    for above in (10**9, 0):
+        wishes = Wishes(
+            Target(scale=4.0), stream_above=above, residual_map=tmp_path / f"{above}"
+        )
+        restore_files.run(
+            [job], wishes, lambda: restorer, lambda w: entries.append(w.entry)
+        )
+        assert entries[-1]["status"] == "done", entries
+        job = jobs.Job(source, tmp_path / "o" / "b.tif", Path("a.tif"))
+    held, streamed = entries
+    assert held["tiles"] == streamed["tiles"] > 6
+    assert abs(held["residual"] - streamed["residual"]) < 1e-4
+    assert abs(held["residual_peak"] - streamed["residual_peak"]) < 1e-4
+    one, other = (image_io.read(tmp_path / "o" / n) for n in ("a.tif", "b.tif"))
+    difference = np.abs(one.pixels_hwc.astype(int) - other.pixels_hwc)
+    assert difference[one.alpha_hw > 0].max() <= 2
+    assert np.abs(one.alpha_hw.astype(int) - other.alpha_hw).max() <= 1
+    maps = [
+        image_io.read(tmp_path / n / "a_tif.png").pixels_hwc
+        for n in ("0", "1000000000")
+    ]
+    assert np.abs(maps[0].astype(int) - maps[1]).max() <= 1
+    # Refused ones leave nothing behind.
+    wishes = Wishes(Target(scale=4.0), stream_above=0, max_residual=1e-5, refuse=True)
+    job = jobs.Job(source, tmp_path / "p" / "c.tif", Path("c.tif"))
+    restore_files.run(
+        [job], wishes, lambda: restorer, lambda w: entries.append(w.entry)
+    )
+    assert "--max-residual" in entries[-1]["error"] and not os.listdir(tmp_path / "p")
+
+
+# ---- before any weight is read
+
+
+def test_a_dry_run_needs_no_weights(weights, tmp_path, capsys):
+    bare = tmp_path / "w"
+    bare.mkdir()
+    (bare / "gendr.json").write_bytes((weights / "gendr.json").read_bytes())
+    save(tmp_path / "in" / "a.png", 6, 7)
+    save(tmp_path / "in" / "b.jpg", 300, 200)
+    (tmp_path / "in" / "c.png").write_text("hello")
+    args = ("restore", "-i", tmp_path / "in", "-o", tmp_path / "o", "--weights", bare)
+    flags = ("--dry-run", "--longest-side", "600", "--tile", "256")
+    assert gendr(*args, *flags, "--report", tmp_path / "r.jsonl") == 1
+    told = capsys.readouterr()
+    assert "c.png is not a picture" in told.err and "2 of 3 to do" in told.out
+    first, second, third = map(
+        json.loads, (tmp_path / "r.jsonl").read_text().splitlines()
+    )
+    assert (first["width"], first["height"]) == (600, 514)
+    assert (second["width"], second["height"]) == (400, 600)
+    assert first["status"] == "planned" and third["status"] == "failed"
+    for entry in (first, second):
+        assert entry["tiles"] > 1 and entry["flops"] > 1e8
+        assert entry["peak_bytes"] > 1e6 and entry["expected_seconds"] > 0
+    assert not (tmp_path / "o").exists()
+
+
 # ---- batches and failures
 
 
@@ -219,14 +337,15 @@ class Recorder:
     def __init__(self, poison=None):
         self.batches, self.poison = [], poison
 
-    def padded_size(self, image, scale):
-        return (64, 64)
+    def layout(self, height, width):
+        return tiling.whole(height, width, 64)
 
     def is_compiled(self, size):
         return True
 
     def restore(self, images, scale):
         self.batches.append(len(images))
+        self.last = [self.layout(*x.pixels_hwc.shape[:2]) for x in images]
         shown = [int(image.pixels_hwc[0, 0, 0]) for image in images]
         if self.poison in shown:
             raise InputError(f"picture {self.poison} is poison. Leave it out.")

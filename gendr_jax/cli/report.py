@@ -10,7 +10,7 @@ from gendr_jax.errors import UsageError
 
 KEYS = tuple(
     "input output width height seconds tiles compiled status error "
-    "stages residual residual_peak warning".split()
+    "stages residual residual_peak warning flops peak_bytes expected_seconds".split()
 )
 
 

@@ -4,6 +4,7 @@ What lives here: flags and what they mean. What does not: the loop over files
 (restore_files.py), their names (jobs.py), pixels (gendr_jax/restore/).
 """
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -78,6 +79,17 @@ def _size_flags(group: Any) -> None:
 def _network_flags(group: Any) -> None:
     add = group.add_argument
     add(
+        "-t",
+        "--tile",
+        type=_tile,
+        default="auto",
+        metavar="auto|0|N",
+        help="side in output pixels of what is done at once; 0: all (default: auto)",
+    )
+    add("--tile-overlap", type=int, metavar="N", help="(default: a quarter of a tile)")
+    add("--batch", type=int, default=1, metavar="N", help="pictures of a size at once")
+    add("--mesh", metavar="AXES", help='devices, "data=8,space=1" (default: one)')
+    add(
         "--color-fix",
         choices=["adain", "wavelet", "lab", "none"],
         default="adain",
@@ -103,8 +115,14 @@ def _network_flags(group: Any) -> None:
         "--max-pixels",
         type=int,
         metavar="N",
-        help="refuse larger passes (default: 4194304 = 2048x2048)",
+        help="with --tile 0: refuse larger outputs (default: 4194304 = 2048x2048)",
     )
+
+
+def _tile(text: str) -> str | int:
+    if text == "auto" or text.isdecimal():
+        return text if text == "auto" else int(text)
+    raise ArgumentTypeError(f"{text!r} is no tile, there are auto, 0 and pixels")
 
 
 def _file_flags(group: Any) -> None:
@@ -142,6 +160,11 @@ def _check_flags(group: Any) -> None:
     add = group.add_argument
     add("--dry-run", action="store_true", help="sizes and costs; reads no weights")
     add("--report", metavar="FILE.jsonl", help="write one JSON line a picture")
+    add(
+        "--stage-times",
+        action="store_true",
+        help="time the networks apart for the report, which compiles them once more",
+    )
     add(
         "--max-residual",
         type=float,
@@ -200,6 +223,7 @@ def wishes(flags: Any) -> Any:
         layout=flags.compare_layout,
         max_residual=flags.max_residual,
         refuse=flags.on_residual == "refuse",
+        stages=flags.stage_times,
         **folders,
     )
 
@@ -243,13 +267,34 @@ def open_restorer(flags: Any) -> Any:
 
     quiet()
     cache_programs()
-    import jax
-
     from gendr_jax.restore.pipeline import MAX_PIXELS, Restorer
 
-    # Processors have no bfloat16 arithmetic worth the name.
-    dtype = flags.dtype or ("fp32" if jax.default_backend() == "cpu" else "bf16")
-    limit = MAX_PIXELS if flags.max_pixels is None else flags.max_pixels
     return Restorer.from_pretrained(
-        flags.weights, dtype, color_fix=flags.color_fix, max_pixels=limit
+        flags.weights,
+        dtype_of(flags),
+        mesh_of(flags),
+        color_fix=flags.color_fix,
+        color_fix_strength=flags.color_fix_strength,
+        strength=flags.strength,
+        tile=flags.tile,
+        tile_overlap=flags.tile_overlap,
+        batch=flags.batch,
+        max_pixels=MAX_PIXELS if flags.max_pixels is None else flags.max_pixels,
     )
+
+
+def dtype_of(flags: Any) -> str:
+    """What --dtype says, or what suits the device."""
+    import jax
+
+    # Processors have no bfloat16 arithmetic worth the name.
+    return flags.dtype or ("fp32" if jax.default_backend() == "cpu" else "bf16")
+
+
+def mesh_of(flags: Any) -> Any:
+    """The devices of --mesh; None is the first one."""
+    from gendr_jax import sharding
+
+    if flags.mesh is None:
+        return None
+    return sharding.make_mesh(flags.mesh, axes=sharding.RESTORE_AXES)

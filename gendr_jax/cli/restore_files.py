@@ -4,6 +4,7 @@ What lives here: one picture from file to files, and what happens when one fails
 does not: flags (restore.py), names of files (jobs.py), pixels (gendr_jax/restore/).
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,11 +18,17 @@ import numpy as np
 from gendr_jax.cli import panels
 from gendr_jax.cli.jobs import Job
 from gendr_jax.errors import GendrError, InputError
-from gendr_jax.restore import image_io, pictures, resize
+from gendr_jax.restore import huge, image_io, pictures, resize
 from gendr_jax.restore.image_io import Image
 from gendr_jax.restore.pipeline import Restorer
-from gendr_jax.restore.residual import as_picture, residual
+from gendr_jax.restore.residual import (
+    Residual,
+    as_picture,
+    residual,
+    residual_of_files,
+)
 from gendr_jax.restore.resize import Target
+from gendr_jax.restore.streams import Reader
 
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 FAULTS = (InputError, OSError, MemoryError)
@@ -41,6 +48,8 @@ class Wishes:
         residual_map: folder for maps, or None.
         max_residual: above this a result is named, or None.
         refuse: not written, then, instead.
+        stream_above: output pixels of pictures that are never held whole.
+        stages: whether the networks are timed apart, once for each shape of pass.
     """
 
     target: Target
@@ -51,11 +60,13 @@ class Wishes:
     residual_map: Path | None = None
     max_residual: float | None = None
     refuse: bool = False
+    stream_above: int = 100_000_000
+    stages: bool = False
 
 
 @dataclass
 class Work:
-    """A picture on its way."""
+    """A picture on its way; without `image`, it goes from file to file."""
 
     job: Job
     image: Image | None = None
@@ -89,7 +100,7 @@ def run(
             if sound and not opened:
                 opened.append(open_restorer())
             if sound:
-                _restore(opened[0], sound)
+                _restore(opened[0], sound, wishes)
             written += [writer.submit(_finish, work, wishes) for work in batch]
             while len(written) > BEHIND:
                 tell(written.pop(0).result())
@@ -113,7 +124,7 @@ def _batches(works: Iterator[Work], opened: list[Restorer]) -> Iterator[list[Wor
     """Runs of pictures with one output size, as many as the devices take at once."""
     batch: list[Work] = []
     for work in works:
-        if batch and work.entry.get("height") and not _alike(batch[0], work):
+        if batch and not _alike(batch[0], work):
             yield batch
             batch = []
         batch.append(work)
@@ -125,49 +136,92 @@ def _batches(works: Iterator[Work], opened: list[Restorer]) -> Iterator[list[Wor
 
 
 def _alike(one: Work, other: Work) -> bool:
+    """Whether both can be in one call; huge and failed ones go alone."""
+    if one.image is None or other.image is None:
+        return False
     sides = ("height", "width")
-    same = all(one.entry.get(side) == other.entry.get(side) for side in sides)
-    return same and one.scale == other.scale
+    return one.scale == other.scale and all(
+        one.entry[s] == other.entry[s] for s in sides
+    )
 
 
 def _read(job: Job, wishes: Wishes) -> Work:
     work, begin = Work(job), time.perf_counter()
+    limit = wishes.max_input_pixels
     try:
-        image = image_io.read(job.source, max_pixels=wishes.max_input_pixels)
-        height, width = image.pixels_hwc.shape[:2]
-        scale = wishes.target.scale_of(height, width, str(job.source))
-        size = resize.output_size(height, width, scale)
+        reader = Reader(job.source, max_pixels=limit)
+        head = reader.header
+        work.scale = wishes.target.scale_of(head.height, head.width, str(job.source))
+        height, width = resize.output_size(head.height, head.width, work.scale)
         # Before the networks run for nothing.
-        alpha = image.alpha_hw is not None
-        image_io.require_fit(job.target, image, *size, alpha=alpha)
+        image_io.require_fit(job.target, reader.like, height, width, alpha=head.alpha)
+        if height * width <= wishes.stream_above:
+            work.image = image_io.read(job.source, max_pixels=limit)
     except FAULTS as error:
         work.error = error
         return work
-    work.image, work.scale = image, scale
-    work.entry |= {"height": size[0], "width": size[1]}
+    work.entry |= {"height": height, "width": width}
     work.timed("read", begin)
     return work
 
 
-def _restore(restorer: Restorer, works: list[Work]) -> None:
+def _restore(restorer: Restorer, works: list[Work], wishes: Wishes) -> None:
     """Put results, or errors, into the works."""
-    begin = time.perf_counter()
+    begin, images = time.perf_counter(), [work.image for work in works]
     try:
         for work in works:
-            size = restorer.padded_size(work.image, work.scale)
-            compiled = not restorer.is_compiled(size)
-            work.entry |= {"tiles": 1, "compiled": compiled}
-        results = restorer.restore([work.image for work in works], works[0].scale)
+            plan = restorer.layout(work.entry["height"], work.entry["width"])
+            work.entry["compiled"] = not restorer.is_compiled(plan.pass_hw)
+        if images == [None]:
+            _stream(restorer, works[0], wishes)
+        else:
+            results = restorer.restore(images, works[0].scale)
+            for work, result in zip(works, results, strict=True):
+                work.restored = result
+        for work, plan in zip(works, restorer.last, strict=True):
+            work.entry["tiles"] = plan.tiles
+            work.timed("restore", begin)
+            if wishes.stages:
+                work.entry["stages"] |= _stage_seconds(restorer, plan.pass_hw)
     except FAULTS as error:
         if len(works) == 1:
             works[0].error = error
             return
         for work in works:  # one of them is at fault
-            _restore(restorer, [work])
-        return
-    for work, result in zip(works, results, strict=True):
-        work.restored = result
-        work.timed("restore", begin)
+            _restore(restorer, [work], wishes)
+
+
+def _stage_seconds(restorer: Restorer, pass_hw: tuple[int, int]) -> dict[str, float]:
+    seconds = restorer.stage_seconds(pass_hw)
+    return {f"pass_{name}": round(value, 4) for name, value in seconds.items()}
+
+
+def _stream(restorer: Restorer, work: Work, wishes: Wishes) -> None:
+    """A huge picture from file to file, checked before it gets its name."""
+    job = work.job
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix decides the format.
+    name = f".{job.target.stem}.{os.getpid()}.tmp{job.target.suffix}"
+    unfinished = job.target.with_name(name)
+    limit = wishes.max_input_pixels
+    try:
+        plan = huge.restore_file(
+            restorer,
+            job.source,
+            unfinished,
+            work.scale,
+            metadata=wishes.metadata,
+            max_input_pixels=limit,
+            folder=job.target.parent,
+        )
+        restorer.last = [plan]
+        found = residual_of_files(unfinished, job.source, max_pixels=limit)
+        _judge(work, found, wishes)
+        os.replace(unfinished, job.target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    if wishes.compare is not None:
+        work.entry["warning"] = f"{job.source}: too large for --compare"
 
 
 def _finish(work: Work, wishes: Wishes) -> Work:
@@ -175,11 +229,8 @@ def _finish(work: Work, wishes: Wishes) -> Work:
     begin = time.perf_counter()
     if work.error is None:
         try:
-            _check(work, wishes)
-            work.job.target.parent.mkdir(parents=True, exist_ok=True)
-            image_io.write(work.job.target, work.restored, metadata=wishes.metadata)
-            if wishes.compare is not None:
-                _compare(work, wishes)
+            if work.image is not None:
+                _write(work, wishes)
             work.timed("write", begin)
         except FAULTS as error:
             work.error = error
@@ -193,9 +244,16 @@ def _finish(work: Work, wishes: Wishes) -> Work:
     return work
 
 
-def _check(work: Work, wishes: Wishes) -> None:
-    """The difference from the input, its map, and what follows from too much of it."""
-    found = residual(work.restored, work.image)
+def _write(work: Work, wishes: Wishes) -> None:
+    _judge(work, residual(work.restored, work.image), wishes)
+    work.job.target.parent.mkdir(parents=True, exist_ok=True)
+    image_io.write(work.job.target, work.restored, metadata=wishes.metadata)
+    if wishes.compare is not None:
+        _compare(work, wishes)
+
+
+def _judge(work: Work, found: Residual, wishes: Wishes) -> None:
+    """Note the difference from the input, draw it, and refuse too much of it."""
     work.entry |= {
         "residual": round(found.rms, 5),
         "residual_peak": round(found.peak, 5),

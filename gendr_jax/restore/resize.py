@@ -5,6 +5,7 @@ would compile another program. Values agree with `jax.image.resize(..., "cubic")
 which training uses, to float32 rounding (tests/test_restore.py).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -92,22 +93,24 @@ def bicubic_part(
     size_hw: tuple[int, int],
     part: tuple[int, int, int, int],
 ) -> np.ndarray:
-    """A part of `bicubic(x_hwc, size_hw)` from the few pixels that it depends on.
+    """A part of `bicubic(x_hwc, size_hw)` from the pixels that it depends on.
 
     Args:
         read: (top, left, height, width) -> float32 pixels of the input.
-        from_hw: (height, width) of the input, not above `size_hw`.
-        size_hw: of the whole enlargement.
-        part: (top, left, height, width) within the enlargement.
+        from_hw: (height, width) of the input.
+        size_hw: of the whole result, larger or smaller.
+        part: (top, left, height, width) within the result.
     """
     starts, lengths, boxes = [], [], []
     for side, size, at, length in zip(
         from_hw, size_hw, part[:2], part[2:], strict=True
     ):
         step = side / size
-        # The kernel reaches two pixels; a third guards against rounding.
-        start = max(0, int(at * step) - 3)
-        end = min(side, int((at + length) * step) + 4)
+        # The kernel reaches two pixels, of the result where that is smaller; one more
+        # guards against rounding.
+        reach = math.ceil(2 * max(1.0, step)) + 1
+        start = max(0, int(at * step) - reach)
+        end = min(side, int((at + length) * step) + reach + 1)
         starts.append(start)
         lengths.append(end - start)
         boxes.append((at * step - start, (at + length) * step - start))
