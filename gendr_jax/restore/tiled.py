@@ -21,9 +21,9 @@ from gendr_jax.restore import color, tiling
 from gendr_jax.restore.programs import Programs
 from gendr_jax.restore.tiling import Layout
 
-# Samples along each side, and their side in parts of a tile: together they are as
-# large as one tile, so statistics need no more memory than a tile.
-SAMPLES = 2
+# Samples along each side of a picture, together as large as a tile, so that statistics
+# need no more memory; but each large enough to have an inside.
+SAMPLES, LEAST_SAMPLE = 4, 128
 # A pass whose output hardly varies although its input does has failed.
 SPREAD_OF_INPUT, LEAST_SPREAD = 0.02, 0.02
 # Side of the blocks whose colours are corrected together; a halo costs little of it.
@@ -141,7 +141,8 @@ def require_content(spread: np.ndarray, dtype: str, where: str = "") -> None:
 
 def _statistics(programs: Programs, plan: Layout, enlarged: Enlarged) -> Any:
     multiple = programs.recipe.size_multiple
-    side = max(min(plan.pass_hw) // SAMPLES // multiple, 1) * multiple
+    side = max(min(plan.pass_hw) // SAMPLES, LEAST_SAMPLE)
+    side = min(-(-side // multiple) * multiple, *plan.pass_hw)
     places = tiling.samples(plan, SAMPLES, side)
     parts = [_padded(enlarged, plan, place, (side, side)) for place in places]
     return programs.statistics(np.stack(parts))

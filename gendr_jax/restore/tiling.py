@@ -79,13 +79,13 @@ def layout(
 def bucket(side: int, multiple: int) -> int:
     """The side of a pass that holds `side` pixels, of few possible ones.
 
-    Multiples up to eight, then every second up to sixteen, every fourth to thirty-two,
-    and so on: at most an eighth is added, and a folder of mixed sizes shares few
-    compiled programs.
+    Multiples up to sixteen, then every second up to thirty-two, every fourth to
+    sixty-four, and so on: a large side grows by less than an eighth, and a folder of
+    mixed sizes shares few compiled programs.
     """
     units = -(-side // multiple)
     step = 1
-    while units > 8 * step:
+    while units > 16 * step:
         step *= 2
     return -(-units // step) * step * multiple
 
@@ -142,7 +142,7 @@ class Bands:
 
 
 def samples(plan: Layout, count: int, side: int) -> Iterator[tuple[int, int]]:
-    """Origins of `count` x `count` squares of `side`, evenly over the picture."""
+    """Origins of count x count squares of `side`, evenly over the picture."""
     for top in np.linspace(0, max(plan.height - side, 0), count):
         for left in np.linspace(0, max(plan.width - side, 0), count):
             yield int(top), int(left)

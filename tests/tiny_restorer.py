@@ -1,0 +1,81 @@
+"""The smallest restorer, for tests of what surrounds the networks; random weights."""
+
+import jax
+import numpy as np
+
+from gendr_jax import nets
+from gendr_jax.models.unet import UNet, UNetConfig
+from gendr_jax.models.vae import VAE, VAEConfig
+from gendr_jax.restore.forward import Recipe
+from gendr_jax.weights.folder import Weights
+
+# Without attention in the VAE, whose maps are large when its levels are few.
+VAE_CONFIG = VAEConfig(
+    latent_channels=4,
+    block_out_channels=(4, 8, 8),
+    layers_per_block=1,
+    norm_groups=2,
+    mid_attention=False,
+)
+UNET_CONFIG = UNetConfig(
+    in_channels=4,
+    out_channels=4,
+    block_out_channels=(8, 8),
+    layers_per_block=1,
+    heads=(2, 2),
+    attention=(False, True),
+    cross_attention_dim=6,
+    norm_groups=2,
+)
+RECIPE = Recipe(VAE_CONFIG, UNET_CONFIG, "v", 123, "float32")
+
+
+def _draw(model, config, seed):
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf):
+        if leaf.ndim == 1:  # biases small, gains about one
+            return (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32)
+        fan = leaf.size // leaf.shape[-1]
+        return (rng.standard_normal(leaf.shape) / fan**0.5).astype(np.float32)
+
+    params = jax.tree.map(draw, nets.build(model, config).abstract)
+    flat = nets.flatten(params)
+    gains = {k: v + 1 if k[-1] == "scale" else v for k, v in flat.items()}
+    return nets.unflatten(gains)
+
+
+def weights(vae: VAEConfig = VAE_CONFIG) -> Weights:
+    rng = np.random.default_rng(0)
+    return Weights(
+        kind="restorer",
+        configs={"unet": UNET_CONFIG, "vae": vae},
+        params={"unet": _draw(UNet, UNET_CONFIG, 1), "vae": _draw(VAE, vae, 2)},
+        prompt={"positive": rng.standard_normal((5, 6)).astype(np.float32)},
+        prediction="v",
+        t_star=123,
+    )
+
+
+def pictures(side: int) -> dict[str, np.ndarray]:
+    """Low-quality inputs of [side, side, 3] in [0, 1]: what shows seams best."""
+    rng = np.random.default_rng(1)
+    ramp = np.linspace(0, 1, side, dtype=np.float32)
+    noise = rng.random((side, side, 3), np.float32)
+    half = np.where(np.arange(side)[None, :, None] < side // 2, np.float32(0.6), noise)
+    # Like a photograph: power falls with the square of frequency, a horizon.
+    radius = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    spectrum = np.fft.rfft2(rng.standard_normal((3, side, side)), axes=(1, 2))
+    fractal = np.fft.irfft2(spectrum / np.maximum(radius, 1 / side), (side, side))
+    fractal = np.moveaxis(fractal, 0, -1)
+    photo = 0.35 + 0.1 * fractal / fractal.std()
+    photo[: side // 3] = 0.75 + 0.1 * ramp[: side // 3, None, None]
+    return {
+        "flat": np.full((side, side, 3), [0.3, 0.5, 0.7], np.float32),
+        "gradient": np.stack(np.broadcast_arrays(ramp[:, None], ramp, 0.5), -1).astype(
+            np.float32
+        ),
+        "noise": noise,
+        "half noise": half.astype(np.float32),
+        "photo": np.clip(photo, 0, 1).astype(np.float32),
+    }
