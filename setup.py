@@ -59,6 +59,7 @@ setup(
         "verify": [TORCH, DIFFUSERS, TRANSFORMERS],
         "prompt": [TORCH, TRANSFORMERS],
         "plots": ["matplotlib>=3.9"],
+        "demo": ["gradio>=6.0,<7"],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         "dev": [

@@ -46,12 +46,19 @@ def _inspect(args: list[str]) -> int:
     return inspect.main(args)
 
 
+def _demo(args: list[str]) -> int:
+    from gendr_jax.cli import demo
+
+    return demo.main(args)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "quickstart": (_quickstart, "train tiny networks, distil, restore, show a picture"),
     "restore": (_restore, "enlarge and restore photographs"),
     "train": (_train, "train one stage: vae, base or distill"),
     "degrade": (_degrade, "make low-quality pictures of good ones"),
     "convert": (_convert, "bring weights from PyTorch, or take them back"),
+    "demo": (_demo, "a web page with a slider between before and after"),
     "inspect": (_inspect, "say what a weights file, folder or training workdir holds"),
 }
 

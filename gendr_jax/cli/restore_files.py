@@ -13,12 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from gendr_jax.cli import panels
+from gendr_jax.cli import beside
 from gendr_jax.cli.jobs import Job
 from gendr_jax.errors import GendrError, InputError
-from gendr_jax.restore import huge, image_io, pictures, resize
+from gendr_jax.restore import huge, image_io, resize
 from gendr_jax.restore.image_io import Image
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.restore.residual import (
@@ -249,7 +247,8 @@ def _write(work: Work, wishes: Wishes) -> None:
     work.job.target.parent.mkdir(parents=True, exist_ok=True)
     image_io.write(work.job.target, work.restored, metadata=wishes.metadata)
     if wishes.compare is not None:
-        _compare(work, wishes)
+        path = beside.path(wishes.compare, work.job)
+        beside.compare(work.image, work.restored, path, wishes.layout)
 
 
 def _judge(work: Work, found: Residual, wishes: Wishes) -> None:
@@ -259,7 +258,7 @@ def _judge(work: Work, found: Residual, wishes: Wishes) -> None:
         "residual_peak": round(found.peak, 5),
     }
     if wishes.residual_map is not None:
-        path = _beside(wishes.residual_map, work.job)
+        path = beside.path(wishes.residual_map, work.job)
         image_io.write(path, as_picture(found.map_hw))
     limit = wishes.max_residual
     if limit is not None and found.rms > limit:
@@ -270,39 +269,6 @@ def _judge(work: Work, found: Residual, wishes: Wishes) -> None:
         if wishes.refuse:
             raise InputError(f"{text}. Use a smaller --strength, or raise the limit.")
         work.entry["warning"] = text
-
-
-def _compare(work: Work, wishes: Wishes) -> None:
-    rgb, alpha = pictures.to_unit(work.image)
-    size = work.restored.pixels_hwc.shape[:2]
-    before = _on_white(resize.bicubic(rgb, size), alpha, size)
-    after, alpha = pictures.to_unit(work.restored)
-    after = _on_white(after, alpha, size)
-    if wishes.layout == "split":
-        sheet = panels.split(before, after)
-    else:
-        sheet = panels.strip({"bicubic": before, "restored": after})
-    like = work.restored
-    picture = Image(np.asarray(sheet), icc=like.icc, space=like.space, bits=8)
-    image_io.write(_beside(wishes.compare, work.job), picture)
-
-
-def _on_white(
-    rgb_hwc: np.ndarray, alpha_hw: np.ndarray | None, size: tuple[int, int]
-) -> np.ndarray:
-    """uint8 levels, transparent parts on white."""
-    if alpha_hw is not None:
-        alpha = resize.bicubic(alpha_hw[..., None], size)
-        rgb_hwc = rgb_hwc * alpha + (1 - alpha)
-    return np.rint(np.clip(rgb_hwc, 0, 1) * 255).astype(np.uint8)
-
-
-def _beside(folder: Path, job: Job) -> Path:
-    """A PNG in another folder, at the result's place, its format in its name."""
-    path = folder / job.relative
-    path = path.with_name(f"{path.stem}{path.suffix.replace('.', '_')}.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def one_line(error: Exception, source: Path) -> str:
