@@ -47,7 +47,10 @@ def _attend_here(q_blnd, k_blnd, v_blnd):
         return jax.nn.dot_product_attention(
             q_blnd, k_blnd, v_blnd, implementation="cudnn"
         )
-    if where == "cpu" and length * keys >= BLOCKS_MIN_SCORES:
+    # Loops of several programs at once have been seen to block XLA's threads on a CPU:
+    # with more than one device there are none.
+    one = jax.device_count() == 1
+    if where == "cpu" and one and length * keys >= BLOCKS_MIN_SCORES:
         return attend_blocks(q_blnd, k_blnd, v_blnd)
     if batch * heads * length * keys > MAX_SCORES:
         return attend_chunked(q_blnd, k_blnd, v_blnd)

@@ -8,6 +8,7 @@ programs, whose true memory is checked before each pass (memory.py).
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -189,13 +190,21 @@ def _flops(jaxpr: Any) -> int:
         out = eqn.outvars[0].aval
         if name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
-            inner = math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
-            total += 2 * math.prod(out.shape) * inner
+            shared = math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+            total += 2 * math.prod(out.shape) * shared
         elif name == "conv_general_dilated":
             kernel = eqn.invars[1].aval.shape
             cout = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
             total += 2 * math.prod(out.shape) * math.prod(kernel) // cout
         repeats = eqn.params.get("length", 1) if name == "scan" else 1
-        for inner in jax.core.jaxprs_in_params(eqn.params):
-            total += repeats * _flops(inner)
+        total += repeats * sum(map(_flops, _inside(eqn.params)))
     return total
+
+
+def _inside(params: dict[str, Any]) -> Iterator[Any]:
+    """The programs that an equation calls."""
+    for value in params.values():
+        for one in value if isinstance(value, tuple | list) else (value,):
+            jaxpr = getattr(one, "jaxpr", one)
+            if hasattr(jaxpr, "eqns"):
+                yield jaxpr

@@ -25,7 +25,8 @@ from gendr_jax.restore import color, forward, memory
 from gendr_jax.restore.forward import Recipe
 
 SPACE = "space"
-# Groups of tiles that wait on the devices while the host prepares the next.
+# Groups of tiles that an accelerator has at hand while the host prepares the next. On a
+# CPU two programs at once share one pool of threads, and have been seen to block it.
 IN_FLIGHT = 2
 
 
@@ -112,16 +113,15 @@ class Programs:
         what = f"a tile of {size[1]}x{size[0]} pixels"
         program = self._tile_program(size, moments)
         memory.require(program, self._tiles_at, what)
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        room = 1 if on_cpu else IN_FLIGHT
         waiting: collections.deque = collections.deque()
         with memory.errors(what):
-            parts = iter(parts)
-            while group := list(itertools.islice(parts, self.mesh.size)):
-                up_bhwc = np.zeros((self.mesh.size, *size, 3), np.float32)
-                up_bhwc[: len(group)] = group
-                up = jax.device_put(up_bhwc, self._tiles_at)
-                waiting.append((len(group), program(self._params, up, moments)))
-                if len(waiting) == IN_FLIGHT:
+            for count, up_bhwc in _groups(parts, size, self.mesh.size):
+                if len(waiting) == room:
                     yield from _fetch(*waiting.popleft())
+                up = jax.device_put(up_bhwc, self._tiles_at)
+                waiting.append((count, program(self._params, up, moments)))
             while waiting:
                 yield from _fetch(*waiting.popleft())
 
@@ -202,6 +202,15 @@ def finish(
 
 def _shape(shape, dtype, sharding):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def _groups(parts, size, devices):
+    """(count, [devices, *size, 3]): one part a device, the last group filled up."""
+    parts = iter(parts)
+    while group := list(itertools.islice(parts, devices)):
+        up_bhwc = np.zeros((devices, *size, 3), np.float32)
+        up_bhwc[: len(group)] = group
+        yield len(group), up_bhwc
 
 
 def _fetch(count, result):
