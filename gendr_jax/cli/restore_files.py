@@ -151,10 +151,13 @@ def _read(job: Job, wishes: Wishes) -> Work:
         head = reader.header
         work.scale = wishes.target.scale_of(head.height, head.width, str(job.source))
         height, width = resize.output_size(head.height, head.width, work.scale)
-        # Before the networks run for nothing.
-        image_io.require_fit(job.target, reader.like, height, width, alpha=head.alpha)
+        alpha = head.alpha
         if height * width <= wishes.stream_above:
-            work.image = image_io.read(job.source, max_pixels=limit)
+            image = image_io.read(job.source, max_pixels=limit)
+            work.image = image_io.fitted(job.target, image)
+            alpha = work.image.alpha_hw is not None
+        # Before the networks run for nothing.
+        image_io.require_fit(job.target, reader.like, height, width, alpha=alpha)
     except FAULTS as error:
         work.error = error
         return work
