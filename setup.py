@@ -65,6 +65,7 @@ setup(
         "plan": ["jax[tpu]", MATPLOTLIB],
         # `gendr train --workdir gs://...`; the arrays go through TensorStore.
         "gcs": ["gcsfs"],
+        "demo": ["gradio>=6.0,<7"],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         "dev": [

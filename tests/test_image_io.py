@@ -269,6 +269,11 @@ def test_formats_that_cannot_hold_a_picture(tmp_path, name, image, message):
     assert os.listdir(tmp_path) == []
 
 
+def test_jpeg_takes_alpha_that_hides_nothing(tmp_path):
+    image_io.write(tmp_path / "a.jpg", Image(RGB, np.full_like(ALPHA, 255)))
+    assert image_io.read(tmp_path / "a.jpg").alpha_hw is None
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     image_io.write(path, Image(RGB))

@@ -49,10 +49,14 @@ ROOMS = {
     ),
     "gendr_jax.restore.image_io": Room(1, {"numpy", "PIL", "pyvips"}),
     "gendr_jax.restore.streams": Room(
-        1, {"numpy", "pyvips"}, {"gendr_jax.restore.image_io"}
+        1,
+        {"numpy", "pyvips"},
+        {"gendr_jax.restore.image_io"},
     ),
+    "gendr_jax.restore.bleed": Room(0, {"numpy"}),
     "gendr_jax.restore.resize": Room(1, {"jax", "numpy", "PIL"}),
     "gendr_jax.restore": Room(2, {"jax", "numpy", "PIL"}),
+    "gendr_jax.demo": Room(2, {"numpy", "gradio"}, {"gendr_jax.restore"}),
     "gendr_jax.api": Room(
         2, {"jax", "numpy", "huggingface_hub"}, {"gendr_jax.restore"}
     ),

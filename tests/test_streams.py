@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as Pil
+from scipy import ndimage
 
 from gendr_jax.errors import InputError
-from gendr_jax.restore import image_io
+from gendr_jax.restore import image_io, pictures
 from gendr_jax.restore.image_io import Image
 from gendr_jax.restore.streams import Raster, Reader, finish
 
@@ -33,12 +34,32 @@ def test_regions_are_those_of_the_whole(tmp_path, name):
     for top, left, h, w in ((0, 0, height, width), (60, 50, 10, 20), (3, 5, 1, 1)):
         part = reader.read(top, left, h, w)
         box = (slice(top, top + h), slice(left, left + w))
-        np.testing.assert_array_equal(part.pixels_hwc, whole.pixels_hwc[box])
+        seen = np.s_[:] if mode == "RGB" else part.alpha_hw > 0
+        np.testing.assert_array_equal(
+            part.pixels_hwc[seen], whole.pixels_hwc[box][seen]
+        )
         if mode == "RGBA":
             np.testing.assert_array_equal(part.alpha_hw, whole.alpha_hw[box])
     assert part.exif == whole.exif
     with pytest.raises(ValueError, match="leaves the picture"):
         reader.read(0, 0, height + 1, 1)
+
+
+def test_all_regions_fill_what_is_hidden_alike(tmp_path):
+    rgba = np.add.outer(np.arange(150), np.arange(130))[..., None] // np.arange(2, 6)
+    rgba = rgba.astype(np.uint8)
+    rgba[..., 3] = 255 * (np.hypot(*np.mgrid[-75:75, -65:65]) < 60)
+    Pil.fromarray(rgba).save(tmp_path / "a.png")
+    reader = Reader(tmp_path / "a.png")
+    whole, _ = pictures.to_unit(image_io.read(tmp_path / "a.png"))
+    first, _ = pictures.to_unit(reader.read(0, 0, 150, 130))
+    np.testing.assert_allclose(first, whole, atol=0.51 / 255)
+    for top, left in ((1, 3), (30, 64), (77, 35)):
+        part, _ = pictures.to_unit(reader.read(top, left, 61, 50))
+        near = reader.read(top, left, 61, 50).alpha_hw
+        near = ndimage.binary_dilation(near > 0, iterations=2)
+        inside = whole[top : top + 61, left : left + 50]
+        np.testing.assert_allclose(part[near], inside[near], atol=0.03)
 
 
 def test_damage_shows_when_a_region_is_read(tmp_path):

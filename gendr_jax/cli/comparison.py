@@ -12,16 +12,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, ImageDraw
 
 from gendr_jax import metrics
+from gendr_jax.cli import panels
 from gendr_jax.data import photos
 from gendr_jax.data.degrade import degrade, recipe
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.restore.resize import bicubic
 
 SCALE, SEED, SIDE = 4, 7, 256
-TITLE = 18  # pixels above each panel
 
 
 def draw(workdir: Path) -> tuple[float, float]:
@@ -37,13 +36,13 @@ def draw(workdir: Path) -> tuple[float, float]:
     plain = np.round(plain * 255.0).astype(np.uint8)
     scores = [float(metrics.psnr(image, truth)) for image in (plain, ours)]
     blocks = np.repeat(np.repeat(low, SCALE, axis=0), SCALE, axis=1)
-    panels = {
+    pictures = {
         f"low quality {low.shape[1]}x{low.shape[0]}": blocks,
         f"bicubic {scores[0]:.2f} dB": plain,
         f"GenDR {scores[1]:.2f} dB": ours,
         "truth": truth,
     }
-    _save(_strip(panels), workdir / "comparison.png")
+    panels.save(panels.strip(pictures), workdir / "comparison.png")
     return scores[0], scores[1]
 
 
@@ -69,22 +68,6 @@ def _held_out() -> np.ndarray:
     image = dict(photos.photographs())[photos.HELD_OUT]
     top, left = ((n - SIDE) // 2 for n in image.shape[:2])
     return image[top : top + SIDE, left : left + SIDE]
-
-
-def _strip(panels: dict[str, np.ndarray]) -> Image.Image:
-    height = SIDE + TITLE
-    sheet = Image.new("RGB", (SIDE * len(panels), height), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i, (title, pixels) in enumerate(panels.items()):
-        sheet.paste(Image.fromarray(pixels), (i * SIDE, TITLE))
-        pen.text((i * SIDE + 4, 3), title, fill="black")
-    return sheet
-
-
-def _save(sheet: Image.Image, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    sheet.save(temporary, format="PNG")
-    os.replace(temporary, path)
 
 
 def _write(path: Path, text: str) -> None:

@@ -23,10 +23,17 @@ class Found:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to restore."""
+    """One picture to restore.
+
+    Attributes:
+        source: the file.
+        target: that of its result.
+        relative: the result's place below the output folder.
+    """
 
     source: Path
     target: Path
+    relative: Path
 
 
 def find(
@@ -67,7 +74,7 @@ def assign(found: list[Found], out: Path, *, ext: str, suffix: str) -> list[Job]
         UsageError: two results would share a name, or a result would replace an input.
     """
     if len(found) == 1 and out.suffix.lower() in FORMATS and not out.is_dir():
-        jobs = [Job(found[0].path, out)]
+        jobs = [Job(found[0].path, out, Path(out.name))]
     else:
         if out.exists() and not out.is_dir():
             raise UsageError(f"-o {out} is a file, there must be a folder. Name one.")
@@ -80,7 +87,7 @@ def assign(found: list[Found], out: Path, *, ext: str, suffix: str) -> list[Job]
             else _name(f, ext, suffix, f.path.suffix.replace(".", "_"))
             for f, name in zip(found, plain, strict=True)
         ]
-        jobs = [Job(f.path, out / n) for f, n in zip(found, names, strict=True)]
+        jobs = [Job(f.path, out / n, n) for f, n in zip(found, names, strict=True)]
     _refuse_clashes(jobs)
     return jobs
 

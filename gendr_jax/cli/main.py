@@ -52,6 +52,12 @@ def _plan(args: list[str]) -> int:
     return plan.main(args)
 
 
+def _demo(args: list[str]) -> int:
+    from gendr_jax.cli import demo
+
+    return demo.main(args)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "quickstart": (_quickstart, "train tiny networks, distil, restore, show a picture"),
     "restore": (_restore, "enlarge and restore photographs"),
@@ -59,6 +65,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "plan": (_plan, "what a step costs on a pod, by the compiler, without one"),
     "degrade": (_degrade, "make low-quality pictures of good ones"),
     "convert": (_convert, "bring weights from PyTorch, or take them back"),
+    "demo": (_demo, "a web page with a slider between before and after"),
     "inspect": (_inspect, "say what a weights file, folder or training workdir holds"),
 }
 

@@ -5,10 +5,14 @@ would compile another program. Values agree with `jax.image.resize(..., "cubic")
 which training uses, to float32 rounding (tests/test_restore.py).
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image as Pil
+
+from gendr_jax.errors import InputError, UsageError
 
 # Padded sizes are multiples of this. The networks halve eight-pixel cells three times
 # more, so 64 keeps all maps even, as in training; and it is coarse enough for a folder
@@ -16,6 +20,58 @@ from PIL import Image as Pil
 # mirrored content into the group normalisation and cost more time than they save:
 # programs are kept on disk between runs.
 BUCKET = 64
+
+
+@dataclass(frozen=True)
+class Target:
+    """How large results shall be; one of these, the other side follows in proportion.
+
+    Attributes:
+        scale: times larger.
+        width, height, longest_side: in pixels, exactly.
+        megapixels: millions of pixels, as near as whole sides allow.
+    """
+
+    scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    longest_side: int | None = None
+    megapixels: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {k: v for k, v in vars(self).items() if v is not None}
+        if len(given) != 1:
+            raise UsageError(
+                f"a size is given {len(given)} times ({', '.join(given) or 'none'}), "
+                "it takes one. Choose scale, width, height, longest side or megapixels."
+            )
+        ((name, value),) = given.items()
+        if not 0 < value < float("inf"):
+            raise UsageError(f"{name} is {value}, it must be above 0. Change it.")
+
+    def scale_of(self, height: int, width: int, name: str = "the picture") -> float:
+        """The scale for a picture of this size; `output_size` then gives the target.
+
+        Raises:
+            InputError: the target is smaller than the picture.
+        """
+        if self.scale is not None:
+            return self.scale
+        if self.width is not None:
+            scale = self.width / width
+        elif self.height is not None:
+            scale = self.height / height
+        elif self.longest_side is not None:
+            scale = self.longest_side / max(height, width)
+        else:
+            scale = (self.megapixels * 1e6 / (height * width)) ** 0.5
+        if scale < 1:
+            rows, columns = output_size(height, width, scale)
+            raise InputError(
+                f"{name} is {width}x{height}, larger than the {columns}x{rows} asked "
+                "for. Ask for more, or reduce it by other means."
+            )
+        return scale
 
 
 def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
@@ -37,22 +93,24 @@ def bicubic_part(
     size_hw: tuple[int, int],
     part: tuple[int, int, int, int],
 ) -> np.ndarray:
-    """A part of `bicubic(x_hwc, size_hw)` from the few pixels that it depends on.
+    """A part of `bicubic(x_hwc, size_hw)` from the pixels that it depends on.
 
     Args:
         read: (top, left, height, width) -> float32 pixels of the input.
-        from_hw: (height, width) of the input, not above `size_hw`.
-        size_hw: of the whole enlargement.
-        part: (top, left, height, width) within the enlargement.
+        from_hw: (height, width) of the input.
+        size_hw: of the whole result, larger or smaller.
+        part: (top, left, height, width) within the result.
     """
     starts, lengths, boxes = [], [], []
     for side, size, at, length in zip(
         from_hw, size_hw, part[:2], part[2:], strict=True
     ):
         step = side / size
-        # The kernel reaches two pixels; a third guards against rounding.
-        start = max(0, int(at * step) - 3)
-        end = min(side, int((at + length) * step) + 4)
+        # The kernel reaches two pixels, of the result where that is smaller; one more
+        # guards against rounding.
+        reach = math.ceil(2 * max(1.0, step)) + 1
+        start = max(0, int(at * step) - reach)
+        end = min(side, int((at + length) * step) + reach + 1)
         starts.append(start)
         lengths.append(end - start)
         boxes.append((at * step - start, (at + length) * step - start))

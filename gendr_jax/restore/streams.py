@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 import pyvips
 
+from gendr_jax.restore.bleed import bleed
 from gendr_jax.restore.image_io import loading, pillow, reading, writing
 from gendr_jax.restore.image_io.picture import MAX_PIXELS, Header, Image
 
+CELL = 64
 VIPS_FORMATS = {"uint8": "uchar", "uint16": "ushort"}
 
 
@@ -58,6 +60,8 @@ class Reader:
     def read(self, top: int, left: int, height: int, width: int) -> Image:
         """The region as a picture, with the metadata of the whole.
 
+        Colours under what is transparent are those of its surroundings.
+
         Raises:
             InputError: pixels that cannot be decoded.
             ValueError: a region that leaves the picture.
@@ -70,12 +74,29 @@ class Reader:
                 f"region {height}x{width} at ({top}, {left}) leaves the picture of "
                 f"{whole.height}x{whole.width}"
             )
+        if not whole.alpha:
+            pixels = self._fetch(top, left, height, width)
+            return dataclasses.replace(self.like, pixels_hwc=pixels)
+        # Cells of the picture, so that all regions fill what is hidden alike.
+        up, before = top - top % CELL, left - left % CELL
+        down = min(whole.height, -(-(top + height) // CELL) * CELL)
+        after = min(whole.width, -(-(left + width) // CELL) * CELL)
+        pixels = self._fetch(up, before, down - up, after - before)
+        colours, alpha = reading.split(pixels, True)
+        filled = bleed(colours.astype(np.float32), alpha.astype(np.float32))
+        inner = (slice(top - up, top - up + height),)
+        inner += (slice(left - before, left - before + width),)
+        colours = np.rint(filled[inner]).astype(whole.dtype)
+        return dataclasses.replace(
+            self.like, pixels_hwc=colours, alpha_hw=alpha[inner], bled=True
+        )
+
+    def _fetch(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         with loading.errors(self._path):
             buffer = self._region.fetch(left, top, width, height)
-        shape = (height, width, whole.channels + whole.alpha)
-        pixels = np.frombuffer(buffer, whole.dtype).reshape(shape)
-        colours, alpha = reading.split(pixels, whole.alpha)
-        return dataclasses.replace(self.like, pixels_hwc=colours, alpha_hw=alpha)
+        bands = self.header.channels + self.header.alpha
+        pixels = np.frombuffer(buffer, self.header.dtype)
+        return pixels.reshape(height, width, bands)
 
 
 class Raster:

@@ -20,5 +20,6 @@ from gendr_jax.restore.image_io.pillow import from_pil as from_pil
 from gendr_jax.restore.image_io.pillow import to_pil as to_pil
 from gendr_jax.restore.image_io.reading import probe as probe
 from gendr_jax.restore.image_io.reading import read as read
-from gendr_jax.restore.image_io.writing import misfit as misfit
+from gendr_jax.restore.image_io.writing import fitted as fitted
+from gendr_jax.restore.image_io.writing import require_fit as require_fit
 from gendr_jax.restore.image_io.writing import write as write

@@ -5,6 +5,7 @@ picture a second time.
 """
 
 import re
+import warnings
 
 from PIL import Image as Pil
 
@@ -18,18 +19,24 @@ def exif_for(exif: bytes | None, height: int, width: int) -> bytes | None:
     """The block without orientation, and with this size where it states one."""
     if not exif:
         return None
-    tags = Pil.Exif()
     try:
-        tags.load(exif)
-        if ORIENTATION in tags:
-            del tags[ORIENTATION]
-        inner = tags.get_ifd(EXIF_IFD)
-        for tag, value in ((PIXEL_X, width), (PIXEL_Y, height)):
-            if tag in inner:
-                inner[tag] = value
-        return tags.tobytes() if len(tags) else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it skips
+            return _upright(exif, height, width)
     except Exception:  # damaged blocks raise almost anything
         return None
+
+
+def _upright(exif: bytes, height: int, width: int) -> bytes | None:
+    tags = Pil.Exif()
+    tags.load(exif)
+    if ORIENTATION in tags:
+        del tags[ORIENTATION]
+    inner = tags.get_ifd(EXIF_IFD)
+    for tag, value in ((PIXEL_X, width), (PIXEL_Y, height)):
+        if tag in inner:
+            inner[tag] = value
+    return tags.tobytes() if len(tags) else None
 
 
 def upright_xmp(xmp: bytes | None) -> bytes | None:

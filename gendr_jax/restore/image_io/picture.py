@@ -46,6 +46,7 @@ class Image:
         space: how `pixels_hwc` stand for colours.
         bits: of a channel in files, where `pixels_hwc` have more.
         density: pixels a millimetre, across and down, where the file states them.
+        bled: whether colours under what is transparent are those of its surroundings.
     """
 
     pixels_hwc: np.ndarray
@@ -57,6 +58,7 @@ class Image:
     space: Space = "file"
     bits: int | None = None
     density: tuple[float, float] | None = None
+    bled: bool = False
 
 
 @dataclass(frozen=True)

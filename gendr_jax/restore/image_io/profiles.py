@@ -43,7 +43,9 @@ def to_working(
     `space` "p3" comes with 16 bits a channel, whatever the file had.
     """
     icc = image.get(ICC) if ICC in image.get_fields() else None
-    icc = icc if icc and icc[36:40] == b"acsp" else None
+    grey = image.interpretation in ("b-w", "grey16")
+    if icc and image.interpretation != "cmyk" and not _is_embeddable(icc, grey):
+        icc = None
     image = fields(image, icc_profile=icc)
     deep = image.format == "ushort"
     if image.interpretation == "cmyk":
@@ -53,7 +55,7 @@ def to_working(
     if image.interpretation in ("lab", "labs"):
         image = image.colourspace("srgb").cast("uchar")
         return image, "file", builtin("srgb")
-    if icc is None or icc[16:20] != b"RGB " or image.interpretation == "b-w":
+    if icc is None or icc[16:20] != b"RGB " or grey:
         return image, "file", icc
     fate = _fate(icc)
     if fate == "keep":
@@ -72,12 +74,29 @@ def from_working(
             options = {"input_profile": "p3", "intent": INTENT, "depth": bits}
             image = image.icc_transform("srgb", **options)
         elif icc == builtin("p3"):
-            image = image if bits == 16 else (image / 257).rint().cast("uchar")
+            if (image.format, bits) == ("ushort", 8):
+                image = (image / 257).rint().cast("uchar")
         else:
             lab = image.icc_import(input_profile="p3", intent=INTENT)
             lab = fields(lab, icc_profile=icc)
             image = lab.icc_export(intent=INTENT, depth=bits)
     return fields(image, icc_profile=icc if tag else None)
+
+
+@functools.lru_cache(maxsize=64)
+def _is_embeddable(icc: bytes, grey: bool) -> bool:
+    """Whether a picture with this profile can be written, as a damaged one cannot.
+
+    libpng is the strictest of those that look at it.
+    """
+    pixel = pyvips.Image.black(1, 1, bands=1 if grey else 3)
+    pixel = pixel.copy(interpretation="b-w" if grey else "srgb")
+    try:
+        stored = fields(pixel, icc_profile=icc).pngsave_buffer()
+        back = pyvips.Image.pngload_buffer(stored)
+    except pyvips.Error:
+        return False
+    return icc[36:40] == b"acsp" and ICC in back.get_fields()
 
 
 @functools.lru_cache(maxsize=64)

@@ -4,6 +4,7 @@ A file appears whole or not at all: it is written under a temporary name first.
 """
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,9 +44,19 @@ def write(path: Path | str, image: Image, *, metadata: bool = True) -> None:
     Raises:
         InputError: unknown suffix, or a format that cannot hold the picture.
     """
+    image = fitted(path, image)
     height, width = image.pixels_hwc.shape[:2]
     require_fit(Path(path), image, height, width, alpha=image.alpha_hw is not None)
     save(Path(path), as_vips(image), image, metadata=metadata)
+
+
+def fitted(path: Path | str, image: Image) -> Image:
+    """Without alpha where it hides nothing and the format has none."""
+    alpha = image.alpha_hw
+    opaque = alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max
+    if opaque and FORMATS.get(Path(path).suffix.lower()) == "JPEG":
+        return dataclasses.replace(image, alpha_hw=None)
+    return image
 
 
 def as_vips(image: Image) -> pyvips.Image:

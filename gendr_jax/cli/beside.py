@@ -1,0 +1,42 @@
+"""What `gendr restore` writes beside results: before and after in one picture."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gendr_jax.cli import panels
+from gendr_jax.cli.jobs import Job
+from gendr_jax.restore import image_io, pictures, resize
+from gendr_jax.restore.image_io import Image
+
+
+def path(folder: Path, job: Job) -> Path:
+    """A PNG in another folder, at the result's place, its format in its name."""
+    place = folder / job.relative
+    place = place.with_name(f"{place.stem}{place.suffix.replace('.', '_')}.png")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def compare(source: Image, restored: Image, path: Path, layout: str) -> None:
+    """Write the plain enlargement and the result, "side" by side or "split"."""
+    rgb, alpha = pictures.to_unit(source)
+    size = restored.pixels_hwc.shape[:2]
+    before = _on_white(resize.bicubic(rgb, size), alpha, size)
+    after = _on_white(*pictures.to_unit(restored), size)
+    if layout == "split":
+        sheet = panels.split(before, after)
+    else:
+        sheet = panels.strip({"bicubic": before, "restored": after})
+    pixels = np.asarray(sheet)
+    image_io.write(path, Image(pixels, icc=restored.icc, space=restored.space, bits=8))
+
+
+def _on_white(
+    rgb_hwc: np.ndarray, alpha_hw: np.ndarray | None, size: tuple[int, int]
+) -> np.ndarray:
+    """uint8 levels, transparent parts on white."""
+    if alpha_hw is not None:
+        alpha = resize.bicubic(alpha_hw[..., None], size)
+        rgb_hwc = rgb_hwc * alpha + (1 - alpha)
+    return np.rint(np.clip(rgb_hwc, 0, 1) * 255).astype(np.uint8)

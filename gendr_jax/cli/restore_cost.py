@@ -1,0 +1,116 @@
+"""`gendr restore --dry-run`: what each picture will take, before any weight is read.
+
+What lives here: headers and gendr.json to lines and totals. What does not: the
+arithmetic (restore/estimate.py).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from gendr_jax.cli.jobs import Job
+from gendr_jax.cli.report import say_error
+from gendr_jax.cli.restore import dtype_of, mesh_of
+from gendr_jax.cli.restore_files import FAULTS, Wishes, one_line
+from gendr_jax.restore import estimate, image_io, memory, resize
+from gendr_jax.restore.estimate import Estimate
+from gendr_jax.restore.forward import Recipe
+from gendr_jax.restore.options import DTYPES
+from gendr_jax.weights import gendr_json
+from gendr_jax.weights.locate import locate
+
+GIB, TERA = 2**30, 1e12
+
+
+def show(
+    todo: list[Job], flags: Any, wishes: Wishes, report: Callable[[dict], None]
+) -> int:
+    """Print a line a picture and a total; how many cannot be done.
+
+    Raises:
+        InputError: no weights folder, or one of another kind.
+    """
+    plan, failed, flops, seconds = _planner(flags), 0, 0, 0.0
+    for job in todo:
+        names = {"input": str(job.source), "output": str(job.target)}
+        if flags.skip_existing and job.target.exists():
+            report({**names, "status": "skipped"})
+            print(f"{job.target} is there already")
+            continue
+        try:
+            head = image_io.probe(job.source, max_pixels=wishes.max_input_pixels)
+            scale = wishes.target.scale_of(head.height, head.width, str(job.source))
+            found = plan(*resize.output_size(head.height, head.width, scale))
+        except FAULTS as error:
+            failed += 1
+            why = one_line(error, job.source)
+            say_error(why)
+            report({**names, "status": "failed", "error": why})
+            continue
+        flops, seconds = flops + found.flops, seconds + found.seconds
+        print(f"{job.source} {head.width}x{head.height} -> {job.target} {_text(found)}")
+        report({**names, "status": "planned", **_entry(found)})
+    count = len(todo) - failed
+    print(
+        f"{count} of {len(todo)} to do: {flops / TERA:.3g} TFLOP, "
+        f"about {seconds:.3g} s on {_device()}, compiling and files left out"
+    )
+    return failed
+
+
+def _planner(flags: Any) -> Callable[[int, int], Estimate]:
+    """(height, width) of an output -> its estimate."""
+    folder = locate(flags.weights)
+    said = gendr_json.settings(folder, gendr_json.read(folder))
+    dtype, mesh = DTYPES[dtype_of(flags)], mesh_of(flags)
+    configs = said.configs["vae"], said.configs["unet"]
+    recipe = Recipe(*configs, said.prediction, said.t_star, dtype)
+    rate = estimate.measured_rate(dtype)
+    devices = 1 if mesh is None else mesh.size
+    space = 1 if mesh is None else mesh.shape["space"]
+    free = memory.share(_devices()[:devices])
+
+    def plan(height: int, width: int) -> Estimate:
+        return estimate.estimate(
+            recipe,
+            height,
+            width,
+            tile=flags.tile,
+            tile_overlap=flags.tile_overlap,
+            devices=devices // space,
+            space=space,
+            free_bytes=free,
+            rate=rate,
+        )
+
+    return plan
+
+
+def _text(found: Estimate) -> str:
+    tiles = f"{found.tiles} tile{'s' * (found.tiles > 1)}"
+    shape = f"{found.pass_hw[1]}x{found.pass_hw[0]}"
+    return (
+        f"{found.width}x{found.height}, {tiles} of {shape}, "
+        f"{found.flops / TERA:.3g} TFLOP, {found.peak_bytes / GIB:.3g} GiB, "
+        f"about {found.seconds:.3g} s"
+    )
+
+
+def _entry(found: Estimate) -> dict[str, Any]:
+    return {
+        "width": found.width,
+        "height": found.height,
+        "tiles": found.tiles,
+        "flops": found.flops,
+        "peak_bytes": found.peak_bytes,
+        "expected_seconds": round(found.seconds, 3),
+    }
+
+
+def _devices() -> list[Any]:
+    import jax
+
+    return jax.devices()
+
+
+def _device() -> str:
+    return _devices()[0].device_kind

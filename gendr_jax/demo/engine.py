@@ -1,0 +1,139 @@
+"""What the page asks for: one file and its settings to pictures on disk.
+
+What lives here: reading, restoring, blending and writing, one picture at a time. What
+does not: the page (page.py).
+"""
+
+import dataclasses
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gendr_jax.restore import image_io, pictures, resize
+from gendr_jax.restore.image_io import Image
+from gendr_jax.restore.pipeline import Restorer
+
+SHOWN = 2048  # longest side of what the page shows; the file to take away is whole
+Progress = Callable[[float, str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Files of one run.
+
+    Attributes:
+        before, after: 8-bit PNG for a browser, of equal size.
+        file: the result, in the input's format where that is written.
+        text: sizes and time, for people.
+    """
+
+    before: Path
+    after: Path
+    file: Path
+    text: str
+
+
+class Engine:
+    """A restorer behind a lock; another size of tile makes another restorer."""
+
+    def __init__(self, open_restorer: Callable[[Any], Restorer]):
+        """open_restorer: tile ("auto", 0 or pixels) -> Restorer."""
+        self._open, self._lock = open_restorer, threading.Lock()
+        self._tile: Any = None
+        self._restorer: Restorer | None = None
+        # Removed when the process ends.
+        self._folder = tempfile.TemporaryDirectory(prefix="gendr-demo-")
+
+    @property
+    def folder(self) -> Path:
+        """Where results are."""
+        return Path(self._folder.name)
+
+    def open(self, tile: Any = "auto") -> Restorer:
+        """The restorer with this tile; its weights are read when it is another one.
+
+        Raises:
+            InputError: weights that cannot be read.
+        """
+        if self._restorer is None or tile != self._tile:
+            self._restorer = None  # gives its memory back first
+            self._restorer, self._tile = self._open(tile), tile
+        return self._restorer
+
+    def run(
+        self,
+        source: Path | str,
+        *,
+        scale: float,
+        tile: Any,
+        strength: float,
+        progress: Progress = lambda part, text: None,
+    ) -> Result:
+        """Restore one file.
+
+        Raises:
+            InputError: a picture that cannot be read or restored.
+            UsageError: a scale or tile that there is not.
+        """
+        source = Path(source)
+        progress(0.0, "reading")
+        image = image_io.read(source)
+        with self._lock:
+            progress(0.05, "waiting for the networks")
+            restorer = self.open(tile)
+            progress(0.1, "restoring")
+            restored = _restore(restorer, image, scale, progress)
+        progress(0.9, "writing")
+        size = restored.pixels_hwc.shape[:2]
+        plain, restored = _blended(image, restored, strength)
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        suffix = source.suffix.lower()
+        suffix = suffix if suffix in image_io.FORMATS else ".png"
+        file = folder / f"{source.stem}_x{scale:g}{suffix}"
+        image_io.write(file, restored)
+        before = _shown(plain, folder / "before.png")
+        after = _shown(restored, folder / "after.png")
+        height, width = image.pixels_hwc.shape[:2]
+        text = f"{width} x {height} to {size[1]} x {size[0]} pixels"
+        return Result(before, after, file, text)
+
+
+def _restore(
+    restorer: Restorer, image: Image, scale: float, progress: Progress
+) -> Image:
+    def heard(done: int, total: int) -> None:
+        progress(0.1 + 0.8 * done / total, f"restoring, tile {done} of {total}")
+
+    return restorer.restore([image], scale, progress=heard)[0]
+
+
+def _blended(image: Image, restored: Image, strength: float) -> tuple[Image, Image]:
+    """(plain enlargement, `strength` of the restored picture and the rest of that)."""
+    rgb, _ = pictures.to_unit(image)
+    after, alpha = pictures.to_unit(restored)
+    plain = np.clip(resize.bicubic(rgb, after.shape[:2]), 0, 1)
+    mixed = plain + np.float32(strength) * (after - plain)
+    return (
+        pictures.from_unit(plain, alpha, restored),
+        restored if strength == 1 else pictures.from_unit(mixed, alpha, restored),
+    )
+
+
+def _shown(image: Image, path: Path) -> Path:
+    """Write what a browser shows: sRGB, 8 bits, not larger than a screen needs."""
+    rgb, alpha = pictures.to_unit(image)
+    height, width = rgb.shape[:2]
+    part = min(1.0, SHOWN / max(height, width))
+    size = resize.output_size(height, width, part)
+    rgb = np.clip(resize.bicubic(rgb, size), 0, 1)
+    if alpha is not None:
+        alpha = resize.bicubic(alpha[..., None], size)
+        rgb = rgb * alpha + (1 - alpha)
+    levels = np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
+    plain = Image(levels, icc=image.icc, space=image.space, bits=8)
+    image_io.write(path, plain, metadata=False)
+    return path

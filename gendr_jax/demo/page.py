@@ -1,0 +1,86 @@
+"""The page: a place to drop a picture, settings, a slider, a file to take away."""
+
+import time
+from typing import Any
+
+import gradio as gr
+
+from gendr_jax.demo.engine import Engine
+from gendr_jax.errors import GendrError
+
+TILES = {"automatic": "auto", "256": 256, "512": 512, "1024": 1024, "none": 0}
+SYSTEM_FONTS = ["system-ui", "Helvetica", "Arial", "sans-serif"]
+TITLE = "# GenDR\nDrop a photograph, and drag the line to compare."
+
+
+def build(engine: Engine) -> gr.Blocks:
+    """The page around an engine."""
+    with gr.Blocks(title="GenDR", analytics_enabled=False) as page:
+        gr.Markdown(TITLE)
+        with gr.Row():
+            with gr.Column(scale=1):
+                source = gr.File(
+                    label="Photograph",
+                    file_types=[".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"]
+                    + [".avif", ".bmp", ".gif", ".ppm"],
+                    elem_id="photograph",
+                )
+                scale = gr.Slider(1, 8, 4, step=0.5, label="Times larger")
+                strength = gr.Slider(0, 1, 1, step=0.05, label="Strength")
+                tile = gr.Dropdown(list(TILES), value="automatic", label="Tile")
+                start = gr.Button("Restore", variant="primary", elem_id="restore")
+            with gr.Column(scale=3):
+                slider = gr.ImageSlider(
+                    label="Before | after",
+                    type="filepath",
+                    interactive=False,
+                    elem_id="slider",
+                )
+                said = gr.Markdown(elem_id="said")
+                file = gr.DownloadButton(
+                    "Download", interactive=False, elem_id="download"
+                )
+
+        def restore(
+            path: str | None,
+            scale: float,
+            strength: float,
+            tile: str,
+            progress: Any = gr.Progress(),  # noqa: B008
+        ) -> tuple[Any, str, Any]:
+            if path is None:
+                raise gr.Error("There is no photograph. Drop one first.")
+            begin = time.perf_counter()
+            try:
+                result = engine.run(
+                    path,
+                    scale=scale,
+                    tile=TILES[tile],
+                    strength=strength,
+                    progress=lambda part, text: progress(part, desc=text),
+                )
+            except (GendrError, OSError, MemoryError) as error:
+                raise gr.Error(str(error) or "Memory is exhausted.") from error
+            seconds = time.perf_counter() - begin
+            return (
+                (str(result.before), str(result.after)),
+                f"{result.text}, {seconds:.1f} s",
+                gr.DownloadButton(value=str(result.file), interactive=True),
+            )
+
+        start.click(restore, [source, scale, strength, tile], [slider, said, file])
+    return page
+
+
+def serve(page: gr.Blocks, *, host: str, port: int, folder: str) -> None:
+    """Show the page until the keyboard stops it; files below `folder` may be read."""
+    theme = gr.themes.Default(font=SYSTEM_FONTS, font_mono=["monospace"])
+    page.queue(default_concurrency_limit=1).launch(
+        server_name=host,
+        server_port=port,
+        allowed_paths=[folder],
+        theme=theme,
+        share=False,
+        quiet=True,
+        footer_links=[],
+    )
