@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gendr_jax import nets, sharding
+from gendr_jax.diffusion import T_STAR
 from gendr_jax.errors import UsageError
 from gendr_jax.models.unet import UNet
 from gendr_jax.models.vae import VAE
@@ -101,7 +102,14 @@ def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
             "stage vae has no UNet to restore with. Take a config of stage base or "
             "distill for --program restore."
         )
-    unit = forward.size_multiple(settings.vae, settings.unet)
+    recipe = forward.Recipe(
+        vae=settings.vae,
+        unet=settings.unet,
+        prediction=settings.prediction,
+        t_star=T_STAR,
+        dtype=settings.dtype,
+    )
+    unit = recipe.size_multiple
     if size < 1 or size % unit:
         raise UsageError(
             f"--size {size} is no multiple of {unit}, which sides of a pass are. Give "
@@ -124,23 +132,14 @@ def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
     rows = NamedSharding(mesh, PartitionSpec(shared, tall))
     count = settings.batch_size
     pictures = jax.ShapeDtypeStruct((count, size, size, 3), jnp.float32, sharding=rows)
-    at = NamedSharding(mesh, PartitionSpec(shared))
-    sides = jax.ShapeDtypeStruct((count, 2), jnp.int32, sharding=at)
-    run = forward.make_pass(
-        settings.vae,
-        settings.unet,
-        prediction=settings.prediction,
-        t_star=forward.diffusion.T_STAR,
-        dtype=settings.dtype,
-        color_fix="adain",
-    )
     jitted = jax.jit(
-        run, in_shardings=(jax.tree.map(lambda _: whole, params), rows, at)
+        forward.make_pass(recipe),
+        in_shardings=(jax.tree.map(lambda _: whole, params), rows),
     )
     with jax.set_mesh(mesh):
-        traced = jitted.trace(params, pictures, sides)
+        traced = jitted.trace(params, pictures)
     part = program.Part("restore", traced)
-    return Traced([part], {"params": params, "batch": (pictures, sides)}, count)
+    return Traced([part], {"params": params, "batch": pictures}, count)
 
 
 def bytes_per_device(tree: Any) -> int:
