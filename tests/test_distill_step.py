@@ -504,7 +504,7 @@ def test_roles_start_apart_and_share_no_buffer():
 
 # How far one step on a mesh may be from the step on one device: sums over a batch and
 # over split weights are taken in another order.
-LOSS_TOLERANCE, UPDATE_TOLERANCE = 1e-5, 1e-4
+LOSS_TOLERANCE, UPDATE_TOLERANCE = 1e-5, 5e-4
 
 
 @pytest.mark.slow
