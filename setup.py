@@ -13,6 +13,7 @@ INIT = (ROOT / "gendr_jax" / "__init__.py").read_text()
 VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE).group(1)
 
 SCIKIT_IMAGE = "scikit-image>=0.24,<1"
+MATPLOTLIB = "matplotlib>=3.9"
 DIFFUSERS = "diffusers>=0.38"
 TORCH = "torch>=2.4"
 TRANSFORMERS = "transformers>=4.45,<6"
@@ -41,6 +42,7 @@ setup(
         "tensorflow-datasets>=4.9.10,<5",
         # tensorflow-datasets imports it and does not declare it.
         "importlib_resources",
+        "etils[epath]>=1.9",
         "ml-collections>=1.0,<2",
         "ml_dtypes>=0.5",
         "numpy>=2.0,<3",
@@ -58,8 +60,12 @@ setup(
         # `gendr convert --verify`: the libraries to compare with.
         "verify": [TORCH, DIFFUSERS, TRANSFORMERS],
         "prompt": [TORCH, TRANSFORMERS],
-        "plots": ["matplotlib>=3.9"],
         "demo": ["gradio>=6.0,<7"],
+        "plots": [MATPLOTLIB],
+        # `gendr plan`: with the TPU compiler, which runs on any Linux machine.
+        "plan": ["jax[tpu]", MATPLOTLIB],
+        # `gendr train --workdir gs://...`; the arrays go through TensorStore.
+        "gcs": ["gcsfs"],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         "dev": [
@@ -68,7 +74,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.15",
             "scipy>=1.14",
-            "matplotlib>=3.9",
+            MATPLOTLIB,
             SCIKIT_IMAGE,
             # The references of the parity tests. torch is pinned because its CPU
             # kernels decide the last bits that those tests compare with.

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
             seed=0,
             mesh="",
             dtype="float32",
-            remat=False,
+            remat="none",
             ema=0.99,
             max_bad_steps=20,
             data=dict(
@@ -33,8 +33,11 @@ def get_config() -> ConfigDict:
                 workers=0,
             ),
             init=dict(vae="", unet="", dino="", prompt="", random=True),
-            checkpoint=dict(every=250, keep=2),
+            checkpoint=dict(every=250, keep=2, keep_every=0, keep_seconds=0),
             log=dict(every=20, samples_every=250, samples=4),
+            profile="",
+            watchdog=dict(seconds=1800.0, start_seconds=7200.0, ends=True),
+            processes=dict(meet=300, heartbeat=50, barrier=600),
             vae=dict(
                 latent_channels=16,
                 block_out_channels=(32, 64, 64),

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gendr_jax.errors import InputError
+from gendr_jax.models import layers
 from gendr_jax.models import lora as lora_lib
+from gendr_jax.models.remat import Policy
 
 Params = dict[str, Any]
 Flat = dict[tuple[str, ...], Any]
@@ -71,18 +73,20 @@ def build(
     config: Any,
     *,
     dtype: Any = "float32",
-    remat: bool = False,
+    remat: Policy = "none",
     lora: lora_lib.LoRAConfig | None = None,
+    wide_grads: bool = False,
 ) -> Net:
     """Declare ``model_class(config)`` abstractly; no memory is allocated.
 
     ``dtype`` is the compute dtype; parameters are float32 until ``cast``. ``remat``
-    recomputes blocks in the backward pass. ``lora`` adds adapter parameters
-    (``lora_a``, ``lora_b``) to the tree; see ``overlay`` and ``split_lora``.
+    says what the backward pass recomputes (``models/remat.py``). ``lora`` adds adapter
+    parameters (``lora_a``, ``lora_b``) to the tree; see ``overlay`` and ``split_lora``.
+    ``wide_grads``: gradients of kernels are summed over devices in float32.
 
     Declaring takes seconds at full size, so equal calls share one ``Net``.
     """
-    return _build(model_class, config, jnp.dtype(dtype), remat, lora)
+    return _build(model_class, config, jnp.dtype(dtype), remat, lora, wide_grads)
 
 
 @functools.lru_cache(maxsize=64)
@@ -90,14 +94,17 @@ def _build(
     model_class: Any,
     config: Any,
     dtype: Any,
-    remat: bool,
+    remat: Policy,
     lora: lora_lib.LoRAConfig | None,
+    wide_grads: bool,
 ) -> Net:
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
         model = model_class(config, dtype=dtype, remat=remat, rngs=rngs)
         if lora is not None and not lora_lib.attach(model, lora, rngs):
             raise ValueError(f"No layer matches the adapter targets {lora.targets}.")
+        if wide_grads:
+            layers.widen_grads(model)
         return model
 
     model = nnx.eval_shape(lambda: make(nnx.Rngs(params=0)))

@@ -77,6 +77,6 @@ def test_the_command():
             command, cwd=ROOT, env=env, capture_output=True, text=True, check=True
         ).stdout
 
-    found = json.loads(run("--json", "--remat", "--dtype", "bfloat16"))
+    found = json.loads(run("--json", "--remat", "block", "--dtype", "bfloat16"))
     assert found["adapters"]["FLOP"] < found["all weights"]["FLOP"]
     assert "temp bytes" in run()

@@ -65,6 +65,7 @@ def test_large_scores_are_not_formed_at_once(monkeypatch, name):
     def memory(limit):
         monkeypatch.setattr(attention, "BLOCKS_MIN_SCORES", 2**30)
         monkeypatch.setattr(attention, name, limit)
+        monkeypatch.setattr(jax, "device_count", lambda: 1)
         lowered = jax.jit(lambda *a: attention.attend(*a)).lower(q, k, v)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
@@ -79,8 +80,9 @@ def test_blocks_are_the_formula(block):
     )
 
 
-def test_long_attention_on_a_cpu_is_the_formula():
+def test_long_attention_on_a_cpu_is_the_formula(monkeypatch):
     """600 queries: more than a block and not two; and the other precision."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     q, k, v = qkv(600, 130, 2, 8)
     np.testing.assert_allclose(attention.attend(q, k, v), formula(q, k, v), atol=2e-6)
     q, k, v = qkv(600, 130, 2, 8, jnp.bfloat16)

@@ -1,7 +1,7 @@
 """`gendr train` from the outside: flags, overrides, messages, exit status."""
 
 import sys
-from pathlib import Path
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -129,7 +129,8 @@ def test_the_loop_is_called_and_its_end_is_the_exit_status(
     def setup(config, mesh):
         return SimpleNamespace(stage="stage", batches="batches", settings=config.steps)
 
-    def run(*args, mesh, workdir):
+    def run(*args, mesh, workdir, begun):
+        assert begun <= time.perf_counter()
         calls.append((*args, dict(mesh.shape), workdir))
         return SimpleNamespace(reason=reason, message="no usable update")
 
@@ -140,7 +141,7 @@ def test_the_loop_is_called_and_its_end_is_the_exit_status(
     args = [config, "--workdir", str(tmp_path / "w"), "--config.mesh=fsdp=8"]
     assert train.main(args) == status
     where = {"data": 1, "fsdp": 8}
-    assert calls == [("stage", "batches", 3, where, Path(tmp_path / "w"))]
+    assert calls == [("stage", "batches", 3, where, str(tmp_path / "w"))]
     assert ("gendr: error: training stopped" in capsys.readouterr().err) == bool(status)
 
 

@@ -91,6 +91,15 @@ def apart(state: DistillState) -> DistillState:
     return dataclasses.replace(state, **roles)
 
 
+def gradient_of(distill, state, frozen, pair, keys):
+    """(gradient, loss, metrics) of the generator: its two halves in turn."""
+    params, of = state.generator.params, distill.generator_loss
+    z_g, _ = distill.roles.generate(frozen, params, pair.z_low_bhwc)
+    grad_z, (loss, metrics) = of.on_latent(state, frozen, pair, z_g, keys)
+    grads, more, found = of.on_weights(state, frozen, pair, grad_z)
+    return grads, loss + more, metrics | found
+
+
 def drawn(distill, frozen):
     """(keys, pair of latents) of the usual batch."""
 
@@ -177,19 +186,15 @@ def test_one_role_does_not_touch_the_others(generator, moved):
         roles, z = distill.roles, pair.z_high_bhwc
         return {
             "generator": roles.generate(frozen, state.generator.params, z),
-            "fake": roles.x0(frozen, state.fake.params, z, t, 1.0),
-            "real": roles.x0(frozen, state.real.params, z, t, 2.0),
+            "fake": roles.x0(frozen, state.fake.params, z, t, 1.0, "fake/params"),
+            "real": roles.x0(frozen, state.real.params, z, t, 2.0, "real/params"),
             "disc": roles.logits(frozen, state.disc.params, z, t),
         }
 
     z_high, z_low = pair.z_high_bhwc, pair.z_low_bhwc
-    loss, *arguments = {
-        "fake": (distill.fake_loss, frozen, z_low, keys),
-        "real": (distill.real_loss, frozen, z_high, keys),
-        "disc": (distill.disc_loss, frozen, z_high, z_low, keys),
-    }[moved]
-    tx = distill.tx["discriminator" if moved == "disc" else moved]
-    update = jax.jit(lambda r: distill_step.optim.update(r, tx, loss, *arguments)[0])
+    latents = {"fake": (z_low,), "real": (z_high,), "disc": (z_high, z_low)}[moved]
+    left = distill_step.Left(keys, pair, z_low)
+    update = jax.jit(lambda r: distill.update(moved, r, frozen, left, *latents)[0])
     before = outputs(state)
     role = update(getattr(state, moved))
     after = outputs(dataclasses.replace(state, **{moved: role}))
@@ -323,7 +328,7 @@ def gradients(dtype, *, kappa=2.0, **changes):
         distill = distill_step.Distill(dataclasses.replace(s, score=score), declared)
         keys, pair = drawn(distill, frozen)
         pair = nets.cast(pair, dtype)
-        gradient = jax.jit(distill.generator_loss.gradient)
+        gradient = jax.jit(functools.partial(gradient_of, distill))
         grads, loss, _ = gradient(state, frozen, pair, keys)
         assert {x.dtype for x in jax.tree.leaves(grads)} == {jnp.dtype(dtype)}
         found.append((loss, grads))
@@ -374,7 +379,7 @@ def test_equal_roles_give_no_loss_and_no_gradient(kind, generator):
     distill, frozen, state = build(kind, generator, score={"kappa": 1.0}, weights=only)
     keys, pair = drawn(distill, frozen)
     assert gap(pair.z_low_bhwc, pair.z_high_bhwc) > 0.1
-    gradient = jax.jit(distill.generator_loss.gradient)
+    gradient = jax.jit(functools.partial(gradient_of, distill))
     grads, loss, metrics = gradient(state, frozen, pair, keys)
     assert abs(float(loss)) < 1e-9 and float(metrics["gap"]) < 1e-6
     fake = dataclasses.replace(state.fake, params=shaken(state.fake.params))
@@ -402,7 +407,7 @@ def test_a_broken_sample_is_left_out(sequential):
     )
     rest = np.array([0, 1, 3])
     fewer, fewer_keys = jax.tree.map(lambda x: x[rest], (pair, keys))
-    gradient = jax.jit(distill.generator_loss.gradient)
+    gradient = jax.jit(functools.partial(gradient_of, distill))
     grads, loss, _ = gradient(state, frozen, broken, keys)
     wanted, expected, _ = gradient(state, frozen, fewer, fewer_keys)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)

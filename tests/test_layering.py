@@ -38,7 +38,7 @@ ROOMS = {
     "gendr_jax.sharding": Room(1, {"jax", "numpy"}),
     "gendr_jax.weights": Room(
         1,
-        {"jax", "numpy", "ml_dtypes", "orbax", "safetensors"}
+        {"jax", "numpy", "ml_dtypes", "orbax", "safetensors", "etils"}
         | {"torch", "huggingface_hub"},
         {"gendr_jax.nets", "gendr_jax.sharding"},
     ),
@@ -63,10 +63,14 @@ ROOMS = {
     "gendr_jax.train": Room(
         2,
         {"jax", "numpy", "optax", "ml_collections", "tqdm", "tensorboardX", "PIL"}
-        | {"absl"},
+        | {"absl", "orbax"},
         {"gendr_jax.restore", "gendr_jax.api"},
     ),
-    "gendr_jax.plan": Room(2, {"jax", "numpy", "optax"}, {"gendr_jax.train"}),
+    "gendr_jax.plan": Room(
+        2,
+        {"jax", "numpy", "matplotlib"},
+        {"gendr_jax.train", "gendr_jax.restore"},
+    ),
     "gendr_jax.cli": Room(
         3,
         {"jax", "numpy", "PIL", "absl", "ml_collections", "tqdm", "skimage"}
@@ -170,7 +174,8 @@ def test_no_import_cycles():
 
 
 @pytest.mark.parametrize(
-    "package", ["torch", "transformers", "diffusers", "skimage", "huggingface_hub"]
+    "package",
+    ["torch", "transformers", "diffusers", "skimage", "huggingface_hub", "matplotlib"],
 )
 def test_extras_are_never_imported_at_module_level(package):
     eager = [

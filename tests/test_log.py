@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gendr_jax.train.log import Log, RunFile, truncate_metrics, write_atomically
+from gendr_jax.train.log import Log, truncate_metrics, write_atomically
 from gendr_jax.train.meter import Guard, Meter
+from gendr_jax.train.run_file import RunFile
 from gendr_jax.train.sheet import contact_sheet
 
 

@@ -209,8 +209,11 @@ def test_what_a_done_run_leaves(tmp_path):
             "skipped_student",
             "images_per_s",
             "data_wait",
+            "goodput",
+            "since_commit",
         }
         assert line["images_per_s"] > 0 and line["data_wait"] >= 0
+        assert 0 < line["goodput"] < 1 and line["since_commit"] > 0
     steps = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert steps == ["4", "5"]
     record = run_file(tmp_path)
@@ -286,7 +289,7 @@ def test_a_signal_while_a_picture_is_drawn(tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         return np.zeros((4, 4, 3), np.uint8)
 
-    monkeypatch.setattr("gendr_jax.train.loop.contact_sheet", interrupted)
+    monkeypatch.setattr("gendr_jax.train.draw.contact_sheet", interrupted)
     result = train(tmp_path, samples_every=2)
     assert (result.step, result.reason) == (2, "sigterm")
     assert checkpoint.describe(tmp_path)["step"] == 2

@@ -7,12 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from gendr_jax import sharding
+from gendr_jax import nets, sharding
 from gendr_jax.errors import UsageError
+from gendr_jax.models.unet import UNet, UNetConfig
 
 F32, BF16 = jnp.float32, jnp.bfloat16
+
+
+class SliceOf:
+    """A device that says it belongs to a slice."""
+
+    def __init__(self, device, slice_index):
+        self.device, self.slice_index = device, slice_index
+
+    def __getattr__(self, name):
+        return getattr(self.device, name)
 
 
 def shape(*sizes, dtype=F32):
@@ -32,7 +43,7 @@ def shape(*sizes, dtype=F32):
 def test_mesh_sizes(spec, sizes):
     mesh = sharding.make_mesh(spec)
     assert (mesh.shape["data"], mesh.shape["fsdp"]) == sizes
-    assert mesh.axis_types == (AxisType.Auto,) * 2
+    assert mesh.axis_types == (AxisType.Auto,) * len(sharding.AXES)
     assert sorted(d.id for d in mesh.devices.flat) == sorted(
         d.id for d in jax.devices()
     )
@@ -45,7 +56,7 @@ def test_mesh_sizes(spec, sizes):
         ("data=16", "needs 16 devices, 8 are visible"),
         ("data=3,fsdp=-1", "needs a multiple of 3 devices, 8 are visible"),
         ("data=-1,fsdp=-1", "leaves two axes open"),
-        ("model=8", "names the axis 'model', the axes are data and fsdp"),
+        ("model=8", "names the axis 'model', the axes are dcn, data, fsdp and space"),
         ("data=0", "gives data the size '0'"),
         ("data", "gives data the size ''"),
         ("data=2,data=4", "gives data twice"),
@@ -95,13 +106,115 @@ def test_fsdp_rule():
 def test_rules_come_before_the_default_and_in_order():
     mesh = sharding.make_mesh("fsdp=8")
     rules = (
-        (r"a/kernel$", PartitionSpec("fsdp")),
-        (r"kernel$", PartitionSpec()),
+        (r"^frozen/a/kernel$", "fsdp,-"),
+        (r"^frozen/b/", "split:data+fsdp"),
+        (r"kernel$", "replicated"),
     )
-    tree = {"a": {"kernel": shape(64, 128)}, "b": {"kernel": shape(64, 128)}}
-    placed = sharding.tree_shardings(tree, mesh, rules=rules)
+    mesh = sharding.make_mesh("data=2,fsdp=4")
+    tree = {name: {"kernel": shape(64, 128)} for name in "abc"}
+    placed = sharding.tree_shardings(tree, mesh, role="frozen", rules=rules)
     assert placed["a"]["kernel"].spec == PartitionSpec("fsdp")
-    assert placed["b"]["kernel"].spec == PartitionSpec()
+    assert placed["b"]["kernel"].spec == PartitionSpec(None, ("data", "fsdp"))
+    assert placed["c"]["kernel"].spec == PartitionSpec()
+    placed = sharding.tree_shardings(tree, mesh, role="fake/params", rules=rules)
+    assert {s["kernel"].spec for s in placed.values()} == {PartitionSpec()}
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (("(", "replicated"), "no regular expression"),
+        (("x", "split:model"), "is 'split:model', expected 'replicated'"),
+        (("x", "whole"), "is 'whole', expected 'replicated'"),
+        (("x", "split:-"), "is 'split:-'"),
+    ],
+)
+def test_rules_that_say_nothing_are_refused(rule, words):
+    with pytest.raises(UsageError, match=words):
+        sharding.Placement(sharding.make_mesh("fsdp=8"), (rule,))
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("fsdp", "has 1 entries, x has shape"), ("-,fsdp", "splits an axis of 30 of x 8")],
+)
+def test_rules_that_do_not_fit_an_array_are_refused(how, words):
+    where = sharding.Placement(sharding.make_mesh("fsdp=8"), (("x", how),))
+    with pytest.raises(UsageError, match=words):
+        where.tree({"x": shape(512, 30)})
+
+
+def test_report_counts_bytes_and_names_what_is_left_whole():
+    rules = (("nowhere", "replicated"), ("^frozen/small", "fsdp"))
+    where = sharding.Placement(sharding.make_mesh("data=2,fsdp=4"), rules)
+    frozen = {"odd": shape(255, 1023), "kernel": shape(64, 128), "small": shape(8)}
+    state = {"ema": shape(4, dtype=BF16)}
+    found = sharding.report({"frozen": frozen, "": state}, where)
+    assert found.parts == {
+        "frozen": sharding.Part(
+            4 * (255 * 1023 + 64 * 128 + 8),
+            4 * (255 * 1023 + 64 * 32 + 2),
+            4 * 255 * 1023,
+        ),
+        "ema": sharding.Part(8, 8, 8),
+    }
+    assert found.indivisible == ("frozen/odd",) and found.unmatched == ("nowhere",)
+    text = "\n".join(found.lines())
+    assert "no axis divides: frozen/odd" in text
+    assert "rules without an array: nowhere" in text
+
+
+def test_state_bytes_fall_as_the_number_of_devices():
+    """Full-size UNet with its moments: a share of 1/fsdp, from 8 to 256 devices."""
+    params = nets.build(UNet, UNetConfig()).abstract
+    shares = []
+    for parts in (8, 64, 256):
+        inner = min(parts, 64)
+        mesh = AbstractMesh((1, 1, parts // inner, inner, 1), sharding.AXES)
+        found = sharding.report({"params": params}, sharding.Placement(mesh))
+        part = found.parts["params"]
+        shares.append(part.per_device * parts / part.whole)
+    assert max(shares) < 1.15, shares  # what is too small to split stays whole
+
+
+def test_moments_that_live_on_the_host():
+    mesh = sharding.make_mesh("fsdp=8")
+    where = sharding.Placement(mesh, on_host=("^fake/opt/",))
+    placed = where.tree({"mu": shape(64, 128), "count": shape()}, "fake/opt")
+    assert placed["mu"].memory_kind == "pinned_host"
+    assert placed["mu"].spec == PartitionSpec(None, "fsdp")
+    assert placed["count"].memory_kind != "pinned_host"
+
+
+def test_slices_are_the_outermost_axis():
+    """Devices of two slices: dcn is 2 without being named, and never mixes them."""
+    devices = [SliceOf(d, i // 4) for i, d in enumerate(jax.devices())]
+    for spec in ("fsdp=4", "dcn=2,data=2,fsdp=2"):
+        mesh = sharding.make_mesh(spec, devices)
+        assert mesh.shape["dcn"] == 2
+        for number, block in enumerate(mesh.devices):
+            assert {d.slice_index for d in block.flat} == {number}
+    with pytest.raises(UsageError, match="dcn=1, the devices are 2 slices"):
+        sharding.make_mesh("dcn=1,data=8", devices)
+
+
+def test_every_process_reads_its_share():
+    """Alone, all rows; with `space` across processes, the same rows on both."""
+    assert sharding.data_share(sharding.make_mesh("data=2,space=4")) == (0, 1)
+    assert sharding.row_shards(sharding.make_mesh("data=2,space=4")) == 2
+
+
+def test_pictures_are_cut_along_the_height():
+    mesh = sharding.make_mesh("data=2,space=4")
+    cut = jax.jit(lambda x: sharding.split_rows(x, mesh))
+    assert cut(jnp.ones((2, 16, 4, 3))).sharding.shard_shape((2, 16, 4, 3)) == (
+        1,
+        4,
+        4,
+        3,
+    )
+    whole = sharding.split_rows(jnp.ones((2, 15, 4, 3)), mesh)
+    assert whole.shape == (2, 15, 4, 3)  # rows that do not divide stay together
 
 
 def test_moments_are_placed_like_their_weights():
@@ -171,3 +284,20 @@ def test_gather_leaves_integers_and_replicated_weights_alone():
     out = jax.jit(lambda t: sharding.gather(t, shardings, BF16))(tree)
     assert out["ids"].dtype == jnp.int32 and out["scale"].dtype == BF16
     assert out["ids"].is_fully_replicated
+
+
+def test_more_than_64_ways_are_two_axes_of_the_mesh():
+    """320 divides by 64 and not by 128; its kernels are split on two of their axes."""
+    mesh = AbstractMesh((1, 1, 4, 64, 1), sharding.AXES)
+    where = sharding.Placement(mesh)
+    spec = where.spec("k", (3, 3, 320, 640))
+    assert spec == PartitionSpec(None, None, "fsdp_outer", "fsdp")
+    assert where.spec("k", (1280, 320)) == PartitionSpec(("fsdp_outer", "fsdp"))
+    assert where.spec("k", (3, 3, 3, 320)) == PartitionSpec(None, None, None, "fsdp")
+
+
+def test_a_large_fsdp_axis_is_split_when_the_mesh_is_made():
+    devices = [SliceOf(jax.devices()[0], 0) for _ in range(512)]
+    mesh = sharding.make_mesh("data=2,fsdp=256", devices)
+    assert tuple(mesh.shape.values()) == (1, 2, 4, 64, 1)
+    assert sharding.row_shards(mesh) == 512

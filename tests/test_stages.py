@@ -244,3 +244,16 @@ def test_three_stages_and_a_restored_picture(photos, tmp_path, kind, generator):
     restored = restorer(low, scale=4)
     assert restored.shape == (36, 52, 3) and restored.dtype == np.uint8
     assert len(np.unique(restored)) > 10
+
+
+@pytest.mark.parametrize("kind", ["vae", "base", "distill"])
+def test_a_stage_declared_from_shapes_is_the_stage_that_trains(kind, photos):
+    """Same trees; nothing is allocated, and weights that are named are not read."""
+    known = changed(kind, photos, init={"random": True})
+    made = stages.setup(known, one_device()).stage
+    absent = {"vae": "absent", "unet": "absent", "dino": "absent", "random": False}
+    declared = stages.declare(changed(kind, "absent", init=absent), one_device())
+    trees = declared.frozen, declared.start
+    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(trees))
+    abstract = jax.eval_shape(lambda: (made.frozen, made.start))
+    assert jax.tree.all(jax.tree.map(lambda a, b: a == b, trees, abstract))

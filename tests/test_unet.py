@@ -85,8 +85,8 @@ def test_remat_changes_no_gradient():
     z, context = rng.standard_normal((1, 4, 4, 16)), rng.standard_normal((1, 3, 8))
     inputs = np.float32(z), np.array([500]), np.float32(context)
     plain, again = (
-        nets.build(UNet, config, remat=False),
-        nets.build(UNet, config, remat=True),
+        nets.build(UNet, config, remat="none"),
+        nets.build(UNet, config, remat="block"),
     )
     params = jax.tree.map(
         lambda a: 0.1 * rng.standard_normal(a.shape, np.float32), plain.abstract

@@ -36,7 +36,7 @@ def build(model=ToyVAE, **changes):
     gather = gather_on(one_device())
     init = vae_step.make_init(s, vae, disc)
     state = init(jax.random.key(0), {"vae": random(vae, 0)})
-    step = vae_step.make_step(s, vae, disc, gather)
+    step = vae_step.make_step(s, vae, disc, gather, lambda x: x)
     return s, vae, state, jax.jit(step), vae_step.make_sample(vae, gather)
 
 

@@ -37,12 +37,23 @@ def _draw(model, config, seed):
         if leaf.ndim == 1:  # biases small, gains about one
             return (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32)
         fan = leaf.size // leaf.shape[-1]
-        return (rng.standard_normal(leaf.shape) / fan**0.5).astype(np.float32)
+        kernel = rng.standard_normal(leaf.shape) / fan**0.5
+        if leaf.shape[:2] == (3, 3):
+            # Trained filters lean on their middle; else the zeros beyond the edges of
+            # a picture would be most of what these networks see.
+            middle = 2 * kernel[1, 1]
+            kernel *= 0.25
+            kernel[1, 1] = middle
+        return kernel.astype(np.float32)
 
-    params = jax.tree.map(draw, nets.build(model, config).abstract)
-    flat = nets.flatten(params)
-    gains = {k: v + 1 if k[-1] == "scale" else v for k, v in flat.items()}
-    return nets.unflatten(gains)
+    flat = nets.flatten(jax.tree.map(draw, nets.build(model, config).abstract))
+    for path, value in flat.items():
+        if path[-1] == "scale":
+            flat[path] = value + 1
+        elif path[-1] == "kernel" and {"conv2", "proj_out", "to_out"} & set(path):
+            # As training leaves them, residual branches add less than they pass by.
+            flat[path] = value / 4
+    return nets.unflatten(flat)
 
 
 def weights(vae: VAEConfig = VAE_CONFIG) -> Weights:

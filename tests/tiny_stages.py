@@ -68,7 +68,7 @@ PARTS = {
 COMMON = {
     "batch_size": 4,
     "dtype": "float32",
-    "remat": False,
+    "remat": "none",
     "data": {"crop": CROP, "preset": "bicubic"},
     "init": {"random": True},
     "log": {"every": 1, "samples_every": 0},
@@ -125,13 +125,14 @@ def one_device() -> jax.sharding.Mesh:
 
 def gather_on(mesh: jax.sharding.Mesh, dtype: str = "float32"):
     """What ``stages.setup`` passes to the steps."""
-    return functools.partial(stages.whole, mesh=mesh, dtype=dtype)
+    where = sharding.Placement(mesh)
+    return functools.partial(stages.whole, placement=where, dtype=dtype)
 
 
 class ToyUNet(nnx.Module):
     """The interface of UNet in four convolutions: time, context, features, adapters."""
 
-    def __init__(self, config, *, dtype, remat=False, rngs):
+    def __init__(self, config, *, dtype, remat="none", rngs):
         kw = {"dtype": dtype, "rngs": rngs}
         width, last = config.block_out_channels[0], config.block_out_channels[-1]
         self.conv_in = Conv(config.in_channels, width, **kw)
@@ -161,7 +162,7 @@ class ToyUNet(nnx.Module):
 class ToyVAE(nnx.Module):
     """One strided convolution down, one convolution up."""
 
-    def __init__(self, config, *, dtype, remat=False, rngs):
+    def __init__(self, config, *, dtype, remat="none", rngs):
         f, c = config.factor, config.latent_channels
         kw = {"dtype": dtype, "rngs": rngs}
         self.down = Conv(3, 2 * c, f, stride=f, padding=0, **kw)
@@ -180,7 +181,7 @@ class ToyVAE(nnx.Module):
 class ToyDINO(nnx.Module):
     """Patch tokens and nothing else."""
 
-    def __init__(self, config, *, dtype, remat=False, rngs):
+    def __init__(self, config, *, dtype, remat="none", rngs):
         p = config.patch_size
         self.projection = Conv(
             3, config.hidden_size, p, stride=p, padding=0, dtype=dtype, rngs=rngs
@@ -194,7 +195,7 @@ class ToyDINO(nnx.Module):
 class ToyHead(nnx.Module):
     """Logits without a norm: those are computed in float32 whatever the dtype."""
 
-    def __init__(self, config, *, dtype, remat=False, rngs):
+    def __init__(self, config, *, dtype, remat="none", rngs):
         self.conv2 = Conv(config.in_channels, 1, 1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x):
@@ -205,7 +206,9 @@ def parts(
     s: Any, mesh=None, *, toy: bool = True, dtype: str = "float32"
 ) -> tuple[Any, dict[str, Any]]:
     """(BaseNets or DistillNets, frozen weights) for settings ``s``."""
-    gather = gather_on(one_device() if mesh is None else mesh, dtype)
+    mesh = one_device() if mesh is None else mesh
+    gather = gather_on(mesh, dtype)
+    split = functools.partial(sharding.split_rows, mesh=mesh)
     build = functools.partial(nets.build, dtype=dtype)
     vae = build(ToyVAE if toy else VAE, s.vae)
     dino = build(ToyDINO if toy else DINOv2, s.alignment.dino)
@@ -222,14 +225,15 @@ def parts(
         "prompt": {"positive": words[0], "negative": words[1]},
     }
     if s.stage == "base":
-        return BaseNets(vae, unet, projector, dino, gather), frozen
+        return BaseNets(vae, unet, projector, dino, gather, split), frozen
     frozen["unet"] = random(unet, 3)
     head = DiscriminatorHeadConfig(
         s.unet.block_out_channels[-1], s.discriminator_width, s.unet.norm_groups
     )
     adapted = build(unet_class, s.unet, lora=s.lora)
     head_net = build(ToyHead if dtype == "float64" else DiscriminatorHead, head)
-    return DistillNets(vae, unet, adapted, projector, dino, head_net, gather), frozen
+    parts = (vae, unet, adapted, projector, dino, head_net, gather, split)
+    return DistillNets(*parts), frozen
 
 
 def random(net: nets.Net, seed: int) -> nets.Params:

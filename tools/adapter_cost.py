@@ -1,6 +1,6 @@
 """What an update of adapters costs beside one of all weights, by XLA's own analysis.
 
-    python tools/adapter_cost.py [--size tiny] [--dtype bfloat16] [--remat] [--json]
+    python tools/adapter_cost.py [--size tiny] [--dtype bfloat16] [--remat block] ...
 
 Compiles gradients, clipping and AdamW from shapes; nothing is allocated or run.
 """
@@ -22,7 +22,7 @@ SIZES = {"full": (UNetConfig(), 64, 64, 77), "tiny": (TINY, 2, 16, 5)}
 KINDS, MEMORY = ("all weights", "adapters"), ("argument", "output", "temp")
 
 
-def traced(trained: str, size: str, dtype: str, remat: bool):
+def traced(trained: str, size: str, dtype: str, remat: str):
     """One update as jax.jit traces it, and the abstract weights of the base."""
     config, rank, side, length = SIZES[size]
     lora = LoRAConfig(rank, 2.0 * rank) if trained == "adapters" else None
@@ -55,7 +55,7 @@ def products(jaxpr):
             yield from products(getattr(value, "jaxpr", value))
 
 
-def measure(trained: str, size: str, dtype: str, remat: bool) -> dict[str, float]:
+def measure(trained: str, size: str, dtype: str, remat: str) -> dict[str, float]:
     """Counts and bytes; a weight gradient's axes may come in any order."""
     program, base = traced(trained, size, dtype, remat)
     kernels = {tuple(sorted(x.shape)) for x in jax.tree.leaves(base) if x.ndim > 1}
@@ -70,8 +70,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--dtype", default="float32")
-    for flag in ("--remat", "--json"):
-        parser.add_argument(flag, action="store_true")
+    parser.add_argument("--remat", default="none")
+    parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     both = {k: measure(k, args.size, args.dtype, args.remat) for k in KINDS}
     rows = {name: [both[kind][name] for kind in KINDS] for name in both["adapters"]}

@@ -27,12 +27,12 @@ def main(args: list[str]) -> int:
         "--verify", action="store_true", help="read all arrays, compare their hashes"
     )
     flags = parser.parse_args(args)
-    answer = describe(Path(flags.source), verify=flags.verify)
+    answer = describe(flags.source, verify=flags.verify)
     print(json.dumps(answer, indent=2) if flags.json else as_text(answer))
     return 0
 
 
-def describe(source: Path, *, verify: bool) -> dict[str, Any]:
+def describe(source: Path | str, *, verify: bool) -> dict[str, Any]:
     """The answer as plain JSON values; keys as in the contract.
 
     Raises:
@@ -43,7 +43,12 @@ def describe(source: Path, *, verify: bool) -> dict[str, Any]:
     quiet()
     from gendr_jax.weights import checkpoint, folder
     from gendr_jax.weights import describe as foreign
+    from gendr_jax.weights.places import is_remote
 
+    if is_remote(source):  # only training runs are read from object stores
+        found = checkpoint.describe(source, verify=verify)
+        return {"kind": "training", "format": "gendr-checkpoint", "sha256": {}, **found}
+    source = Path(source)
     if not source.exists():
         raise InputError(f"{source} does not exist. Name weights or a workdir.")
     if folder.is_folder(source):

@@ -52,10 +52,17 @@ def _demo(args: list[str]) -> int:
     return demo.main(args)
 
 
+def _plan(args: list[str]) -> int:
+    from gendr_jax.cli import plan
+
+    return plan.main(args)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "quickstart": (_quickstart, "train tiny networks, distil, restore, show a picture"),
     "restore": (_restore, "enlarge and restore photographs"),
     "train": (_train, "train one stage: vae, base or distill"),
+    "plan": (_plan, "what a step costs on a pod, by the compiler, without one"),
     "degrade": (_degrade, "make low-quality pictures of good ones"),
     "convert": (_convert, "bring weights from PyTorch, or take them back"),
     "demo": (_demo, "a web page with a slider between before and after"),

@@ -46,7 +46,7 @@ COMMON = {
     "seed": 0,
     "batch_size": 8,
     "dtype": "float32",
-    "remat": False,
+    "remat": "none",
     "data": {"path": "builtin:photographs", "crop": 64},
     "log": {"every": 10, "samples_every": 0},
     "checkpoint": {"every": 100, "keep": 1},

@@ -293,8 +293,8 @@ def dtype_of(flags: Any) -> str:
 
 def mesh_of(flags: Any) -> Any:
     """The devices of --mesh; None is the first one."""
-    from gendr_jax import sharding
+    from gendr_jax.sharding import mesh
 
     if flags.mesh is None:
         return None
-    return sharding.make_mesh(flags.mesh, axes=sharding.RESTORE_AXES)
+    return mesh.make_mesh(flags.mesh)

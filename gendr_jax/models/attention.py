@@ -1,14 +1,16 @@
 """The one attention function; it picks the best kernel for platform and shape.
 
 GPU with half precision: cuDNN's flash kernel. TPU with long self-attention: the
-Pallas flash kernel, inside a shard_map over whatever mesh is current. CPU with many
-scores: head by head (attention_blocks.py). Otherwise XLA, and query by query chunks
-when the score matrix would be large (the VAE's single 512-wide head). All variants
-compute softmax in float32. Where a picture is spread over devices (mesh axis `space`),
-each device attends with its own queries to all keys.
+Pallas splash kernel. CPU with many scores: head by head (attention_blocks.py).
+Otherwise XLA, and query by query chunks when the score matrix would be large (the
+VAE's single 512-wide head). All variants compute softmax in float32.
+
+Under a mesh each device works on its own samples, and with a `space` axis on its own
+queries against all keys; both by shard_map, which kernels need and which leaves the
+partitioner nothing to guess.
 """
 
-import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,8 @@ FLASH_BLOCK = 512
 CUDNN_MAX_HEAD = 128
 # Scores of one head from which blocks are faster on a CPU.
 BLOCKS_MIN_SCORES = 256 * 256
+# Names of mesh axes, should a mesh be current (sharding/mesh.py).
+BATCH_AXES, SPACE = ("dcn", "data", "fsdp_outer", "fsdp"), "space"
 
 
 def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array:
@@ -30,16 +34,43 @@ def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array
 
     Args: q [B, L, N, D]; k, v [B, M, N, D]. Returns [B, L, N, D] in q's dtype.
     """
+    batch, length = q_blnd.shape[:2]
+    spec = _spec(batch)
+    if spec is None:
+        return _attend_local(q_blnd, k_blnd, v_blnd)
+    whole = PartitionSpec(spec[0])  # every query looks at all keys
+    # The deepest maps may have fewer rows than there are devices.
+    pad = -length % jax.sharding.get_abstract_mesh().shape.get(SPACE, 1)
+    q = jnp.pad(q_blnd, ((0, 0), (0, pad), (0, 0), (0, 0)))
+    out = jax.shard_map(
+        _attend_local, in_specs=(spec, whole, whole), out_specs=spec, check_vma=False
+    )(q, k_blnd, v_blnd)
+    return out[:, :length]
+
+
+def _spec(batch: int) -> PartitionSpec | None:
+    """How the current mesh splits queries; None where nothing is to be split by hand.
+
+    Plain XLA attention is left to the partitioner, which splits samples well; kernels
+    and queries split over `space` are not.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.shape.get("space", 1) > 1 and "space" not in mesh.manual_axes:
-        return _attend_space(q_blnd, k_blnd, v_blnd, mesh)
-    if platform() == "tpu" and _suits_flash(q_blnd, k_blnd):
-        return _flash_tpu(q_blnd, k_blnd, v_blnd)
-    return _attend_here(q_blnd, k_blnd, v_blnd)
+    free = [name for name in mesh.axis_names if name not in mesh.manual_axes]
+    if not free:
+        return None
+    split = mesh.shape[SPACE] if SPACE in free else 1
+    # An axis that is not named would be summed over in the backward pass, of size one
+    # as well.
+    named = (*BATCH_AXES, SPACE) if split == 1 else BATCH_AXES
+    rows = tuple(name for name in free if name in named)
+    share = math.prod(mesh.shape[name] for name in rows)
+    if batch % share or (split == 1 and platform() == "cpu"):
+        return None
+    return PartitionSpec(rows, SPACE) if split > 1 else PartitionSpec(rows)
 
 
-def _attend_here(q_blnd, k_blnd, v_blnd):
-    """On arrays of one device, or that the partitioner may split as it likes."""
+def _attend_local(q_blnd, k_blnd, v_blnd):
+    """On the arrays of one device: the kernel for its platform and shape."""
     batch, length, heads, width = q_blnd.shape
     keys, where = k_blnd.shape[1], platform()
     half = q_blnd.dtype in (jnp.bfloat16, jnp.float16)
@@ -47,6 +78,8 @@ def _attend_here(q_blnd, k_blnd, v_blnd):
         return jax.nn.dot_product_attention(
             q_blnd, k_blnd, v_blnd, implementation="cudnn"
         )
+    if where == "tpu" and min(length, keys) >= FLASH_MIN_TOKENS and width <= 256:
+        return flash_tpu_local(q_blnd, k_blnd, v_blnd)
     # Loops of several programs at once have been seen to block XLA's threads on a CPU:
     # with more than one device there are none.
     one = jax.device_count() == 1
@@ -55,29 +88,6 @@ def _attend_here(q_blnd, k_blnd, v_blnd):
     if batch * heads * length * keys > MAX_SCORES:
         return attend_chunked(q_blnd, k_blnd, v_blnd)
     return _attend_xla(q_blnd, k_blnd, v_blnd)
-
-
-def _suits_flash(q_blnd, k_blnd):
-    tokens = min(q_blnd.shape[1], k_blnd.shape[1])
-    return tokens >= FLASH_MIN_TOKENS and q_blnd.shape[-1] <= 256
-
-
-def _attend_space(q_blnd, k_blnd, v_blnd, mesh):
-    """Queries stay where their rows of the picture are; keys and values are gathered.
-
-    Without the shard_map the partitioner would gather the scores.
-    """
-    batch_axes = tuple(name for name in mesh.axis_names if name != "space")
-    pad = -q_blnd.shape[1] % mesh.shape["space"]  # the deepest maps have few rows
-    q = jnp.pad(q_blnd, ((0, 0), (0, pad), (0, 0), (0, 0)))
-    split, whole = PartitionSpec(batch_axes, "space"), PartitionSpec(batch_axes)
-    # The shards are the kernel's own, as in _flash_tpu.
-    flash = platform() == "tpu" and _suits_flash(q_blnd, k_blnd)
-    local = flash_tpu_local if flash else _attend_here
-    out = jax.shard_map(
-        local, in_specs=(split, whole, whole), out_specs=split, check_vma=False
-    )(q, k_blnd, v_blnd)
-    return out[:, : q_blnd.shape[1]]
 
 
 def platform() -> str:
@@ -114,48 +124,42 @@ def _attend_xla(q_blnd, k_blnd, v_blnd):
     return jax.nn.dot_product_attention(q_blnd, k_blnd, v_blnd, implementation="xla")
 
 
-def _flash_tpu(q_blnd, k_blnd, v_blnd):
-    """Pallas kernels see one device's shard only, hence the shard_map."""
-    mesh = jax.sharding.get_abstract_mesh()
-    free = set(mesh.axis_names) - set(mesh.manual_axes)
-    axes = tuple(name for name in ("data", "fsdp") if name in free)
-    if not axes:
-        return flash_tpu_local(q_blnd, k_blnd, v_blnd)
-    spec = PartitionSpec(axes, None, None, None)
-    return jax.shard_map(
-        flash_tpu_local, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
-    )(q_blnd, k_blnd, v_blnd)
-
-
 def flash_tpu_local(q_blnd, k_blnd, v_blnd):
-    """The TPU flash kernel on local arrays; lengths are padded and masked."""
-    from jax.experimental.pallas.ops.tpu import flash_attention as flash
+    """The TPU's splash kernel on local arrays; lengths are padded and masked.
 
-    length, keys = q_blnd.shape[1], k_blnd.shape[1]
-    q, q_ids = _padded(q_blnd)
+    Of the two kernels that come with JAX it is the one that stores no sums spread over
+    lanes for the backward pass, which it does in one kernel.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as splash,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
+
+    length, heads, width = q_blnd.shape[1:]
+    q, q_ids = _padded(q_blnd * jnp.asarray(width**-0.5, q_blnd.dtype))
     k, k_ids = _padded(k_blnd)
     v, _ = _padded(v_blnd)
-    masked = q.shape[2] != length or k.shape[2] != keys
-    ids = flash.SegmentIds(q=q_ids, kv=k_ids) if masked else None
-    block = functools.partial(min, FLASH_BLOCK)
-    bq, bk = block(q.shape[2]), block(k.shape[2])
-    sizes = flash.BlockSizes(
-        block_q=bq,
-        block_k_major=bk,
-        block_k=bk,
-        block_b=1,
-        block_q_major_dkv=bq,
-        block_k_major_dkv=bk,
-        block_k_dkv=bk,
-        block_q_dkv=bq,
-        block_k_major_dq=bk,
-        block_k_dq=bk,
-        block_q_dq=bq,
+    size = q.shape[2], k.shape[2]
+    padded = size != (length, k_blnd.shape[1])
+    ids = splash.SegmentIds(q=q_ids, kv=k_ids) if padded else None
+    bq, bk = (min(FLASH_BLOCK, n) for n in size)
+    kernel = splash.make_splash_mha(
+        mask=masks.MultiHeadMask([masks.FullMask(size) for _ in range(heads)]),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=splash.BlockSizes(
+            block_q=bq,
+            block_kv=bk,
+            block_kv_compute=bk,
+            block_q_dkv=bq,
+            block_kv_dkv=bk,
+            block_kv_dkv_compute=bk,
+            use_fused_bwd_kernel=True,
+        ),
     )
-    scale = q_blnd.shape[-1] ** -0.5
-    out = flash.flash_attention(
-        q, k, v, segment_ids=ids, sm_scale=scale, block_sizes=sizes
-    )
+    out = jax.vmap(kernel)(q, k, v, ids)
     return jnp.swapaxes(out, 1, 2)[:, :length].astype(q_blnd.dtype)
 
 

@@ -14,7 +14,8 @@ from flax import nnx
 
 from gendr_jax.models.attention import attend
 from gendr_jax.models.layers import Conv, LayerNorm, Linear
-from gendr_jax.models.layers import remat as recompute
+from gendr_jax.models.remat import Policy
+from gendr_jax.models.remat import remat as recompute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +192,7 @@ class Layer(nnx.Module):
 class Encoder(nnx.Module):
     """The stack of layers."""
 
-    def __init__(self, config: DINOv2Config, *, dtype, remat: bool, rngs: nnx.Rngs):
+    def __init__(self, config: DINOv2Config, *, dtype, remat: Policy, rngs: nnx.Rngs):
         layers = range(config.num_hidden_layers)
         self.layer = nnx.List([Layer(config, dtype=dtype, rngs=rngs) for _ in layers])
         self.remat = remat
@@ -206,7 +207,7 @@ class DINOv2(nnx.Module):
     """Image to normalised patch tokens, row-major, CLS dropped."""
 
     def __init__(
-        self, config: DINOv2Config, *, dtype, remat: bool = False, rngs: nnx.Rngs
+        self, config: DINOv2Config, *, dtype, remat: Policy = "none", rngs: nnx.Rngs
     ):
         self.embeddings = Embeddings(config, dtype=dtype, rngs=rngs)
         self.encoder = Encoder(config, dtype=dtype, remat=remat, rngs=rngs)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gendr_jax.models.layers import Conv, GroupNorm, Linear, zero
+from gendr_jax.models.remat import Policy
 
 # torch's default; the original heads do not say otherwise.
 EPS = 1e-5
@@ -38,7 +39,7 @@ class RepaProjector(nnx.Module):
         config: RepaProjectorConfig,
         *,
         dtype,
-        remat: bool = False,
+        remat: Policy = "none",
         rngs: nnx.Rngs,
     ):
         dims = (config.in_dim, config.hidden_dim, config.hidden_dim, config.out_dim)
@@ -77,7 +78,7 @@ class DiscriminatorHead(nnx.Module):
         config: DiscriminatorHeadConfig,
         *,
         dtype,
-        remat: bool = False,
+        remat: Policy = "none",
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
@@ -118,7 +119,7 @@ class PatchDiscriminator(nnx.Module):
         config: PatchDiscriminatorConfig,
         *,
         dtype,
-        remat: bool = False,
+        remat: Policy = "none",
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}

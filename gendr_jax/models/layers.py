@@ -6,11 +6,16 @@ that a parameter path is a torch name with another separator. No block knows of
 meshes, files or configs.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from gendr_jax.models.remat import CONV, LINEAR, named
+
+Product = Callable[[jax.Array, jax.Array], jax.Array]  # (x, kernel) -> y, bilinear
 
 # Unit gain, where torch's default has a third of it: deep stacks learn sooner.
 fan_in = nnx.initializers.lecun_normal()
@@ -25,11 +30,12 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(fan_in(rngs.params(), (din, dout), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((dout,), jnp.float32)) if bias else None
         self.lora_a = self.lora_b = nnx.data(None)
-        self.lora_scale = 1.0
+        self.lora_scale, self.wide_grads = 1.0, False
         self.dtype = dtype
 
     def _affine(self, x, kernel):
-        return jnp.dot(x, kernel[...].astype(self.dtype))
+        kernel = kernel[...].astype(self.dtype)
+        return _wide(jnp.dot, x, kernel) if self.wide_grads else jnp.dot(x, kernel)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.astype(self.dtype)
@@ -37,7 +43,8 @@ class Linear(nnx.Module):
         if self.lora_a is not None:
             side = self._affine(self._affine(x, self.lora_a), self.lora_b)
             y = y + jnp.asarray(self.lora_scale, y.dtype) * side
-        return y if self.bias is None else y + _along_last(self.bias, y)
+        y = y if self.bias is None else y + _along_last(self.bias, y)
+        return named(y, LINEAR)
 
 
 class Conv(nnx.Module):
@@ -59,20 +66,21 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(fan_in(rngs.params(), shape, jnp.float32))
         self.bias = nnx.Param(jnp.zeros((cout,), jnp.float32)) if bias else None
         self.lora_a = self.lora_b = nnx.data(None)
-        self.lora_scale = 1.0
+        self.lora_scale, self.wide_grads = 1.0, False
         self.dtype = dtype
         self.stride = stride
         pad = kernel // 2 if padding is None else padding
         self.padding = ((pad, pad), (pad, pad)) if isinstance(pad, int) else pad
 
     def _conv(self, x, kernel, stride, padding):
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel[...].astype(self.dtype),
-            (stride, stride),
-            padding,
+        product = functools.partial(
+            jax.lax.conv_general_dilated,
+            window_strides=(stride, stride),
+            padding=padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+        kernel = kernel[...].astype(self.dtype)
+        return _wide(product, x, kernel) if self.wide_grads else product(x, kernel)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.astype(self.dtype)
@@ -81,7 +89,8 @@ class Conv(nnx.Module):
             side = self._conv(x, self.lora_a, self.stride, self.padding)
             side = self._conv(side, self.lora_b, 1, ((0, 0), (0, 0)))
             y = y + jnp.asarray(self.lora_scale, y.dtype) * side
-        return y if self.bias is None else y + _along_last(self.bias, y)
+        y = y if self.bias is None else y + _along_last(self.bias, y)
+        return named(y, CONV)
 
 
 class GroupNorm(nnx.Module):
@@ -219,9 +228,36 @@ def nearest(x_bhwc: jax.Array, size: tuple[int, int]) -> jax.Array:
     return x_bhwc
 
 
-def remat(block: Callable, enabled: bool) -> Callable:
-    """Recompute ``block`` in the backward pass instead of keeping its activations."""
-    return jax.checkpoint(lambda *args: block(*args)) if enabled else block
+def widen_grads(model: nnx.Module) -> None:
+    """Let the gradient of every kernel leave its product as float32.
+
+    Devices then add their parts of it in float32, where otherwise they do so in the
+    compute dtype.
+    """
+    for _, layer in nnx.iter_graph(model):
+        if isinstance(layer, Linear | Conv):
+            layer.wide_grads = True
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _wide(product: Product, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return product(x, kernel)
+
+
+def _wide_forward(product: Product, x: jax.Array, kernel: jax.Array):
+    return product(x, kernel), (x, kernel)
+
+
+def _wide_backward(product: Product, kept, g: jax.Array):
+    x, kernel = kept
+    _, pull_x = jax.vjp(lambda x: product(x, kernel), x)
+    wide_x, wide_kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+    _, pull_kernel = jax.vjp(lambda k: product(wide_x, k), wide_kernel)
+    (grad,) = pull_kernel(g.astype(jnp.float32))
+    return *pull_x(g), grad.astype(kernel.dtype)
+
+
+_wide.defvjp(_wide_forward, _wide_backward)
 
 
 def _standardise(x: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:

@@ -15,7 +15,8 @@ from flax import nnx
 
 from gendr_jax.errors import InputError
 from gendr_jax.models.layers import Conv
-from gendr_jax.models.layers import remat as recompute
+from gendr_jax.models.remat import Policy
+from gendr_jax.models.remat import remat as recompute
 
 # The scaling layer: from [-1, 1] to what the trunks were trained on.
 SHIFT = (-0.030, -0.088, -0.188)
@@ -118,7 +119,7 @@ class LPIPS(nnx.Module):
     """Distance of two pictures: weighted squared differences of unit features."""
 
     def __init__(
-        self, config: LPIPSConfig, *, dtype, remat: bool = False, rngs: nnx.Rngs
+        self, config: LPIPSConfig, *, dtype, remat: Policy = "none", rngs: nnx.Rngs
     ):
         stages = TRUNKS[config.net].stages
         self.features = nnx.List(_layers(stages, dtype=dtype, rngs=rngs))

@@ -19,6 +19,7 @@ from gendr_jax.models.layers import (
     Linear,
     zero,
 )
+from gendr_jax.models.remat import ATTENTION, named
 
 
 class Attention(nnx.Module):
@@ -36,7 +37,8 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
         q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
-        return self.to_out[0](attend(q, k, v).reshape(x.shape))
+        mixed = named(attend(q, k, v), ATTENTION)
+        return self.to_out[0](mixed.reshape(x.shape))
 
 
 class GEGLU(nnx.Module):

@@ -19,8 +19,8 @@ from gendr_jax.models.layers import (
     Linear,
     ResnetBlock,
     Upsample,
-    remat,
 )
+from gendr_jax.models.remat import Policy, remat
 from gendr_jax.models.transformer import SpatialTransformer
 
 
@@ -81,7 +81,7 @@ class UNet(nnx.Module):
     """Down blocks, middle, up blocks; ``remat`` recomputes each block backward."""
 
     def __init__(
-        self, config: UNetConfig, *, dtype, remat: bool = False, rngs: nnx.Rngs
+        self, config: UNetConfig, *, dtype, remat: Policy = "none", rngs: nnx.Rngs
     ):
         kw = {"dtype": dtype, "rngs": rngs}
         widths = config.block_out_channels
@@ -154,12 +154,12 @@ class DownBlock(nnx.Module):
             [] if last else [Downsample(cout, padding=1, **kw)]
         )
 
-    def __call__(self, x, time_bd, context, use_remat=False):
+    def __call__(self, x, time_bd, context, policy: Policy = "none"):
         skips = []
         for i, resnet in enumerate(self.resnets):
-            x = remat(resnet, use_remat)(x, time_bd)
+            x = remat(resnet, policy)(x, time_bd)
             if self.attentions:
-                x = remat(self.attentions[i], use_remat)(x, context)
+                x = remat(self.attentions[i], policy)(x, context)
             skips.append(x)
         for downsample in self.downsamplers:
             x = downsample(x)
@@ -207,13 +207,13 @@ class UpBlock(nnx.Module):
         self.attentions = _attentions(config, level, count, **kw)
         self.upsamplers = nnx.List([] if level == 0 else [Upsample(cout, **kw)])
 
-    def __call__(self, x, skips, time_bd, context, use_remat=False):
+    def __call__(self, x, skips, time_bd, context, policy: Policy = "none"):
         for i, resnet in enumerate(self.resnets):
             x = jnp.concatenate([x, skips[-1]], axis=-1)
             skips = skips[:-1]
-            x = remat(resnet, use_remat)(x, time_bd)
+            x = remat(resnet, policy)(x, time_bd)
             if self.attentions:
-                x = remat(self.attentions[i], use_remat)(x, context)
+                x = remat(self.attentions[i], policy)(x, context)
         for upsample in self.upsamplers:
             # The next skip names the size: odd maps do not come back by doubling.
             x = upsample(x, skips[-1].shape[1:3])

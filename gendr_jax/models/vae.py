@@ -19,8 +19,8 @@ from gendr_jax.models.layers import (
     Linear,
     ResnetBlock,
     Upsample,
-    remat,
 )
+from gendr_jax.models.remat import Policy, remat
 
 EPS = 1e-6
 
@@ -113,9 +113,9 @@ class Level(nnx.Module):
             self.upsamplers = nnx.List([Upsample(cout, **kw)])
         self.resize = resize
 
-    def __call__(self, x: jax.Array, use_remat: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, policy: Policy = "none") -> jax.Array:
         for resnet in self.resnets:
-            x = remat(resnet, use_remat)(x)
+            x = remat(resnet, policy)(x)
         if self.resize == "down":
             x = self.downsamplers[0](x)
         elif self.resize == "up":
@@ -126,7 +126,7 @@ class Level(nnx.Module):
 class Encoder(nnx.Module):
     """Image to mean and log-variance channels."""
 
-    def __init__(self, config: VAEConfig, *, dtype, remat: bool, rngs: nnx.Rngs):
+    def __init__(self, config: VAEConfig, *, dtype, remat: Policy, rngs: nnx.Rngs):
         kw = {"dtype": dtype, "rngs": rngs}
         widths, groups = config.block_out_channels, config.norm_groups
         self.remat = remat
@@ -159,7 +159,7 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Latent to image."""
 
-    def __init__(self, config: VAEConfig, *, dtype, remat: bool, rngs: nnx.Rngs):
+    def __init__(self, config: VAEConfig, *, dtype, remat: Policy, rngs: nnx.Rngs):
         kw = {"dtype": dtype, "rngs": rngs}
         widths, groups = config.block_out_channels[::-1], config.norm_groups
         self.remat = remat
@@ -192,7 +192,7 @@ class VAE(nnx.Module):
     """Encoder and decoder with their quantisation convolutions."""
 
     def __init__(
-        self, config: VAEConfig, *, dtype, remat: bool = False, rngs: nnx.Rngs
+        self, config: VAEConfig, *, dtype, remat: Policy = "none", rngs: nnx.Rngs
     ):
         kw = {"dtype": dtype, "rngs": rngs}
         c = config.latent_channels

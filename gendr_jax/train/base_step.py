@@ -38,7 +38,8 @@ class BaseNets:
     unet: Net
     projector: Net
     dino: Net
-    gather: Callable[[Params], Params]
+    gather: Callable[[Params, str], Params]
+    split: Callable[[jax.Array], jax.Array]
 
 
 def optimiser(settings: BaseSettings) -> optax.GradientTransformation:
@@ -90,23 +91,28 @@ def make_step(
     tx = optimiser(settings)
     encode = images.encoder(nets.vae, settings.vae)
 
-    def base_loss(params: Params, frozen: Any, x, z, keys):
+    def base_loss(params: Params, frozen: Any, batch, keys):
+        x = nets.split(images.high_quality(batch))
+        vae = nets.gather(frozen["vae"], "frozen/vae")
+        z = jax.lax.stop_gradient(encode(vae, x))
         t = images.timesteps(keys["t"], 0, diffusion.NUM_TIMESTEPS - 1)
         eps = images.normal_like(keys["eps"], z)
         context = images.drop_prompt(
             keys["prompt"], frozen["prompt"], settings.prompt_dropout
         )
         z_t = diffusion.add_noise(z, eps, t)
-        unet = nets.unet.bind(nets.gather(params["unet"]))
+        unet = nets.unet.bind(nets.gather(params["unet"], "base/params/unet"))
         out, features = unet(z_t, t, context)
         target = diffusion.prediction_target(z, eps, t, settings.prediction)
         denoising = finite_mean(losses.denoising(out, target))
-        metrics = {"denoising": denoising}
+        metrics = {"denoising": denoising, "latent_std": jnp.std(z)}
         loss = denoising
         if settings.repa_weight > 0:
             down0 = features["down0"]
-            projector = nets.projector.bind(nets.gather(params["projector"]))
-            dino = nets.dino.bind(nets.gather(frozen["dino"]))
+            projector = nets.projector.bind(
+                nets.gather(params["projector"], "base/params/projector")
+            )
+            dino = nets.dino.bind(nets.gather(frozen["dino"], "frozen/dino"))
             tokens = projector(images.tokens(down0))
             wanted = images.dino_tokens(dino, x, down0.shape[1:3])
             metrics["repa"] = finite_mean(losses.repa(tokens, wanted))
@@ -116,11 +122,15 @@ def make_step(
     def step(state: BaseState, frozen: Any, batch: Any, key: jax.Array):
         key = jax.random.fold_in(key, state.step)
         keys = images.draws(key, batch["index"], ("t", "eps", "prompt"))
-        x = images.high_quality(batch)
-        z = encode(nets.gather(frozen["vae"]), x)
-        role, m = optim.update(state.base, tx, base_loss, frozen, x, z, keys)
+        role, m = optim.update(
+            state.base,
+            tx,
+            lambda params, *b: base_loss(params, frozen, *b),
+            batch,
+            keys,
+            parts=settings.accumulate,
+        )
         ema = optim.ema(state.ema, role.params, settings.ema, state.step)
-        m["latent_std"] = jnp.std(z)
         return BaseState(state.step + 1, role, ema), optim.named("base", m)
 
     return step
@@ -134,9 +144,9 @@ def make_sample(
     decode = images.decoder(nets.vae, settings.vae)
 
     def sample(state: BaseState, frozen: Any, batch: Any, key: jax.Array):
-        x = images.high_quality(batch)
-        vae = nets.gather(frozen["vae"])
-        unet = nets.unet.bind(nets.gather(state.ema["unet"]))
+        x = nets.split(images.high_quality(batch))
+        vae = nets.gather(frozen["vae"], "frozen/vae")
+        unet = nets.unet.bind(nets.gather(state.ema["unet"], "ema/unet"))
         context = images.prompt(frozen["prompt"]["positive"], len(x))
         z = encode(vae, x)
         noise = images.normal_like(

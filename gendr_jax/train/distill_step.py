@@ -12,20 +12,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from gendr_jax import diffusion, losses
 from gendr_jax import nets as nets_lib
 from gendr_jax.data.degrade import recipe
 from gendr_jax.losses import finite_mean
 from gendr_jax.nets import Params
-from gendr_jax.train import images, optim
+from gendr_jax.train import accumulate, images, optim, stage
 from gendr_jax.train.generator_loss import GeneratorLoss
 from gendr_jax.train.images import Keys
-from gendr_jax.train.optim import Scalars
+from gendr_jax.train.optim import Role, Scalars
 from gendr_jax.train.roles import DistillNets, DistillState, Pair, Roles
 from gendr_jax.train.settings import DistillSettings
 
 Array = jax.Array
+Loss = Callable[..., tuple[Array, Scalars]]  # (params, batched...) -> loss, metrics
 ROLES = ("fake", "real", "discriminator", "score", "adversarial")
 DRAWS = (
     "degrade",
@@ -33,6 +35,26 @@ DRAWS = (
     *(f"t_{role}" for role in ROLES),
     *(f"eps_{role}" for role in ROLES),
 )
+
+
+def optimisers(settings: DistillSettings) -> dict[str, optax.GradientTransformation]:
+    """{role: its rule}, by the roles' names in the state."""
+    adam = settings.optim
+    by_role = {"generator": adam.generator, "fake": adam.fake, "real": adam.real}
+    by_role["disc"] = adam.discriminator
+    return {name: optim.adamw(one) for name, one in by_role.items()}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """What the lines of an iteration leave for the next ones; rows, but ``loss``."""
+
+    keys: Keys
+    pair: Pair
+    z_g_bhwc: Array
+    grad_z_bhwc: Array | None = None
+    loss: Array | None = None
 
 
 class Distill:
@@ -45,41 +67,84 @@ class Distill:
         self.recipe = recipe(settings.data.preset)
         self.encode = images.encoder(nets.vae, settings.vae)
         self.decode = images.decoder(nets.vae, settings.vae)
-        self.tx = {
-            name: optim.adamw(getattr(settings.optim, name))
-            for name in ("generator", "fake", "real", "discriminator")
-        }
+        self.tx = optimisers(settings)
 
     def step(
         self, state: DistillState, frozen: Any, batch: Any, key: Array
     ) -> tuple[DistillState, Scalars]:
-        """Algorithm 1: scores and discriminator on z_g, then the generator."""
+        """Algorithm 1, its lines one after the other, as one function."""
+        return stage.composed(self.lines)(state, frozen, batch, key)
+
+    @property
+    def lines(self) -> tuple[stage.Phase, ...]:
+        """Algorithm 1: scores and discriminator on z_g, then the generator.
+
+        Each may be a program of its own. What one leaves for the next, besides the
+        state, has the batch as its first axis or is a scalar.
+        """
+        settings = self.settings
+        lines = [stage.Phase("pair", self.answer)]
+        lines.append(stage.Phase("fake", self.update_fake))
+        if settings.trains_real:
+            lines.append(stage.Phase("real", self.update_real))
+        if settings.adversarial:
+            lines.append(stage.Phase("disc", self.update_disc))
+        lines.append(stage.Phase("score", self.latent_gradient))
+        lines.append(stage.Phase("generator", self.update_generator))
+        return tuple(lines)
+
+    def answer(
+        self, state: DistillState, left: Any, frozen: Any, batch: Any, key: Array
+    ):
+        """Lines 1-2: a pair of latents, and the generator's answer without gradient."""
         key = jax.random.fold_in(key, state.step)
         keys = images.draws(key, batch["index"], DRAWS)
-        # Line 1-2: a pair of latents, and the generator's answer without gradient.
-        pair = self.pair(frozen, batch, keys)
-        generator = state.generator.params
-        z_g = jax.lax.stop_gradient(
-            self.roles.generate(frozen, generator, pair.z_low_bhwc)[0]
+
+        def pair_and_answer(batch: Any, keys: Keys) -> tuple[Pair, Array]:
+            pair, params = self.pair(frozen, batch, keys), state.generator.params
+            return pair, self.roles.generate(frozen, params, pair.z_low_bhwc)[0]
+
+        parts = self.settings.accumulate
+        pair, z_g = accumulate.rows(parts, pair_and_answer, batch, keys)
+        return state, Left(keys, pair, jax.lax.stop_gradient(z_g)), {}
+
+    def update_fake(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 3: fake score psi learns z_g."""
+        role, metrics = self.update("fake", state.fake, frozen, left, left.z_g_bhwc)
+        return dataclasses.replace(state, fake=role), left, metrics
+
+    def update_real(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 4: real score phi learns z_h."""
+        z_high = left.pair.z_high_bhwc
+        role, metrics = self.update("real", state.real, frozen, left, z_high)
+        return dataclasses.replace(state, real=role), left, metrics
+
+    def update_disc(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 5: discriminator D tells z_h from z_g."""
+        latents = left.pair.z_high_bhwc, left.z_g_bhwc
+        role, metrics = self.update("disc", state.disc, frozen, left, *latents)
+        return dataclasses.replace(state, disc=role), left, metrics
+
+    def latent_gradient(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 6: what the scores just updated, and the rest, say of z_g."""
+        grad_z, (loss, metrics) = accumulate.both(
+            self.settings.accumulate,
+            lambda *b: self.generator_loss.on_latent(state, frozen, *b),
+            left.pair,
+            left.z_g_bhwc,
+            left.keys,
         )
-        # Line 3: fake score psi learns z_g. Line 4: real score phi learns z_h.
-        fake, m_fake = optim.update(
-            state.fake, self.tx["fake"], self.fake_loss, frozen, z_g, keys
+        return state, dataclasses.replace(left, grad_z_bhwc=grad_z, loss=loss), metrics
+
+    def update_generator(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 7: generator theta."""
+        grads, loss_repa, metrics = accumulate.mean(
+            self.settings.accumulate,
+            lambda *b: self.generator_loss.on_weights(state, frozen, *b),
+            left.pair,
+            left.grad_z_bhwc,
         )
-        real, disc, m_real, m_disc = state.real, state.disc, {}, {}
-        if real is not None:
-            real, m_real = optim.update(
-                real, self.tx["real"], self.real_loss, frozen, pair.z_high_bhwc, keys
-            )
-        # Line 5: discriminator D tells z_h from z_g.
-        if disc is not None:
-            tx = self.tx["discriminator"]
-            disc, m_disc = optim.update(
-                disc, tx, self.disc_loss, frozen, pair.z_high_bhwc, z_g, keys
-            )
-        # Line 6-7: generator theta, against the scores just updated.
-        trained = dataclasses.replace(state, fake=fake, real=real, disc=disc)
-        grads, loss, m_gen = self.generator_loss.gradient(trained, frozen, pair, keys)
+        loss = left.loss + loss_repa
         role, guard = optim.apply(
             state.generator,
             self.tx["generator"],
@@ -87,47 +152,75 @@ class Distill:
             loss,
             enabled=state.step >= self.settings.warmup_steps,
         )
-        metrics = optim.named("fake", m_fake) | optim.named("real", m_real)
-        metrics |= optim.named("disc", m_disc) | m_gen
-        metrics |= optim.named("generator", guard)
+        metrics |= optim.named("generator", guard | {"loss": loss})
         ema = optim.ema(state.ema, role.params["unet"], self.settings.ema, state.step)
-        new_state = dataclasses.replace(
-            trained, step=state.step + 1, generator=role, ema=ema
+        new = dataclasses.replace(state, step=state.step + 1, generator=role, ema=ema)
+        return new, None, metrics
+
+    def update(
+        self, name: str, role: Role, frozen: Any, left: "Left", *latents: Array
+    ) -> tuple[Role, Scalars]:
+        """One step of a role that is not the generator."""
+        loss = {
+            "fake": self.fake_loss,
+            "real": self.real_loss,
+            "disc": self.disc_loss,
+        }[name](frozen)
+        role, metrics = optim.update(
+            role,
+            self.tx[name],
+            loss,
+            *latents,
+            left.keys,
+            parts=self.settings.accumulate,
         )
-        return new_state, metrics
+        return role, optim.named(name, metrics)
 
     def pair(self, frozen: Any, batch: Any, keys: Keys) -> Pair:
         """Line 1: x_l = degrade(x_h), enlarged; z = s E(x), posterior mode."""
         x_high = images.high_quality(batch)
         scale = self.settings.data.scale
         x_low = images.low_quality(keys["degrade"], batch, self.recipe, scale)
-        vae = self.nets.gather(frozen["vae"])
-        z = self.encode(vae, jnp.concatenate([x_high, x_low]))
-        z_high, z_low = jnp.split(z, 2)
+        vae = self.nets.gather(frozen["vae"], "frozen/vae")
+        x_high, x_low = self.nets.split(x_high), self.nets.split(x_low)
+        z_high, z_low = images.apart(self.encode(vae, images.interleave(x_high, x_low)))
         return Pair(x_high, z_high, z_low)
 
-    def fake_loss(self, adapters: Params, frozen: Any, z_g: Array, keys: Keys):
+    def fake_loss(self, frozen: Any) -> Loss:
         """Eq. 25: denoising of generated latents, positive prompt."""
-        context = images.prompt(frozen["prompt"]["positive"], len(z_g))
-        return self._denoising(adapters, frozen, z_g, context, keys, "fake")
 
-    def real_loss(self, adapters: Params, frozen: Any, z_high: Array, keys: Keys):
+        def loss(adapters: Params, z_g: Array, keys: Keys):
+            context = images.prompt(frozen["prompt"]["positive"], len(z_g))
+            return self._denoising(adapters, frozen, z_g, context, keys, "fake")
+
+        return loss
+
+    def real_loss(self, frozen: Any) -> Loss:
         """Eq. 26: denoising of true latents, the prompt dropped now and then."""
-        rate = self.settings.prompt_dropout
-        context = images.drop_prompt(keys["prompt"], frozen["prompt"], rate)
-        return self._denoising(adapters, frozen, z_high, context, keys, "real")
 
-    def disc_loss(self, params: Params, frozen: Any, z_high, z_g, keys: Keys):
+        def loss(adapters: Params, z_high: Array, keys: Keys):
+            rate = self.settings.prompt_dropout
+            context = images.drop_prompt(keys["prompt"], frozen["prompt"], rate)
+            return self._denoising(adapters, frozen, z_high, context, keys, "real")
+
+        return loss
+
+    def disc_loss(self, frozen: Any) -> Loss:
         """Eq. 27: true against generated latents under one noise per sample."""
-        s = self.settings.score
-        t, eps = images.noise(keys, "discriminator", z_high, s.t_min, s.t_max)
-        both = jnp.concatenate([z_high, z_g])
-        z_t = diffusion.add_noise(both, jnp.tile(eps, (2, 1, 1, 1)), jnp.tile(t, 2))
-        logits = self.roles.logits(frozen, params, z_t, jnp.tile(t, 2))
-        real, fake = jnp.split(logits, 2)
-        loss = finite_mean(losses.discriminator_loss(real, fake))
-        margin = jnp.mean(real) - jnp.mean(fake)
-        return loss, {"loss": loss, "logit_margin": margin}
+
+        def loss(params: Params, z_high: Array, z_g: Array, keys: Keys):
+            s = self.settings.score
+            t, eps = images.noise(keys, "discriminator", z_high, s.t_min, s.t_max)
+            z_t = images.interleave(
+                diffusion.add_noise(z_high, eps, t), diffusion.add_noise(z_g, eps, t)
+            )
+            logits = self.roles.logits(frozen, params, z_t, images.interleave(t, t))
+            real, fake = images.apart(logits)
+            value = finite_mean(losses.discriminator_loss(real, fake))
+            margin = jnp.mean(real) - jnp.mean(fake)
+            return value, {"loss": value, "logit_margin": margin}
+
+        return loss
 
     def sample(
         self, state: DistillState, frozen: Any, batch: Any, key: Array
@@ -137,7 +230,7 @@ class Distill:
         scale = self.settings.data.scale
         x_low = images.low_quality(keys["degrade"], batch, self.recipe, scale)
         x_high = images.high_quality(batch)
-        vae = self.nets.gather(frozen["vae"])
+        vae = self.nets.gather(frozen["vae"], "frozen/vae")
         params = state.generator.params | {"unet": state.ema}
         z_g, _ = self.roles.generate(frozen, params, self.encode(vae, x_low))
         recoded = self.decode(vae, self.encode(vae, x_high))
@@ -152,7 +245,7 @@ class Distill:
         last = diffusion.NUM_TIMESTEPS - 1
         t, eps = images.noise(keys, name, z, 0, last)
         z_t = diffusion.add_noise(z, eps, t)
-        out, _ = self.roles.unet(frozen, adapters)(z_t, t, context)
+        out, _ = self.roles.unet(frozen, adapters, f"{name}/params")(z_t, t, context)
         prediction = self.settings.prediction
         target = diffusion.prediction_target(z, eps, t, prediction)
         loss = finite_mean(losses.denoising(out, target))
@@ -165,7 +258,7 @@ def make_init(
     """(key, start) -> fresh state: every role starts as start["unet"]."""
 
     def init(key: Array, start: Params) -> DistillState:
-        tx = Distill(settings, nets).tx
+        tx = optimisers(settings)
         keys = jax.random.split(key, 6)
 
         full = settings.generator == "full"
@@ -185,9 +278,7 @@ def make_init(
             real=optim.new_role(nets.adapted.init_adapters(keys[3]), tx["real"])
             if settings.trains_real
             else None,
-            disc=optim.new_role(disc, tx["discriminator"])
-            if settings.adversarial
-            else None,
+            disc=optim.new_role(disc, tx["disc"]) if settings.adversarial else None,
             ema=jax.tree.map(jnp.array, generator["unet"]),
         )
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gendr_jax.errors import UsageError
-from gendr_jax.sharding import batch_sharding
+from gendr_jax.sharding import batch_sharding, data_share, row_shards
 from gendr_jax.train.stage import Batch
 
 # start -> iterator of {name: array [batch of this process, ...]}, endless
@@ -101,16 +101,18 @@ def first_rows(batches: Batches, mesh: Mesh, rows: int) -> Batch:
     finally:
         if hasattr(iterator, "close"):
             iterator.close()
-    devices = max(mesh.size // jax.process_count(), 1)
-    wanted = -(-rows // jax.process_count())
+    _, shares = data_share(mesh)
+    devices = max(row_shards(mesh) // shares, 1)
+    wanted = -(-rows // shares)
     number = min(-(-wanted // devices) * devices, len(next(iter(batch.values()))))
     return spread({k: v[:number] for k, v in batch.items()}, batch_sharding(mesh))
 
 
 def spread(batch: Mapping[str, np.ndarray], sharding: Any) -> Batch:
     """The rows of this process as parts of global arrays."""
-    total = {k: len(v) * jax.process_count() for k, v in batch.items()}
-    devices = sharding.mesh.size
+    _, shares = data_share(sharding.mesh)
+    total = {k: len(v) * shares for k, v in batch.items()}
+    devices = row_shards(sharding.mesh)
     for name, rows in total.items():
         if rows % devices:
             raise UsageError(
@@ -118,6 +120,8 @@ def spread(batch: Mapping[str, np.ndarray], sharding: Any) -> Batch:
                 f"Give a batch_size that is a multiple of {devices}."
             )
     return {
-        name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+        name: jax.make_array_from_process_local_data(
+            sharding, np.asarray(rows), (total[name], *rows.shape[1:])
+        )
         for name, rows in batch.items()
     }

@@ -23,7 +23,7 @@ from gendr_jax.train.roles import DistillNets, DistillState, Pair, Roles
 from gendr_jax.train.settings import DistillSettings
 
 Array = jax.Array
-Term = Callable[[Array, Array], Array]  # (z_g, tokens) -> scalar
+Term = Callable[[Array], Array]  # z_g -> scalar
 
 
 class GeneratorLoss:
@@ -33,14 +33,37 @@ class GeneratorLoss:
         self.settings, self.nets, self.roles = settings, nets, roles
         self.decode = images.decoder(nets.vae, settings.vae)
 
-    def gradient(
-        self, state: DistillState, frozen: Any, pair: Pair, keys: Keys
-    ) -> tuple[Params, Array, Scalars]:
-        """Eq. 28: L = l1 L_score + l2 L_adv + l3 L_repa (+ paired terms), w.r.t. theta.
+    def on_latent(
+        self, state: DistillState, frozen: Any, pair: Pair, z_g: Array, keys: Keys
+    ) -> tuple[Array, tuple[Array, Scalars]]:
+        """Eq. 28 without its alignment term: (gradient w.r.t. z_g, (loss, metrics)).
 
-        Every term is differentiated with respect to z_g (or the alignment tokens)
-        alone, one after the other; their sum then goes through the generator once.
-        Equal to plain autodiff, with one network's activations alive at a time.
+        Every term is differentiated with respect to z_g alone, one after the other, so
+        that one network's activations are alive at a time.
+        """
+        loss, grad_z, metrics = self.score_term(state, frozen, pair, z_g, keys)
+        metrics["z_bias"] = jnp.mean(z_g - pair.z_high_bhwc)
+        metrics["z_std_ratio"] = jnp.std(z_g) / jnp.std(pair.z_high_bhwc)
+        weight = self.settings.weights.score
+        loss, grad_z = weight * loss, weight * grad_z
+        score_norm = optax.global_norm(grad_z)
+        for name, (rate, term) in self.other_terms(state, frozen, pair, keys).items():
+            value, g_z = jax.value_and_grad(term)(z_g)
+            loss, grad_z = loss + rate * value, grad_z + rate * g_z
+            metrics[f"loss_{name}"] = value
+            if name == "adversarial":
+                ratio = rate * optax.global_norm(g_z) / (score_norm + 1e-12)
+                metrics["adversarial_to_score"] = ratio
+        return grad_z, (loss, metrics)
+
+    def on_weights(
+        self, state: DistillState, frozen: Any, pair: Pair, grad_z: Array
+    ) -> tuple[Params, Array, Scalars]:
+        """Eq. 28 w.r.t. theta: (gradient, loss of the alignment term, metrics).
+
+        The sum of the latent's gradients goes through the generator once, together
+        with the alignment term l3 L_repa on the generator's own features. With
+        ``on_latent`` equal to plain autodiff of the whole loss.
         """
 
         def forward(params: Params):
@@ -49,29 +72,24 @@ class GeneratorLoss:
                 return z_g, jnp.zeros((len(z_g), 0, 0), z_g.dtype)
             return z_g, self.roles.project(params, down0)
 
-        params = state.generator.params
-        (z_g, tokens), pull = jax.vjp(forward, params)
-        loss, grad_z, metrics = self.score_term(state, frozen, pair, z_g, keys)
-        metrics["z_bias"] = jnp.mean(z_g - pair.z_high_bhwc)
-        metrics["z_std_ratio"] = jnp.std(z_g) / jnp.std(pair.z_high_bhwc)
-        weight = self.settings.weights.score
-        loss, grad_z = weight * loss, weight * grad_z
+        (_, tokens), pull = jax.vjp(forward, state.generator.params)
+        loss, metrics = jnp.zeros((), jnp.float32), {}
         grad_tokens = jnp.zeros_like(tokens)
-        score_norm = optax.global_norm(grad_z)
-        for name, (rate, term) in self.other_terms(state, frozen, pair, keys).items():
-            value, (g_z, g_tokens) = jax.value_and_grad(term, (0, 1))(z_g, tokens)
-            loss = loss + rate * value
-            grad_z, grad_tokens = grad_z + rate * g_z, grad_tokens + rate * g_tokens
-            metrics[f"loss_{name}"] = value
-            if name == "adversarial":
-                ratio = rate * optax.global_norm(g_z) / (score_norm + 1e-12)
-                metrics["adversarial_to_score"] = ratio
+        if self.settings.aligned:
+            grid = self.roles.token_grid(pair.z_high_bhwc)
+            dino = self.roles.dino(frozen)
+            target = images.dino_tokens(dino, pair.x_high_bhwc, grid)
+            value, grad_tokens = jax.value_and_grad(
+                lambda tokens: finite_mean(losses.repa(tokens, target))
+            )(tokens)
+            weight = self.settings.weights.repa
+            loss, grad_tokens = weight * value, weight * grad_tokens
+            metrics["loss_repa"] = value
         # A broken sample is left out; where all are broken, the update is skipped.
         grad_z, alive_z = _kept(grad_z)
         grad_tokens, alive_tokens = _kept(grad_tokens)
-        loss = jnp.where(alive_z & alive_tokens, loss, jnp.nan)
         (grads,) = pull((grad_z, grad_tokens))
-        return grads, loss, metrics | {"loss_generator": loss}
+        return grads, jnp.where(alive_z & alive_tokens, loss, jnp.nan), metrics
 
     def score_term(
         self, state: DistillState, frozen: Any, pair: Pair, z_g: Array, keys: Keys
@@ -84,8 +102,13 @@ class GeneratorLoss:
         a, sigma = diffusion.alpha_sigma(t, z_g.ndim)
         real = None if state.real is None else state.real.params
         fake = state.fake.params
-        predict_p = lambda z_t: self.roles.x0(frozen, real, z_t, t, s.kappa)  # noqa: E731
-        predict_q = lambda z_t: self.roles.x0(frozen, fake, z_t, t, 1.0)  # noqa: E731
+
+        def predict_p(z_t):
+            return self.roles.x0(frozen, real, z_t, t, s.kappa, "real/params")
+
+        def predict_q(z_t):
+            return self.roles.x0(frozen, fake, z_t, t, 1.0, "fake/params")
+
         if s.sequential:
             loss_b, grad, aux = losses.score_gradient(
                 chosen,
@@ -117,7 +140,7 @@ class GeneratorLoss:
     def other_terms(
         self, state: DistillState, frozen: Any, pair: Pair, keys: Keys
     ) -> dict[str, tuple[Array | float, Term]]:
-        """{name: (weight, (z_g, tokens) -> scalar)} of the terms that are on."""
+        """{name: (weight, z_g -> scalar)} of the terms that are on."""
         w, terms = self.settings.weights, {}
         if self.settings.adversarial:
             s = self.settings.score
@@ -125,31 +148,23 @@ class GeneratorLoss:
                 keys, "adversarial", pair.z_high_bhwc, s.t_min, s.t_max
             )
 
-            def adversarial(z_g, tokens):
+            def adversarial(z_g):
                 z_t = diffusion.add_noise(z_g, eps, t)
                 logits = self.roles.logits(frozen, state.disc.params, z_t, t)
                 return finite_mean(losses.generator_loss(logits))
 
             on = (state.step >= self.settings.adversarial_start).astype(jnp.float32)
             terms["adversarial"] = (w.adversarial * on, adversarial)
-        if self.settings.aligned:
-            dino = self.nets.dino.bind(self.nets.gather(frozen["dino"]))
-            grid = self.roles.token_grid(pair.z_high_bhwc)
-            target = images.dino_tokens(dino, pair.x_high_bhwc, grid)
-            terms["repa"] = (
-                w.repa,
-                lambda z_g, tokens: finite_mean(losses.repa(tokens, target)),
-            )
         if w.latent > 0:
             terms["latent"] = (
                 w.latent,
-                lambda z_g, tokens: finite_mean(losses.l2(z_g, pair.z_high_bhwc)),
+                lambda z_g: finite_mean(losses.l2(z_g, pair.z_high_bhwc)),
             )
         if w.pixel > 0:
-            vae = self.nets.gather(frozen["vae"])
+            vae = self.nets.gather(frozen["vae"], "frozen/vae")
             terms["pixel"] = (
                 w.pixel,
-                lambda z_g, tokens: finite_mean(
+                lambda z_g: finite_mean(
                     losses.l1(self.decode(vae, z_g), pair.x_high_bhwc)
                 ),
             )

@@ -68,6 +68,20 @@ def dino_tokens(dino, x_bhwc: jax.Array, grid_hw: tuple[int, int]) -> jax.Array:
     return jax.lax.stop_gradient(dino(losses.dino_input(x_bhwc, grid_hw)))
 
 
+def interleave(a_b: jax.Array, b_b: jax.Array) -> jax.Array:
+    """Two batches as one, sample by sample: [2B, ...].
+
+    End to end, half of each device's rows would have to move to another device.
+    """
+    return jnp.stack([a_b, b_b], axis=1).reshape(2 * len(a_b), *a_b.shape[1:])
+
+
+def apart(both_b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The inverse of ``interleave``."""
+    pairs = both_b.reshape(len(both_b) // 2, 2, *both_b.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
+
+
 def to_unit(x_bhwc: jax.Array) -> jax.Array:
     """[-1, 1] to [0, 1], clipped; for pictures."""
     return jnp.clip(x_bhwc * 0.5 + 0.5, 0.0, 1.0)

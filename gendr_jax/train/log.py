@@ -1,15 +1,12 @@
-"""What a run says while it trains: terminal, metrics.jsonl, TensorBoard, run.json.
+"""What a run says while it trains: terminal, metrics.jsonl, TensorBoard, pictures.
 
-What lives here: writing. What does not: which numbers, and when (`loop.py`). Only the
-first process writes; on the others every method does nothing.
+What lives here: writing. What does not: which numbers, and when (`loop.py`); run.json
+(`run_file.py`). Only the first process writes; on the others every method does nothing.
 """
 
-import datetime
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +14,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from PIL import Image
 
-import gendr_jax
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_FOR_FILES = ("goodput", "since_commit")  # not on the terminal
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -101,7 +95,8 @@ class Log:
         self._lines.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        told = {k: v for k, v in values.items() if k not in _FOR_FILES}
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in told.items())
         if self._bar is not None:
             self._bar.set_postfix_str(shown)
         else:
@@ -127,57 +122,3 @@ class Log:
             self._bar.close()
         self._lines.close()
         self._board.close()
-
-
-class RunFile:
-    """WORKDIR/run.json: what runs, on what, and why it stopped.
-
-    `stopped` is "running", then one of done, sigterm, user, nan, error. A process that
-    is killed leaves "running".
-    """
-
-    def __init__(self, workdir: Path, config: Mapping[str, Any], mesh: Mesh):
-        self._path = workdir / "run.json"
-        self._active = jax.process_index() == 0
-        self._content: dict[str, Any] = {
-            "stopped": "running",
-            "message": "",
-            "step": None,
-            "resumed_from": None,
-            "started": _now(),
-            "ended": None,
-            "mesh": dict(mesh.shape),
-            "devices": {
-                "kind": mesh.devices.flat[0].device_kind,
-                "platform": mesh.devices.flat[0].platform,
-                "count": mesh.size,
-                "processes": jax.process_count(),
-            },
-            "versions": _versions(),
-            "config": dict(config),
-        }
-
-    def update(self, **values: Any) -> None:
-        """Change entries and write the file."""
-        self._content.update(values)
-        if self._active:
-            text = json.dumps(self._content, indent=1, default=str) + "\n"
-            write_atomically(self._path, text.encode())
-
-    def end(self, reason: str, message: str = "") -> None:
-        """Write why the run stopped."""
-        self.update(stopped=reason, message=message, ended=_now())
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str]:
-    found = {"gendr_jax": gendr_jax.__version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -1,39 +1,39 @@
 """The training loop: place, resume, step, log, save, stop.
 
 What lives here: `run`, the same for every stage. What does not: the stages
-(`*_step.py`), what is written where (`log.py`, `weights/checkpoint.py`), flags.
+(`*_step.py`), what is written where (`workdir.py`, `log.py`, `run_file.py`,
+`weights/checkpoint.py`), pictures (`draw.py`), hangs (`watchdog.py`), flags.
 
 `state.step` is the only clock. It decides which batch comes next and which random
 numbers are drawn, so a run that resumes goes on as if it had never stopped.
 """
 
-import time
-from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from gendr_jax import sharding
-from gendr_jax.train.feed import Batches, Feed, first_rows
-from gendr_jax.train.log import Log, RunFile
+from gendr_jax.train import distributed, profile, program
+from gendr_jax.train.draw import Sampler
+from gendr_jax.train.feed import Batches, Feed
+from gendr_jax.train.goodput import Goodput
+from gendr_jax.train.log import Log
 from gendr_jax.train.meter import Guard, Meter
-from gendr_jax.train.resume import check_resumable, plain
+from gendr_jax.train.resume import plain
+from gendr_jax.train.run_file import RunFile
 from gendr_jax.train.run_settings import Reason, RunResult, RunSettings
-from gendr_jax.train.sheet import contact_sheet
-from gendr_jax.train.signals import StopFlag
+from gendr_jax.train.saves import NotFinite, Saves
+from gendr_jax.train.signals import StopFlag, interruptible
 from gendr_jax.train.stage import Batch, Metrics, Stage, State
-from gendr_jax.weights import checkpoint
-from gendr_jax.weights.fingerprint import fingerprint
+from gendr_jax.train.watchdog import Watchdog
+from gendr_jax.train.workdir import Workdir
+from gendr_jax.train.xla_flags import compiler_options
+from gendr_jax.weights.barrier import anyone, barrier
 
 WEIGHTS = "weights"
-
-
-class NotFinite(Exception):
-    """Training cannot go on: updates or weights are not finite."""
 
 
 def run(
@@ -44,6 +44,7 @@ def run(
     mesh: Mesh,
     workdir: Path | str,
     progress: bool = True,
+    begun: float | None = None,
 ) -> RunResult:
     """Train `stage` until it is done or is asked to stop; resume what is in `workdir`.
 
@@ -55,27 +56,31 @@ def run(
         batches: start -> iterator of the batches of this process from `start` on.
         settings: how long, how often.
         mesh: from `sharding.make_mesh`; may differ from the one of the checkpoint.
-        workdir: made if absent.
+        workdir: made if absent; a folder or the URL of an object store.
         progress: show progress on the terminal.
+        begun: time.perf_counter() when the process began to work; default now.
 
     Raises:
         UsageError: `workdir` holds a run that these settings cannot resume, or a batch
             does not divide over the devices.
+        LateProcess: another process did not come to a barrier in time.
     """
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    record = RunFile(workdir, plain(settings.config), mesh)
-    record.update()
-    try:
-        with ExitStack() as stack:
-            loop = _Loop(stage, batches, settings, mesh, workdir, record)
-            result = loop.run(stack, progress)
-    except BaseException as error:
-        reason = "user" if isinstance(error, KeyboardInterrupt) else "error"
-        record.end(reason, f"{type(error).__name__}: {error}")
-        raise
-    record.update(step=result.step)
-    record.end(result.reason, result.message)
+    goodput = Goodput(begun)
+    with closing(Workdir(workdir)) as place, StopFlag() as stop:
+        record = RunFile(place.local, plain(settings.config), mesh, goodput)
+        record.update()
+        place.push()
+        try:
+            with ExitStack() as stack:
+                loop = _Loop(stage, batches, settings, mesh, place, record)
+                result = loop.run(stack, stop, goodput, progress)
+        except BaseException as error:
+            reason = "user" if isinstance(error, KeyboardInterrupt) else "error"
+            with suppress(OSError):  # a full disk: the first error is the one to see
+                record.end(reason, f"{type(error).__name__}: {error}")
+            raise
+        record.update(step=result.step)
+        record.end(result.reason, result.message)
     return result
 
 
@@ -88,42 +93,43 @@ class _Loop:
         batches: Batches,
         settings: RunSettings,
         mesh: Mesh,
-        workdir: Path,
+        workdir: Workdir,
         record: RunFile,
     ):
         self.stage, self.batches, self.settings = stage, batches, settings
         self.mesh, self.workdir, self.record = mesh, workdir, record
         init_key, *keys = jax.random.split(jax.random.key(settings.seed), 3)
         self.init_key = init_key
-        self.step_key, self.sample_key = sharding.place(keys, sharding.replicated(mesh))
+        self.step_key, sample_key = sharding.place(keys, sharding.replicated(mesh))
         like = jax.eval_shape(stage.init, init_key, stage.start)
-        self.placement = sharding.tree_shardings(like, mesh)
+        self.where = sharding.Placement(
+            mesh, settings.rules, settings.min_sharded_size, settings.on_host
+        )
+        self.placement = self.where.tree(like)
         self.abstract = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             like,
             self.placement,
         )
-        placed = sharding.tree_shardings(stage.frozen, mesh)
+        placed = self.where.tree(stage.frozen, "frozen")
         self.frozen = sharding.place(stage.frozen, placed)
-        self.sampler: tuple[list[str], Any] | None = None
+        self.sampler = Sampler(stage, batches, settings.samples, mesh, sample_key)
 
-    def run(self, stack: ExitStack, progress: bool) -> RunResult:
-        settings = self.settings
-        stop = stack.enter_context(StopFlag())
-        folder = self.workdir / checkpoint.FOLDER
-        self.manager = checkpoint.Manager(folder, keep=settings.keep)
-        stack.enter_context(closing(self.manager))
-        self.meta = {
-            "config": plain(settings.config),
-            "frozen": fingerprint(self.frozen),
-            "seed": settings.seed,
-        }
-        restored = self.manager.restore(self.abstract, self.accept)
+    def run(
+        self, stack: ExitStack, stop: StopFlag, goodput: Goodput, progress: bool
+    ) -> RunResult:
+        settings, local = self.settings, self.workdir.local
+        self.goodput = goodput
+        watchdog = Watchdog(local, settings.watchdog, self.hung)
+        goodput.told = stack.enter_context(watchdog).beat
+        distributed.bound_orbax_barriers()
+        self.saves = Saves(self.workdir.checkpoints, settings, self.frozen)
+        stack.enter_context(closing(self.saves))
+        restored = self.saves.restore(self.abstract)
         start, state = restored or (0, self.fresh())
+        self.meet("restored")
         self.record.update(resumed_from=start if restored else None, step=start)
-        self.log = Log(
-            self.workdir, start=start, steps=settings.steps, progress=progress
-        )
+        self.log = Log(local, start=start, steps=settings.steps, progress=progress)
         stack.enter_context(closing(self.log))
         if start >= settings.steps:
             return self.nothing_to_do(start, state)
@@ -131,16 +137,26 @@ class _Loop:
             self.log.say(f"resuming from step {start}")
         feed = Feed(self.batches, start, self.mesh)
         stack.enter_context(closing(feed))
+        self.profiler = profile.Profiler(
+            profile.window(settings.profile), local / "profile"
+        )
+        stack.enter_context(closing(self.profiler))
         step, state, reason, message = self.steps(start, state, feed, stop)
-        self.manager.wait()
+        with goodput.phase("save"):
+            self.saves.manager.wait()
         if reason == "done":
             self.export(state)
         self.log.say(f"stopped at step {step}: {message or reason}")
         return RunResult(step, reason, state, message)
 
-    def accept(self, meta: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint that this run cannot go on from."""
-        check_resumable(meta, self.meta, self.settings.may_change)
+    def meet(self, name: str) -> None:
+        """Wait for the other processes."""
+        barrier(name, self.settings.barrier_seconds)
+
+    def hung(self, message: str) -> None:
+        """The last words of a process that the watchdog ends."""
+        self.record.end("hang", message)
+        self.workdir.push()
 
     def fresh(self) -> State:
         """A new state, made where it will live."""
@@ -155,13 +171,17 @@ class _Loop:
         self, step: int, state: State, feed: Feed, stop: StopFlag
     ) -> tuple[int, State, Reason, str]:
         """The loop itself: (last step, state, why it ended, more words)."""
-        settings, late = self.settings, None
-        batch = feed.next()
-        train_step = self.compile(state, batch)
+        settings, enter, late = self.settings, self.goodput.enter, None
+        batch = self.next_batch(step, feed, stop)
+        train_step = batch and self.compile(state, batch, stop)
+        if train_step is None:
+            return step, state, stop.reason, "no step was done, so nothing is saved"
         meter = Meter(step, settings.batch_size, lambda: feed.waited)
         guard = Guard(settings.max_bad_steps)
         try:
             while True:
+                enter("step")
+                self.profiler.before(step + 1, state)
                 state, metrics = train_step(state, self.frozen, batch, self.step_key)
                 step += 1
                 # The devices work on this step while the last one's metrics are read.
@@ -174,28 +194,29 @@ class _Loop:
                     self.note(late, meter, guard)
                     late = None
                 if saves:
-                    self.save(step, state)
+                    with self.goodput.phase("save"):
+                        self.saves.save(step, state)
                 if draws:
-                    with meter.paused():
-                        self.draw(step, state)
+                    with meter.paused(), self.goodput.phase("draw"):
+                        sheet = self.sampler.sheet(step, state, self.frozen)
+                        self.log.sheet(step, sheet)
                 if last:
                     return step, state, "done", ""
                 batch = self.next_batch(step, feed, stop)
                 if batch is None:
                     self.note(late, meter, guard)
-                    self.save(step, state)
+                    enter("save")
+                    self.saves.save(step, state)
                     return step, state, stop.reason, ""
         except NotFinite as error:
-            # Updates were skipped, so the weights may well be those of the last good
-            # step; then a second start goes on beyond the bad ones.
-            with suppress(FloatingPointError):
-                self.manager.save(step, state, clock=self.clock(step), meta=self.meta)
+            self.saves.save_if_finite(step, state)
             return step, state, "nan", str(error)
 
     def next_batch(self, step: int, feed: Feed, stop: StopFlag) -> Batch | None:
         """The next batch, or None when asked to stop."""
         if stop.agreed(step):
             return None
+        self.goodput.enter("data")
         try:
             return feed.next()
         except Exception:
@@ -204,27 +225,25 @@ class _Loop:
                 return None
             raise
 
-    def compile(self, state: State, batch: Batch) -> Any:
-        """The step, compiled before the clock of the first one runs."""
-        mesh = self.mesh
-        whole = sharding.replicated(mesh)
-        placed = jax.tree.map(lambda x: x.sharding, self.frozen)
-        rows = sharding.batch_sharding(mesh)
-        jitted = jax.jit(
-            self.stage.step,
-            donate_argnums=0,
-            in_shardings=(self.placement, placed, rows, whole),
-            out_shardings=(self.placement, whole),
-        )
-        begun = time.perf_counter()
-        # The attention kernel is chosen by the mesh that is current while tracing.
-        with jax.set_mesh(mesh):
-            lowered = jitted.lower(state, self.frozen, batch, self.step_key)
-        compiled = lowered.compile()
-        seconds = time.perf_counter() - begun
-        self.record.update(compile_seconds=round(seconds, 2))
-        self.log.say(f"compiled the step in {seconds:.1f} s")
+    def compile(self, state: State, batch: Batch, stop: StopFlag) -> Any:
+        """The step, compiled ahead; None when asked to stop meanwhile."""
+        self.goodput.enter("compile")
+        given = program.Arguments(state, self.frozen, batch, self.step_key)
+        parts = program.traced(self.stage, self.where, given)
+        options = compiler_options(self.settings.xla_flags)
+        compiled = interruptible(lambda: program.compiled(parts, options), stop)
+        seconds = self.goodput.seconds()["compile"]
+        if compiled is not None:
+            self.record.update(compile_seconds=round(seconds, 2))
+            self.log.say(f"compiled the step in {seconds:.1f} s")
+            for line in sharding.report(self.trees(state), self.where).lines():
+                self.log.say(line)
+            self.meet("compiled")
         return compiled
+
+    def trees(self, state: State) -> dict[str, Any]:
+        """All that stays on the devices, by role."""
+        return {"": state, "frozen": self.frozen}
 
     def note(
         self, late: tuple[int, Metrics, float] | None, meter: Meter, guard: Guard
@@ -236,63 +255,36 @@ class _Loop:
         values = {name: float(v) for name, v in jax.device_get(metrics).items()}
         meter.add(values)
         if _due(step, self.settings.log_every, step == self.settings.steps):
-            self.log.metrics(step, meter.line(step, values, waited))
+            line = meter.line(step, values, waited)
+            line["goodput"] = self.goodput.fraction()
+            line["since_commit"] = self.saves.manager.uncommitted_seconds
+            self.log.metrics(step, line)
         self.log.advance()
-        self.manager.poll()
+        self.saves.manager.poll()
+        self.record.refresh(step)
+        self.workdir.refresh()
         stuck = guard.check(step, values)
         if stuck:
             raise NotFinite(stuck)
 
-    def clock(self, step: int) -> dict[str, int]:
-        """What decides, besides the arrays, how a run goes on."""
-        return {"seed": self.settings.seed, "data_index": step}
-
-    def save(self, step: int, state: State) -> None:
-        """Start to save; weights that are not finite are never written."""
-        try:
-            self.manager.save(step, state, clock=self.clock(step), meta=self.meta)
-        except FloatingPointError as error:
-            raise NotFinite(f"the state of step {step} is {error}") from error
-
-    def draw(self, step: int, state: State) -> None:
-        """A contact sheet of the same few samples each time."""
-        if self.sampler is None:
-            rows = self.settings.samples
-            self.sampler = _sampler(self.stage, rows, self.mesh)
-            self.rows = first_rows(self.batches, self.mesh, rows)
-        titles, sample = self.sampler
-        columns = sample(state, self.frozen, self.rows, self.sample_key)
-        images = [np.asarray(images, np.float32) for images in columns]
-        sheet = contact_sheet(
-            dict(zip(titles, images, strict=True)), caption=f"step {step}"
-        )
-        self.log.sheet(step, sheet)
-
     def nothing_to_do(self, start: int, state: State) -> RunResult:
         """The run had been done before; weights that are missing are written."""
         steps = self.settings.steps
-        if start == steps and not (self.workdir / WEIGHTS).exists():
+        if start == steps and not anyone(self.workdir.exists(WEIGHTS)):
             self.export(state)
         message = f"nothing to do: step {start} of {steps} was reached before"
         self.log.say(message)
         return RunResult(start, "done", state, message)
 
     def export(self, state: State) -> None:
-        """The weights folder that a user takes away."""
-        self.stage.export(state, self.workdir / WEIGHTS)
+        """The weights folder that a user takes away; the first process writes it."""
+        with self.goodput.phase("export"):
+            state = distributed.whole_arrays(state, skip="opt")
+            if jax.process_index() == 0:
+                self.workdir.clear(WEIGHTS)
+                self.stage.export(state, self.workdir.local / WEIGHTS)
+            self.meet("exported")
 
 
 def _due(step: int, every: int, last: bool = False) -> bool:
     return every > 0 and (step % every == 0 or last)
-
-
-def _sampler(stage: Stage, rows: int, mesh: Mesh) -> tuple[list[str], Any]:
-    """(titles, jitted function): the columns as a list, for jit sorts dicts by key."""
-    titles: list[str] = []
-
-    def sample(*args: Any) -> list[jax.Array]:
-        columns = stage.sample(*args)
-        titles[:] = columns
-        return [images_bhwc[:rows] for images_bhwc in columns.values()]
-
-    return titles, jax.jit(sample, out_shardings=sharding.replicated(mesh))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from gendr_jax.nets import Params
+from gendr_jax.train import accumulate
 from gendr_jax.train.settings import Adam
 
 Scalars = dict[str, jax.Array]
@@ -57,11 +58,16 @@ def update(
     role: Role,
     tx: optax.GradientTransformation,
     loss_fn: Callable[..., tuple[jax.Array, Scalars]],
-    *args: Any,
+    *batched: Any,
+    parts: int = 1,
 ) -> tuple[Role, Scalars]:
-    """One step of ``loss_fn(params, *args) -> (scalar loss, metrics)``."""
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        role.params, *args
+    """One step of ``loss_fn(params, *batched) -> (scalar loss, metrics)``.
+
+    ``parts``: in how many parts the gradient is taken (``accumulate.py``).
+    """
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, metrics), grads = accumulate.mean(
+        parts, lambda *piece: gradient(role.params, *piece), *batched
     )
     role, guard = apply(role, tx, grads, loss)
     return role, metrics | guard
@@ -82,6 +88,7 @@ def apply(
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
 
+    role = Role(role.params, _on_device(role.opt))
     updates, opt = tx.update(grads, role.opt, role.params)
     stepped = Role(optax.apply_updates(role.params, updates), opt)
     # A select fuses into the update and stays in place; a lax.cond would hold a copy.
@@ -89,6 +96,16 @@ def apply(
     role = jax.tree.map(lambda new, old: jnp.where(keep, new, old), stepped, role)
     skipped = (~finite & jnp.asarray(enabled)).astype(jnp.float32)
     return role, {"grad_norm": norm, "skipped": skipped}
+
+
+def _on_device(opt: optax.OptState) -> optax.OptState:
+    """Moments that live in the host's memory, fetched for the update."""
+    device, host = jax.memory.Space.Device, jax.memory.Space.Host
+
+    def fetch(x: jax.Array) -> jax.Array:
+        return jax.device_put(x, device) if jax.typeof(x).memory_space == host else x
+
+    return jax.tree.map(fetch, opt)
 
 
 def ema(average: Params, params: Params, decay: float, step: jax.Array) -> Params:

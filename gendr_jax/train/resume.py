@@ -17,12 +17,20 @@ from gendr_jax.errors import UsageError
 MAY_CHANGE = (
     "steps",
     "mesh",
+    "sharding.*",
+    "accumulate",
+    "remat",
+    "xla_flags",
+    "optim*.memory",
     "log.*",
     "checkpoint.*",
     "data.workers",
     "data.path",
     "init.*",
     "max_bad_steps",
+    "profile",
+    "watchdog.*",
+    "processes.*",
 )
 
 _ABSENT = "absent"

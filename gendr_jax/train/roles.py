@@ -22,7 +22,9 @@ from gendr_jax.train.optim import Role
 class DistillNets:
     """The networks without weights. ``adapted`` is ``unet`` with adapter paths.
 
-    ``gather`` brings a role's weights to the compute dtype, whole on every device.
+    ``gather`` brings weights to the compute dtype, whole on every device; its second
+    argument is their path in state or frozen, by which the table of rules knows them.
+    ``split`` cuts pictures along the height where the mesh has a ``space`` axis.
     """
 
     vae: Net
@@ -31,7 +33,8 @@ class DistillNets:
     projector: Net
     dino: Net
     head: Net
-    gather: Callable[[Params], Params]
+    gather: Callable[[Params, str], Params]
+    split: Callable[[jax.Array], jax.Array]
 
 
 @jax.tree_util.register_dataclass
@@ -69,21 +72,23 @@ class Roles:
     generator: str
     prediction: str
 
-    def unet(self, frozen: Any, adapters: Params | None):
-        """The UNet of a role; None is the frozen base itself."""
-        base = self.nets.gather(frozen["unet"])
+    def unet(self, frozen: Any, adapters: Params | None, where: str):
+        """The UNet of a role, its adapters found at ``where``; None is the base."""
+        base = self.nets.gather(frozen["unet"], "frozen/unet")
         if adapters is None:
             return self.nets.unet.bind(base)
-        return self.nets.adapted.bind(overlay(base, self.nets.gather(adapters)))
+        return self.nets.adapted.bind(overlay(base, self.nets.gather(adapters, where)))
 
     def generate(
         self, frozen: Any, params: Params, z_low_bhwc: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """z_g in one step from z_l (eq. 8), and the map after the first down block."""
         if self.generator == "full":
-            unet = self.nets.unet.bind(self.nets.gather(params["unet"]))
+            unet = self.nets.unet.bind(
+                self.nets.gather(params["unet"], "generator/params/unet")
+            )
         else:
-            unet = self.unet(frozen, params["unet"])
+            unet = self.unet(frozen, params["unet"], "generator/params/unet")
         batch = len(z_low_bhwc)
         context = images.prompt(frozen["prompt"]["positive"], batch)
         out, features = unet(z_low_bhwc, jnp.full((batch,), diffusion.T_STAR), context)
@@ -97,19 +102,20 @@ class Roles:
         z_t_bhwc: jax.Array,
         t_b: jax.Array,
         kappa: float,
+        where: str,
     ) -> jax.Array:
         """f(z_t): the role's x0 prediction, guided by ``kappa`` (eq. 7); 1 is plain."""
-        unet = self.unet(frozen, adapters)
+        unet = self.unet(frozen, adapters, where)
         batch = len(z_t_bhwc)
         positive = images.prompt(frozen["prompt"]["positive"], batch)
         if kappa == 1.0:
             out, _ = unet(z_t_bhwc, t_b, positive)
         else:
             negative = images.prompt(frozen["prompt"]["negative"], batch)
-            twice = lambda x: jnp.concatenate([x, x])  # noqa: E731
-            context = jnp.concatenate([negative, positive])
+            twice = lambda x: images.interleave(x, x)  # noqa: E731
+            context = images.interleave(negative, positive)
             both, _ = unet(twice(z_t_bhwc), twice(t_b), context)
-            out = diffusion.cfg(*jnp.split(both, 2), kappa)
+            out = diffusion.cfg(*images.apart(both), kappa)
         return diffusion.to_x0(out, z_t_bhwc, t_b, self.prediction)
 
     def logits(
@@ -117,14 +123,21 @@ class Roles:
     ) -> jax.Array:
         """Discriminator: the base's encoder with adapters, then the head (5.1)."""
         context = images.prompt(frozen["prompt"]["positive"], len(z_t_bhwc))
-        features = self.unet(frozen, disc["unet"]).encode(z_t_bhwc, t_b, context)
-        head = self.nets.head.bind(self.nets.gather(disc["head"]))
+        unet = self.unet(frozen, disc["unet"], "disc/params/unet")
+        features = unet.encode(z_t_bhwc, t_b, context)
+        head = self.nets.head.bind(self.nets.gather(disc["head"], "disc/params/head"))
         return diffusion.at_least_fp32(head(features["mid"]))
 
     def project(self, params: Params, down0_bhwc: jax.Array) -> jax.Array:
         """The alignment tokens of the generator's own pass."""
-        projector = self.nets.projector.bind(self.nets.gather(params["projector"]))
+        projector = self.nets.projector.bind(
+            self.nets.gather(params["projector"], "generator/params/projector")
+        )
         return diffusion.at_least_fp32(projector(images.tokens(down0_bhwc)))
+
+    def dino(self, frozen: Any):
+        """The frozen DINOv2."""
+        return self.nets.dino.bind(self.nets.gather(frozen["dino"], "frozen/dino"))
 
     def token_grid(self, z_bhwc: jax.Array) -> tuple[int, int]:
         """Height and width of the map after the first down block."""

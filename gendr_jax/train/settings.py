@@ -13,8 +13,10 @@ from gendr_jax.losses import require_paired_term
 from gendr_jax.models.dinov2 import DINOv2Config
 from gendr_jax.models.heads import PatchDiscriminatorConfig
 from gendr_jax.models.lora import LoRAConfig
+from gendr_jax.models.remat import Policy
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
+from gendr_jax.sharding import MIN_SHARDED_SIZE
 
 Prediction = Literal["eps", "v"]
 
@@ -30,6 +32,7 @@ class Adam:
     weight_decay: float = 0.0
     clip: float = 1.0
     warmup: int = 0
+    memory: Literal["device", "pinned_host"] = "device"  # of the moments
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,16 @@ class Init:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Save every N steps, keep the newest K."""
+    """Save every N steps, keep the newest K.
+
+    Besides, for ever: steps that are multiples of ``keep_every``, and one in
+    ``keep_seconds`` (0: none).
+    """
 
     every: int = 1000
     keep: int = 3
+    keep_every: int = 0
+    keep_seconds: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,23 +80,66 @@ class Log:
     samples: int = 4
 
 
+@dataclass(frozen=True)
+class Sharding:
+    """How arrays lie on the mesh (``sharding/rules.py``); see docs/sharding.md.
+
+    ``rules``: (pattern, how) pairs, tried before the default ones. ``grad_reduce``:
+    dtype in which the gradients of kernels are summed over devices.
+    """
+
+    rules: tuple[tuple[str, str], ...] = ()
+    min_size: int = MIN_SHARDED_SIZE
+    grad_reduce: Literal["compute", "float32"] = "compute"
+
+
+@dataclass(frozen=True)
+class Watchdog:
+    """Stacks are dumped after so many seconds without progress (0: never).
+
+    ``start_seconds`` is the limit of what compiles. ``ends``: the process ends too.
+    """
+
+    seconds: float = 1800.0
+    start_seconds: float = 7200.0
+    ends: bool = True
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How long processes wait, in seconds: to meet, for a sign of life, at barriers."""
+
+    meet: int = 300
+    heartbeat: int = 50
+    barrier: int = 600
+
+
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What every stage has."""
+    """What every stage has.
+
+    ``remat``: a name of ``models/remat.py``; ``xla_flags``: one of ``xla_flags.py``.
+    """
 
     stage: str
     steps: int = 100_000
     batch_size: int = 64
     seed: int = 0
     mesh: str = ""
+    sharding: Sharding = field(default_factory=Sharding)
+    accumulate: int = 1
+    xla_flags: str = ""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    remat: bool = True
+    remat: Policy = "block"
     ema: float = 0.9999
     max_bad_steps: int = 20
     data: Data = field(default_factory=Data)
     init: Init = field(default_factory=Init)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     log: Log = field(default_factory=Log)
+    profile: str = ""  # steps FIRST:LAST to trace
+    watchdog: Watchdog = Watchdog()
+    processes: Processes = Processes()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,15 @@
 """Being asked to stop: SIGTERM and SIGINT become a flag that the loop reads.
 
-What lives here: the flag. What does not: what is saved when it is set (`loop.py`).
+What lives here: the flag, and long work that it cuts short. What does not: what is
+saved when it is set (`loop.py`).
 """
 
 import os
+import queue
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -63,3 +66,36 @@ class StopFlag:
             if multihost_utils.reached_preemption_sync_point(step):
                 self.reason = "sigterm"
         return bool(self.reason)
+
+
+def interruptible(work: Callable[[], Any], stop: StopFlag) -> Any:
+    """What `work` returns, or None as soon as this process alone is asked to stop.
+
+    A handler runs between two instructions of the main thread, and compiling is one
+    of an hour: `work` runs in a thread and is left behind. Several processes have to
+    agree on a step and so finish the work first.
+    """
+    ended: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            ended.put((work(), None))
+        except BaseException as error:  # the main thread raises it
+            ended.put((None, error))
+
+    threading.Thread(target=run, name="compile", daemon=True).start()
+    while True:
+        try:
+            result, error = ended.get(timeout=0.1)
+        except queue.Empty:
+            if stop.reason:
+                return None
+            continue
+        if error is not None:
+            raise error
+        return result
+
+
+def work_left_behind() -> bool:
+    """Whether a thread of `interruptible` still runs: no orderly end of Python then."""
+    return any(thread.name == "compile" for thread in threading.enumerate())

@@ -32,6 +32,34 @@ class State(Protocol):
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A part of a step that may be a program of its own.
+
+    run: (state, left, frozen, batch, key) -> (state, left, metrics). `left` is what the
+    phase before has left (None for the first): a pytree whose arrays have the global
+    batch as their first axis, or are scalars.
+    """
+
+    name: str
+    run: Callable[..., tuple[State, Any, Metrics]]
+
+
+def composed(phases: tuple[Phase, ...]) -> Callable[..., tuple[State, Metrics]]:
+    """The phases as one step."""
+
+    def step(
+        state: State, frozen: Frozen, batch: Batch, key: jax.Array
+    ) -> tuple[State, Metrics]:
+        left, metrics = None, {}
+        for phase in phases:
+            state, left, found = phase.run(state, left, frozen, batch, key)
+            metrics |= found
+        return state, metrics
+
+    return step
+
+
+@dataclass(frozen=True)
 class Stage:
     """One training stage, as the loop sees it.
 
@@ -42,6 +70,7 @@ class Stage:
         step: (state, frozen, batch, key) -> (state with step + 1, metrics). Pure; folds
             `state.step` into the key itself; skips an update that is not finite and
             says so in a metric whose name begins with "skipped".
+        phases: the same step in parts; empty where it is not divided.
         frozen: weights that are read only, not yet placed on a mesh.
         sample: (state, frozen, batch, key) -> {column title: image_bhwc in [0, 1]} in
             the order in which the columns are to be shown. Jit-able.
@@ -55,3 +84,4 @@ class Stage:
     sample: Callable[[State, Frozen, Batch, jax.Array], dict[str, jax.Array]]
     export: Callable[[State, Path], None]
     start: Frozen = field(default_factory=dict)
+    phases: tuple[Phase, ...] = ()

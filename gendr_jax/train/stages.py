@@ -29,6 +29,7 @@ from gendr_jax.models.heads import (
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Params
+from gendr_jax.sharding import Placement
 from gendr_jax.train import base_step, distill_step, start, vae_step
 from gendr_jax.train.roles import DistillNets
 from gendr_jax.train.run_settings import RunSettings
@@ -36,11 +37,15 @@ from gendr_jax.train.settings import (
     BaseSettings,
     Common,
     DistillSettings,
+    Init,
     VAESettings,
 )
 from gendr_jax.train.stage import Stage
 from gendr_jax.train.typed import typed
 from gendr_jax.weights import folder, surgery
+
+Gather = Callable[[Params, str], Params]
+Split = Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +64,39 @@ def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
         UsageError: a misspelt or impossible setting.
         InputError: weights or photographs that cannot be read.
     """
+    settings = read_settings(config, mesh)
+    stage = _stage(settings, mesh)
+    return Setup(stage, data_batches(settings, mesh), run_settings(settings))
+
+
+def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
+    """The stage from shapes alone: nothing is read, nothing is allocated.
+
+    `frozen` and `start` are ShapeDtypeStructs, `export` is not to be called. The step
+    is that of `setup`, whatever weights `config.init` names; the mesh may be one of
+    devices that are not here.
+
+    Raises:
+        UsageError: a misspelt or impossible setting.
+    """
+    settings = read_settings(config, mesh)
+    settings = dataclasses.replace(settings, init=Init(random=True))
+    made: list[Stage] = []
+
+    def trees() -> tuple[Any, Any]:
+        made.append(_stage(settings, mesh))
+        return made[0].frozen, made[0].start
+
+    frozen, begin = jax.eval_shape(trees)
+    return dataclasses.replace(made[0], frozen=frozen, start=begin)
+
+
+def read_settings(config: Mapping[str, Any], mesh: Mesh) -> Common:
+    """The typed settings of config.stage, checked against each other and the mesh.
+
+    Raises:
+        UsageError: a misspelt or impossible setting.
+    """
     kinds = {"vae": VAESettings, "base": BaseSettings, "distill": DistillSettings}
     kind = config.get("stage")
     if kind not in kinds:
@@ -67,15 +105,48 @@ def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
         )
     settings = typed(kinds[kind], config)
     check(settings, mesh)
-    gather = functools.partial(whole, mesh=mesh, dtype=settings.dtype)
+    return settings
+
+
+def _stage(settings: Common, mesh: Mesh) -> Stage:
+    gather = functools.partial(
+        whole, placement=placement(settings, mesh), dtype=settings.dtype
+    )
+    split = functools.partial(sharding.split_rows, mesh=mesh)
     makers = {"vae": _vae_stage, "base": _base_stage, "distill": _distill_stage}
-    stage = makers[kind](settings, gather)
-    return Setup(stage, data_batches(settings), run_settings(settings))
+    return makers[settings.stage](settings, gather, split)
 
 
-def whole(params: Params, *, mesh: Mesh, dtype: str) -> Params:
-    """Weights in the compute dtype, whole on every device; call inside jit."""
-    return sharding.gather(params, sharding.tree_shardings(params, mesh), dtype)
+def placement(settings: Common, mesh: Mesh) -> Placement:
+    """Where every array of the stage lives."""
+    rules = settings.sharding
+    return Placement(mesh, rules.rules, rules.min_size, tuple(on_host(settings)))
+
+
+def on_host(settings: Common) -> Iterator[str]:
+    """Patterns of the paths of moments that live in the host's memory."""
+    if isinstance(settings, DistillSettings):
+        roles = {
+            "generator": settings.optim.generator,
+            "fake": settings.optim.fake,
+            "real": settings.optim.real,
+            "disc": settings.optim.discriminator,
+        }
+    elif isinstance(settings, VAESettings):
+        roles = {"vae": settings.optim, "disc": settings.optim_discriminator}
+    else:
+        roles = {"base": settings.optim}
+    for name, adam in roles.items():
+        if adam.memory != "device":
+            yield f"^{name}/opt/"
+
+
+def whole(params: Params, where: str, *, placement: Placement, dtype: str) -> Params:
+    """Weights in the compute dtype, whole on every device; call inside jit.
+
+    ``where``: their path in the state or in the frozen weights.
+    """
+    return sharding.gather(params, placement.tree(params, where), dtype)
 
 
 def check(settings: Common, mesh: Mesh) -> None:
@@ -96,10 +167,17 @@ def check(settings: Common, mesh: Mesh) -> None:
             f"data.crop={settings.data.crop} is no multiple of data.scale="
             f"{settings.data.scale}. Choose one."
         )
-    if settings.batch_size % mesh.size:
+    shards = sharding.row_shards(mesh)
+    if settings.accumulate < 1 or settings.batch_size % (shards * settings.accumulate):
         raise UsageError(
-            f"batch_size={settings.batch_size} does not divide over {mesh.size} "
-            "devices. Choose a multiple."
+            f"batch_size={settings.batch_size} does not divide over {shards} devices "
+            f"times accumulate={settings.accumulate}. Choose a multiple."
+        )
+    unit *= mesh.shape[sharding.SPACE]
+    if settings.data.crop % unit:
+        raise UsageError(
+            f"data.crop={settings.data.crop} is no multiple of {unit}, which "
+            f"space={mesh.shape[sharding.SPACE]} needs. Choose another."
         )
 
 
@@ -125,12 +203,21 @@ def run_settings(settings: Common) -> RunSettings:
         samples=settings.log.samples,
         checkpoint_every=settings.checkpoint.every,
         keep=settings.checkpoint.keep,
+        keep_every=settings.checkpoint.keep_every,
+        keep_seconds=settings.checkpoint.keep_seconds,
         max_bad_steps=settings.max_bad_steps,
+        profile=settings.profile,
+        watchdog=settings.watchdog,
+        barrier_seconds=settings.processes.barrier,
         config=settings,
+        rules=settings.sharding.rules,
+        min_sharded_size=settings.sharding.min_size,
+        on_host=tuple(on_host(settings)),
+        xla_flags=settings.xla_flags,
     )
 
 
-def data_batches(settings: Common) -> Callable[[int], Iterator[Any]]:
+def data_batches(settings: Common, mesh: Mesh) -> Callable[[int], Iterator[Any]]:
     """start -> endless batches of this process, of what ``data.path`` names.
 
     Raises:
@@ -143,23 +230,25 @@ def data_batches(settings: Common) -> Callable[[int], Iterator[Any]]:
             f"{BUILTIN} for those that come with scikit-image."
         )
     source = open_source(data.path)
+    share, shares = sharding.data_share(mesh)
     return lambda first: pipeline.batches(
         source,
         batch_size=settings.batch_size,
         crop=data.crop,
         seed=settings.seed,
         start=first,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share,
+        process_count=shares,
         workers=data.workers,
     )
 
 
-def _vae_stage(settings: VAESettings, gather: Callable[[Params], Params]) -> Stage:
+def _vae_stage(settings: VAESettings, gather: Gather, split: Split) -> Stage:
     config, params = start.component(settings.init, "vae", settings.vae)
     settings = dataclasses.replace(settings, vae=config)
-    vae = nets.build(VAE, config, dtype=settings.dtype, remat=settings.remat)
-    disc = nets.build(PatchDiscriminator, settings.discriminator, dtype=settings.dtype)
+    build = builder(settings)
+    vae = build(VAE, config, remat=settings.remat)
+    disc = build(PatchDiscriminator, settings.discriminator)
 
     def export(state: vae_step.VAEState, path: Path) -> None:
         factor = vae_step.scaling_factor(state)
@@ -168,7 +257,7 @@ def _vae_stage(settings: VAESettings, gather: Callable[[Params], Params]) -> Sta
 
     return Stage(
         init=vae_step.make_init(settings, vae, disc),
-        step=vae_step.make_step(settings, vae, disc, gather),
+        step=vae_step.make_step(settings, vae, disc, gather, split),
         frozen={},
         sample=vae_step.make_sample(vae, gather),
         export=export,
@@ -176,13 +265,20 @@ def _vae_stage(settings: VAESettings, gather: Callable[[Params], Params]) -> Sta
     )
 
 
+def builder(settings: Common) -> Callable[..., nets.Net]:
+    """``nets.build`` with what all networks of the stage share."""
+    wide = settings.sharding.grad_reduce == "float32"
+    return functools.partial(nets.build, dtype=settings.dtype, wide_grads=wide)
+
+
 def _frozen_parts(settings: BaseSettings | DistillSettings):
     """The frozen autoencoder, DINOv2 and prompt; settings with the VAE's own config."""
     vae_config, vae = start.component(settings.init, "vae", settings.vae)
     settings = dataclasses.replace(settings, vae=vae_config)
-    vae_net = nets.build(VAE, vae_config, dtype=settings.dtype, remat=settings.remat)
+    build = builder(settings)
+    vae_net = build(VAE, vae_config, remat=settings.remat)
     dino_config, dino = start.component(settings.init, "dino", settings.alignment.dino)
-    dino_net = nets.build(DINOv2, dino_config, dtype=settings.dtype)
+    dino_net = build(DINOv2, dino_config)
     if vae is None:
         vae = start.random_like(vae_net, settings.seed, start.VAE_STREAM)
     if dino is None:
@@ -193,19 +289,18 @@ def _frozen_parts(settings: BaseSettings | DistillSettings):
         "dino": nets.cast(dino, settings.dtype),
         "prompt": start.prompt(settings.init, width, settings.seed),
     }
-    projector = nets.build(
+    projector = build(
         RepaProjector,
         RepaProjectorConfig(
             in_dim=settings.unet.block_out_channels[0],
             hidden_dim=settings.alignment.hidden,
             out_dim=dino_config.hidden_size,
         ),
-        dtype=settings.dtype,
     )
     return settings, frozen, vae_net, dino_net, projector
 
 
-def _base_stage(settings: BaseSettings, gather: Callable[[Params], Params]) -> Stage:
+def _base_stage(settings: BaseSettings, gather: Gather, split: Split) -> Stage:
     settings, frozen, vae, dino, projector = _frozen_parts(settings)
     config = settings.unet
     start.check_prediction(settings.init, settings.prediction)
@@ -214,11 +309,11 @@ def _base_stage(settings: BaseSettings, gather: Callable[[Params], Params]) -> S
         params = surgery.widen(
             params, channels_in=config.in_channels, channels_out=config.out_channels
         )
-    unet = nets.build(UNet, config, dtype=settings.dtype, remat=settings.remat)
+    unet = builder(settings)(UNet, config, remat=settings.remat)
     if params is not None:
         params = nets.cast(params, "float32")
         nets.check_like(params, unet.abstract, what=f"init.unet={settings.init.unet}")
-    parts = base_step.BaseNets(vae, unet, projector, dino, gather)
+    parts = base_step.BaseNets(vae, unet, projector, dino, gather, split)
 
     def export(state: base_step.BaseState, path: Path) -> None:
         folder.save(
@@ -241,17 +336,14 @@ def _base_stage(settings: BaseSettings, gather: Callable[[Params], Params]) -> S
     )
 
 
-def _distill_stage(
-    settings: DistillSettings, gather: Callable[[Params], Params]
-) -> Stage:
+def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> Stage:
     settings, frozen, vae, dino, projector = _frozen_parts(settings)
     start.check_prediction(settings.init, settings.prediction)
     config, params = start.component(settings.init, "unet", settings.unet)
     check_channels(config, settings.vae)
-    build = functools.partial(
-        nets.build, UNet, config, dtype=settings.dtype, remat=settings.remat
-    )
-    unet, adapted = build(), build(lora=settings.lora)
+    build = builder(settings)
+    unet = build(UNet, config, remat=settings.remat)
+    adapted = build(UNet, config, remat=settings.remat, lora=settings.lora)
     if params is None:
         params = start.random_like(unet, settings.seed, start.UNET_STREAM)
     head = DiscriminatorHeadConfig(
@@ -265,8 +357,9 @@ def _distill_stage(
         adapted=adapted,
         projector=projector,
         dino=dino,
-        head=nets.build(DiscriminatorHead, head, dtype=settings.dtype),
+        head=build(DiscriminatorHead, head),
         gather=gather,
+        split=split,
     )
     frozen["unet"] = nets.cast(params, settings.dtype)
     begin = {"unet": params} | start.projector(settings.init, projector)
@@ -286,6 +379,7 @@ def _distill_stage(
     return Stage(
         init=distill_step.make_init(settings, parts),
         step=step.step,
+        phases=step.lines,
         frozen=frozen,
         sample=step.sample,
         export=export,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from gendr_jax import losses
 from gendr_jax.losses import finite_mean
 from gendr_jax.nets import Net, Params
-from gendr_jax.train import images, optim
+from gendr_jax.train import accumulate, images, optim
 from gendr_jax.train.optim import Role
 from gendr_jax.train.settings import VAESettings
 
@@ -59,31 +59,35 @@ def make_init(
 
 
 def make_step(
-    settings: VAESettings, vae: Net, disc: Net, gather: Callable[[Params], Params]
+    settings: VAESettings,
+    vae: Net,
+    disc: Net,
+    gather: Callable[[Params, str], Params],
+    split: Callable[[jax.Array], jax.Array],
 ) -> Callable[..., tuple[VAEState, dict[str, jax.Array]]]:
     """One update of the discriminator (if any), then of the autoencoder."""
     tx = optim.adamw(settings.optim)
     tx_disc = optim.adamw(settings.optim_discriminator)
 
     def reconstruct(params: Params, x: jax.Array, keys_b: jax.Array):
-        model = vae.bind(gather(params))
+        model = vae.bind(gather(params, "vae/params"))
         mean, logvar = (a.astype(jnp.float32) for a in model.encode(x))
         z = mean + jnp.exp(0.5 * logvar) * images.normal_like(keys_b, mean)
         return model.decode(z).astype(jnp.float32), mean, logvar
 
     def disc_loss(params: Params, real: jax.Array, fake: jax.Array):
-        model = disc.bind(gather(params))
+        model = disc.bind(gather(params, "disc/params"))
         loss = finite_mean(losses.discriminator_loss(model(real), model(fake)))
         return loss, {"loss": loss}
 
-    def vae_loss(params: Params, disc_params: Params | None, x, keys_b, step):
+    def vae_loss(params: Params, disc_params: Params | None, step, x, keys_b):
         y, mean, logvar = reconstruct(params, x, keys_b)
         l1 = finite_mean(losses.l1(y, x))
         kl = finite_mean(losses.kl(mean, logvar))
         loss = l1 + settings.kl_weight * kl
         metrics = {"l1": l1, "kl": kl}
         if disc_params is not None:
-            logits = disc.bind(gather(disc_params))(y)
+            logits = disc.bind(gather(disc_params, "disc/params"))(y)
             adversarial = finite_mean(losses.generator_loss(logits))
             on = step >= settings.adversarial_start
             loss = loss + settings.adversarial_weight * on * adversarial
@@ -96,16 +100,27 @@ def make_step(
     def step(state: VAEState, frozen: Any, batch: Any, key: jax.Array):
         key = jax.random.fold_in(key, state.step)
         keys_b = images.draws(key, batch["index"], ("posterior",))["posterior"]
-        x = images.high_quality(batch)
+        x, parts = split(images.high_quality(batch)), settings.accumulate
         metrics: dict[str, jax.Array] = {}
         disc_role = state.disc
         if disc_role is not None:
-            fake, _, _ = jax.lax.stop_gradient(reconstruct(state.vae.params, x, keys_b))
-            disc_role, m = optim.update(disc_role, tx_disc, disc_loss, x, fake)
+            fake, _, _ = jax.lax.stop_gradient(
+                accumulate.rows(
+                    parts, lambda *b: reconstruct(state.vae.params, *b), x, keys_b
+                )
+            )
+            disc_role, m = optim.update(
+                disc_role, tx_disc, disc_loss, x, fake, parts=parts
+            )
             metrics |= optim.named("disc", m)
         disc_params = None if disc_role is None else disc_role.params
         role, m = optim.update(
-            state.vae, tx, vae_loss, disc_params, x, keys_b, state.step
+            state.vae,
+            tx,
+            lambda params, *b: vae_loss(params, disc_params, state.step, *b),
+            x,
+            keys_b,
+            parts=parts,
         )
         variance = m.pop("latent_var")
         memory = jnp.minimum(LATENT_MEMORY, state.step / (state.step + 1.0))
@@ -124,13 +139,13 @@ def make_step(
 
 
 def make_sample(
-    vae: Net, gather: Callable[[Params], Params]
+    vae: Net, gather: Callable[[Params, str], Params]
 ) -> Callable[..., dict[str, jax.Array]]:
     """Photograph and its reconstruction by the averaged weights."""
 
     def sample(state: VAEState, frozen: Any, batch: Any, key: jax.Array):
         x = images.high_quality(batch)
-        model = vae.bind(gather(state.ema))
+        model = vae.bind(gather(state.ema, "ema"))
         y = model.decode(model.encode(x)[0]).astype(jnp.float32)
         return {"photograph": images.to_unit(x), "reconstruction": images.to_unit(y)}
 

@@ -11,20 +11,21 @@ flipped byte, and casts in silence. A step that does not verify is set aside, an
 newest one that does is used.
 """
 
-import os
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from orbax.checkpoint import multihost
 from orbax.checkpoint import v1 as ocp
 
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.sharding import path_name
 from gendr_jax.weights import manifest
+from gendr_jax.weights.barrier import SECONDS, anyone, barrier
 from gendr_jax.weights.manifest import Meta
+from gendr_jax.weights.places import move_folder, place
 
 FOLDER = "checkpoints"
 _STATE = "state"
@@ -35,15 +36,37 @@ class _Broken(Exception):
 
 
 class Manager:
-    """The checkpoints under `folder`, the newest `keep` of them. Close it when done.
+    """The checkpoints under `folder`. Close it when done.
 
-    Saving runs in the background, one at a time. All processes call every method.
+    Saving runs in the background, one at a time. All processes call every method. In an
+    object store, which cannot rename, a step counts once its commit file is written.
+
+    Args:
+        folder: a path, or a URL of an object store.
+        keep: the newest so many are kept; besides them, for ever:
+        keep_every: those whose step is a multiple of it (0: none).
+        keep_seconds: one in so many seconds (0: none).
+        barrier_seconds: how long processes wait for one another.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 3):
-        self._folder = Path(folder).absolute()
-        self._keep = keep
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        keep: int = 3,
+        keep_every: int = 0,
+        keep_seconds: int = 0,
+        barrier_seconds: float = SECONDS,
+    ):
+        self._folder = place(folder)
+        self._barrier_seconds = barrier_seconds
+        policies = ocp.training.preservation_policies
+        kept = [policies.LatestN(keep)]
+        kept += [policies.EveryNSteps(keep_every)] * (keep_every > 0)
+        kept += [policies.EveryNSeconds(keep_seconds)] * (keep_seconds > 0)
+        self._kept = policies.AnyPreservationPolicy(kept)
         self._pending: Any = None
+        self._committed = time.monotonic()
         self._open()
 
     def _open(self) -> None:
@@ -51,7 +74,7 @@ class Manager:
         self._orbax = training.Checkpointer(
             self._folder,
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=training.preservation_policies.LatestN(self._keep),
+            preservation_policy=self._kept,
             cleanup_tmp_directories=True,
         )
 
@@ -60,8 +83,16 @@ class Manager:
         """Committed steps, oldest first; not yet verified."""
         return [checkpoint.step for checkpoint in self._orbax.checkpoints]
 
-    def save(self, step: int, state: Any, *, clock: Meta, meta: Meta) -> None:
-        """Start to save `state` as `step`; a step that is there already is left.
+    @property
+    def uncommitted_seconds(self) -> float:
+        """Since the last step was committed, or since the start: what a crash costs."""
+        return time.monotonic() - self._committed
+
+    def save(self, step: int, state: Any, *, clock: Meta, meta: Meta) -> bool:
+        """Start to save `state` as `step`; False when it is not saved.
+
+        A step that is there already is left. One that is older than the newest is not
+        written, with a warning: it would be taken for a step that training came from.
 
         Args:
             step: number of finished steps.
@@ -72,10 +103,15 @@ class Manager:
 
         Raises:
             FloatingPointError: some array is not finite; nothing was written.
+            OSError, RuntimeError: the save before this one failed.
         """
         self.wait()
-        if step in self.steps:
-            return
+        steps = self.steps
+        if steps and step <= steps[-1]:
+            if step not in steps:
+                text = f"step {step} is older than checkpoint {steps[-1]}: not saved"
+                warnings.warn(text, stacklevel=2)
+            return False
         described = manifest.make(step, state, clock, meta)
         self._pending = self._orbax.save_checkpointables_async(
             step,
@@ -85,6 +121,7 @@ class Manager:
         )
         if self._pending is None:
             raise RuntimeError(f"Orbax refused to save step {step} in {self._folder}")
+        return True
 
     def poll(self) -> None:
         """Raise what went wrong in the background, if anything has."""
@@ -94,12 +131,14 @@ class Manager:
             except TimeoutError:
                 return
             self._pending = None
+            self._committed = time.monotonic()
 
     def wait(self) -> None:
         """Until the save in the background is on disk; raises what went wrong."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
+            self._committed = time.monotonic()
 
     def close(self) -> None:
         """Wait, then give up threads and files."""
@@ -156,16 +195,15 @@ class Manager:
         self._orbax.close()
         if jax.process_index() == 0:
             for step in steps:
-                source = self._folder / str(step)
                 number = 0
                 while (target := self._folder / f"{step}.damaged-{number}").exists():
                     number += 1
-                os.replace(source, target)
-        multihost.sync_global_processes("gendr_set_aside", timeout=300)
+                move_folder(self._folder / str(step), target)
+        barrier("set aside damaged checkpoints", self._barrier_seconds)
         self._open()
 
 
-def describe(workdir: Path, *, verify: bool = True) -> dict[str, Any]:
+def describe(workdir: Path | str, *, verify: bool = True) -> dict[str, Any]:
     """What the newest good checkpoint of a training run holds, for `gendr inspect`.
 
     Args:
@@ -180,7 +218,7 @@ def describe(workdir: Path, *, verify: bool = True) -> dict[str, Any]:
     Raises:
         InputError: no checkpoints, or none that is good.
     """
-    folder = Path(workdir).absolute() / FOLDER
+    folder = place(workdir) / FOLDER
     if not folder.is_dir():
         raise InputError(f"{workdir} has no checkpoints. Give a training workdir.")
     damaged: dict[int, str] = {}
@@ -217,10 +255,15 @@ def _read(
     orbax: Any, step: int, named: dict[str, Any], described: Meta
 ) -> dict[str, Any]:
     """{path: array} placed as `named` says, every digest compared."""
+    failure = None
     try:
         loaded = orbax.load_checkpointables(step, {_STATE: _nest(named)})
     except Exception as error:  # as above
-        raise _Broken(f"its arrays cannot be read ({_reason(error)})") from error
+        failure = error
+    # Each process reads its own files: all have to give up the step, or none.
+    if anyone(failure is not None):
+        why = _reason(failure) if failure else "by another process"
+        raise _Broken(f"its arrays cannot be read ({why})") from failure
     arrays = _named(loaded[_STATE])
     wrong = manifest.wrong(described["arrays"], arrays)
     if wrong:

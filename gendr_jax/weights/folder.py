@@ -14,6 +14,7 @@ one expected, hence our own digest and `check_like`.
 """
 
 import dataclasses
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,10 @@ def save(
     )
     _refuse_foreign(folder)
     with replacing_folder(folder) as temporary:
-        write(temporary, weights, where=folder)
+        if jax.process_count() == 1:
+            write(temporary, weights, where=folder)
+        else:
+            _write_apart(temporary, weights, folder)
     return folder
 
 
@@ -113,6 +117,24 @@ def write(target: Path, weights: Weights, *, where: Path | None = None) -> None:
     for name, tree in weights.components().items():
         _write_component(target, name, tree)
     (target / MANIFEST).write_text(gendr_json.to_json(weights), "utf-8")
+
+
+def _write_apart(target: Path, weights: Weights, where: Path) -> None:
+    """`write` in a process of its own.
+
+    Orbax waits for every process of a run before it writes, and only one calls this.
+    """
+    apart = multiprocessing.get_context("spawn")
+    child = apart.Process(target=_write_on_cpu, args=(target, weights, where))
+    child.start()
+    child.join()
+    if child.exitcode:
+        raise RuntimeError(f"writing {where} ended with status {child.exitcode}")
+
+
+def _write_on_cpu(target: Path, weights: Weights, where: Path) -> None:
+    jax.config.update("jax_platforms", "cpu")  # the accelerator belongs to the parent
+    write(target, weights, where=where)
 
 
 def load(

@@ -1,0 +1,168 @@
+"""`gendr plan`: what a training step costs on a pod that is not here.
+
+What lives here: flags, progress, the files a user names. What does not: compiling and
+counting (`gendr_jax/plan/`). Nothing heavy is imported: programs are compiled in
+processes of their own.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from gendr_jax.cli import configs
+from gendr_jax.cli.quiet import cache_folder
+from gendr_jax.errors import UsageError
+
+USAGE = """\
+usage: gendr plan --config FILE --topology NAME[,NAME...] [--config.KEY=VALUE ...]
+
+Compiles the true step of a configuration for machines that are not here, and says what
+fits, what it costs and how fast it can be at best. Nothing is run, no weights are read.
+
+  --config FILE         a configuration, such as configs/distill.py
+  --config.KEY=VALUE    change one of its values
+  --topology NAMES      v5e:16x16, v5p:4x4x4, v6e:..., v4:..., tpu7x:...; 2*v5e:16x16
+                        (two slices); v5e-256 (usual slice of 256 chips); cpu[:N], gpu
+                        (devices present)
+  --mesh A[;B...]       meshes to try, as "data=32,fsdp=8;fsdp=256"; default config.mesh
+  --batch-per-device N[,N...]   default: config.batch_size over all devices
+  --program train|restore       the training step, or the restoring pass of one image
+                        size (--size 512) with the configuration's networks
+  --effort low|full     of the compiler; full takes many times longer (default low)
+  --suggest estimate|compile    what would fit: by arithmetic, or by compiling it
+  --jobs N              programs compiled at once; at full size each may take 10 GB
+  --pairs N             target for days and chip-hours (default 20e6)
+  --json FILE           all figures
+  --plot FILE.png       memory and time of every cell (needs matplotlib)
+  --no-cache            compile again what was compiled before
+  --timeout SECONDS     for one compilation (default 10800)
+  --help                this text
+"""
+OWN = ("batch-per-device", "no-cache")
+
+
+def main(args: list[str]) -> int:
+    """Run the command; 0 where every cell has an answer, 1 where one broke.
+
+    Not to fit is an answer.
+
+    Raises:
+        UsageError: flags or a configuration that cannot be planned.
+    """
+    if {"--help", "-h", "-help"} & set(args):
+        print(USAGE, end="")
+        return 0
+    values, config = configs.parse(_spelt(args), _define)
+    if not values.topology:
+        raise UsageError(
+            "--topology is missing. Name a machine, as in --topology v5e:16x16."
+        )
+    if values.plot:
+        _check_plot(values.plot)
+    return _plan(values, config)
+
+
+def _spelt(args: list[str]) -> list[str]:
+    """absl knows no dashes in names."""
+    for name in OWN:
+        plain = name.replace("-", "_")
+        args = [
+            arg.replace(name, plain, 1) if arg.lstrip("-").startswith(name) else arg
+            for arg in args
+        ]
+    return args
+
+
+def _define(values: flags.FlagValues) -> None:
+    texts = {"topology": "", "mesh": "", "batch_per_device": "", "json": "", "plot": ""}
+    for name, default in texts.items():
+        flags.DEFINE_string(name, default, "", flag_values=values)
+    choices = {
+        "program": ("train", "restore"),
+        "effort": ("low", "full"),
+        "suggest": ("estimate", "compile"),
+    }
+    for name, known in choices.items():
+        flags.DEFINE_enum(name, known[0], known, "", flag_values=values)
+    flags.DEFINE_integer("size", 512, "", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("jobs", 1, "", flag_values=values, lower_bound=1)
+    flags.DEFINE_float("pairs", 20e6, "", flag_values=values, lower_bound=1)
+    flags.DEFINE_float("timeout", 10800, "", flag_values=values, lower_bound=1)
+    flags.DEFINE_bool("no_cache", False, "", flag_values=values)
+
+
+def _plan(values: flags.FlagValues, config: configs.ConfigDict) -> int:
+    from gendr_jax.plan import report, sweep, topologies
+    from gendr_jax.plan.request import Request
+
+    base = Request(
+        config=json.loads(config.to_json()),
+        topology="",
+        mesh="",
+        program=values.program,
+        size=values.size,
+        effort=values.effort,
+    )
+    asked = sweep.requests(
+        base,
+        [name for name in values.topology.split(",") if name.strip()],
+        _meshes(values.mesh) or [config.get("mesh", "")],
+        _batches(values.batch_per_device),
+    )
+    for request in asked:
+        topologies.check_compiler(topologies.parse(request.topology))
+    options = sweep.Options(
+        folder=cache_folder("plan"),
+        reread=not values.no_cache,
+        timeout=values.timeout,
+        suggest=values.suggest,
+        jobs=values.jobs,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    rows = []
+    for row in sweep.run(asked, values.pairs, options):
+        rows.append(row)
+        if values.json:  # what is done stays done if a later cell is stopped
+            _write(Path(values.json), json.dumps(rows, indent=1) + "\n")
+    print(report.table(rows))
+    if values.plot:
+        from gendr_jax.plan.plot import draw
+
+        draw(rows, Path(values.plot))
+    return 1 if any("error" in row for row in rows) else 0
+
+
+def _meshes(text: str) -> list[str]:
+    return [part.strip() for part in text.split(";") if part.strip()]
+
+
+def _batches(text: str) -> list[int | None]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(
+            f"--batch-per-device is {text!r}. Give positive numbers, as in 1,2,4."
+        )
+    return [int(part) for part in parts] or [None]
+
+
+def _check_plot(name: str) -> None:
+    """Say what is missing before an hour of compiling, not after."""
+    import importlib.util
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError(
+            "--plot needs matplotlib, which is not installed. "
+            "pip install 'gendr_jax[plan]'."
+        )
+    if Path(name).suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--plot {name} is no picture. Give a name such as plan.png.")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)

@@ -1,0 +1,143 @@
+"""What XLA's cost analysis leaves out: it counts the body of a loop once.
+
+What lives here: FLOPs and bytes of the other trips, from the program's text. What does
+not: custom kernels, whose FLOPs no text shows (`operations.py`).
+"""
+
+import math
+import re
+
+import numpy as np
+
+from gendr_jax.plan import hlo
+from gendr_jax.plan.hlo import Computation, Instruction, Module, Runs
+from gendr_jax.plan.operations import taps
+
+# Name or view what is there, or wait for it: no bytes of their own.
+FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "async-start",
+    "async-update",
+    "async-done",
+    "copy-done",
+}
+SLICES = {"dynamic-slice", "slice", "gather"}
+
+
+def missed(module: Module, runs: Runs) -> tuple[float, float]:
+    """(FLOPs of products, bytes moved) of all trips after the first, per device."""
+    flops = moved = 0.0
+    for name, computation in module.computations.items():
+        extra = runs.times[name] - runs.once[name]
+        if extra <= 0:
+            continue
+        for one in computation.instructions.values():
+            flops += extra * products(computation, one)
+            if name not in runs.inside:
+                moved += extra * traffic(module, computation, one)
+    return flops, moved
+
+
+def products(where: Computation, one: Instruction) -> float:
+    """Operations of a matrix product or convolution; 0 of anything else."""
+    if one.op not in ("dot", "convolution"):
+        return 0.0
+    out, lhs, rhs = (
+        _sizes(one.type),
+        *(_sizes(where.instructions[n].type) for n in one.operands[:2]),
+    )
+    if one.op == "dot":
+        axes = re.findall(r"\d+", one.attribute("lhs_contracting_dims"))
+        return 2.0 * math.prod(out) * math.prod(lhs[int(axis)] for axis in axes)
+    left, right, result = re.split("_|->", one.attribute("dim_labels"))
+    window = _window(one.attribute("window"), len(left) - 2)
+    pairs = 1
+    for axis, (stride, low, grown, spread) in enumerate(window):
+        label = str(axis)
+        pairs *= taps(
+            out[result.index(label)],
+            rhs[right.index(label)],
+            lhs[left.index(label)],
+            stride=stride,
+            low=low,
+            lhs_dilation=grown,
+            rhs_dilation=spread,
+        )
+    features = out[result.index("b")] * out[result.index("f")] * rhs[right.index("i")]
+    return 2.0 * features * pairs / int(one.attribute("batch_group_count") or 1)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return hlo.shapes(text)[0][1]
+
+
+def _window(text: str, axes: int) -> list[tuple[int, int, int, int]]:
+    """(stride, padding before, dilation of the left side, of the right) per axis."""
+
+    def values(name: str, default: str) -> list[str]:
+        found = re.search(rf"\b{name}=(\S+?)[\s}}]", text)
+        return found[1].split("x") if found else [default] * axes
+
+    return [
+        (int(stride), int(pad.split("_")[0]), int(grown), int(spread))
+        for stride, pad, grown, spread in zip(
+            values("stride", "1"),
+            values("pad", "0_0"),
+            values("lhs_dilate", "1"),
+            values("rhs_dilate", "1"),
+            strict=True,
+        )
+    ]
+
+
+def traffic(module: Module, where: Computation, one: Instruction) -> float:
+    """Bytes that an instruction reads and writes; of slices, the part that is used."""
+    if one.op in FREE or one.op.endswith("-done"):
+        return 0.0
+    if one.op in SLICES:
+        return 2.0 * hlo.size_bytes(one.type)
+    operands = [where.instructions.get(n) for n in one.operands]
+    read = [hlo.size_bytes(o.type) if o else 0 for o in operands]
+    if one.op == "dynamic-update-slice":
+        return 2.0 * read[1]
+    written = hlo.size_bytes(one.type)
+    if one.op != "fusion":
+        return float(sum(read) + written)
+    body = module.computations[one.called["calls"][0]]
+    updated = _updates(body)
+    if updated is not None:
+        written = updated
+    used = [_used(body, i, size) for i, size in enumerate(read)]
+    return float(sum(used) + written)
+
+
+def _updates(body: Computation) -> int | None:
+    """Bytes that a fusion writes in place, where it ends in an update of a slice."""
+    one = body.root
+    while one.op in ("bitcast", "copy") and one.operands:
+        one = body.instructions[one.operands[0]]
+    if one.op != "dynamic-update-slice":
+        return None
+    return hlo.size_bytes(body.instructions[one.operands[1]].type)
+
+
+def _used(body: Computation, index: int, size: int) -> int:
+    """Bytes of a fusion's operand that are read."""
+    name = body.parameters[index].name
+    users = [i for i in body.instructions.values() if name in i.operands]
+    sliced = [u for u in users if u.op in SLICES and u.operands[0] == name]
+    target = [u for u in users if u.op == "dynamic-update-slice"]
+    target = [u for u in target if u.operands[0] == name]
+    if users and len(sliced) + len(target) == len(users):
+        return int(np.sum([hlo.size_bytes(u.type) for u in sliced], dtype=np.int64))
+    return size

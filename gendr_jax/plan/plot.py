@@ -1,0 +1,91 @@
+"""A picture of a sweep: memory of every cell by role, and the time of its resources.
+
+What lives here: drawing rows of `report.py` with matplotlib, which is imported when it
+is needed. What does not: any figure.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gendr_jax.plan.report import GIB
+
+# Colours that people who see few of them tell apart (Okabe and Ito).
+ROLES = {
+    "params": "#0072B2",
+    "optimizer": "#56B4E9",
+    "ema": "#009E73",
+    "frozen": "#F0E442",
+    "batch": "#999999",
+    "rest": "#E69F00",
+}
+RESOURCES = {"compute": "#0072B2", "memory": "#E69F00", "network": "#009E73"}
+
+
+def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write the picture; cells that broke are left out."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = [row for row in rows if "error" not in row][::-1]
+    height = 1.6 + 0.42 * max(len(shown), 1)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(13, height), sharey=True, layout="constrained"
+    )
+    _memory(left, shown)
+    _time(right, shown)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(partial, dpi=150)
+    plt.close(figure)
+    partial.replace(path)
+
+
+def _memory(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Stacked roles up to the peak, and a mark where the memory ends."""
+    places = range(len(rows))
+    start = [0.0] * len(rows)
+    for role, colour in ROLES.items():
+        sizes = [_size(row, role) / GIB for row in rows]
+        label = "gradients, activations" if role == "rest" else role
+        axes.barh(places, sizes, left=start, color=colour, label=label, height=0.7)
+        start = [a + b for a, b in zip(start, sizes, strict=True)]
+    for place, row in zip(places, rows, strict=True):
+        if row["hbm_bytes"]:
+            at = row["hbm_bytes"] / GIB
+            axes.plot([at, at], [place - 0.45, place + 0.45], color="black", lw=2)
+    axes.set_yticks(list(places), [_label(row) for row in rows], fontsize=8)
+    axes.set_xlabel("GiB a device at the peak (black: all there is)")
+    axes.legend(fontsize=8, loc="lower right")
+
+
+def _size(row: Mapping[str, Any], role: str) -> float:
+    held = sum(row["roles"].get(name) or 0 for name in ROLES)
+    if role == "rest":
+        return max((row["peak_bytes"] or 0) - held, 0)
+    return row["roles"].get(role) or 0
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    fits = "" if row["fits"] else " (does not fit)"
+    return f"{row['topology']}  {row['mesh']}  {row['batch_per_device']} a device{fits}"
+
+
+def _time(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Milliseconds of each resource; the longest is the bound."""
+    for place, row in enumerate(rows):
+        times = row["roofline_s"]
+        if times is None:
+            continue
+        for i, (name, colour) in enumerate(RESOURCES.items()):
+            at = place + 0.25 * (1 - i)
+            axes.barh(at, 1e3 * times[name], height=0.25, color=colour)
+        text = f" MFU {100 * row['mfu_bound']:.0f}%, {row['images_per_s']:.0f} images/s"
+        axes.text(1e3 * row["step_s"], place, text, va="center", fontsize=8)
+    for name, colour in RESOURCES.items():
+        axes.barh(0, 0, color=colour, label=name)
+    axes.margins(x=0.3)
+    axes.set_xlabel("ms a step, each resource at its peak")
+    axes.legend(fontsize=8, loc="lower right")

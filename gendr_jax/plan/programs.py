@@ -1,0 +1,171 @@
+"""The programs whose cost is asked for: the training step and the restoring pass.
+
+What lives here: from a request to a traced program with abstract arguments; no array is
+made. What does not: compiling and reading the result (`measure.py`).
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gendr_jax import nets, sharding
+from gendr_jax.errors import UsageError
+from gendr_jax.models.unet import UNet
+from gendr_jax.models.vae import VAE
+from gendr_jax.plan.request import Request
+from gendr_jax.restore import forward
+from gendr_jax.sharding import SPACE
+from gendr_jax.train import program, stages
+from gendr_jax.train.settings import VAESettings
+from gendr_jax.train.start import PROMPT_TOKENS
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """Programs that make one step or pass, before they are compiled.
+
+    Attributes:
+        parts: the programs, in the order in which they run.
+        roles: {"params": tree, ...} of abstract arguments with their shardings.
+        images: that one call handles, on all devices.
+        phases: how many programs there are in all.
+    """
+
+    parts: list[program.Part]
+    roles: dict[str, Any]
+    images: int
+    phases: int = 1
+
+
+def build(request: Request, mesh: Mesh, *, remat: str | None = None) -> Traced:
+    """The program of a request on a mesh.
+
+    Args:
+        remat: a policy in the place of the config's; None leaves that.
+
+    Raises:
+        UsageError: a misspelt or impossible setting, or a batch that does not divide.
+    """
+    config = dict(request.config)
+    if remat is not None:
+        config["remat"] = remat
+    config["batch_size"] = batch_size(request, mesh)
+    if request.program == "restore":
+        return _restore(config, request.size, mesh)
+    return _train(config, mesh, request.phase)
+
+
+def batch_size(request: Request, mesh: Mesh) -> int:
+    """The global batch: so many samples a device, where `space` shares a sample."""
+    shares = sharding.row_shards(mesh)
+    if request.batch_per_device is not None:
+        return request.batch_per_device * shares
+    if request.program == "restore":
+        return shares
+    return int(request.config.get("batch_size", stages.Common.batch_size))
+
+
+def _train(config: Mapping[str, Any], mesh: Mesh, only: int | None) -> Traced:
+    settings = stages.read_settings(config, mesh)
+    stage = stages.declare(config, mesh)
+    size, crop = settings.batch_size, settings.data.crop
+    where = stages.placement(settings, mesh)
+    args = program.arguments(stage, where, batch_size=size, crop=crop)
+    roles = {**_state_roles(args.state), "frozen": args.frozen, "batch": args.batch}
+    parts = program.traced(stage, where, args, only)
+    return Traced(parts, roles, size, len(program.phases(stage)))
+
+
+def _state_roles(state: Any) -> dict[str, Any]:
+    """Leaves of a training state by what they are for."""
+    roles: dict[str, list[Any]] = {"params": [], "optimizer": [], "ema": []}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        names = sharding.path_name(path).split("/")
+        if "opt" in names or any(n.startswith("opt_") for n in names):  # of a Role
+            roles["optimizer"].append(leaf)
+        else:
+            roles["ema" if names[0] == "ema" else "params"].append(leaf)
+    return roles
+
+
+def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
+    """The pass of `Restorer`: weights whole on every device, pictures shared out."""
+    settings = stages.read_settings(config, mesh)
+    if isinstance(settings, VAESettings):
+        raise UsageError(
+            "stage vae has no UNet to restore with. Take a config of stage base or "
+            "distill for --program restore."
+        )
+    unit = forward.size_multiple(settings.vae, settings.unet)
+    if size < 1 or size % unit:
+        raise UsageError(
+            f"--size {size} is no multiple of {unit}, which sides of a pass are. Give "
+            f"{max(unit, size // unit * unit)}."
+        )
+    whole = sharding.replicated(mesh)
+    parts = {"vae": (VAE, settings.vae), "unet": (UNet, settings.unet)}
+    width = settings.unet.cross_attention_dim
+    prompt = jax.ShapeDtypeStruct((PROMPT_TOKENS, width), jnp.float32)
+    params = {name: nets.build(*part).abstract for name, part in parts.items()}
+    params["prompt"] = {"positive": prompt}
+
+    def weight(leaf: Any) -> jax.ShapeDtypeStruct:
+        dtype = settings.dtype if leaf.ndim > 1 else "float32"
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=whole)
+
+    params = jax.tree.map(weight, params)
+    shared = tuple(name for name in mesh.axis_names if name != SPACE)
+    tall = SPACE if mesh.shape.get(SPACE, 1) > 1 else None
+    rows = NamedSharding(mesh, PartitionSpec(shared, tall))
+    count = settings.batch_size
+    pictures = jax.ShapeDtypeStruct((count, size, size, 3), jnp.float32, sharding=rows)
+    at = NamedSharding(mesh, PartitionSpec(shared))
+    sides = jax.ShapeDtypeStruct((count, 2), jnp.int32, sharding=at)
+    run = forward.make_pass(
+        settings.vae,
+        settings.unet,
+        prediction=settings.prediction,
+        t_star=forward.diffusion.T_STAR,
+        dtype=settings.dtype,
+        color_fix="adain",
+    )
+    jitted = jax.jit(
+        run, in_shardings=(jax.tree.map(lambda _: whole, params), rows, at)
+    )
+    with jax.set_mesh(mesh):
+        traced = jitted.trace(params, pictures, sides)
+    part = program.Part("restore", traced)
+    return Traced([part], {"params": params, "batch": (pictures, sides)}, count)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """What one device holds of abstract arrays with shardings, in its own memory."""
+    leaves = jax.tree.leaves(tree)
+    return sum(_share(x) for x in leaves if not _on_host(x))
+
+
+def bytes_on_host(tree: Any) -> int:
+    """The same in the host's memory."""
+    return sum(_share(x) for x in jax.tree.leaves(tree) if _on_host(x))
+
+
+def replicated_bytes(tree: Any) -> int:
+    """Bytes of arrays that every device holds whole."""
+    leaves = jax.tree.leaves(tree)
+    return sum(_share(x) for x in leaves if x.sharding.is_fully_replicated)
+
+
+def _share(x: Any) -> int:
+    shape = x.sharding.shard_shape(x.shape)
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return 8 * math.prod(shape)  # two words of a counter-based key
+    return x.dtype.itemsize * math.prod(shape)
+
+
+def _on_host(x: Any) -> bool:
+    return x.sharding.memory_kind in ("pinned_host", "unpinned_host")

@@ -1,0 +1,169 @@
+"""The mesh: its axes, how text names their sizes, and how a batch lies on it.
+
+What lives here: four axes and the order of devices. What does not: weights (rules.py).
+
+    dcn    slices of a multi-slice job, joined by the data-centre network: batch only
+    data   the batch
+    fsdp   the batch, and the weights with their gradients and moments
+    space  the height of pictures and maps; the partitioner exchanges their edges
+
+An axis of size 1 costs nothing, so every mesh has all four. Text gives one size for
+`fsdp`; above 64 it becomes two axes, `fsdp_outer` and `fsdp`, because few weights of
+these networks have an axis that divides by more, and most have two that divide.
+"""
+
+import math
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gendr_jax.errors import UsageError
+
+DCN, DATA, FSDP, SPACE = "dcn", "data", "fsdp", "space"
+NAMED = (DCN, DATA, FSDP, SPACE)  # in text
+FSDP_OUTER = "fsdp_outer"
+AXES = (
+    DCN,
+    DATA,
+    FSDP_OUTER,
+    FSDP,
+    SPACE,
+)  # outermost first: neighbours share the last
+BATCH_AXES = (DCN, DATA, FSDP_OUTER, FSDP)
+MAX_FSDP = 64  # 320 = 5 * 64 is the narrowest width
+EXAMPLE = 'Write it as "data=2,fsdp=4".'
+
+
+def make_mesh(spec: str = "", devices: list[Any] | None = None) -> Mesh:
+    """The mesh that `spec` describes, axes of type Auto.
+
+    Args:
+        spec: "data=2,fsdp=4"; an absent axis is 1, but for `dcn`, which is the number
+            of slices; one size may be -1 (the devices that are left); "" puts all
+            devices of a slice on `data`.
+        devices: the devices to use, all of them; default `jax.devices()`.
+
+    Raises:
+        UsageError: unknown axis, bad size, or sizes that do not multiply to the number
+            of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    given = _axis_sizes(spec)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if not given.keys() - {DCN}:
+        given[DATA] = -1
+    sizes = {DCN: slices, DATA: 1, FSDP: 1, SPACE: 1} | given
+    _fill(sizes, spec, len(devices))
+    if slices > 1 and sizes[DCN] % slices:
+        raise UsageError(
+            f"mesh {spec!r} has dcn={sizes[DCN]}, the devices are {slices} slices. "
+            f"Leave dcn out, or give a multiple of {slices}."
+        )
+    inner = math.gcd(sizes[FSDP], MAX_FSDP)
+    if sizes[FSDP] > MAX_FSDP:
+        sizes |= {FSDP_OUTER: sizes[FSDP] // inner, FSDP: inner}
+    # Built by hand: the default axis type of jax.make_mesh changed once already.
+    grid = _grid(tuple(sizes.get(name, 1) for name in AXES), devices, slices)
+    return Mesh(np.asarray(grid), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: its first axis over all axes but space.
+
+    Devices along `space` hold the same rows; pictures are cut inside the step
+    (`split_rows`), after the degradation, which needs them whole.
+    """
+    axes = tuple(name for name in BATCH_AXES if name in mesh.axis_names)
+    return NamedSharding(mesh, PartitionSpec(axes))
+
+
+def row_shards(mesh: Mesh) -> int:
+    """Over how many devices a batch is split; it must divide by this."""
+    return math.prod(mesh.shape[name] for name in BATCH_AXES if name in mesh.shape)
+
+
+def data_share(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): which share of each global batch this process reads.
+
+    Processes that hold the same rows (a `space` axis across hosts) read the same
+    share.
+
+    Raises:
+        UsageError: the rows of two processes overlap without being equal.
+    """
+    axes = [mesh.axis_names.index(name) for name in AXES]
+    grid = np.transpose(mesh.devices, axes).reshape(row_shards(mesh), -1)
+    held: dict[int, set[int]] = {}
+    for row, devices in enumerate(grid):
+        for device in devices:
+            held.setdefault(device.process_index, set()).add(row)
+    shares = sorted({tuple(sorted(rows)) for rows in held.values()})
+    if sum(map(len, shares)) != len(grid) or len({len(s) for s in shares}) > 1:
+        raise UsageError(
+            f"the mesh {dict(mesh.shape)} gives {len(held)} processes overlapping rows "
+            "of the batch. Let space divide the devices of a process, or be a multiple."
+        )
+    return shares.index(tuple(sorted(held[jax.process_index()]))), len(shares)
+
+
+def _axis_sizes(spec: str) -> dict[str, int]:
+    """`"data=2,fsdp=4"` -> {"data": 2, "fsdp": 4}; absent axes are left out."""
+    sizes: dict[str, int] = {}
+    for part in filter(None, (p.strip() for p in spec.split(","))):
+        name, _, value = (s.strip() for s in part.partition("="))
+        if name not in NAMED:
+            raise UsageError(
+                f"mesh {spec!r} names the axis {name!r}, the axes are "
+                f"{', '.join(NAMED[:-1])} and {NAMED[-1]}. {EXAMPLE}"
+            )
+        if name in sizes:
+            raise UsageError(f"mesh {spec!r} gives {name} twice. Give it once.")
+        if not re.fullmatch(r"-1|[1-9][0-9]*", value):
+            raise UsageError(
+                f"mesh {spec!r} gives {name} the size {value!r}. "
+                "Give a positive number, or -1 for the devices that are left."
+            )
+        sizes[name] = int(value)
+    return sizes
+
+
+def _fill(sizes: dict[str, int], spec: str, count: int) -> None:
+    """Give the open axis its size, and refuse what does not multiply to `count`."""
+    open_axes = [name for name in NAMED if sizes[name] == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if len(open_axes) > 1:
+        raise UsageError(
+            f"mesh {spec!r} leaves two axes open. Give one of them a size."
+        )
+    if (count % fixed if open_axes else count - fixed) != 0:
+        raise UsageError(
+            f"mesh {spec!r} needs {'a multiple of ' if open_axes else ''}{fixed} "
+            f"devices, {count} are visible. Give sizes that multiply to {count}, or "
+            "data=-1 for the devices that are left."
+        )
+    if open_axes:
+        sizes[open_axes[0]] = count // fixed
+
+
+def _grid(shape: tuple[int, ...], devices: list[Any], slices: int) -> np.ndarray:
+    """Devices in the order in which their links are used best."""
+    if slices == 1:
+        return mesh_utils.create_device_mesh(
+            shape, devices=devices, allow_split_physical_axes=True
+        )
+    inside = (shape[0] // slices, *shape[1:])
+    return mesh_utils.create_hybrid_device_mesh(
+        inside,
+        (slices, *(1 for _ in shape[1:])),
+        devices=devices,
+        allow_split_physical_axes=True,
+    )

@@ -1,0 +1,56 @@
+"""A window of steps recorded by the profiler of JAX, on request.
+
+What lives here: which steps, and starting and stopping the trace. View the result with
+TensorBoard or xprof: `tensorboard --logdir WORKDIR/profile`.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gendr_jax.errors import UsageError
+
+
+def window(text: str) -> tuple[int, int] | None:
+    """The first and last step of "100:110", both recorded; None for "".
+
+    Raises:
+        UsageError: anything else.
+    """
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    first, last = (int(n) for n in match.groups()) if match else (0, 0)
+    if not 1 <= first <= last:
+        raise UsageError(
+            f"profile={text!r} names no steps. Write FIRST:LAST, as in 100:110."
+        )
+    return first, last
+
+
+class Profiler:
+    """Records the steps of `steps` under `folder`. Close it when done."""
+
+    def __init__(self, steps: tuple[int, int] | None, folder: Path):
+        self._steps, self._folder, self._running = steps, folder, False
+
+    def before(self, step: int, state: Any) -> None:
+        """`step` is the next to run; `state` is what the steps before it made."""
+        if self._steps is None:
+            return
+        first, last = self._steps
+        if not self._running and first <= step <= last:
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        elif self._running and step > last:
+            self.close(state)
+
+    def close(self, state: Any = None) -> None:
+        """Wait for `state`, then write what was recorded."""
+        if self._running:
+            self._running = False
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()

@@ -1,0 +1,104 @@
+"""A hung step is noticed: stacks of all threads, then the end of the process.
+
+What lives here: the thread that looks at a clock. What does not: what counts as
+progress (`loop.py` and `goodput.py` tell it).
+"""
+
+import datetime
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import jax
+
+from gendr_jax.train.settings import Watchdog as Limits
+
+EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: start again
+_LINGER = 10.0  # seconds by which other processes let the first one write run.json
+
+
+class Watchdog:
+    """Watches while the `with` block runs; does nothing when the limit is 0.
+
+    The first time of each kind of work may take `start_seconds`: it compiles. It is a
+    Python thread, so code that holds the interpreter lock for ever is not seen; XLA
+    gives it free while it computes, compiles and communicates.
+
+    Args:
+        folder: where stacks_PROCESS.txt goes.
+        limits: how long, and whether to end the process.
+        on_hang: called with one line of words before the process ends.
+    """
+
+    def __init__(self, folder: Path, limits: Limits, on_hang: Callable[[str], None]):
+        self._folder, self._limits, self._on_hang = folder, limits, on_hang
+        self._seen: set[str] = set()
+        self._closed = threading.Event()
+        self._now = ("start", time.monotonic(), limits.start_seconds)
+        self._thread = threading.Thread(target=self._work, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        if self._limits.seconds > 0:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def beat(self, what: str) -> None:
+        """There is progress: `what` begins."""
+        first = what not in self._seen
+        self._seen.add(what)
+        limits = self._limits
+        limit = limits.start_seconds if first else limits.seconds
+        # One assignment, for the other thread reads it at any time.
+        self._now = (what, time.monotonic(), max(limit, limits.seconds))
+
+    def _work(self) -> None:
+        told = None
+        while not self._closed.wait(min(self._limits.seconds / 4, 5.0)):
+            now = self._now
+            what, since, limit = now
+            waited = time.monotonic() - since
+            if waited < limit or now is told:
+                continue
+            told = now
+            message = f"no progress for {waited:.0f} s in {what!r}"
+            self._dump(message)
+            if self._limits.ends:
+                if jax.process_index() > 0:
+                    time.sleep(_LINGER)
+                self._on_hang(message)
+                os._exit(EXIT_STATUS)
+
+    def _dump(self, message: str) -> None:
+        moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        process = jax.process_index()
+        title = f"gendr: {moment} process {process}: {message}; all threads:\n"
+        path = self._folder / f"stacks_{process}.txt"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                _write(file, title)
+        except OSError:
+            pass  # a full disk may be why it hangs; the terminal still says it
+        if sys.__stderr__ is not None:
+            _write(sys.__stderr__, title)
+
+
+def _write(file: IO[str], title: str) -> None:
+    file.write(title)
+    file.flush()
+    faulthandler.dump_traceback(file, all_threads=True)

@@ -1,0 +1,73 @@
+"""Folders here and in object stores (gs://, s3://) under one kind of path.
+
+What lives here: from what a user types to an `epath.Path`, and a folder set aside. What
+does not: what is written there.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from gendr_jax.errors import UsageError
+
+_EXTRA = {"gs": "gcsfs", "s3": "s3fs"}
+
+
+def is_remote(path: Any) -> bool:
+    """Whether `path` names an object store."""
+    return "://" in str(path)
+
+
+def place(path: Any) -> epath.Path:
+    """An absolute path, or a URL of an object store that can be reached from here.
+
+    Raises:
+        UsageError: an unknown scheme, or its library is not installed.
+    """
+    if isinstance(path, epath.Path) and is_remote(path):
+        return path
+    text = str(path)
+    if not is_remote(text):
+        return epath.Path(Path(text).absolute())
+    scheme = text.partition("://")[0]
+    if scheme not in _EXTRA:
+        raise UsageError(
+            f"{text} is of an unknown kind. Give a folder, or a URL that "
+            f"begins with {' or '.join(f'{name}://' for name in _EXTRA)}."
+        )
+    found = epath.Path(text)
+    try:
+        found.exists()
+    except ImportError as error:
+        raise UsageError(
+            f"{text} needs {_EXTRA[scheme]} ({error}). pip install "
+            f"{_EXTRA[scheme]}, or give a folder."
+        ) from error
+    return found
+
+
+def move_folder(source: epath.Path, target: epath.Path) -> None:
+    """Give a folder another name; in an object store by copying what is in it.
+
+    There the marks of a complete checkpoint are copied last, so that a move that was
+    cut off is never taken for a checkpoint.
+    """
+    if not is_remote(source):
+        source.rename(target)
+        return
+    for file in sorted(_files(source), key=lambda p: p.name == "commit_success.txt"):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        file.copy(copy, overwrite=True)
+    source.rmtree()
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    """All files under `folder`; `rglob` does not know object stores."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
