@@ -74,6 +74,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.15",
             "scipy>=1.14",
+            "tifffile>=2024.1",
             MATPLOTLIB,
             SCIKIT_IMAGE,
             # The references of the parity tests. torch is pinned because its CPU

@@ -131,7 +131,7 @@ def test_sizes_from_flags(weights, tmp_path, flags, size):
         (["--max-input-pixels", "0"], "above 0"),
         (["--color-fix", "hsv"], "hsv"),
         (["--tile", "big"], "auto, 0 and pixels"),
-        (["--mesh", "fsdp=2"], "data and space"),
+        (["--mesh", "row=2"], "'row'"),
         (["--batch", "0"], "batch is 0"),
     ],
 )

@@ -210,9 +210,9 @@ def test_a_tile_that_failed_is_named(value, message):
         dataclasses.replace(WEIGHTS, params=params), dtype="float32", tile=TILE
     )
     with pytest.raises(InputError, match=rf"output of the tile at \(0, 0\) {message}"):
-        broken(INPUTS["photo"])
+        broken(INPUTS["noise"])
     with pytest.raises(InputError, match=f"output {message}"):
-        broken(INPUTS["photo"][:20, :20])
+        broken(INPUTS["noise"][:20, :20])
 
 
 def test_stages_are_timed_on_request(by_tiles):

@@ -293,15 +293,8 @@ def dtype_of(flags: Any) -> str:
 
 def mesh_of(flags: Any) -> Any:
     """The devices of --mesh; None is the first one."""
-    from gendr_jax import sharding
+    from gendr_jax.sharding import mesh
 
     if flags.mesh is None:
         return None
-    mesh = sharding.make_mesh(flags.mesh)
-    others = set(mesh.axis_names) - {sharding.DATA, sharding.SPACE}
-    if any(mesh.shape[name] > 1 for name in others):
-        raise UsageError(
-            f"--mesh {flags.mesh}: restoring has the axes data and space. "
-            "Write it as data=2,space=4."
-        )
-    return mesh
+    return mesh.make_mesh(flags.mesh)

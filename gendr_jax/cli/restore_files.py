@@ -100,7 +100,7 @@ def run(
             if sound:
                 _restore(opened[0], sound, wishes)
             written += [writer.submit(_finish, work, wishes) for work in batch]
-            while len(written) > BEHIND:
+            while len(written) > BEHIND or (written and written[0].done()):
                 tell(written.pop(0).result())
         while written:
             tell(written.pop(0).result())
