@@ -54,8 +54,9 @@ def make_pass(recipe: Recipe) -> Callable[..., tuple[jax.Array, jax.Array]]:
     params: {"vae", "unet", "prompt": {"positive": [L, D]}}. up_bhwc: bicubic
     enlargements in [0, 1], padded. moments: of the whole picture, from
     `make_statistics`, where the pass sees a part of it. sr_bhwc: [0, 1], float32, no
-    colour fix. spread_b2: standard deviations of the input and of the networks' output, mean
-    of the channels, padding included; not finite where any of the output is not.
+    colour fix. spread_b2: standard deviations of the input and of the networks'
+    output, mean of the channels, padding included; not finite where any of the output
+    is not.
     """
 
     def restore(params, up_bhwc, moments=None):
