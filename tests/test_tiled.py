@@ -237,9 +237,9 @@ def test_a_picture_spread_over_devices_is_the_picture(attentive, axes):
     assert not spread.last[0].tiled
 
 
-def test_memory_of_a_spread_picture_is_a_part_of_it(attentive):
+def test_memory_of_a_spread_picture_is_a_part_of_it():
     def bytes_of(**options):
-        restorer = Restorer(attentive, dtype="float32", tile=0, **options)
+        restorer = make(tile=0, **options)
         program = restorer._programs._whole_program((512, 512), "none")
         return memory.needed(program)
 

@@ -54,8 +54,9 @@ def make_pass(recipe: Recipe) -> Callable[..., tuple[jax.Array, jax.Array]]:
     params: {"vae", "unet", "prompt": {"positive": [L, D]}}. up_bhwc: bicubic
     enlargements in [0, 1], padded. moments: of the whole picture, from
     `make_statistics`, where the pass sees a part of it. sr_bhwc: [0, 1], float32, no
-    colour fix. spread_b2: standard deviations of the input and of the networks' output,
-    padding included; not finite where any of the output is not.
+    colour fix. spread_b2: standard deviations of the input and of the networks'
+    output, mean of the channels, padding included; not finite where any of the output
+    is not.
     """
 
     def restore(params, up_bhwc, moments=None):
@@ -65,7 +66,7 @@ def make_pass(recipe: Recipe) -> Callable[..., tuple[jax.Array, jax.Array]]:
             shared_norms.give(unet, moments["unet"])
         z_g = _denoise(recipe, unet, params, _encode(recipe, vae, up_bhwc))
         y = _decode(recipe, vae, z_g)
-        spread = [jnp.std(x, axis=(1, 2, 3)) for x in (up_bhwc, y)]
+        spread = [jnp.std(x, axis=(1, 2)).mean(-1) for x in (up_bhwc, y)]
         return jnp.clip(y, 0, 1), jnp.stack(spread, axis=-1)
 
     return _exact(recipe, restore)
