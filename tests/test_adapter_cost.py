@@ -22,7 +22,8 @@ quick = pytest.fixture(scope="module", autouse=True)(fewer_passes)
 @pytest.fixture(scope="module")
 def cost():
     return {
-        k: adapter_cost.measure(k, "tiny", "float32", False) for k in adapter_cost.KINDS
+        k: adapter_cost.measure(k, "tiny", "float32", "none")
+        for k in adapter_cost.KINDS
     }
 
 
@@ -43,18 +44,18 @@ def test_no_product_has_the_shape_of_a_frozen_kernel(cost):
 
 
 def test_no_output_has_the_shape_of_a_frozen_kernel():
-    program, base = adapter_cost.traced("adapters", "tiny", "float32", False)
+    program, base = adapter_cost.traced("adapters", "tiny", "float32", "none")
     kernels = {x.shape for x in jax.tree.leaves(base) if x.ndim > 1}
     outputs = {x.shape for x in jax.tree.leaves(program.out_info)}
     assert outputs and not outputs & kernels
-    full, _ = adapter_cost.traced("all weights", "tiny", "float32", False)
+    full, _ = adapter_cost.traced("all weights", "tiny", "float32", "none")
     assert {x.shape for x in jax.tree.leaves(full.out_info)} >= kernels
 
 
 def test_recomputation_is_looked_into():
     """Blocks under jax.checkpoint hide their products in an inner program."""
-    program, _ = adapter_cost.traced("all weights", "tiny", "float32", True)
-    plain, _ = adapter_cost.traced("all weights", "tiny", "float32", False)
+    program, _ = adapter_cost.traced("all weights", "tiny", "float32", "block")
+    plain, _ = adapter_cost.traced("all weights", "tiny", "float32", "none")
     count = lambda p: len(list(adapter_cost.products(p.jaxpr)))  # noqa: E731
     assert count(program) > count(plain)
 

@@ -323,7 +323,7 @@ def test_options_reach_the_pass(weights, tmp_path, capsys):
     assert gendr(*common, "-o", tmp_path / "b.webp", "-s", "2.5") == 0
     with Pil.open(tmp_path / "b.webp") as image:
         assert image.size == (10, 10) and image.format == "WEBP"
-    small = ("-o", tmp_path / "c", "--max-pixels", "100")
+    small = ("-o", tmp_path / "c", "--max-pixels", "100", "--tile", "0")
     assert gendr(*common, *small) == 1
     assert "--max-pixels" in one_error(capsys.readouterr().err)
     assert gendr(*common, "-o", tmp_path / "c", "-s", "99") == 2

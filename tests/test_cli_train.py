@@ -140,7 +140,7 @@ def test_the_loop_is_called_and_its_end_is_the_exit_status(
     monkeypatch.setattr("gendr_jax.train.loop.run", run)
     args = [config, "--workdir", str(tmp_path / "w"), "--config.mesh=fsdp=8"]
     assert train.main(args) == status
-    where = {"data": 1, "fsdp": 8}
+    where = {"dcn": 1, "data": 1, "fsdp_outer": 1, "fsdp": 8, "space": 1}
     assert calls == [("stage", "batches", 3, where, str(tmp_path / "w"))]
     assert ("gendr: error: training stopped" in capsys.readouterr().err) == bool(status)
 

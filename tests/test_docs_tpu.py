@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_docs_algorithm import missing
 
-from gendr_jax import sharding
 from gendr_jax.cli import configs, main, train
+from gendr_jax.sharding import mesh as mesh_lib
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "tpu.md").read_text()
@@ -54,7 +54,7 @@ def test_meshes_are_meshes_of_their_slices():
     assert len(rows) == 4
     for chips, mesh in rows:
         for count in map(int, chips.split(",")):
-            sizes = sharding._axis_sizes(mesh)
+            sizes = mesh_lib._axis_sizes(mesh)
             fixed = 1
             for size in sizes.values():
                 fixed *= max(size, 1)

@@ -97,7 +97,7 @@ def test_run_file(tmp_path):
     found = json.loads((tmp_path / "run.json").read_text())
     assert (found["stopped"], found["message"]) == ("nan", "why")
     assert found["ended"] >= found["started"]
-    assert found["mesh"] == {"data": 8, "fsdp": 1}
+    assert found["mesh"] == {"data": 8}
     assert found["versions"]["jax"] == jax.__version__
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 

@@ -291,11 +291,11 @@ def test_remat_changes_nothing_and_bfloat16_little(alexnet):
         loss = jax.value_and_grad(lambda p, x: jnp.sum(other.bind(p)(x, b)), 1)
         return jax.jit(loss)(params, a)
 
-    value, grad = gradient("float32", False)
-    same, again = gradient("float32", True)
+    value, grad = gradient("float32", "none")
+    same, again = gradient("float32", "block")
     np.testing.assert_allclose(same, value, rtol=1e-6)
     np.testing.assert_allclose(again, grad, atol=1e-5 * np.abs(grad).max())
-    half, _ = gradient("bfloat16", False)
+    half, _ = gradient("bfloat16", "none")
     assert half.dtype == jnp.float32 and 0 < abs(half - value) < 0.05 * value
 
 

@@ -53,7 +53,7 @@ def mesh():
 
 
 def test_flash_attention_is_seen_in_its_kernel(mesh):
-    """Forward 2 products of queries and keys, backward 7 (three are computed again)."""
+    """Forward 2 products of queries and keys, backward 5 in one kernel."""
     shape, rows = (4, 1024, 2, 64), PartitionSpec(("data", "fsdp"))
 
     def attend(q, k, v):
@@ -68,12 +68,10 @@ def test_flash_attention_is_seen_in_its_kernel(mesh):
     product = 2 * 4 * 2 * 1024 * 1024 * 64
     forward = counted(attend, shape, shape, shape)
     assert forward.total == forward.kernels == 2 * product
-    # what its author tells the compiler is about that
-    assert 0.9 < forward.announced / forward.kernels < 1.2
     loss = lambda q, k, v: jnp.sum(attend(q, k, v))  # noqa: E731
     backward = counted(jax.grad(loss, (0, 1, 2)), shape, shape, shape)
-    assert backward.kernels == 9 * product
-    assert backward.announced == forward.announced  # the backward kernels say nothing
+    assert backward.kernels == 7 * product
+    assert backward.announced == 0  # its authors tell the compiler nothing
 
 
 @pytest.mark.parametrize("stage", ["vae", "base"])

@@ -46,7 +46,7 @@ def vae_stage(mesh):
         nets.build(PatchDiscriminator, s.discriminator),
     )
     init = vae_step.make_init(s, vae, disc)
-    step = vae_step.make_step(s, vae, disc, gather_on(mesh))
+    step = vae_step.make_step(s, vae, disc, gather_on(mesh), lambda x: x)
     return init, step, {}, {"vae": random(vae, 0)}
 
 

@@ -120,7 +120,12 @@ def test_whole_brings_weights_in_dtype_to_every_device():
     tree = {"kernel": np.ones((64, 128), np.float32), "bias": np.ones(3, np.float32)}
     placed = sharding.place(tree, sharding.tree_shardings(tree, mesh))
     assert not placed["kernel"].is_fully_replicated
-    gather = functools.partial(stages.whole, mesh=mesh, dtype="bfloat16")
+    gather = functools.partial(
+        stages.whole,
+        where="frozen/unet",
+        placement=sharding.Placement(mesh),
+        dtype="bfloat16",
+    )
     with jax.set_mesh(mesh):
         found = jax.jit(gather)(placed)
     assert all(x.is_fully_replicated for x in jax.tree.leaves(found))

@@ -293,8 +293,14 @@ def dtype_of(flags: Any) -> str:
 
 def mesh_of(flags: Any) -> Any:
     """The devices of --mesh; None is the first one."""
-    from gendr_jax.sharding import mesh
+    from gendr_jax import sharding
 
     if flags.mesh is None:
         return None
-    return mesh.make_mesh(flags.mesh)
+    named = {part.partition("=")[0].strip() for part in flags.mesh.split(",")}
+    if named & {sharding.DCN, sharding.FSDP}:
+        raise UsageError(
+            f"--mesh {flags.mesh}: restoring has the axes data and space. "
+            "Write it as data=2,space=4."
+        )
+    return sharding.make_mesh(flags.mesh)

@@ -83,7 +83,9 @@ class Placement:
         def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
             name = "/".join(filter(None, (role, path_name(path))))
             found = NamedSharding(self.mesh, self.spec(name, leaf.shape))
-            hosted = leaf.ndim > 0 and any(re.search(p, name) for p in self.on_host)
+            hosted = len(leaf.shape) > 0 and any(
+                re.search(p, name) for p in self.on_host
+            )
             return found.with_memory_kind("pinned_host") if hosted else found
 
         return jax.tree_util.tree_map_with_path(place, tree)
