@@ -18,7 +18,7 @@ SMALL = {
     "vae": PARTS["vae"] | ONE | {"mid_attention": False},
     "unet": PARTS["unet"] | ONE | {"heads": (1,), "attention": (False,)},
 }
-TIMED = ("images_per_s", "data_wait")
+TIMED = ("images_per_s", "data_wait", "goodput", "since_commit")
 
 
 @pytest.fixture(scope="module", autouse=True)
