@@ -20,6 +20,9 @@ def get_config() -> ConfigDict:
             batch_size=256,
             seed=0,
             mesh="",
+            sharding=dict(rules=(), min_size=4096, grad_reduce="compute"),
+            accumulate=1,
+            xla_flags="",
             dtype="bfloat16",
             remat="block",
             ema=0.9999,
@@ -37,7 +40,11 @@ def get_config() -> ConfigDict:
             surgery=True,
             surgery_steps=1000,
             sample_steps=25,
-            optim_new=dict(lr=1e-4, weight_decay=1e-2, clip=1.0, warmup=1000),
-            optim=dict(lr=2e-5, weight_decay=1e-2, clip=1.0, warmup=1000),
+            optim_new=dict(
+                lr=1e-4, weight_decay=1e-2, clip=1.0, warmup=1000, memory="device"
+            ),
+            optim=dict(
+                lr=2e-5, weight_decay=1e-2, clip=1.0, warmup=1000, memory="device"
+            ),
         )
     )

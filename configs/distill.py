@@ -20,6 +20,9 @@ def get_config() -> ConfigDict:
             batch_size=64,
             seed=0,
             mesh="",
+            sharding=dict(rules=(), min_size=4096, grad_reduce="compute"),
+            accumulate=1,
+            xla_flags="",
             dtype="bfloat16",
             remat="block",
             ema=0.9999,
@@ -45,10 +48,12 @@ def get_config() -> ConfigDict:
             ),
             weights=dict(score=1.0, adversarial=0.05, repa=0.5, latent=0.0, pixel=0.0),
             optim=dict(
-                generator=dict(lr=1e-5, b1=0.0, clip=1.0, warmup=0),
-                fake=dict(lr=5e-5, b1=0.0, clip=1.0, warmup=0),
-                real=dict(lr=1e-5, clip=1.0, warmup=0),
-                discriminator=dict(lr=1e-5, b1=0.0, clip=1.0, warmup=0),
+                generator=dict(lr=1e-5, b1=0.0, clip=1.0, warmup=0, memory="device"),
+                fake=dict(lr=5e-5, b1=0.0, clip=1.0, warmup=0, memory="device"),
+                real=dict(lr=1e-5, clip=1.0, warmup=0, memory="device"),
+                discriminator=dict(
+                    lr=1e-5, b1=0.0, clip=1.0, warmup=0, memory="device"
+                ),
             ),
             prompt_dropout=0.1,
             discriminator_width=256,

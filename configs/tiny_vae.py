@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
             batch_size=8,
             seed=0,
             mesh="",
+            accumulate=1,
             dtype="float32",
             remat="none",
             ema=0.995,
