@@ -7,6 +7,7 @@ import optax
 import pytest
 from tiny_stages import same
 
+from gendr_jax import sharding
 from gendr_jax.train import optim
 from gendr_jax.train.settings import Adam
 
@@ -173,3 +174,24 @@ def test_names_of_metrics():
         "loss_fake": 1,
         "skipped_fake": 0,
     }
+
+
+def test_moments_in_the_hosts_memory_give_the_same_update():
+    """They are fetched for the update and come back where they were."""
+    tx = optim.adamw(ADAM)
+    role = optim.new_role(params(), tx)
+    where = sharding.Placement(sharding.make_mesh("fsdp=8"), on_host=("^opt/",))
+    places = where.tree(role)
+    kinds = [s.memory_kind for s in jax.tree.leaves(places.opt)]
+    assert kinds.count("pinned_host") == 4  # two moments of two arrays; not the counts
+
+    def step(role):
+        return optim.update(role, tx, quadratic, 0.3)[0]
+
+    whole = sharding.replicated(where.mesh)
+    target = jax.jit(step, in_shardings=(places,), out_shardings=places)
+    found = target(sharding.place(role, places))
+    expected = jax.jit(step)(jax.device_put(role, whole))
+    assert jax.tree.map(lambda x: x.sharding, found.opt) == places.opt
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_array_equal(a, b)
