@@ -1,5 +1,6 @@
 """What libraries log and cache while a command runs; nothing of our own output."""
 
+import logging
 import os
 import sys
 import warnings
@@ -14,9 +15,9 @@ def quiet() -> None:
     """
     if os.environ.get("GENDR_DEBUG"):
         return
-    from absl import logging
+    from absl import logging as absl_logging
 
-    logging.set_verbosity(logging.FATAL)
+    absl_logging.set_verbosity(absl_logging.FATAL)
     for package in ("orbax", "jax", "flax"):
         warnings.filterwarnings("ignore", module=rf"{package}\b")
     _silence_closed_loops()
@@ -25,9 +26,10 @@ def quiet() -> None:
 def _silence_closed_loops() -> None:
     """Drop what tensorstore's threads print when one read of many has failed.
 
-    They report to an event loop that Orbax has closed by then; the failure itself
-    comes to us as an exception.
+    They report to an event loop that Orbax has closed by then, or leave it tasks that
+    nobody asks; the failure itself comes to us as an exception.
     """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     shown = sys.unraisablehook
 
     def hook(told: Any) -> None:
