@@ -10,50 +10,22 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image as Pil
+from tiny_commands import UNET_CONFIG, VAE_CONFIG, gendr, save_weights
 
 from gendr_jax import nets
 from gendr_jax.cli import jobs, quiet
 from gendr_jax.cli import main as main_lib
 from gendr_jax.cli.jobs import Found
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.models.unet import UNet, UNetConfig
-from gendr_jax.models.vae import VAE, VAEConfig
-from gendr_jax.weights import folder
+from gendr_jax.models.unet import UNet
+from gendr_jax.models.vae import VAE
 
 ROOT = Path(__file__).resolve().parents[1]
-VAE_CONFIG = VAEConfig(
-    latent_channels=4, block_out_channels=(4, 4), layers_per_block=1, norm_groups=2
-)
-UNET_CONFIG = UNetConfig(
-    in_channels=4,
-    out_channels=4,
-    block_out_channels=(4,),
-    layers_per_block=1,
-    heads=(1,),
-    attention=(False,),
-    cross_attention_dim=6,
-    norm_groups=2,
-)
-
-
-def params_of(model, config):
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: (0.2 * rng.standard_normal(leaf.shape)).astype(np.float32),
-        nets.build(model, config).abstract,
-    )
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    return folder.save(
-        tmp_path_factory.mktemp("weights") / "w",
-        kind="restorer",
-        unet=(UNET_CONFIG, params_of(UNet, UNET_CONFIG)),
-        vae=(VAE_CONFIG, params_of(VAE, VAE_CONFIG)),
-        prompt={"positive": np.zeros((3, 6), np.float32)},
-        provenance={"stage": "distill"},
-    )
+    return save_weights(tmp_path_factory.mktemp("weights") / "w")
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +33,6 @@ def no_cache(monkeypatch):
     """Commands in this process must not point jax at the user's cache."""
     monkeypatch.setenv("GENDR_CACHE", "0")
     monkeypatch.setenv("GENDR_DEBUG", "")
-
-
-def gendr(*args):
-    return main_lib.main([str(arg) for arg in args])
 
 
 def shell(*args, **env):

@@ -8,58 +8,25 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image as Pil
+from tiny_commands import gendr, save_weights
 
-from gendr_jax import nets
 from gendr_jax.cli import jobs, restore_files
-from gendr_jax.cli import main as main_lib
 from gendr_jax.cli.restore_files import Wishes
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.models.unet import UNet, UNetConfig
-from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.restore import image_io, pictures, resize, tiling
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.restore.residual import residual
 from gendr_jax.restore.resize import Target, output_size
-from gendr_jax.weights import folder
 
 ROOT = Path(__file__).resolve().parents[1]
-VAE_CONFIG = VAEConfig(
-    latent_channels=4, block_out_channels=(4, 4), layers_per_block=1, norm_groups=2
-)
-UNET_CONFIG = UNetConfig(
-    in_channels=4,
-    out_channels=4,
-    block_out_channels=(4,),
-    layers_per_block=1,
-    heads=(1,),
-    attention=(False,),
-    cross_attention_dim=6,
-    norm_groups=2,
-)
-
-
-def params_of(model, config):
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: (0.2 * rng.standard_normal(leaf.shape)).astype(np.float32),
-        nets.build(model, config).abstract,
-    )
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    return folder.save(
-        tmp_path_factory.mktemp("weights") / "w",
-        kind="restorer",
-        unet=(UNET_CONFIG, params_of(UNet, UNET_CONFIG)),
-        vae=(VAE_CONFIG, params_of(VAE, VAE_CONFIG)),
-        prompt={"positive": np.zeros((3, 6), np.float32)},
-        provenance={"stage": "distill"},
-    )
+    return save_weights(tmp_path_factory.mktemp("weights") / "w")
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +34,6 @@ def no_cache(monkeypatch):
     """Commands in this process must not point jax at the user's cache."""
     monkeypatch.setenv("GENDR_CACHE", "0")
     monkeypatch.setenv("GENDR_DEBUG", "")
-
-
-def gendr(*args):
-    return main_lib.main([str(arg) for arg in args])
 
 
 def save(path, height=6, width=7, mode="RGB"):

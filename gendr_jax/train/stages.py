@@ -26,11 +26,12 @@ from gendr_jax.models.heads import (
     RepaProjector,
     RepaProjectorConfig,
 )
-from gendr_jax.models.unet import UNet, UNetConfig
-from gendr_jax.models.vae import VAE, VAEConfig
+from gendr_jax.models.unet import UNet
+from gendr_jax.models.vae import VAE
 from gendr_jax.nets import Params
-from gendr_jax.sharding import Placement
 from gendr_jax.train import base_step, distill_step, start, vae_step
+from gendr_jax.train.checks import check, check_channels
+from gendr_jax.train.placing import on_host, placement, whole
 from gendr_jax.train.roles import DistillNets
 from gendr_jax.train.run_settings import RunSettings
 from gendr_jax.train.settings import (
@@ -115,81 +116,6 @@ def _stage(settings: Common, mesh: Mesh) -> Stage:
     split = functools.partial(sharding.split_rows, mesh=mesh)
     makers = {"vae": _vae_stage, "base": _base_stage, "distill": _distill_stage}
     return makers[settings.stage](settings, gather, split)
-
-
-def placement(settings: Common, mesh: Mesh) -> Placement:
-    """Where every array of the stage lives."""
-    rules = settings.sharding
-    return Placement(mesh, rules.rules, rules.min_size, tuple(on_host(settings)))
-
-
-def on_host(settings: Common) -> Iterator[str]:
-    """Patterns of the paths of moments that live in the host's memory."""
-    if isinstance(settings, DistillSettings):
-        roles = {
-            "generator": settings.optim.generator,
-            "fake": settings.optim.fake,
-            "real": settings.optim.real,
-            "disc": settings.optim.discriminator,
-        }
-    elif isinstance(settings, VAESettings):
-        roles = {"vae": settings.optim, "disc": settings.optim_discriminator}
-    else:
-        roles = {"base": settings.optim}
-    for name, adam in roles.items():
-        if adam.memory != "device":
-            yield f"^{name}/opt/"
-
-
-def whole(params: Params, where: str, *, placement: Placement, dtype: str) -> Params:
-    """Weights in the compute dtype, whole on every device; call inside jit.
-
-    ``where``: their path in the state or in the frozen weights.
-    """
-    return sharding.gather(params, placement.tree(params, where), dtype)
-
-
-def check(settings: Common, mesh: Mesh) -> None:
-    """Refuse sizes that do not fit each other, before anything is read."""
-    unit = settings.vae.factor * 2
-    if settings.data.crop % unit:
-        raise UsageError(
-            f"data.crop={settings.data.crop} is no multiple of {unit} (the VAE's "
-            f"factor {settings.vae.factor}, twice). Choose one."
-        )
-    if not isinstance(settings, VAESettings):
-        check_channels(settings.unet, settings.vae)
-    if (
-        isinstance(settings, DistillSettings)
-        and settings.data.crop % settings.data.scale
-    ):
-        raise UsageError(
-            f"data.crop={settings.data.crop} is no multiple of data.scale="
-            f"{settings.data.scale}. Choose one."
-        )
-    shards = sharding.row_shards(mesh)
-    if settings.accumulate < 1 or settings.batch_size % (shards * settings.accumulate):
-        raise UsageError(
-            f"batch_size={settings.batch_size} does not divide over {shards} devices "
-            f"times accumulate={settings.accumulate}. Choose a multiple."
-        )
-    unit *= mesh.shape[sharding.SPACE]
-    if settings.data.crop % unit:
-        raise UsageError(
-            f"data.crop={settings.data.crop} is no multiple of {unit}, which "
-            f"space={mesh.shape[sharding.SPACE]} needs. Choose another."
-        )
-
-
-def check_channels(unet: UNetConfig, vae: VAEConfig) -> None:
-    """Refuse a UNet that does not work on this autoencoder's latents."""
-    channels = (unet.in_channels, unet.out_channels)
-    if channels != (vae.latent_channels,) * 2:
-        raise UsageError(
-            f"the UNet takes {channels[0]} channels and gives {channels[1]}, the VAE's "
-            f"latents have {vae.latent_channels}. Combine networks of one training, or "
-            "let stage base widen the UNet (config.unet.in_channels, out_channels)."
-        )
 
 
 def run_settings(settings: Common) -> RunSettings:
