@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
             accumulate=1,
             xla_flags="",
             dtype="bfloat16",
-            remat="block",
+            remat="none",
             ema=0.9999,
             max_bad_steps=20,
             data=dict(path="", preset="realesrgan", crop=512, scale=4, workers=8),
@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
             processes=dict(meet=300, heartbeat=50, barrier=600),
             prediction="eps",
             lora=dict(rank=64, alpha=128.0),
+            adapters="merged",
             score=dict(
                 alpha=1.0,
                 xi=0.5,

@@ -69,6 +69,7 @@ def get_config() -> ConfigDict:
             ),
             prediction="eps",
             lora=dict(rank=8, alpha=16.0),
+            adapters="side",
             score=dict(
                 alpha=1.0,
                 xi=0.5,

@@ -32,12 +32,14 @@ PRESETS = (
     "dcn=2,data=2,fsdp=2",
     "data=2,fsdp=2,space=2",
 )
-CASES = [(k, g) for k in ("vsd", "sid", "cid", "cida") for g in ("full", "lora")]
-# In every run: each preset, each kind and both generators at least once.
+# "merged": a full generator, adapters of the other roles added to the base before use.
+GENERATORS = ("full", "lora", "merged")
+CASES = [(k, g) for k in ("vsd", "sid", "cid", "cida") for g in GENERATORS]
+# In every run: each preset, each kind and every generator at least once.
 QUICK = {
     ("data=8", "vsd", "lora"),
     ("fsdp=8", "cida", "lora"),
-    ("data=2,fsdp=4", "cida", "full"),
+    ("data=2,fsdp=4", "cida", "merged"),
     ("dcn=2,data=2,fsdp=2", "sid", "full"),
     ("data=2,fsdp=2,space=2", "cid", "full"),
 }
@@ -57,7 +59,8 @@ def start(kind, generator):
     s = settings(
         "distill",
         kind=kind,
-        generator=generator,
+        generator="full" if generator == "merged" else generator,
+        adapters="merged" if generator == "merged" else "side",
         batch_size=8,
         unet=PARTS["unet"] | {"block_out_channels": (32, 64)},
         lora={"rank": 16, "alpha": 32.0},

@@ -62,7 +62,8 @@ class Distill:
 
     def __init__(self, settings: DistillSettings, nets: DistillNets):
         self.settings, self.nets = settings, nets
-        self.roles = Roles(nets, settings.generator, settings.prediction)
+        merged = settings.lora.scale if settings.adapters == "merged" else None
+        self.roles = Roles(nets, settings.generator, settings.prediction, merged)
         self.generator_loss = GeneratorLoss(settings, nets, self.roles)
         self.recipe = recipe(settings.data.preset)
         self.encode = images.encoder(nets.vae, settings.vae)

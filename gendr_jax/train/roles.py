@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gendr_jax import diffusion
-from gendr_jax.nets import Net, Params, overlay
+from gendr_jax.nets import Net, Params, merge_lora, overlay
 from gendr_jax.train import images
 from gendr_jax.train.optim import Role
 
@@ -66,15 +66,24 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Evaluation of roles; ``frozen`` holds "unet" and "prompt"."""
+    """Evaluation of roles; ``frozen`` holds "unet" and "prompt".
+
+    ``merged`` is the scale of adapters that are added to the base weights before these
+    are gathered; None leaves them a side path of every layer.
+    """
 
     nets: DistillNets
     generator: str
     prediction: str
+    merged: float | None = None
 
     def unet(self, frozen: Any, adapters: Params | None, where: str):
         """The UNet of a role, its adapters found at ``where``; None is the base."""
-        base = self.nets.gather(frozen["unet"], "frozen/unet")
+        base = frozen["unet"]
+        if adapters is not None and self.merged is not None:
+            # On the shards and in the base's dtype: what travels is one set of weights.
+            base, adapters = merge_lora(base, adapters, self.merged), None
+        base = self.nets.gather(base, "frozen/unet")
         if adapters is None:
             return self.nets.unet.bind(base)
         return self.nets.adapted.bind(overlay(base, self.nets.gather(adapters, where)))

@@ -225,7 +225,12 @@ class DistillOptim:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings(Common):
-    """Stage 2: one-step distillation by VSD, SiD, CiD or CiDA."""
+    """Stage 2: one-step distillation by VSD, SiD, CiD or CiDA.
+
+    adapters: "side" runs them beside every layer (half of the weight gradient's
+    operations, twice the traffic); "merged" adds them to the base's float32 weights
+    first, so that a role costs what a plain UNet does.
+    """
 
     stage: Literal["distill"] = "distill"
     kind: Literal["vsd", "sid", "cid", "cida"] = "cida"
@@ -234,6 +239,7 @@ class DistillSettings(Common):
     unet: UNetConfig = field(default_factory=UNetConfig)
     alignment: Alignment = field(default_factory=Alignment)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
+    adapters: Literal["side", "merged"] = "side"
     prediction: Prediction = "eps"
     score: Score = field(default_factory=Score)
     weights: Weights = field(default_factory=Weights)

@@ -287,7 +287,9 @@ def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> S
         gather=gather,
         split=split,
     )
-    frozen["unet"] = nets.cast(params, settings.dtype)
+    # What adapters add can be less than half a step of bfloat16 at the base's value.
+    merged = settings.adapters == "merged"
+    frozen["unet"] = nets.cast(params, "float32" if merged else settings.dtype)
     begin = {"unet": params} | start.projector(settings.init, projector)
     step = distill_step.Distill(settings, parts)
 
