@@ -1,7 +1,7 @@
 """The one attention function; it picks the best kernel for platform and shape.
 
-GPU with half precision: cuDNN's flash kernel. TPU with long self-attention: the
-Pallas splash kernel. CPU with many scores: head by head (attention_blocks.py).
+GPU with half precision: cuDNN's flash kernel. TPU with many queries: the Pallas splash
+kernel. CPU with many scores: head by head (attention_blocks.py).
 Otherwise XLA, and query by query chunks when the score matrix would be large (the
 VAE's single 512-wide head). All variants compute softmax in float32.
 
@@ -20,8 +20,8 @@ from gendr_jax.models.attention_blocks import attend_blocks
 
 # Scores above this many numbers are never formed at once (64 Mi float32 = 256 MiB).
 MAX_SCORES = 64 * 2**20
-FLASH_MIN_TOKENS = 1024
-FLASH_BLOCK = 512
+FLASH_MIN_TOKENS = 256
+FLASH_BLOCK, FLASH_UNIT = 512, 128
 CUDNN_MAX_HEAD = 128
 # Scores of one head from which blocks are faster on a CPU.
 BLOCKS_MIN_SCORES = 256 * 256
@@ -78,7 +78,7 @@ def _attend_local(q_blnd, k_blnd, v_blnd):
         return jax.nn.dot_product_attention(
             q_blnd, k_blnd, v_blnd, implementation="cudnn"
         )
-    if where == "tpu" and min(length, keys) >= FLASH_MIN_TOKENS and width <= 256:
+    if where == "tpu" and length >= FLASH_MIN_TOKENS and width <= 256:
         return flash_tpu_local(q_blnd, k_blnd, v_blnd)
     # Loops of several programs at once have been seen to block XLA's threads on a CPU:
     # with more than one device there are none.
@@ -144,7 +144,7 @@ def flash_tpu_local(q_blnd, k_blnd, v_blnd):
     size = q.shape[2], k.shape[2]
     padded = size != (length, k_blnd.shape[1])
     ids = splash.SegmentIds(q=q_ids, kv=k_ids) if padded else None
-    bq, bk = (min(FLASH_BLOCK, n) for n in size)
+    bq, bk = (min(FLASH_BLOCK, n) for n in size)  # `_padded` makes them divide
     kernel = splash.make_splash_mha(
         mask=masks.MultiHeadMask([masks.FullMask(size) for _ in range(heads)]),
         head_shards=1,
@@ -164,9 +164,12 @@ def flash_tpu_local(q_blnd, k_blnd, v_blnd):
 
 
 def _padded(x_blnd):
-    """[B, N, L', D] with L' a multiple of the block, and ids that mark the padding."""
+    """[B, N, L', D] with L' a multiple of the block, and ids that mark the padding.
+
+    Less than one block, as the words of a prompt are, is one block of its own size.
+    """
     batch, length = x_blnd.shape[:2]
-    pad = -length % FLASH_BLOCK
+    pad = -length % (FLASH_BLOCK if length > FLASH_BLOCK else FLASH_UNIT)
     x = jnp.pad(jnp.swapaxes(x_blnd, 1, 2), ((0, 0), (0, 0), (0, pad), (0, 0)))
     ids = jnp.broadcast_to(jnp.arange(length + pad) >= length, (batch, length + pad))
     return x, ids.astype(jnp.int32)
