@@ -34,6 +34,7 @@ PARTS = (
     "plan/hlo.py",
     "plan/collectives.py",
     "plan/loops.py",
+    "plan/vmem.py",
     "plan/operations.py",
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")

@@ -6,6 +6,7 @@ not: custom kernels, whose FLOPs no text shows (`operations.py`).
 
 import math
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -100,23 +101,31 @@ def _window(text: str, axes: int) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def traffic(module: Module, where: Computation, one: Instruction) -> float:
-    """Bytes that an instruction reads and writes; of slices, the part that is used."""
+def traffic(
+    module: Module,
+    where: Computation,
+    one: Instruction,
+    size: Callable[[str], int] = hlo.size_bytes,
+) -> float:
+    """Bytes that an instruction reads and writes; of slices, the part that is used.
+
+    ``size``: bytes of a type.
+    """
     if one.op in FREE or one.op.endswith("-done"):
         return 0.0
     if one.op in SLICES:
-        return 2.0 * hlo.size_bytes(one.type)
+        return 2.0 * size(one.type)
     operands = [where.instructions.get(n) for n in one.operands]
-    read = [hlo.size_bytes(o.type) if o else 0 for o in operands]
+    read = [size(o.type) if o else 0 for o in operands]
     if one.op == "dynamic-update-slice":
         return 2.0 * read[1]
-    written = hlo.size_bytes(one.type)
+    written = size(one.type)
     if one.op != "fusion":
         return float(sum(read) + written)
     body = module.computations[one.called["calls"][0]]
     updated = _updates(body)
     if updated is not None:
-        written = updated
+        written = min(written, updated)
     used = [_used(body, i, size) for i, size in enumerate(read)]
     return float(sum(used) + written)
 
@@ -139,5 +148,6 @@ def _used(body: Computation, index: int, size: int) -> int:
     target = [u for u in users if u.op == "dynamic-update-slice"]
     target = [u for u in target if u.operands[0] == name]
     if users and len(sliced) + len(target) == len(users):
-        return int(np.sum([hlo.size_bytes(u.type) for u in sliced], dtype=np.int64))
+        part = int(np.sum([hlo.size_bytes(u.type) for u in sliced], dtype=np.int64))
+        return min(size, part)
     return size

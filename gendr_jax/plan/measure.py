@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from gendr_jax import sharding
-from gendr_jax.plan import chips, collectives, hlo, loops, operations, programs
+from gendr_jax.plan import chips, collectives, hlo, loops, operations, programs, vmem
 from gendr_jax.plan import topologies as topologies_lib
 from gendr_jax.plan.request import Request
 
@@ -153,19 +153,23 @@ def memory(compiled: Any) -> Facts:
 def work(compiled: Any, counted: operations.Operations, mesh: Mesh) -> Facts:
     """Operations, bytes moved and bytes sent."""
     cost = compiled.cost_analysis() or {}
-    module = hlo.parse(compiled.as_text())
+    text = compiled.as_text()
+    module = hlo.parse(text)
     runs = hlo.runs(module)
     in_loops, moved_in_loops = loops.missed(module, runs)
     in_kernels = (counted.kernels - counted.announced) / mesh.size
     slices = [getattr(d, "slice_index", 0) or 0 for d in mesh.devices.flat]
     found = collectives.find(module, runs, dict(mesh.shape), slices)
     seen, moved = float(cost.get("flops", 0)), float(cost.get("bytes accessed", 0))
+    moved += moved_in_loops
+    if vmem.used(text):
+        moved = vmem.hbm_traffic(module, runs)
     facts: Facts = {
         "flops": seen + in_kernels + in_loops,
         "flops_compiler": seen,
         "flops_kernels": counted.kernels / mesh.size,
         "flops_loops": in_loops,
-        "hbm_traffic_bytes": moved + moved_in_loops,
+        "hbm_traffic_bytes": moved,
         "traffic_loops_bytes": moved_in_loops,
         "collectives": collectives.by_kind(found),
         "collectives_by_axis": [vars(one) | {"axes": list(one.axes)} for one in found],
