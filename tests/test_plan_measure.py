@@ -17,7 +17,7 @@ from gendr_jax.cli import plan
 from gendr_jax.errors import UsageError
 from gendr_jax.plan import cell, chips, measure, programs, report, topologies
 from gendr_jax.plan.request import Request
-from gendr_jax.train import program
+from gendr_jax.train import program, xla_flags
 
 
 @pytest.fixture
@@ -50,6 +50,16 @@ def product(megabytes, steps=1):
         return programs.Traced(parts, {"params": w, "batch": x}, shape[0])
 
     return build
+
+
+def test_the_preset_of_the_config_reaches_the_compiler(libtpu, monkeypatch):
+    monkeypatch.setattr(programs, "build", product(64))
+    config = {"remat": "none", "xla_flags": "v6e-overlap-1"}
+    asked = Request(config, "v6e:2x2", "data=2,fsdp=2")
+    assert measure.measure(asked)["fits"]
+    monkeypatch.setitem(xla_flags.PRESETS, "v6e-overlap-1", {"no_such_option": True})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
+        measure.measure(asked)
 
 
 def test_a_known_program_on_a_tpu(libtpu, monkeypatch):

@@ -15,6 +15,7 @@ from gendr_jax import sharding
 from gendr_jax.plan import chips, collectives, hlo, loops, operations, programs, vmem
 from gendr_jax.plan import topologies as topologies_lib
 from gendr_jax.plan.request import Request
+from gendr_jax.train.xla_flags import compiler_options
 
 # By platform. On a CPU the passes left out are LLVM's: figures are the same.
 LOW_EFFORT = {
@@ -60,7 +61,7 @@ def measure(request: Request) -> Facts:
     }
     begun = time.perf_counter()
     platform = "tpu" if topology.is_tpu else topology.kind
-    options = LOW_EFFORT.get(platform) if request.effort == "low" else None
+    options = _options(request, platform)
     platforms = ("tpu",) if topology.is_tpu else None
     phases = []
     for part, operated in zip(built.parts, counted, strict=True):
@@ -109,6 +110,13 @@ def _together(phases: list[Facts]) -> Facts:
             old = kinds.setdefault(kind, dict.fromkeys(row, 0))
             kinds[kind] = {name: old[name] + row[name] for name in row}
     return facts | {"collectives": kinds}
+
+
+def _options(request: Request, platform: str) -> dict[str, Any]:
+    """What the compiler is told: the effort, and the preset that training will use."""
+    low = LOW_EFFORT.get(platform, {}) if request.effort == "low" else {}
+    preset = request.config.get("xla_flags", "") if request.program == "train" else ""
+    return low | compiler_options(preset)
 
 
 def _since(begun: float) -> float:
