@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
             accumulate=1,
             xla_flags="",
             dtype="bfloat16",
-            remat="block",
+            remat="none",
             ema=0.9999,
             max_bad_steps=20,
             data=dict(path="", preset="realesrgan", crop=512, scale=4, workers=8),

@@ -53,7 +53,8 @@ def test_every_file_is_a_valid_configuration_of_its_stage(name):
     stages.run_settings(s)
     # Full-size crops and batches suit meshes of eight and more.
     if name in FULL:
-        assert s.batch_size % 8 == 0 and s.dtype == "bfloat16" and s.remat == "block"
+        assert s.batch_size % 8 == 0 and s.dtype == "bfloat16"
+        assert s.remat == ("block" if name == "vae16" else "none")
 
 
 @pytest.mark.parametrize("name", FULL)

@@ -90,6 +90,7 @@ OWN = {
     "distill": {
         **PARTS,
         "lora": {"rank": 2, "alpha": 4.0},
+        "adapters": "side",
         "discriminator_width": 8,
         "warmup_steps": 0,
         "adversarial_start": 0,

@@ -175,6 +175,7 @@ class BaseSettings(Common):
     """Stage 1: the UNet on 16-channel latents, denoising plus alignment."""
 
     stage: Literal["base"] = "base"
+    remat: Policy = "none"
     vae: VAEConfig = field(default_factory=VAEConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
     alignment: Alignment = field(default_factory=Alignment)
@@ -233,13 +234,14 @@ class DistillSettings(Common):
     """
 
     stage: Literal["distill"] = "distill"
+    remat: Policy = "none"
     kind: Literal["vsd", "sid", "cid", "cida"] = "cida"
     generator: Literal["full", "lora"] = "full"
     vae: VAEConfig = field(default_factory=VAEConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
     alignment: Alignment = field(default_factory=Alignment)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
-    adapters: Literal["side", "merged"] = "side"
+    adapters: Literal["side", "merged"] = "merged"
     prediction: Prediction = "eps"
     score: Score = field(default_factory=Score)
     weights: Weights = field(default_factory=Weights)
