@@ -63,6 +63,23 @@ def luma(rgb_hwc: np.ndarray) -> np.ndarray:
     return (rgb_hwc @ np.array([[65.481], [128.553], [24.966]]) + 16.0) / 255.0
 
 
+def levels(picture: np.ndarray, *, smallest: int = 1) -> np.ndarray:
+    """255 Y of one picture, not rounded: float64 [H, W].
+
+    Raises:
+        InputError: no picture, or a side below `smallest`.
+    """
+    x_hwc = _unit_range(picture, "the picture")
+    if min(x_hwc.shape[:2]) < smallest:
+        raise InputError(
+            f"the picture has {x_hwc.shape[0]}x{x_hwc.shape[1]} pixels, each side "
+            f"needs {smallest}. Use a larger one."
+        )
+    if x_hwc.shape[2] == 1:  # grey is R = G = B
+        x_hwc = np.repeat(x_hwc, 3, axis=2)
+    return 255.0 * luma(x_hwc)[..., 0]
+
+
 def _ssim_map(a_hwc: np.ndarray, b_hwc: np.ndarray) -> np.ndarray:
     c1, c2 = (0.01 * 255.0) ** 2, (0.03 * 255.0) ** 2
     mean_a, mean_b = _blur(a_hwc), _blur(b_hwc)

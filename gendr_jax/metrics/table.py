@@ -1,0 +1,175 @@
+"""Every metric by name, opened with the settings of a command.
+
+What lives here: the table of metrics, and from a name and settings to a function of
+pictures. What does not: the formulas (beside this file and in restore/), files of
+pictures, averages, reports.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from gendr_jax.errors import InputError, UsageError
+from gendr_jax.metrics import figures, psnr_ssim
+from gendr_jax.restore import pictures, residual, resize, tiling
+
+Pictures = list[np.ndarray]
+Measure = Callable[[Pictures, Pictures | None], list[float]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a table says of a metric.
+
+    Attributes:
+        name: as on the command line.
+        against: the second picture that it takes.
+        better: which way is good; "neither" is a description, not a score.
+        digits: decimals in tables.
+        protocol: in one line; `Opened.protocol` has the settings filled in.
+    """
+
+    name: str
+    against: Literal["nothing", "gt", "lr"]
+    better: Literal["higher", "lower", "neither"]
+    digits: int
+    protocol: str
+
+
+METRICS = (
+    Metric("psnr", "gt", "higher", 3, "dB, {channel}, not rounded, crop {crop}"),
+    Metric("ssim", "gt", "higher", 4, "{channel}, rounded, crop {crop}, 11x11 window"),
+    Metric(
+        "sharpness", "nothing", "neither", 2, "rms Sobel slope of Y, levels a pixel"
+    ),
+    Metric(
+        "blockiness", "nothing", "lower", 3, "jumps of Y at 8x8 borders / elsewhere"
+    ),
+    Metric(
+        "seam", "lr", "lower", 2, "worst bend at borders of {tile}-px tiles / median"
+    ),
+    Metric("residual", "lr", "lower", 4, "rms of the reduced result less its input"),
+)
+CHANNELS = {"y": "BT.601 studio luma", "rgb": "RGB"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What metrics may be told.
+
+    Attributes:
+        channel: of psnr and ssim, "y" or "rgb".
+        crop: pixels that psnr and ssim leave out at each border.
+        niqe, lpips, dists, dino: files and folders of parameters, where needed.
+        scale: from input to result.
+        tile, overlap: of tiled restoring, in pixels of the result (seam).
+    """
+
+    channel: psnr_ssim.Channel = "y"
+    crop: int = 0
+    niqe: Path | None = None
+    lpips: Path | None = None
+    dists: Path | None = None
+    dino: Path | None = None
+    scale: float = 4
+    tile: int = 512
+    overlap: int | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A metric ready to measure.
+
+    Attributes:
+        metric: its line of the table.
+        protocol: with the settings filled in; belongs into every file of results.
+        measure: (pictures, the other pictures or None) -> one figure a pair. Pictures
+            are HWC uint8, uint16 or float in [0, 1], those of a list of one shape.
+    """
+
+    metric: Metric
+    protocol: str
+    measure: Measure
+
+
+def open_metrics(names: Sequence[str], settings: Settings) -> list[Opened]:
+    """The metrics of these names, in their order.
+
+    Raises:
+        UsageError: an unknown name, or a setting that is wrong or absent.
+        InputError: parameters that cannot be used.
+    """
+    known = {metric.name: metric for metric in METRICS}
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"metric {name!r} is unknown. Choose from {', '.join(known)}."
+            )
+    return [_open(known[name], settings) for name in names]
+
+
+def _open(metric: Metric, settings: Settings) -> Opened:
+    if settings.channel not in CHANNELS:
+        raise UsageError(f"channel is {settings.channel!r}. Use 'y' or 'rgb'.")
+    protocol = metric.protocol.format(
+        channel=CHANNELS[settings.channel], crop=settings.crop, tile=settings.tile
+    )
+    return Opened(metric, protocol, _measure(metric.name, settings))
+
+
+def _measure(name: str, settings: Settings) -> Measure:
+    chosen = {"channel": settings.channel, "crop": settings.crop}
+    match name:
+        case "psnr":
+            return _each(lambda sr, gt: psnr_ssim.psnr(sr, gt, **chosen))
+        case "ssim":
+            return _each(lambda sr, gt: psnr_ssim.ssim(sr, gt, **chosen))
+        case "sharpness":
+            return _each_alone(figures.sharpness)
+        case "blockiness":
+            return _each_alone(figures.blockiness)
+        case "seam":
+            return _each(lambda sr, lr: _seam(sr, lr, settings))
+        case "residual":
+            return _each(lambda sr, lr: _residual(sr, lr, settings.scale))
+    raise AssertionError(f"{name} is in METRICS and opens nothing")
+
+
+def _each(figure: Callable[[np.ndarray, np.ndarray], float]) -> Measure:
+    def measure(sr: Pictures, other: Pictures | None) -> list[float]:
+        assert other is not None, "a metric of pairs was given no second pictures"
+        return [figure(a, b) for a, b in zip(sr, other, strict=True)]
+
+    return measure
+
+
+def _each_alone(figure: Callable[[np.ndarray], float]) -> Measure:
+    return lambda sr, other: [figure(picture) for picture in sr]
+
+
+def _seam(sr: np.ndarray, lr: np.ndarray, settings: Settings) -> float:
+    """Jump of `tiling.seams`; 0 where one tile holds the picture."""
+    _require_scale(sr, lr, settings.scale)
+    (after, _), (before, _) = (pictures.to_unit(pictures.take(x)) for x in (sr, lr))
+    height, width = after.shape[:2]
+    plan = tiling.layout(height, width, settings.tile, settings.overlap, resize.BUCKET)
+    added = after - resize.bicubic(before, (height, width))
+    return tiling.seams(added, plan)[0]
+
+
+def _residual(sr: np.ndarray, lr: np.ndarray, scale: float) -> float:
+    _require_scale(sr, lr, scale)
+    return residual.residual(pictures.take(sr), pictures.take(lr)).rms
+
+
+def _require_scale(sr: np.ndarray, lr: np.ndarray, scale: float) -> None:
+    expected = resize.output_size(*lr.shape[:2], scale)
+    if sr.shape[:2] != expected:
+        raise InputError(
+            f"a result has {sr.shape[0]}x{sr.shape[1]} pixels, its input of "
+            f"{lr.shape[0]}x{lr.shape[1]} gives {expected[0]}x{expected[1]} at scale "
+            f"{scale:g}. Name the scale, or the right folders."
+        )
