@@ -31,6 +31,21 @@ ROOMS = {
     "gendr_jax.diffusion": Room(0, {"jax", "numpy"}),
     "gendr_jax.losses": Room(0, {"jax", "numpy"}, {"gendr_jax.diffusion"}),
     "gendr_jax.metrics": Room(0, {"jax", "numpy"}),
+    "gendr_jax.metrics.niqe_files": Room(2, {"numpy", "scipy"}),
+    "gendr_jax.metrics.perceptual": Room(
+        2, {"jax", "numpy"}, {"gendr_jax.api", "gendr_jax.restore"}
+    ),
+    "gendr_jax.metrics.table": Room(
+        2,
+        {"numpy"},
+        {"gendr_jax.restore", "gendr_jax.metrics.niqe_files"}
+        | {"gendr_jax.metrics.perceptual", "gendr_jax.metrics.pyiqa_bridge"},
+    ),
+    "gendr_jax.metrics.pyiqa_bridge": Room(
+        2,
+        {"numpy", "torch", "pyiqa"},
+        {"gendr_jax.restore", "gendr_jax.metrics.table"},
+    ),
     "gendr_jax.data.degrade": Room(0, {"jax", "numpy"}),
     "gendr_jax.restore.color": Room(0, {"jax", "numpy"}),
     "gendr_jax.restore.tiling": Room(0, {"jax", "numpy"}),
@@ -175,7 +190,8 @@ def test_no_import_cycles():
 
 @pytest.mark.parametrize(
     "package",
-    ["torch", "transformers", "diffusers", "skimage", "huggingface_hub", "matplotlib"],
+    ["torch", "transformers", "diffusers", "skimage", "huggingface_hub", "matplotlib"]
+    + ["pyiqa", "scipy"],
 )
 def test_extras_are_never_imported_at_module_level(package):
     eager = [

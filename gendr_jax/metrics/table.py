@@ -1,0 +1,239 @@
+"""Every metric by name, opened with the settings of a command.
+
+What lives here: the table of metrics, and from a name and settings to a function of
+pictures. What does not: the formulas (beside this file and in restore/), files of
+pictures, averages, reports.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from gendr_jax.errors import InputError, UsageError
+from gendr_jax.metrics import figures, niqe_files, psnr_ssim
+from gendr_jax.metrics.naturalness import niqe
+from gendr_jax.restore import pictures, residual, resize, tiling
+
+Pictures = list[np.ndarray]
+Measure = Callable[[Pictures, Pictures | None], list[float]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a table says of a metric.
+
+    Attributes:
+        name: as on the command line.
+        against: the second picture that it takes.
+        better: which way is good; "neither" is a description, not a score.
+        digits: decimals in tables.
+        protocol: in one line; `Opened.protocol` has the settings filled in.
+    """
+
+    name: str
+    against: Literal["nothing", "gt", "lr"]
+    better: Literal["higher", "lower", "neither"]
+    digits: int
+    protocol: str
+
+
+METRICS = (
+    Metric("psnr", "gt", "higher", 3, "dB, {channel}, not rounded, crop {crop}"),
+    Metric("ssim", "gt", "higher", 4, "{channel}, rounded, crop {crop}, 11x11 window"),
+    Metric("niqe", "nothing", "lower", 3, "full-range Y, rounded, crop {crop}, {told}"),
+    Metric("lpips", "gt", "lower", 4, "LPIPS 0.1, RGB in [-1, 1], {told}"),
+    Metric("dists", "gt", "lower", 4, "RGB in [0, 1], full size, {told}"),
+    Metric("dino", "gt", "lower", 4, "1 - cos of patch tokens, mean; {told}"),
+    Metric("dino-mean", "gt", "lower", 4, "1 - cos of mean patch tokens; {told}"),
+    Metric("sharpness", "nothing", "neither", 2, "rms slope of Y, levels a pixel"),
+    Metric("blockiness", "nothing", "lower", 3, "jumps of Y at 8x8 blocks / inside"),
+    Metric("seam", "lr", "lower", 2, "worst bend at {tile}-px tiles / median"),
+    Metric("residual", "lr", "lower", 4, "rms of reduced result less input"),
+)
+PYIQA = "pyiqa:"
+THREADS = 4  # pictures at a time; each takes some ten times its size in float64
+NEEDS = {
+    "niqe": "a folder of photographs or a file of parameters (.npz, .mat)",
+    "lpips": "weights of LPIPS, AlexNet or VGG16 (docs/weights.md)",
+    "dists": "weights of DISTS (docs/weights.md)",
+    "dino": "weights of DINOv2 (docs/weights.md)",
+}
+CHANNELS = {"y": "BT.601 studio luma", "rgb": "RGB"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What metrics may be told.
+
+    Attributes:
+        channel: of psnr and ssim, "y" or "rgb".
+        crop: pixels that psnr, ssim and niqe leave out at each border.
+        niqe, lpips, dists, dino: files and folders of parameters, where needed.
+        scale: from input to result.
+        tile, overlap: of tiled restoring, in pixels of the result (seam).
+    """
+
+    channel: psnr_ssim.Channel = "y"
+    crop: int = 0
+    niqe: Path | None = None
+    lpips: Path | None = None
+    dists: Path | None = None
+    dino: Path | None = None
+    scale: float = 4
+    tile: int = 512
+    overlap: int | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A metric ready to measure.
+
+    Attributes:
+        metric: its line of the table.
+        protocol: with the settings filled in; belongs into every file of results.
+        measure: (pictures, the other pictures or None) -> one figure a pair. Pictures
+            are HWC uint8, uint16 or float in [0, 1], those of a list of one shape.
+    """
+
+    metric: Metric
+    protocol: str
+    measure: Measure
+
+
+def open_metrics(names: Sequence[str], settings: Settings) -> list[Opened]:
+    """The metrics of these names, in their order.
+
+    "pyiqa:NAME" is a metric of pyiqa, which the user has to install (pyiqa_bridge.py).
+
+    Raises:
+        UsageError: an unknown name, or a setting that is wrong or absent.
+        InputError: parameters that cannot be used.
+    """
+    known = {metric.name: metric for metric in METRICS}
+    if settings.channel not in CHANNELS:
+        raise UsageError(f"channel is {settings.channel!r}. Use 'y' or 'rgb'.")
+    for name in names:
+        if name not in known and not name.startswith(PYIQA):
+            raise UsageError(
+                f"metric {name!r} is unknown. Choose from {', '.join(known)}, or "
+                f"{PYIQA}NAME."
+            )
+    return [
+        _open(known[name], settings) if name in known else _foreign(name, settings)
+        for name in names
+    ]
+
+
+def _foreign(name: str, settings: Settings) -> Opened:
+    from gendr_jax.metrics import pyiqa_bridge
+
+    return pyiqa_bridge.open_pyiqa(name.removeprefix(PYIQA), settings)
+
+
+def _open(metric: Metric, settings: Settings) -> Opened:
+    measure, told = _measure(metric.name, settings)
+    protocol = metric.protocol.format(
+        channel=CHANNELS[settings.channel],
+        crop=settings.crop,
+        tile=settings.tile,
+        told=told,
+    )
+    return Opened(metric, protocol, measure)
+
+
+def _measure(name: str, settings: Settings) -> tuple[Measure, str]:
+    """The function, and what the parameters that were opened say of themselves."""
+    if name in ("lpips", "dists", "dino", "dino-mean"):
+        return _network(name, settings)
+    chosen = {"channel": settings.channel, "crop": settings.crop}
+    match name:
+        case "psnr":
+            return _each(lambda sr, gt: psnr_ssim.psnr(sr, gt, **chosen)), ""
+        case "ssim":
+            return _each(lambda sr, gt: psnr_ssim.ssim(sr, gt, **chosen)), ""
+        case "niqe":
+            pristine = niqe_files.open_niqe(_named("niqe", settings.niqe))
+            each = _each_alone(lambda sr: niqe(sr, pristine, crop=settings.crop))
+            return each, niqe_files.described(pristine)
+        case "sharpness":
+            return _each_alone(figures.sharpness), ""
+        case "blockiness":
+            return _each_alone(figures.blockiness), ""
+        case "seam":
+            return _each(lambda sr, lr: _seam(sr, lr, settings)), ""
+        case "residual":
+            return _each(lambda sr, lr: _residual(sr, lr, settings.scale)), ""
+    raise AssertionError(f"{name} is in METRICS and opens nothing")
+
+
+def _named(option: str, path: Path | None) -> Path:
+    """The path of a metric's parameters, or what to give."""
+    if path is None:
+        raise UsageError(f"{option} needs {NEEDS[option]}. Name it with --{option}.")
+    return path
+
+
+def _network(name: str, settings: Settings) -> tuple[Measure, str]:
+    from gendr_jax.metrics import perceptual  # whoever needs no network waits for none
+
+    match name:
+        case "lpips":
+            measure, told = perceptual.open_lpips(_named(name, settings.lpips))
+        case "dists":
+            measure, told = perceptual.open_dists(_named(name, settings.dists))
+        case _:
+            over = "patches" if name == "dino" else "mean"
+            measure, told = perceptual.open_dino(_named("dino", settings.dino), over)
+
+    def of_pairs(sr: Pictures, other: Pictures | None) -> list[float]:
+        assert other is not None, "a metric of pairs was given no second pictures"
+        return measure(sr, other)
+
+    return of_pairs, told
+
+
+def _each(figure: Callable[[np.ndarray, np.ndarray], float]) -> Measure:
+    def measure(sr: Pictures, other: Pictures | None) -> list[float]:
+        assert other is not None, "a metric of pairs was given no second pictures"
+        assert len(sr) == len(other), f"{len(sr)} pictures and {len(other)} others"
+        with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the lock
+            return list(pool.map(figure, sr, other))
+
+    return measure
+
+
+def _each_alone(figure: Callable[[np.ndarray], float]) -> Measure:
+    def measure(sr: Pictures, other: Pictures | None) -> list[float]:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(figure, sr))
+
+    return measure
+
+
+def _seam(sr: np.ndarray, lr: np.ndarray, settings: Settings) -> float:
+    """Jump of `tiling.seams`; 0 where one tile holds the picture."""
+    _require_scale(sr, lr, settings.scale)
+    (after, _), (before, _) = (pictures.to_unit(pictures.take(x)) for x in (sr, lr))
+    height, width = after.shape[:2]
+    plan = tiling.layout(height, width, settings.tile, settings.overlap, resize.BUCKET)
+    added = after - resize.bicubic(before, (height, width))
+    return tiling.seams(added, plan)[0]
+
+
+def _residual(sr: np.ndarray, lr: np.ndarray, scale: float) -> float:
+    _require_scale(sr, lr, scale)
+    return residual.residual(pictures.take(sr), pictures.take(lr)).rms
+
+
+def _require_scale(sr: np.ndarray, lr: np.ndarray, scale: float) -> None:
+    expected = resize.output_size(*lr.shape[:2], scale)
+    if sr.shape[:2] != expected:
+        raise InputError(
+            f"a result has {sr.shape[0]}x{sr.shape[1]} pixels, its input of "
+            f"{lr.shape[0]}x{lr.shape[1]} gives {expected[0]}x{expected[1]} at scale "
+            f"{scale:g}. Name the scale, or the right folders."
+        )
