@@ -172,7 +172,7 @@ function card(crop, i) {
     return make("figure", {}, make("div", { className: "frame" }, picture), caption(label, image));
   });
   return make("article", { className: "card", id: `crop-${i}` },
-    make("div", {}, place, make("h3", {}, crop.name)),
+    make("div", { className: "head" }, place, make("h3", {}, crop.name)),
     make("div", { className: "panels" }, ...panels));
 }
 
@@ -203,13 +203,12 @@ const byName = new Intl.Collator("en", { numeric: true });
 
 function sorted(images) {
   const { column, method, down } = view;
-  const order = [...images].sort((a, b) => {
+  return [...images].sort((a, b) => {
     if (column < 0) return byName.compare(a.name, b.name) * (down ? -1 : 1);
     const x = a.values[method][column], y = b.values[method][column];
     if (x === null || y === null) return (x === null) - (y === null);
     return (x - y) * (down ? -1 : 1) || byName.compare(a.name, b.name);
   });
-  return order;
 }
 
 function sortHead(text, column, method, properties = {}) {
@@ -221,6 +220,7 @@ function sortHead(text, column, method, properties = {}) {
       view.column = column;
       view.method = method;
       drawImages();
+      at("images").querySelector("th:not([aria-sort=none]) button").focus();
     } }, text));
 }
 
@@ -235,8 +235,8 @@ function drawImages() {
   const images = sorted(data.images.filter((image) =>
     image.name.toLowerCase().includes(view.filter)));
   const rows = images.map((image) => {
-    const at = data.crops.findIndex((crop) => crop.name === image.name);
-    const name = at < 0 ? image.name : make("a", { href: `#crop-${at}` }, image.name);
+    const i = data.crops.findIndex((crop) => crop.name === image.name);
+    const name = i < 0 ? image.name : make("a", { href: `#crop-${i}` }, image.name);
     const thumb = image.thumb ? make("img", { src: image.thumb, alt: "" }) : null;
     return make("tr", {}, make("th", { scope: "row" },
       make("span", { className: "picture" }, thumb, make("span", {}, name))),

@@ -89,8 +89,8 @@ def _data(
 
 
 def _title(results: dict[str, Any]) -> str:
-    test_set = results["set"] or results["gt"] or results["lr"]
-    return f"{' · '.join(results['methods'])}" + (f" on {test_set}" if test_set else "")
+    methods = " · ".join(results["methods"])
+    return f"{methods} on {results['set']}" if results["set"] else methods
 
 
 def _about(results: dict[str, Any], count: int) -> str:
