@@ -31,7 +31,10 @@ ROOMS = {
     "gendr_jax.diffusion": Room(0, {"jax", "numpy"}),
     "gendr_jax.losses": Room(0, {"jax", "numpy"}, {"gendr_jax.diffusion"}),
     "gendr_jax.metrics": Room(0, {"jax", "numpy"}),
-    "gendr_jax.metrics.table": Room(2, {"numpy"}, {"gendr_jax.restore"}),
+    "gendr_jax.metrics.niqe_files": Room(2, {"numpy", "scipy"}),
+    "gendr_jax.metrics.table": Room(
+        2, {"numpy"}, {"gendr_jax.restore", "gendr_jax.metrics.niqe_files"}
+    ),
     "gendr_jax.data.degrade": Room(0, {"jax", "numpy"}),
     "gendr_jax.restore.color": Room(0, {"jax", "numpy"}),
     "gendr_jax.restore.tiling": Room(0, {"jax", "numpy"}),

@@ -82,3 +82,15 @@ def test_a_result_of_another_scale_is_refused(name):
     lr = photo(24, 25)
     with pytest.raises(InputError, match="96x100 pixels.*24x25 gives 48x50 at scale 2"):
         measure(name, [enlarged(lr)], [lr], scale=2)
+
+
+def test_niqe_takes_parameters(tmp_path):
+    niqe_parameters = tmp_path / "niqe.npz"
+    np.savez(niqe_parameters, mu_pris_param=np.zeros(36), cov_pris_param=np.eye(36))
+    (opened,) = open_metrics(["niqe"], Settings(niqe=niqe_parameters, crop=2))
+    assert opened.protocol.startswith("full-range Y, rounded, crop 2, niqe.npz (")
+    pristine = metrics.Pristine(np.zeros(36), np.eye(36))
+    picture = photo(120, 130)
+    assert opened.measure([picture], None) == [metrics.niqe(picture, pristine, crop=2)]
+    with pytest.raises(UsageError, match="niqe needs a folder.*--niqe"):
+        open_metrics(["niqe"], Settings())

@@ -1,12 +1,27 @@
 """How good a restored picture is: formulas on arrays, no files and no networks.
 
-`psnr_ssim` (fidelity to a reference), `figures` (sharpness and blockiness of one
-picture). Pictures are numpy arrays, results are float64 on the host: a metric is a
-figure in a table, not a term of a loss. `table` joins them, and those that need files
-or networks, under the names that `gendr evaluate` takes; it is not imported here.
+    psnr_ssim.py    fidelity to a reference
+    naturalness.py  NIQE, distance from the statistics of photographs
+    figures.py      sharpness and blockiness of one picture
+
+Pictures are numpy arrays, results are float64 on the host: a metric is a figure in a
+table, not a term of a loss. Above these, and not imported here:
+
+    table.py        every metric under the name that `gendr evaluate` takes
+    niqe_files.py   NIQE's parameters in files, and from a folder
 """
 
 from gendr_jax.metrics.figures import blockiness, sharpness
+from gendr_jax.metrics.naturalness import Pristine, fit_niqe, niqe
 from gendr_jax.metrics.psnr_ssim import luma, psnr, ssim
 
-__all__ = ["blockiness", "luma", "psnr", "sharpness", "ssim"]
+__all__ = [
+    "Pristine",
+    "blockiness",
+    "fit_niqe",
+    "luma",
+    "niqe",
+    "psnr",
+    "sharpness",
+    "ssim",
+]

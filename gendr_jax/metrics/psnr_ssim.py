@@ -25,6 +25,7 @@ WINDOW = 11
 SIGMA = 1.5
 
 Channel = Literal["y", "rgb"]
+Range = Literal["full", "studio"]
 
 
 def psnr(
@@ -63,12 +64,19 @@ def luma(rgb_hwc: np.ndarray) -> np.ndarray:
     return (rgb_hwc @ np.array([[65.481], [128.553], [24.966]]) + 16.0) / 255.0
 
 
-def levels(picture: np.ndarray, *, smallest: int = 1) -> np.ndarray:
+def levels(
+    picture: np.ndarray, *, smallest: int = 1, luma_range: Range = "studio"
+) -> np.ndarray:
     """255 Y of one picture, not rounded: float64 [H, W].
+
+    "full" is Y from 0 to 255 (MATLAB's rgb2gray), "studio" equation (1).
 
     Raises:
         InputError: no picture, or a side below `smallest`.
+        UsageError: another range.
     """
+    if luma_range not in ("full", "studio"):
+        raise UsageError(f"luma range is {luma_range!r}. Use 'full' or 'studio'.")
     x_hwc = _unit_range(picture, "the picture")
     if min(x_hwc.shape[:2]) < smallest:
         raise InputError(
@@ -77,6 +85,8 @@ def levels(picture: np.ndarray, *, smallest: int = 1) -> np.ndarray:
         )
     if x_hwc.shape[2] == 1:  # grey is R = G = B
         x_hwc = np.repeat(x_hwc, 3, axis=2)
+    if luma_range == "full":
+        return 255.0 * (x_hwc @ np.array([0.299, 0.587, 0.114]))
     return 255.0 * luma(x_hwc)[..., 0]
 
 

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.metrics import figures, psnr_ssim
+from gendr_jax.metrics import figures, niqe_files, psnr_ssim
+from gendr_jax.metrics.naturalness import niqe
 from gendr_jax.restore import pictures, residual, resize, tiling
 
 Pictures = list[np.ndarray]
@@ -42,17 +43,13 @@ class Metric:
 METRICS = (
     Metric("psnr", "gt", "higher", 3, "dB, {channel}, not rounded, crop {crop}"),
     Metric("ssim", "gt", "higher", 4, "{channel}, rounded, crop {crop}, 11x11 window"),
-    Metric(
-        "sharpness", "nothing", "neither", 2, "rms Sobel slope of Y, levels a pixel"
-    ),
-    Metric(
-        "blockiness", "nothing", "lower", 3, "jumps of Y at 8x8 borders / elsewhere"
-    ),
-    Metric(
-        "seam", "lr", "lower", 2, "worst bend at borders of {tile}-px tiles / median"
-    ),
-    Metric("residual", "lr", "lower", 4, "rms of the reduced result less its input"),
+    Metric("niqe", "nothing", "lower", 3, "full-range Y, rounded, crop {crop}, {told}"),
+    Metric("sharpness", "nothing", "neither", 2, "rms slope of Y, levels a pixel"),
+    Metric("blockiness", "nothing", "lower", 3, "jumps of Y at 8x8 blocks / inside"),
+    Metric("seam", "lr", "lower", 2, "worst bend at {tile}-px tiles / median"),
+    Metric("residual", "lr", "lower", 4, "rms of reduced result less input"),
 )
+NIQE_NEEDS = "a folder of photographs or a file of parameters (.npz, .mat)"
 CHANNELS = {"y": "BT.601 studio luma", "rgb": "RGB"}
 
 
@@ -62,7 +59,7 @@ class Settings:
 
     Attributes:
         channel: of psnr and ssim, "y" or "rgb".
-        crop: pixels that psnr and ssim leave out at each border.
+        crop: pixels that psnr, ssim and niqe leave out at each border.
         niqe, lpips, dists, dino: files and folders of parameters, where needed.
         scale: from input to result.
         tile, overlap: of tiled restoring, in pixels of the result (seam).
@@ -103,6 +100,8 @@ def open_metrics(names: Sequence[str], settings: Settings) -> list[Opened]:
         InputError: parameters that cannot be used.
     """
     known = {metric.name: metric for metric in METRICS}
+    if settings.channel not in CHANNELS:
+        raise UsageError(f"channel is {settings.channel!r}. Use 'y' or 'rgb'.")
     for name in names:
         if name not in known:
             raise UsageError(
@@ -112,30 +111,44 @@ def open_metrics(names: Sequence[str], settings: Settings) -> list[Opened]:
 
 
 def _open(metric: Metric, settings: Settings) -> Opened:
-    if settings.channel not in CHANNELS:
-        raise UsageError(f"channel is {settings.channel!r}. Use 'y' or 'rgb'.")
+    measure, told = _measure(metric.name, settings)
     protocol = metric.protocol.format(
-        channel=CHANNELS[settings.channel], crop=settings.crop, tile=settings.tile
+        channel=CHANNELS[settings.channel],
+        crop=settings.crop,
+        tile=settings.tile,
+        told=told,
     )
-    return Opened(metric, protocol, _measure(metric.name, settings))
+    return Opened(metric, protocol, measure)
 
 
-def _measure(name: str, settings: Settings) -> Measure:
+def _measure(name: str, settings: Settings) -> tuple[Measure, str]:
+    """The function, and what the parameters that were opened say of themselves."""
     chosen = {"channel": settings.channel, "crop": settings.crop}
     match name:
         case "psnr":
-            return _each(lambda sr, gt: psnr_ssim.psnr(sr, gt, **chosen))
+            return _each(lambda sr, gt: psnr_ssim.psnr(sr, gt, **chosen)), ""
         case "ssim":
-            return _each(lambda sr, gt: psnr_ssim.ssim(sr, gt, **chosen))
+            return _each(lambda sr, gt: psnr_ssim.ssim(sr, gt, **chosen)), ""
+        case "niqe":
+            pristine = niqe_files.open_niqe(_named("niqe", settings.niqe, NIQE_NEEDS))
+            each = _each_alone(lambda sr: niqe(sr, pristine, crop=settings.crop))
+            return each, niqe_files.described(pristine)
         case "sharpness":
-            return _each_alone(figures.sharpness)
+            return _each_alone(figures.sharpness), ""
         case "blockiness":
-            return _each_alone(figures.blockiness)
+            return _each_alone(figures.blockiness), ""
         case "seam":
-            return _each(lambda sr, lr: _seam(sr, lr, settings))
+            return _each(lambda sr, lr: _seam(sr, lr, settings)), ""
         case "residual":
-            return _each(lambda sr, lr: _residual(sr, lr, settings.scale))
+            return _each(lambda sr, lr: _residual(sr, lr, settings.scale)), ""
     raise AssertionError(f"{name} is in METRICS and opens nothing")
+
+
+def _named(name: str, path: Path | None, needs: str) -> Path:
+    """The path of a metric's parameters, or what to give."""
+    if path is None:
+        raise UsageError(f"{name} needs {needs}. Name it with --{name}.")
+    return path
 
 
 def _each(figure: Callable[[np.ndarray, np.ndarray], float]) -> Measure:
