@@ -94,7 +94,9 @@ class Tab:
 
     def eval(self, expression):
         """The value of some JavaScript."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -102,7 +104,8 @@ class Tab:
         """With the mouse, on the middle of an element."""
         x, y = self.eval(
             f"(() => {{ const e = {expression};"
-            "e.scrollIntoView({block: 'center', inline: 'center', behavior: 'instant'});"
+            "const middle = {block: 'center', inline: 'center', behavior: 'instant'};"
+            "e.scrollIntoView(middle);"
             "const b = e.getBoundingClientRect();"
             "return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )

@@ -39,10 +39,10 @@ def main(args: list[str]) -> int:
     from gendr_jax.metrics.table import open_metrics
 
     folders, about = _folders(flags)
-    settings = _settings(flags)
-    names = _metrics(flags, folders, settings)
+    names = _metrics(flags, folders)
     pairs = pairing.pair(folders, _methods(flags))
-    metrics = open_metrics(names, settings)
+    metrics = open_metrics(names, _settings(flags, pairs.scale))
+    _check_given(metrics, folders)
     for line in pairs.problems:
         say_error(line)
     gallery = Gallery(flags.crops)
@@ -97,8 +97,7 @@ def _parser() -> Parser:
         "-s",
         "--scale",
         type=float,
-        default=4.0,
-        help="from inputs to results where there are no truths (default: 4)",
+        help="from inputs to results (default: what truths show; 4 without them)",
     )
     add("--partial", action="store_true", help="methods may lack pictures")
     add("--recursive", action="store_true", help="folders below folders")
@@ -121,7 +120,7 @@ def _metric_flags(group: Any) -> None:
         help="of psnr, ssim (default: y)",
     )
     add("--crop", type=int, default=0, metavar="N", help="pixels left out at borders")
-    add("--niqe", metavar="FILE", help="parameters of NIQE")
+    add("--niqe", metavar="PATH", help="its parameters, or photographs to fit them to")
     add("--lpips", metavar="DIR", help="weights of LPIPS")
     add("--dists", metavar="DIR", help="weights of DISTS")
     add("--dino", metavar="DIR", help="weights of DINOv2")
@@ -147,8 +146,8 @@ def _check(flags: Any) -> None:
     if flags.set and (flags.gt or flags.lr):
         raise UsageError("--set brings its own --gt and --lr. Leave these out.")
     for name, least in (("crop", 0), ("crops", 0), ("tile", 1), ("scale", 1)):
-        if not getattr(flags, name) >= least:
-            value = getattr(flags, name)
+        value = getattr(flags, name)
+        if value is not None and not value >= least:
             raise UsageError(f"--{name} is {value}, it is {least} or more. Change it.")
     named = [name for name in (flags.output, flags.csv, flags.html) if name]
     for name in named:
@@ -178,26 +177,22 @@ def _folders(flags: Any) -> tuple[Any, Any]:
     return folders, About(gt, lr, test_set)
 
 
-def _settings(flags: Any) -> Any:
+def _settings(flags: Any, scale: float) -> Any:
     from gendr_jax.metrics.table import Settings
 
     files = {name: getattr(flags, name) for name in PARAMETERS}
     return Settings(
         channel=flags.channel,
         crop=flags.crop,
-        scale=flags.scale,
+        scale=scale,
         tile=flags.tile,
         overlap=flags.tile_overlap,
         **{name: file and Path(file) for name, file in files.items()},
     )
 
 
-def _metrics(flags: Any, folders: Any, settings: Any) -> list[str]:
-    """Names of metrics: those asked for, or all that can be had.
-
-    Raises:
-        UsageError: one that needs a folder which is not given, or none at all.
-    """
+def _metrics(flags: Any, folders: Any) -> list[str]:
+    """Names of metrics: those asked for, or all that can be had."""
     from gendr_jax.metrics.table import METRICS
 
     given = {"nothing": True, "gt": folders.gt, "lr": folders.lr}
@@ -206,7 +201,7 @@ def _metrics(flags: Any, folders: Any, settings: Any) -> list[str]:
             metric.name
             for metric in METRICS
             if given[metric.against]
-            and getattr(settings, metric.name, True) is not None
+            and getattr(flags, metric.name, True) is not None
             and metric.name not in ON_DEMAND
         ]
     names = list(
@@ -214,15 +209,18 @@ def _metrics(flags: Any, folders: Any, settings: Any) -> list[str]:
     )
     if not names:
         raise UsageError("--metrics names none. Write it as psnr,ssim.")
-    against = {metric.name: metric.against for metric in METRICS}
-    what = {"gt": "truths", "lr": "inputs"}
-    for name in names:
-        if not given[(second := against.get(name, "nothing"))]:
-            raise UsageError(
-                f"{name} compares with {what[second]}. Name their folder with "
-                f"--{second}."
-            )
     return names
+
+
+def _check_given(metrics: list[Any], folders: Any) -> None:
+    what = {"gt": "truths", "lr": "inputs"}
+    for opened in metrics:
+        second = opened.metric.against
+        if second != "nothing" and getattr(folders, second) is None:
+            raise UsageError(
+                f"{opened.metric.name} compares with {what[second]}. Name their folder "
+                f"with --{second}."
+            )
 
 
 def _methods(flags: Any) -> list[tuple[Any, Path | None]]:

@@ -65,8 +65,10 @@ function drawMeans(which) {
   const head = make("tr", {}, make("th", {}, "method"), make("th", {}, "pictures"),
     ...data.metrics.map((m) => make("th", { title: m.protocol }, m.name + arrow[m.better])));
   const columns = data.metrics.map((m) => data.methods.map((own) => means[own.name][m.name] || null));
-  const winners = columns.map((column, k) =>
-    best(column.map((entry) => entry && entry.mean), data.metrics[k]));
+  // Means over different pictures do not compete.
+  const comparable = which === "common" || !data.summary.common;
+  const winners = columns.map((column, k) => (comparable
+    ? best(column.map((entry) => entry && entry.mean), data.metrics[k]) : new Set()));
   const rows = data.methods.map((method, i) => make("tr", {},
     make("th", { scope: "row" }, method.name),
     make("td", {}, String(which === "common" ? data.commonPictures : method.pictures)),

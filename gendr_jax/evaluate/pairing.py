@@ -4,6 +4,7 @@ What lives here: who belongs to whom, sizes by the headers, and a line for whate
 no partner. What does not: names (files.py), pixels (measuring.py).
 """
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from gendr_jax.restore import image_io
 from gendr_jax.restore.resize import output_size
 
 Size = tuple[int, int]
+DEFAULT_SCALE = 4.0
+NEAR = 0.02  # of a whole number: truths that were not cut to a multiple
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Items in order of names, methods with their files, and what has no partner."""
+    """Items in order of names, methods with their files, and what has no partner.
+
+    `scale` is that from inputs to results: what was given, else what most truths show,
+    else DEFAULT_SCALE.
+    """
 
     items: list[Item]
     methods: list[Method]
     problems: list[str]
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -50,14 +58,14 @@ class Folders:
 
     Attributes:
         gt, lr: folders; the stems of the first one given name the pictures.
-        scale: from input to result, where no truth shows it.
+        scale: from input to result; None: what the truths show.
         partial: methods may lack pictures.
         recursive: look into folders below.
     """
 
     gt: Path | None = None
     lr: Path | None = None
-    scale: float = 4.0
+    scale: float | None = None
     partial: bool = False
     recursive: bool = False
 
@@ -94,8 +102,20 @@ def pair(folders: Folders, methods: Sequence[tuple[Method, Path | None]]) -> Pai
         if folder is not None:
             have = _matched(method, folder, have, names, folders, problems)
         found.append(replace(method, files=have))
-    items = _items(names, truths, lows, found, folders.scale, problems)
-    return Pairs(items, found, problems)
+    sizes = _sizes(truths, problems), _sizes(lows, problems)
+    scale = folders.scale or _scale(*sizes)
+    items = []
+    for name in names:
+        files_of = truths.get(name), lows.get(name)
+        if any(path and name not in s for path, s in zip(files_of, sizes, strict=True)):
+            continue  # a header that cannot be read has been told
+        try:
+            size_hw, lr_hw = _fitting(name, files_of, sizes, scale, found)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        items.append(Item(name, *files_of, size_hw, lr_hw))
+    return Pairs(items, found, problems, scale)
 
 
 def _partners(
@@ -154,49 +174,57 @@ def _matched(
     return _without_partner(found, have, reference, problems)
 
 
-def _items(
-    names: list[str],
-    truths: dict[str, Path],
-    lows: dict[str, Path],
-    methods: list[Method],
-    scale: float,
-    problems: list[str],
-) -> list[Item]:
-    """Those whose headers can be read and whose sizes fit."""
-    items = []
-    for name in names:
-        gt, lr = truths.get(name), lows.get(name)
-        results = (m.files[name] for m in methods if name in m.files)
+def _sizes(paths: dict[str, Path], problems: list[str]) -> dict[str, Size]:
+    """By the headers; a line for each that cannot be read."""
+    sizes = {}
+    for name, path in paths.items():
         try:
-            lr_hw = None if lr is None else _size(lr)
-            if gt is not None:
-                size = _size(gt)
-            elif lr_hw is not None:
-                size = output_size(*lr_hw, scale)
-            else:
-                size = _size(next(results))
-            if lr_hw is not None and not _in_proportion(lr_hw, size):
-                raise InputError(
-                    f"{lr} is {_text(lr_hw)} and {gt} {_text(size)}, which is not in "
-                    "proportion. Cut the larger one to a multiple of the smaller."
-                )
+            sizes[name] = _size(path)
         except InputError as error:
             problems.append(str(error))
-            continue
-        items.append(Item(name, gt, lr, size, lr_hw))
-    return items
+    return sizes
+
+
+def _scale(truths: dict[str, Size], lows: dict[str, Size]) -> float:
+    """The median of what pairs show, the whole number where it is near to one."""
+    shown = [truths[name][0] / lows[name][0] for name in lows if name in truths]
+    if not shown:
+        return DEFAULT_SCALE
+    scale = statistics.median(shown)
+    whole = round(scale)
+    return float(whole) if abs(scale - whole) < NEAR * scale else scale
+
+
+def _fitting(
+    name: str,
+    paths: tuple[Path | None, Path | None],
+    sizes: tuple[dict[str, Size], dict[str, Size]],
+    scale: float,
+    methods: list[Method],
+) -> tuple[Size, Size | None]:
+    """The size of results, and that of the input.
+
+    Raises:
+        InputError: a truth that is not `scale` times its input.
+    """
+    size_hw, lr_hw = (own.get(name) for own in sizes)
+    if lr_hw is not None:
+        expected = output_size(*lr_hw, scale)
+        if size_hw not in (None, expected):
+            raise InputError(
+                f"{paths[0]} is {_text(size_hw)}, {scale:g} times {paths[1]} would be "
+                f"{_text(expected)}. Cut or replace one of them, or give the scale "
+                "with -s."
+            )
+        size_hw = expected
+    if size_hw is None:
+        size_hw = _size(next(m.files[name] for m in methods if name in m.files))
+    return size_hw, lr_hw
 
 
 def _size(path: Path) -> Size:
     header = image_io.probe(path)
     return header.height, header.width
-
-
-def _in_proportion(small: Size, large: Size) -> bool:
-    """Whether one scale, rounded, leads from the one to the other."""
-    least = max((large[i] - 0.5) / small[i] for i in (0, 1))
-    most = min((large[i] + 0.5) / small[i] for i in (0, 1))
-    return least <= most
 
 
 def _text(size_hw: Size) -> str:
