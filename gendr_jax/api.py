@@ -23,7 +23,7 @@ from gendr_jax.nets import Params
 from gendr_jax.weights import components, folder, sources
 from gendr_jax.weights.locate import locate
 
-TORCH_KINDS = ("vae", "unet", "dinov2", "lpips")
+TORCH_KINDS = ("vae", "unet", "dinov2", "lpips", "dists")
 
 
 def load_component(
@@ -35,7 +35,7 @@ def load_component(
         path: a weights folder of ours that holds the network; or what `gendr convert`
             reads: the network's component folder (config.json and weights), a pipeline
             folder, a single file; or a Hub id of a folder.
-        name: "vae", "unet", "dinov2" (or "dino"), "lpips", "projector".
+        name: "vae", "unet", "dinov2" (or "dino"), "lpips", "dists", "projector".
         mesh: spread the weights over its devices, none of which ever holds them all;
             None: numpy arrays on the host.
 

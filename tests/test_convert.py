@@ -9,7 +9,14 @@ import pytest
 
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models.lora import UNET_TARGETS
-from gendr_jax.weights import dinov2_hub, folder, ldm, lpips_files, torch_config
+from gendr_jax.weights import (
+    dinov2_hub,
+    dists_files,
+    folder,
+    ldm,
+    lpips_files,
+    torch_config,
+)
 from gendr_jax.weights.convert import Options, convert
 from gendr_jax.weights.gendr_json import read as read_manifest
 from gendr_jax.weights.single_files import Hints
@@ -397,6 +404,37 @@ def test_lpips_of_both_packages(spelling, tmp_path):
     assert stored(back / "lpips") == bits(tensors)
     again = convert([back], tmp_path / "again", Options())
     assert again["kind"] == "lpips"
+    one, two = (read_manifest(p)["components"] for p in (ours, tmp_path / "again"))
+    assert one == two
+
+
+@pytest.mark.parametrize("spelling", ["torchvision", "dists"])
+def test_dists_of_two_files_and_of_one(spelling, tmp_path):
+    import torch
+
+    config = dists_files.DISTSConfig((2, 3, 4, 5, 6))
+    layout = dists_files.layout(config, "torchvision")
+    tensors = {place.name: torch.rand(place.shape) for place in layout.values()}
+    source = tmp_path / "source"
+    source.mkdir()
+    if spelling == "torchvision":
+        own = {name: tensors[name] for name in ("alpha", "beta")}
+        assert own["alpha"].shape == (1, 3 + 20, 1, 1)
+        torch.save(own, source / "weights.pt")
+        trunk = {n: t for n, t in tensors.items() if n not in own}
+        other = {"classifier.6.weight": torch.ones(4, 4)}
+        torch.save(trunk | other, source / "vgg16-397923af.pth")
+    else:
+        whole = {"mean": torch.ones(1, 3, 1, 1), "stage2.4.filter": torch.ones(2, 1)}
+        for name, place in dists_files.layout(config, "dists").items():
+            whole[place.name] = tensors[layout[name].name]
+        source = source / "dists.pt"
+        torch.save(whole, source)
+    report, ours, back = there_and_back(tmp_path, source)
+    assert report["kind"] == "dists" and report["left_out"]
+    assert stored(back / "dists") == bits(tensors)
+    again = convert([back], tmp_path / "again", Options())
+    assert again["kind"] == "dists"
     one, two = (read_manifest(p)["components"] for p in (ours, tmp_path / "again"))
     assert one == two
 

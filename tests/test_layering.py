@@ -32,8 +32,14 @@ ROOMS = {
     "gendr_jax.losses": Room(0, {"jax", "numpy"}, {"gendr_jax.diffusion"}),
     "gendr_jax.metrics": Room(0, {"jax", "numpy"}),
     "gendr_jax.metrics.niqe_files": Room(2, {"numpy", "scipy"}),
+    "gendr_jax.metrics.perceptual": Room(
+        2, {"jax", "numpy"}, {"gendr_jax.api", "gendr_jax.restore"}
+    ),
     "gendr_jax.metrics.table": Room(
-        2, {"numpy"}, {"gendr_jax.restore", "gendr_jax.metrics.niqe_files"}
+        2,
+        {"numpy"},
+        {"gendr_jax.restore", "gendr_jax.metrics.niqe_files"}
+        | {"gendr_jax.metrics.perceptual"},
     ),
     "gendr_jax.data.degrade": Room(0, {"jax", "numpy"}),
     "gendr_jax.restore.color": Room(0, {"jax", "numpy"}),

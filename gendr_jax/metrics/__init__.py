@@ -8,6 +8,7 @@ Pictures are numpy arrays, results are float64 on the host: a metric is a figure
 table, not a term of a loss. Above these, and not imported here:
 
     table.py        every metric under the name that `gendr evaluate` takes
+    perceptual.py   LPIPS, DISTS and DINOv2 distances, with weights
     niqe_files.py   NIQE's parameters in files, and from a folder
 """
 

@@ -44,12 +44,21 @@ METRICS = (
     Metric("psnr", "gt", "higher", 3, "dB, {channel}, not rounded, crop {crop}"),
     Metric("ssim", "gt", "higher", 4, "{channel}, rounded, crop {crop}, 11x11 window"),
     Metric("niqe", "nothing", "lower", 3, "full-range Y, rounded, crop {crop}, {told}"),
+    Metric("lpips", "gt", "lower", 4, "LPIPS 0.1, RGB in [-1, 1], {told}"),
+    Metric("dists", "gt", "lower", 4, "RGB in [0, 1], full size, {told}"),
+    Metric("dino", "gt", "lower", 4, "1 - cos of patch tokens, mean; {told}"),
+    Metric("dino-mean", "gt", "lower", 4, "1 - cos of mean patch tokens; {told}"),
     Metric("sharpness", "nothing", "neither", 2, "rms slope of Y, levels a pixel"),
     Metric("blockiness", "nothing", "lower", 3, "jumps of Y at 8x8 blocks / inside"),
     Metric("seam", "lr", "lower", 2, "worst bend at {tile}-px tiles / median"),
     Metric("residual", "lr", "lower", 4, "rms of reduced result less input"),
 )
-NIQE_NEEDS = "a folder of photographs or a file of parameters (.npz, .mat)"
+NEEDS = {
+    "niqe": "a folder of photographs or a file of parameters (.npz, .mat)",
+    "lpips": "weights of LPIPS, AlexNet or VGG16 (docs/weights.md)",
+    "dists": "weights of DISTS (docs/weights.md)",
+    "dino": "weights of DINOv2 (docs/weights.md)",
+}
 CHANNELS = {"y": "BT.601 studio luma", "rgb": "RGB"}
 
 
@@ -123,6 +132,8 @@ def _open(metric: Metric, settings: Settings) -> Opened:
 
 def _measure(name: str, settings: Settings) -> tuple[Measure, str]:
     """The function, and what the parameters that were opened say of themselves."""
+    if name in ("lpips", "dists", "dino", "dino-mean"):
+        return _network(name, settings)
     chosen = {"channel": settings.channel, "crop": settings.crop}
     match name:
         case "psnr":
@@ -130,7 +141,7 @@ def _measure(name: str, settings: Settings) -> tuple[Measure, str]:
         case "ssim":
             return _each(lambda sr, gt: psnr_ssim.ssim(sr, gt, **chosen)), ""
         case "niqe":
-            pristine = niqe_files.open_niqe(_named("niqe", settings.niqe, NIQE_NEEDS))
+            pristine = niqe_files.open_niqe(_named("niqe", settings.niqe))
             each = _each_alone(lambda sr: niqe(sr, pristine, crop=settings.crop))
             return each, niqe_files.described(pristine)
         case "sharpness":
@@ -144,11 +155,30 @@ def _measure(name: str, settings: Settings) -> tuple[Measure, str]:
     raise AssertionError(f"{name} is in METRICS and opens nothing")
 
 
-def _named(name: str, path: Path | None, needs: str) -> Path:
+def _named(option: str, path: Path | None) -> Path:
     """The path of a metric's parameters, or what to give."""
     if path is None:
-        raise UsageError(f"{name} needs {needs}. Name it with --{name}.")
+        raise UsageError(f"{option} needs {NEEDS[option]}. Name it with --{option}.")
     return path
+
+
+def _network(name: str, settings: Settings) -> tuple[Measure, str]:
+    from gendr_jax.metrics import perceptual  # whoever needs no network waits for none
+
+    match name:
+        case "lpips":
+            measure, told = perceptual.open_lpips(_named(name, settings.lpips))
+        case "dists":
+            measure, told = perceptual.open_dists(_named(name, settings.dists))
+        case _:
+            over = "patches" if name == "dino" else "mean"
+            measure, told = perceptual.open_dino(_named("dino", settings.dino), over)
+
+    def of_pairs(sr: Pictures, other: Pictures | None) -> list[float]:
+        assert other is not None, "a metric of pairs was given no second pictures"
+        return measure(sr, other)
+
+    return of_pairs, told
 
 
 def _each(figure: Callable[[np.ndarray, np.ndarray], float]) -> Measure:

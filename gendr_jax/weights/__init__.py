@@ -13,7 +13,8 @@ Other programs', in the order of the work (docs/weights.md):
     tensors.py      files opened, not read; pickles.py: those that PyTorch pickled
     names.py        one bijective map between our paths and torch names
     layouts.py      where our tensors stand in foreign files; the tables, each walked
-                    from a configuration: ldm.py, dinov2_hub.py, lpips_files.py
+                    from a configuration: ldm.py, dinov2_hub.py, lpips_files.py,
+                    dists_files.py
     sources.py      what a path holds; torch_files.py: component folders,
                     single_files.py: the rest; components.py: check, then read
     lora_files.py   adapters; lora_names.py, lora_settings.py; adapt.py: onto a UNet

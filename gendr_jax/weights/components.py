@@ -18,6 +18,7 @@ import numpy as np
 from gendr_jax import nets
 from gendr_jax.errors import InputError
 from gendr_jax.models.dinov2 import DINOv2
+from gendr_jax.models.dists import DISTS
 from gendr_jax.models.lpips import LPIPS
 from gendr_jax.models.unet import UNet
 from gendr_jax.models.vae import VAE
@@ -26,11 +27,14 @@ from gendr_jax.weights import layouts, names
 from gendr_jax.weights.layouts import Layout
 from gendr_jax.weights.tensors import EXPONENT, Tensor, all_finite
 
-Kind = Literal["unet", "vae", "dinov2", "lpips"]
+Kind = Literal["unet", "vae", "dinov2", "lpips", "dists"]
 
-MODELS = {"unet": UNet, "vae": VAE, "dinov2": DINOv2, "lpips": LPIPS}
+MODELS = {"unet": UNet, "vae": VAE, "dinov2": DINOv2, "lpips": LPIPS, "dists": DISTS}
 REMEDY = "Use the weights that belong to this configuration."
-LPIPS_REMEDY = "Put the files of the trunk and of the heads into one folder; name it."
+REMEDIES = {  # of networks that come in two files
+    "lpips": "Put the files of the trunk and of the heads into one folder; name it.",
+    "dists": "Put VGG16's file and weights.pt (alpha, beta) into one folder; name it.",
+}
 THREADS = 2  # one reads while the other transposes; more would hold more tensors
 
 
@@ -72,7 +76,7 @@ class Component:
         ]
         expected = layouts.foreign_shapes(self.layout)
         problems = [*self.problems, *odd, *differences(found, expected)]
-        remedy = LPIPS_REMEDY if self.kind == "lpips" else REMEDY
+        remedy = REMEDIES.get(self.kind, REMEDY)
         refuse(problems, f"{self.kind} in {self.where}", remedy)
 
 

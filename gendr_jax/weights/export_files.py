@@ -1,7 +1,7 @@
 """Folders for PyTorch, out of our weights: a whole pipeline, or adapters.
 
     DIR/unet/ DIR/vae/ DIR/dinov2/   component folders (config.json, safetensors)
-    DIR/lpips/                       one safetensors file, torchvision's names
+    DIR/lpips/ DIR/dists/            one safetensors file, torchvision's names
     DIR/prompt.safetensors           the fixed prompt embeddings
     DIR/scheduler/                   diffusers' words for the noise schedule
     DIR/gendr_export.json            what else our own folders say; read on the way back
@@ -23,6 +23,7 @@ from gendr_jax import nets
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models.heads import RepaProjectorConfig
 from gendr_jax.weights import (
+    dists_files,
     gendr_json,
     layouts,
     lora_files,
@@ -63,7 +64,12 @@ def save_pipeline(folder: Path, weights: Weights) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, params in weights.params.items():
         if name == "lpips":
-            _save_lpips(folder / name, weights.configs[name], params)
+            config = weights.configs[name]
+            layout = lpips_files.layout(config, "torchvision")
+            _save_bare(folder / name, f"lpips_{config.net}", layout, params)
+        elif name == "dists":
+            layout = dists_files.layout(weights.configs[name], "torchvision")
+            _save_bare(folder / name, name, layout, params)
         elif name in ("unet", "vae", "dinov2"):
             torch_files.save_component(folder / name, weights.configs[name], params)
         elif name == "lora":
@@ -150,11 +156,12 @@ def _settings(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _save_lpips(folder: Path, config: Any, params: nets.Params) -> None:
+def _save_bare(
+    folder: Path, stem: str, layout: layouts.Layout, params: nets.Params
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    layout = lpips_files.layout(config, "torchvision")
     tensors = layouts.scatter(layout, names.to_torch(params))
-    write_safetensors(folder / f"lpips_{config.net}.safetensors", tensors)
+    write_safetensors(folder / f"{stem}.safetensors", tensors)
 
 
 def _write_json(path: Path, content: Any) -> None:

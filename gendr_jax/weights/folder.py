@@ -3,7 +3,7 @@
     DIR/gendr.json      settings and a sha256 per component (gendr_json.py)
     DIR/unet/ DIR/vae/  Orbax checkpoints of nested dicts, string keys
     DIR/projector/      the same, of a base's alignment head
-    DIR/dinov2/ DIR/lpips/ DIR/lora/   the same, of what conversion brings
+    DIR/dinov2/ lpips/ dists/ lora/   the same, of what conversion brings
     DIR/prompt.npz      prompt embeddings by name, each [L, D], float32
 
 What lives here: writing, reading and checking such folders. What does not: PyTorch
@@ -26,6 +26,7 @@ from gendr_jax import nets
 from gendr_jax.diffusion import T_STAR
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models.dinov2 import DINOv2
+from gendr_jax.models.dists import DISTS
 from gendr_jax.models.heads import RepaProjector
 from gendr_jax.models.lpips import LPIPS
 from gendr_jax.models.unet import UNet
@@ -39,13 +40,14 @@ from gendr_jax.weights.gendr_json import MANIFEST, Weights
 
 __all__ = ["Weights", "is_folder", "load", "save"]
 
-COMPONENTS = ("unet", "vae", "projector", "dinov2", "lpips", "lora", "prompt")
+COMPONENTS = tuple("unet vae projector dinov2 lpips dists lora prompt".split())
 NETWORKS = {
     "unet": UNet,
     "vae": VAE,
     "projector": RepaProjector,
     "dinov2": DINOv2,
     "lpips": LPIPS,
+    "dists": DISTS,
 }
 # One file of data grows to this; Orbax holds a file in memory until it is written.
 DATA_FILE_BYTES = 128 << 20

@@ -17,6 +17,7 @@ import gendr_jax
 from gendr_jax import diffusion, nets
 from gendr_jax.errors import GendrError, InputError
 from gendr_jax.models.dinov2 import DINOv2Config
+from gendr_jax.models.dists import DISTSConfig
 from gendr_jax.models.heads import RepaProjectorConfig
 from gendr_jax.models.lora import LoRAConfig
 from gendr_jax.models.lpips import LPIPSConfig
@@ -27,7 +28,7 @@ from gendr_jax.weights.digest import sha256
 from gendr_jax.weights.options import MOST_ENTRIES, is_count, is_number
 
 FORMAT, VERSION, MANIFEST = "gendr", 1, "gendr.json"
-Kind = Literal["restorer", "base", "vae", "dinov2", "lpips", "lora"]
+Kind = Literal["restorer", "base", "vae", "dinov2", "lpips", "dists", "lora"]
 Prediction = Literal["eps", "v"]
 # What each kind cannot do without. A base may carry its VAE, its alignment projector
 # and its prompt along.
@@ -37,6 +38,7 @@ REQUIRED = {
     "vae": ("vae",),
     "dinov2": ("dinov2",),
     "lpips": ("lpips",),
+    "dists": ("dists",),
     "lora": ("lora",),
 }
 CONFIGS = {
@@ -45,6 +47,7 @@ CONFIGS = {
     "projector": RepaProjectorConfig,
     "dinov2": DINOv2Config,
     "lpips": LPIPSConfig,
+    "dists": DISTSConfig,
     "lora": LoRAConfig,
 }
 
@@ -55,7 +58,7 @@ class Weights:
 
     Attributes:
         kind: "restorer" restores in one step; "base" is a UNet that denoises; "vae",
-            "dinov2", "lpips", "lora" (adapters; their UNet's configuration is there).
+            "dinov2", "lpips", "dists", "lora" (adapters, and their UNet's config).
         configs: of the networks by name: "unet", "vae", "projector", and those kinds.
         params: nested dicts of arrays by the same names, those that were asked for.
         prompt: embeddings by name ("positive", "negative"), each [L, D].

@@ -1,19 +1,19 @@
 """Single weights files of other programs, recognised by the names of their tensors.
 
 Known are LDM/CompVis checkpoints (whole, or one of their networks), DINOv2's original
-files, LPIPS and its trunks, and adapters. What lives here: which names mean which
-network. What does not: the names themselves (``ldm.py``, ``dinov2_hub.py``,
-``lpips_files.py``, ``lora_files.py``).
+files, LPIPS and DISTS and their trunks, and adapters. What lives here: which names mean
+which network. What does not: the names themselves (``ldm.py``, ``dinov2_hub.py``,
+``lpips_files.py``, ``dists_files.py``, ``lora_files.py``).
 """
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.weights import dinov2_hub, ldm, lora_files, lpips_files
+from gendr_jax.weights import dinov2_hub, dists_files, ldm, lora_files, lpips_files
 from gendr_jax.weights.components import Component
 from gendr_jax.weights.tensors import PICKLES, SAFETENSORS, OpenFile, Tensor
 
@@ -96,6 +96,8 @@ def recognise(file: OpenFile, hints: Hints) -> Found:
         return _ldm(_prefixed(file, ldm.VAE_PREFIX), hints)
     if {"patch_embed", "pos_embed", "blocks"} <= starts:
         return _dinov2(file)
+    if dists_files.recognise(names):  # first: its trunk may be that of LPIPS
+        return _dists(file)
     if lpips_files.recognise(names):
         return _lpips(file)
     if starts & {"down_blocks", "embeddings", "encoder"}:
@@ -106,7 +108,7 @@ def recognise(file: OpenFile, hints: Hints) -> Found:
     some = ", ".join(sorted(names)[:3]) or "nothing"
     raise InputError(
         f"{file.path} holds {len(names)} tensors of no known network ({some}...). "
-        "Known: LDM, DINOv2, LPIPS, LoRA, and component folders."
+        "Known: LDM, DINOv2, LPIPS, DISTS, LoRA, and component folders."
     )
 
 
@@ -232,21 +234,34 @@ def _dinov2(file: OpenFile) -> Found:
 
 
 def _lpips(file: OpenFile) -> Found:
-    tensors = dict(file.tensors)
-    left_out: Counter[str] = Counter()
-    spelling = lpips_files.recognise(tensors.keys())
-    dropout = lpips_files.has_dropout(tensors.keys())
-    for name in list(tensors):
-        word = lpips_files.left_out(name)
-        if word is not None:
-            del tensors[name]
-            left_out[word] += 1
+    spelling = lpips_files.recognise(file.tensors.keys())
+    dropout = lpips_files.has_dropout(file.tensors.keys())
+    tensors, left_out = _without(file.tensors, lpips_files.left_out)
     config = lpips_files.config(_shapes(tensors))
     layout = lpips_files.layout(config, spelling, dropout=dropout)
     component = Component("lpips", config, layout, tensors, str(file.path))
     return Found(
-        f"{spelling} LPIPS", {"lpips": component}, [file.path], left_out=dict(left_out)
+        f"{spelling} LPIPS", {"lpips": component}, [file.path], left_out=left_out
     )
+
+
+def _dists(file: OpenFile) -> Found:
+    spelling = dists_files.recognise(file.tensors.keys())
+    tensors, left_out = _without(file.tensors, dists_files.left_out)
+    config = dists_files.config(_shapes(tensors), spelling)
+    layout = dists_files.layout(config, spelling)
+    component = Component("dists", config, layout, tensors, str(file.path))
+    return Found(
+        f"{spelling} DISTS", {"dists": component}, [file.path], left_out=left_out
+    )
+
+
+def _without(
+    tensors: Mapping[str, Tensor], reason: Callable[[str], str | None]
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """(what is read, how many of what meaning are not)."""
+    left_out = Counter(word for word in map(reason, tensors) if word is not None)
+    return {n: t for n, t in tensors.items() if reason(n) is None}, dict(left_out)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

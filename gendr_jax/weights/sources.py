@@ -1,8 +1,8 @@
 """What a path holds: recognised by its files and the names in them, opened, not read.
 
 A source is a component folder, a pipeline folder, an adapter folder, or a single file
-(LDM, DINOv2's hub, LPIPS, adapters). What lives here: the choice between them. What
-does not: single files (``single_files.py``), reading (``components.py``), our own
+(LDM, DINOv2's hub, LPIPS, DISTS, adapters). What lives here: the choice between them.
+What does not: single files (``single_files.py``), reading (``components.py``), our own
 folders (``folder.py``).
 """
 
@@ -18,6 +18,7 @@ from gendr_jax.weights.tensors import OpenFile, open_file
 
 CLASSES = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
+EXPORTED = ("unet", "vae", "dinov2", "lpips", "dists")
 ADAPTER = "adapter_config.json"
 ADAPTER_STEMS = ("adapter_model", "pytorch_lora_weights")
 
@@ -38,7 +39,7 @@ def find(path: Path, hints: Hints = Hints()) -> Found:  # noqa: B008  frozen
         return _component_folder(path, hints)
     # What we exported may hold networks that no pipeline of diffusers has.
     exported = (path / export_files.SETTINGS).is_file()
-    parts = ("unet", "vae", "dinov2", "lpips") if exported else ("unet", "vae")
+    parts = EXPORTED if exported else ("unet", "vae")
     inside = [name for name in parts if (path / name).is_dir()]
     if inside:
         return _pipeline(path, inside, hints)
@@ -99,7 +100,7 @@ def _pipeline(path: Path, inside: list[str], hints: Hints) -> Found:
 
 def _part(path: Path, hints: Hints) -> Found:
     files = [p for p in sorted(path.iterdir()) if single_files.is_weights(p)]
-    if path.name == "lpips" and files:
+    if path.name in ("lpips", "dists") and files:
         return _files(path, files, hints)
     return _component_folder(path, hints)
 
@@ -131,7 +132,7 @@ def _adapter_folder(path: Path, hints: Hints) -> Found:
 
 
 def _files(path: Path, files: list[Path], hints: Hints) -> Found:
-    """A folder of bare files: one, or the two that make up LPIPS."""
+    """A folder of bare files: one, or the two that make up LPIPS or DISTS."""
     opened = [open_file(file) for file in files]
     if len(opened) == 1:
         return single_files.recognise(opened[0], hints)
