@@ -16,7 +16,7 @@ from gendr_jax.cli.report import say_error
 from gendr_jax.errors import UsageError
 
 BICUBIC = "bicubic"
-PARAMETERS = ("niqe", "lpips", "dists", "dino")  # metrics and the flags of their files
+PARAMETERS = ("niqe", "lpips", "dists", "dino")  # metrics, and flags of their files
 ON_DEMAND = ("seam",)  # only when asked for: says nothing without tiles
 EVERY = 10.0  # seconds between lines of progress
 
@@ -121,9 +121,8 @@ def _metric_flags(group: Any) -> None:
     )
     add("--crop", type=int, default=0, metavar="N", help="pixels left out at borders")
     add("--niqe", metavar="PATH", help="its parameters, or photographs to fit them to")
-    add("--lpips", metavar="DIR", help="weights of LPIPS")
-    add("--dists", metavar="DIR", help="weights of DISTS")
-    add("--dino", metavar="DIR", help="weights of DINOv2")
+    for name, network in (("lpips", "LPIPS"), ("dists", "DISTS"), ("dino", "DINOv2")):
+        add(f"--{name}", metavar="PATH", help=f"weights of {network}")
     add("--tile", type=int, default=512, metavar="N", help="of seam (default: 512)")
     add("--tile-overlap", type=int, metavar="N", help="of seam (default: a quarter)")
 
@@ -201,7 +200,7 @@ def _metrics(flags: Any, folders: Any) -> list[str]:
             metric.name
             for metric in METRICS
             if given[metric.against]
-            and getattr(flags, metric.name, True) is not None
+            and _has_parameters(flags, metric.name)
             and metric.name not in ON_DEMAND
         ]
     names = list(
@@ -210,6 +209,12 @@ def _metrics(flags: Any, folders: Any) -> list[str]:
     if not names:
         raise UsageError("--metrics names none. Write it as psnr,ssim.")
     return names
+
+
+def _has_parameters(flags: Any, name: str) -> bool:
+    """Whether the metric needs none, or a flag names them; dino-mean needs --dino."""
+    family = name.partition("-")[0]
+    return family not in PARAMETERS or getattr(flags, family) is not None
 
 
 def _check_given(metrics: list[Any], folders: Any) -> None:
