@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -197,3 +198,13 @@ def test_help_loads_nothing_heavy():
     )
     assert done.returncode == 0, done.stderr
     assert "--html FILE.html" in done.stdout
+
+
+def test_the_documentation_names_flags_that_exist(capsys):
+    with pytest.raises(SystemExit):
+        gendr("evaluate", "--help")
+    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    text = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--[a-z-]+[a-z]", text))
+    assert named <= known
+    assert known - named <= {"--help", "--dtype", "--output", "--scale"}

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 
 import pytest
 from tiny_pictures import write
@@ -101,3 +102,16 @@ def test_what_is_not_there(tmp_path):
         test_sets.locate("RealSR", tmp_path / "absent")
     with pytest.raises(UsageError, match="test_LR/ and test_HR/ .* RealSRVal_crop128"):
         test_sets.locate("RealSR", tmp_path)
+
+
+def test_the_documentation_has_the_same_table():
+    text = (Path(__file__).resolve().parents[1] / "docs/evaluate.md").read_text()
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line[:3] == "| `"]
+    table = {row[0].strip(" `"): row for row in rows if len(row) == 4}
+    table.pop("--set")
+    assert list(table) == [test_set.name for test_set in test_sets.TEST_SETS]
+    for test_set in test_sets.TEST_SETS:
+        _, pictures, checked, _ = (cell.strip() for cell in table[test_set.name])
+        assert pictures.startswith(f"{test_set.pictures} ")
+        assert ("pairs" in pictures) == test_set.truth
+        assert checked == ("all files" if test_set.sha256 else "unknown")
