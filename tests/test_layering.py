@@ -39,7 +39,12 @@ ROOMS = {
         2,
         {"numpy"},
         {"gendr_jax.restore", "gendr_jax.metrics.niqe_files"}
-        | {"gendr_jax.metrics.perceptual"},
+        | {"gendr_jax.metrics.perceptual", "gendr_jax.metrics.pyiqa_bridge"},
+    ),
+    "gendr_jax.metrics.pyiqa_bridge": Room(
+        2,
+        {"numpy", "torch", "pyiqa"},
+        {"gendr_jax.restore", "gendr_jax.metrics.table"},
     ),
     "gendr_jax.data.degrade": Room(0, {"jax", "numpy"}),
     "gendr_jax.restore.color": Room(0, {"jax", "numpy"}),
@@ -188,7 +193,8 @@ def test_no_import_cycles():
 
 @pytest.mark.parametrize(
     "package",
-    ["torch", "transformers", "diffusers", "skimage", "huggingface_hub", "matplotlib"],
+    ["torch", "transformers", "diffusers", "skimage", "huggingface_hub", "matplotlib"]
+    + ["pyiqa", "scipy"],
 )
 def test_extras_are_never_imported_at_module_level(package):
     eager = [

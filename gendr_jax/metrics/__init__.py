@@ -9,6 +9,7 @@ table, not a term of a loss. Above these, and not imported here:
 
     table.py        every metric under the name that `gendr evaluate` takes
     perceptual.py   LPIPS, DISTS and DINOv2 distances, with weights
+    pyiqa_bridge.py metrics of pyiqa, where it is installed
     niqe_files.py   NIQE's parameters in files, and from a folder
 """
 

@@ -53,6 +53,7 @@ METRICS = (
     Metric("seam", "lr", "lower", 2, "worst bend at {tile}-px tiles / median"),
     Metric("residual", "lr", "lower", 4, "rms of reduced result less input"),
 )
+PYIQA = "pyiqa:"
 NEEDS = {
     "niqe": "a folder of photographs or a file of parameters (.npz, .mat)",
     "lpips": "weights of LPIPS, AlexNet or VGG16 (docs/weights.md)",
@@ -104,6 +105,8 @@ class Opened:
 def open_metrics(names: Sequence[str], settings: Settings) -> list[Opened]:
     """The metrics of these names, in their order.
 
+    "pyiqa:NAME" is a metric of pyiqa, which the user has to install (pyiqa_bridge.py).
+
     Raises:
         UsageError: an unknown name, or a setting that is wrong or absent.
         InputError: parameters that cannot be used.
@@ -112,11 +115,21 @@ def open_metrics(names: Sequence[str], settings: Settings) -> list[Opened]:
     if settings.channel not in CHANNELS:
         raise UsageError(f"channel is {settings.channel!r}. Use 'y' or 'rgb'.")
     for name in names:
-        if name not in known:
+        if name not in known and not name.startswith(PYIQA):
             raise UsageError(
-                f"metric {name!r} is unknown. Choose from {', '.join(known)}."
+                f"metric {name!r} is unknown. Choose from {', '.join(known)}, or "
+                f"{PYIQA}NAME."
             )
-    return [_open(known[name], settings) for name in names]
+    return [
+        _open(known[name], settings) if name in known else _foreign(name, settings)
+        for name in names
+    ]
+
+
+def _foreign(name: str, settings: Settings) -> Opened:
+    from gendr_jax.metrics import pyiqa_bridge
+
+    return pyiqa_bridge.open_pyiqa(name.removeprefix(PYIQA), settings)
 
 
 def _open(metric: Metric, settings: Settings) -> Opened:

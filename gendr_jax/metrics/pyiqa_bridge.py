@@ -1,0 +1,152 @@
+"""The metrics of pyiqa (IQA-PyTorch) by name, where the user has installed it.
+
+    pyiqa:musiq  pyiqa:clipiqa  pyiqa:maniqa-pipal  pyiqa:liqe  pyiqa:qalign
+    pyiqa:topiq_nr  pyiqa:niqe  ...: all that `pyiqa.list_models()` lists
+
+pyiqa is under the PolyForm Noncommercial License 1.0.0 (parts: NTU S-Lab License): it
+is no dependency of ours, none of our extras installs it, and nothing else here needs
+it. It downloads weights at a metric's first use.
+
+Options are pyiqa's defaults, those of the published tables, but for psnr and ssim,
+whose tables are in studio luma: color_space="ycbcr" where pyiqa's default is "yiq",
+1.32 dB lower. Pictures go in one by one, as float32 RGB in [0, 1].
+
+What lives here: names, options, tensors in and figures out. `folder_distance` is for
+those of two folders (fid), which have no figure of one picture.
+"""
+
+import difflib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from gendr_jax.errors import InputError, UsageError
+from gendr_jax.metrics.table import PYIQA, Metric, Opened, Pictures, Settings
+from gendr_jax.restore import pictures
+
+OF_FOLDERS = ("fid", "sfid", "fid_dinov2")
+DIGITS = {"psnr": 3, "psnry": 3, "niqe": 3, "musiq": 2}  # others 4
+LICENCE = "PolyForm Noncommercial 1.0.0, which forbids commercial use"
+
+
+def open_pyiqa(name: str, settings: Settings) -> Opened:
+    """The metric of this name, without the prefix.
+
+    Raises:
+        UsageError: pyiqa is not installed or does not work; it has no such metric, or
+            one that is not of single pictures.
+        InputError: pyiqa cannot make it, mostly for want of weights.
+    """
+    pyiqa = _pyiqa(name)
+    if name in OF_FOLDERS or name == "inception_score":
+        raise UsageError(
+            f"{PYIQA}{name} is of folders, it has no figure of one picture. "
+            "Use metrics.pyiqa_bridge.folder_distance, or leave it out."
+        )
+    options = _options(name, settings)
+    model = _create(pyiqa, name, options)
+    metric = Metric(
+        name=PYIQA + name,
+        against="gt" if model.metric_mode == "FR" else "nothing",
+        better="lower" if model.lower_better else "higher",
+        digits=DIGITS.get(name, 4),
+        protocol=_protocol(pyiqa, name, options),
+    )
+
+    def measure(sr: Pictures, other: Pictures | None) -> list[float]:
+        if metric.against == "nothing":
+            return [_figure(model(_tensor(picture))) for picture in sr]
+        assert other is not None, "a metric of pairs was given no second pictures"
+        pairs = zip(sr, other, strict=True)
+        return [_figure(model(_tensor(a), _tensor(b))) for a, b in pairs]
+
+    return Opened(metric, metric.protocol, measure)
+
+
+def folder_distance(name: str, sr: Path, gt: Path) -> float:
+    """A distance of two folders of pictures: "fid", "sfid" or "fid_dinov2".
+
+    pyiqa's own reading and resizing ("clean" FID). It wants thousands of pictures;
+    figures of a hundred, as in tables on RealSR, compare only with figures of the same
+    hundred.
+
+    Raises:
+        UsageError, InputError: as `open_pyiqa`, or no such folder.
+    """
+    if name not in OF_FOLDERS:
+        raise UsageError(
+            f"{PYIQA}{name} is not of folders. Use one of {', '.join(OF_FOLDERS)}."
+        )
+    for folder in (sr, gt):
+        if not folder.is_dir():
+            raise InputError(f"{folder} is no folder. Name one of pictures.")
+    model = _create(_pyiqa(name), name, {})
+    return _figure(model(str(gt), str(sr), verbose=False))
+
+
+def _pyiqa(name: str) -> ModuleType:
+    try:
+        import pyiqa
+    except ModuleNotFoundError as error:
+        missing = error.name or "pyiqa"
+        raise UsageError(
+            f"{PYIQA}{name} needs {missing}, which is not installed. pyiqa's licence "
+            f"is {LICENCE}; if that suits you: pip install {missing}."
+        ) from error
+    except Exception as error:  # torchvision of another torch raises RuntimeError
+        raise UsageError(
+            f"pyiqa cannot be imported ({_reason(error)}). Install it anew, with torch "
+            "and torchvision of one release."
+        ) from error
+    return pyiqa
+
+
+def _options(name: str, settings: Settings) -> dict[str, Any]:
+    """What differs from pyiqa's defaults."""
+    if name not in ("psnr", "ssim"):
+        return {}
+    options: dict[str, Any] = {"test_y_channel": settings.channel == "y"}
+    if settings.channel == "y":
+        options["color_space"] = "ycbcr"
+    return options | ({"crop_border": settings.crop} if settings.crop else {})
+
+
+def _create(pyiqa: ModuleType, name: str, options: dict[str, Any]) -> Any:
+    known = pyiqa.list_models()
+    if name not in known:
+        near = sorted((m for m in known if m.startswith(name)), key=len)
+        near = near[:4] or difflib.get_close_matches(name, known, n=3)
+        hint = ", ".join(near) or "pyiqa.list_models() lists them"
+        raise UsageError(f"pyiqa has no metric {name!r}. Nearest: {hint}.")
+    try:
+        return pyiqa.create_metric(name, **options)
+    except Exception as error:  # downloads, packages and files, each with its own type
+        raise InputError(
+            f"pyiqa cannot make {name} ({_reason(error)}). Its weights are downloaded "
+            "at first use: see that they can be, or leave it out."
+        ) from error
+
+
+def _protocol(pyiqa: ModuleType, name: str, options: dict[str, Any]) -> str:
+    said = ", ".join(f"{key}={value}" for key, value in options.items())
+    version = getattr(pyiqa, "__version__", "unknown")
+    return f"pyiqa {version} {name}, {said or 'its defaults'}"
+
+
+def _tensor(picture: np.ndarray) -> Any:
+    import torch
+
+    rgb_hwc, _ = pictures.to_unit(pictures.take(picture))
+    rgb_chw = np.ascontiguousarray(rgb_hwc.transpose(2, 0, 1))
+    return torch.from_numpy(rgb_chw).clamp(0.0, 1.0)[None]
+
+
+def _figure(output: Any) -> float:
+    return float(output.item()) if hasattr(output, "item") else float(output)
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:160]}"
