@@ -200,7 +200,7 @@ function crops() {
 
 /* ---- pictures */
 
-const view = { metrics: new Set(), column: -1, method: 0, down: false, filter: "" };
+const view = { metrics: new Set(), column: -1, method: 0, down: false, filter: "", rows: new Map() };
 const byName = new Intl.Collator("en", { numeric: true });
 
 function sorted(images) {
@@ -226,32 +226,44 @@ function sortHead(text, column, method, properties = {}) {
     } }, text));
 }
 
-function drawImages() {
-  const metrics = data.metrics.map((m, k) => [m, k]).filter(([m]) => view.metrics.has(m.name));
+const chosenMetrics = () =>
+  data.metrics.map((m, k) => [m, k]).filter(([m]) => view.metrics.has(m.name));
+
+/* One row; made once for a choice of metrics, since sorting only moves it. */
+function imageRow(image) {
+  const i = data.crops.findIndex((crop) => crop.name === image.name);
+  const name = i < 0 ? image.name : make("a", { href: `#crop-${i}` }, image.name);
+  const thumb = image.thumb ? make("img", { src: image.thumb, alt: "" }) : null;
+  return make("tr", {}, make("th", { scope: "row" },
+    make("span", { className: "picture" }, thumb, make("span", {}, name))),
+    ...chosenMetrics().flatMap(([metric, k]) => {
+      const values = image.values.map((row) => row[k]);
+      const winners = best(values, metric);
+      return values.map((value, i) => make("td", { className: i ? "" : "first" },
+        make("span", { className: winners.has(i) ? "best" : "" },
+          value === null ? "–" : shown(value, metric))));
+    }));
+}
+
+function drawHeads() {
   const several = data.methods.length > 1;
-  const groups = make("tr", {}, make("th", {}), ...metrics.map(([m]) => make("th",
-    { className: "group", colSpan: data.methods.length, title: m.protocol }, m.name + arrow[m.better])));
-  const heads = make("tr", {}, sortHead("picture", -1, 0), ...metrics.flatMap(([m, k]) =>
+  const groups = make("tr", {}, make("th", {}), ...chosenMetrics().map(([m]) => make("th",
+    { className: "group", colSpan: data.methods.length, title: m.protocol },
+    m.name + arrow[m.better])));
+  const heads = make("tr", {}, sortHead("picture", -1, 0), ...chosenMetrics().flatMap(([m, k]) =>
     data.methods.map((method, i) => sortHead(several ? method.name : m.name, k, i,
       { className: i ? "" : "first" }))));
+  at("images").tHead.replaceChildren(...(several ? [groups, heads] : [heads]));
+}
+
+function drawImages() {
+  drawHeads();
   const images = sorted(data.images.filter((image) =>
     image.name.toLowerCase().includes(view.filter)));
-  const rows = images.map((image) => {
-    const i = data.crops.findIndex((crop) => crop.name === image.name);
-    const name = i < 0 ? image.name : make("a", { href: `#crop-${i}` }, image.name);
-    const thumb = image.thumb ? make("img", { src: image.thumb, alt: "" }) : null;
-    return make("tr", {}, make("th", { scope: "row" },
-      make("span", { className: "picture" }, thumb, make("span", {}, name))),
-      ...metrics.flatMap(([metric, k]) => {
-        const values = image.values.map((row) => row[k]);
-        const winners = best(values, metric);
-        return values.map((value, i) => make("td", { className: i ? "" : "first" },
-          make("span", { className: winners.has(i) ? "best" : "" },
-            value === null ? "–" : shown(value, metric))));
-      }));
-  });
-  at("images").replaceChildren(
-    make("thead", {}, ...(several ? [groups, heads] : [heads])), make("tbody", {}, ...rows));
+  for (const image of images) {
+    if (!view.rows.has(image.name)) view.rows.set(image.name, imageRow(image));
+  }
+  at("images").tBodies[0].replaceChildren(...images.map((image) => view.rows.get(image.name)));
   at("count").textContent = `${images.length} of ${data.images.length}`;
 }
 
@@ -260,6 +272,7 @@ function drawChosen() {
     if (view.metrics.has(m.name)) view.metrics.delete(m.name);
     else view.metrics.add(m.name);
     if (view.column >= 0 && !view.metrics.has(data.metrics[view.column].name)) view.column = -1;
+    view.rows.clear();
     drawChosen();
     drawImages();
   })));
