@@ -141,6 +141,17 @@ def test_metrics_and_names_can_be_chosen(tab):
     tab.eval("filter.value = ''; filter.oninput({target: filter})")
 
 
+def test_a_long_table_shows_the_first_rows_until_asked(tab):
+    count = "document.querySelectorAll('#images tbody tr').length"
+    more = "document.getElementById('more')"
+    assert tab.eval(f"{more}.hidden") and tab.eval(count) == 3
+    tab.eval("view.most = 2; drawImages()")
+    assert tab.eval(count) == 2
+    assert "3 of 3, the first 2 shown" in tab.eval("at('count').textContent")
+    tab.click(more)
+    assert tab.eval(count) == 3 and tab.eval(f"{more}.hidden")
+
+
 def test_crops_are_shown_pixel_for_pixel(tab):
     sizes = "[...document.querySelectorAll('figure img')].map(e => e.clientWidth)"
     assert set(tab.eval(sizes)) == {192}

@@ -200,7 +200,7 @@ function crops() {
 
 /* ---- pictures */
 
-const view = { metrics: new Set(), column: -1, method: 0, down: false, filter: "", rows: new Map() };
+const view = { metrics: new Set(), column: -1, method: 0, down: false, filter: "", rows: new Map(), most: 500 };
 const byName = new Intl.Collator("en", { numeric: true });
 
 function sorted(images) {
@@ -260,11 +260,14 @@ function drawImages() {
   drawHeads();
   const images = sorted(data.images.filter((image) =>
     image.name.toLowerCase().includes(view.filter)));
-  for (const image of images) {
+  const first = images.slice(0, view.most);
+  for (const image of first) {
     if (!view.rows.has(image.name)) view.rows.set(image.name, imageRow(image));
   }
-  at("images").tBodies[0].replaceChildren(...images.map((image) => view.rows.get(image.name)));
-  at("count").textContent = `${images.length} of ${data.images.length}`;
+  at("images").tBodies[0].replaceChildren(...first.map((image) => view.rows.get(image.name)));
+  at("count").textContent = `${images.length} of ${data.images.length}` +
+    (first.length < images.length ? `, the first ${first.length} shown` : "");
+  at("more").hidden = first.length === images.length;
 }
 
 function drawChosen() {
@@ -283,6 +286,10 @@ function pictures() {
   data.metrics.slice(0, columns).forEach((m) => view.metrics.add(m.name));
   at("filter").oninput = (event) => {
     view.filter = event.target.value.toLowerCase();
+    drawImages();
+  };
+  at("more").onclick = () => {
+    view.most = Infinity;
     drawImages();
   };
   drawChosen();
