@@ -1,5 +1,8 @@
 """The table of metrics: names, what they need, and that they measure what they say."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,8 @@ from gendr_jax import metrics
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.metrics.table import METRICS, Settings, open_metrics
 from gendr_jax.restore import resize
+
+ROOT = Path(__file__).parents[1]
 
 
 def photo(height, width, seed=0):
@@ -94,3 +99,13 @@ def test_niqe_takes_parameters(tmp_path):
     assert opened.measure([picture], None) == [metrics.niqe(picture, pristine, crop=2)]
     with pytest.raises(UsageError, match="niqe needs a folder.*--niqe"):
         open_metrics(["niqe"], Settings())
+
+
+def test_the_page_has_every_metric():
+    page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+    against = {"nothing": "", "gt": "truth", "lr": "input"}
+    for metric in METRICS:
+        start = f"| `{metric.name}` | {against[metric.against]} | {metric.better} |"
+        assert start.replace("|  |", "| |") in page, start
+    for path in re.findall(r"`((?:metrics|models|tools|tests)/[\w/]+\.py)`", page):
+        assert any((ROOT / room / path).is_file() for room in ("gendr_jax", ".")), path

@@ -6,6 +6,7 @@ pictures, averages, reports.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,6 +55,7 @@ METRICS = (
     Metric("residual", "lr", "lower", 4, "rms of reduced result less input"),
 )
 PYIQA = "pyiqa:"
+THREADS = 4  # pictures at a time; each takes some ten times its size in float64
 NEEDS = {
     "niqe": "a folder of photographs or a file of parameters (.npz, .mat)",
     "lpips": "weights of LPIPS, AlexNet or VGG16 (docs/weights.md)",
@@ -197,13 +199,19 @@ def _network(name: str, settings: Settings) -> tuple[Measure, str]:
 def _each(figure: Callable[[np.ndarray, np.ndarray], float]) -> Measure:
     def measure(sr: Pictures, other: Pictures | None) -> list[float]:
         assert other is not None, "a metric of pairs was given no second pictures"
-        return [figure(a, b) for a, b in zip(sr, other, strict=True)]
+        assert len(sr) == len(other), f"{len(sr)} pictures and {len(other)} others"
+        with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the lock
+            return list(pool.map(figure, sr, other))
 
     return measure
 
 
 def _each_alone(figure: Callable[[np.ndarray], float]) -> Measure:
-    return lambda sr, other: [figure(picture) for picture in sr]
+    def measure(sr: Pictures, other: Pictures | None) -> list[float]:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(figure, sr))
+
+    return measure
 
 
 def _seam(sr: np.ndarray, lr: np.ndarray, settings: Settings) -> float:
