@@ -94,6 +94,27 @@ def test_references_of_the_parity_tests_are_not_required():
         assert "dev" in known[name], name
 
 
+def test_files_that_are_no_python_are_installed():
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (value,) = (
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword) and node.arg == "package_data"
+    )
+    listed = {
+        path
+        for package, patterns in ast.literal_eval(value).items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    present = {
+        path
+        for path in (ROOT / "gendr_jax").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert present == listed
+
+
 def test_gendr_help():
     """The installed console script, in a process of its own."""
     script = Path(sys.executable).with_name("gendr")
