@@ -71,8 +71,8 @@ def test_unknown_attribute_is_an_attribute_error():
 def test_every_import_is_declared():
     """What our files import is in setup.py: in install_requires, or in an extra.
 
-    Two are neither: huggingface_hub, since hub ids are accepted only where it happens to
-    be, and pyiqa, for its licence.
+    Two are neither: huggingface_hub, since hub ids are accepted only where it happens
+    to be, and pyiqa, for its licence.
     """
     known = declared()
     unknown = set()
