@@ -28,7 +28,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["gendr_jax", "gendr_jax.*"]),
-    package_data={"gendr_jax": ["py.typed"]},
+    package_data={
+        "gendr_jax": ["py.typed"],
+        "gendr_jax.evaluate": ["page.html", "page.css", "page.js", "sets/*.sha256"],
+    },
     install_requires=[
         "absl-py>=2.1",
         # jax 0.11.1 drops a symbol that flax 0.12.8 still imports.

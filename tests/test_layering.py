@@ -71,6 +71,9 @@ ROOMS = {
     "gendr_jax.restore.bleed": Room(0, {"numpy"}),
     "gendr_jax.restore.resize": Room(1, {"jax", "numpy", "PIL"}),
     "gendr_jax.restore": Room(2, {"jax", "numpy", "PIL"}),
+    "gendr_jax.evaluate": Room(
+        2, {"jax", "numpy", "PIL"}, {"gendr_jax.metrics.table", "gendr_jax.restore"}
+    ),
     "gendr_jax.demo": Room(2, {"numpy", "gradio"}, {"gendr_jax.restore"}),
     "gendr_jax.api": Room(
         2, {"jax", "numpy", "huggingface_hub"}, {"gendr_jax.restore"}

@@ -71,7 +71,8 @@ def test_unknown_attribute_is_an_attribute_error():
 def test_every_import_is_declared():
     """What our files import is in setup.py: in install_requires, or in an extra.
 
-    huggingface_hub alone is neither: hub ids are accepted only where it happens to be.
+    Two are neither: huggingface_hub, since hub ids are accepted only where it happens
+    to be, and pyiqa, for its licence.
     """
     known = declared()
     unknown = set()
@@ -84,7 +85,7 @@ def test_every_import_is_declared():
                 names = [node.module]
             unknown.update(name.split(".")[0] for name in names)
     unknown -= sys.stdlib_module_names | known.keys()
-    assert unknown <= {"gendr_jax", "huggingface_hub"}
+    assert unknown <= {"gendr_jax", "huggingface_hub", "pyiqa"}
 
 
 def test_references_of_the_parity_tests_are_not_required():
@@ -92,6 +93,27 @@ def test_references_of_the_parity_tests_are_not_required():
     for name in ("torch", "diffusers", "transformers", "peft", "skimage", "pytest"):
         assert "" not in known[name], name
         assert "dev" in known[name], name
+
+
+def test_files_that_are_no_python_are_installed():
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (value,) = (
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword) and node.arg == "package_data"
+    )
+    listed = {
+        path
+        for package, patterns in ast.literal_eval(value).items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    present = {
+        path
+        for path in (ROOT / "gendr_jax").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert present == listed
 
 
 def test_gendr_help():

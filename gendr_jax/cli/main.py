@@ -52,6 +52,12 @@ def _plan(args: list[str]) -> int:
     return plan.main(args)
 
 
+def _evaluate(args: list[str]) -> int:
+    from gendr_jax.cli import evaluate
+
+    return evaluate.main(args)
+
+
 def _demo(args: list[str]) -> int:
     from gendr_jax.cli import demo
 
@@ -62,6 +68,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "quickstart": (_quickstart, "train tiny networks, distil, restore, show a picture"),
     "restore": (_restore, "enlarge and restore photographs"),
     "train": (_train, "train one stage: vae, base or distill"),
+    "evaluate": (_evaluate, "measure results, compare methods, write a report"),
     "plan": (_plan, "what a step costs on a pod, by the compiler, without one"),
     "degrade": (_degrade, "make low-quality pictures of good ones"),
     "convert": (_convert, "bring weights from PyTorch, or take them back"),

@@ -1,0 +1,291 @@
+"""`gendr evaluate`: how good restored pictures are, by the protocol of the field.
+
+What lives here: flags, progress, the files a user names. What does not: pairing,
+measuring, the report (gendr_jax/evaluate/), formulas (gendr_jax/metrics/).
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gendr_jax.cli.parser import Parser
+from gendr_jax.cli.report import say_error
+from gendr_jax.errors import UsageError
+
+BICUBIC = "bicubic"
+PARAMETERS = ("niqe", "lpips", "dists", "dino")  # metrics, and flags of their files
+ON_DEMAND = ("seam",)  # only when asked for: says nothing without tiles
+EVERY = 10.0  # seconds between lines of progress
+
+
+def main(args: list[str]) -> int:
+    """Run the command; 0 when all was measured, 1 when some pictures were not.
+
+    Raises:
+        UsageError: flags, folders or names that cannot be used.
+        InputError: weights that cannot be read.
+    """
+    flags = _parser().parse_args(args)
+    _check(flags)
+    from gendr_jax.cli.quiet import cache_programs, quiet
+
+    quiet()
+    cache_programs()
+    from gendr_jax.evaluate import measuring, pairing, results
+    from gendr_jax.evaluate.gallery import Gallery
+    from gendr_jax.metrics.table import open_metrics
+
+    folders, about = _folders(flags)
+    names = _metrics(flags, folders)
+    pairs = pairing.pair(folders, _methods(flags))
+    metrics = open_metrics(names, _settings(flags, pairs.scale))
+    _check_given(metrics, folders)
+    for line in pairs.problems:
+        say_error(line)
+    gallery = Gallery(flags.crops)
+    see = gallery.add if flags.html else lambda seen: None
+    with _progress(len(pairs.items)) as advance:
+        figures = measuring.run(pairs, metrics, see=see, advance=advance)
+    for line in figures.problems:
+        say_error(line)
+    problems = pairs.problems + figures.problems
+    found = results.collect(about, pairs.methods, metrics, figures, problems)
+    if flags.output:
+        results.write(Path(flags.output), results.dumps(found))
+    if flags.csv:
+        results.write(Path(flags.csv), results.to_csv(found))
+    if flags.html:
+        from gendr_jax.evaluate import page
+
+        results.write(Path(flags.html), page.render(found, metrics, gallery))
+    print(results.table(found, metrics))
+    return 1 if problems else 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "gendr evaluate",
+        "Measure restored pictures against their truths, their inputs, or alone; one\n"
+        "method or several side by side. Pictures belong together by file stem.",
+    )
+    add = parser.add_argument
+    add(
+        "--sr",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="restored pictures, once a method; --sr bicubic enlarges --lr",
+    )
+    add(
+        "--restore",
+        action="append",
+        default=[],
+        metavar="[NAME=]WEIGHTS",
+        help="a method too: --lr restored with these weights, as gendr restore does",
+    )
+    add("--dtype", choices=["bf16", "fp32"], help="of --restore (default: as restore)")
+    add("--gt", metavar="DIR", help="the truths")
+    add("--lr", metavar="DIR", help="the low-quality inputs")
+    add(
+        "--set", metavar="NAME", help="a known test set in --root: RealSR, DRealSR, ..."
+    )
+    add("--root", metavar="DIR", help="where the pictures of --set are")
+    add(
+        "-s",
+        "--scale",
+        type=float,
+        help="from inputs to results (default: what truths show; 4 without them)",
+    )
+    add("--partial", action="store_true", help="methods may lack pictures")
+    add("--recursive", action="store_true", help="folders below folders")
+    _metric_flags(parser.add_argument_group("metrics"))
+    _output_flags(parser.add_argument_group("results"))
+    return parser
+
+
+def _metric_flags(group: Any) -> None:
+    add = group.add_argument
+    add(
+        "--metrics",
+        metavar="LIST",
+        help="as in psnr,ssim,niqe (default: all that the given files allow)",
+    )
+    add(
+        "--channel",
+        choices=["y", "rgb"],
+        default="y",
+        help="of psnr, ssim (default: y)",
+    )
+    add("--crop", type=int, default=0, metavar="N", help="pixels left out at borders")
+    add("--niqe", metavar="PATH", help="its parameters, or photographs to fit them to")
+    for name, network in (("lpips", "LPIPS"), ("dists", "DISTS"), ("dino", "DINOv2")):
+        add(f"--{name}", metavar="PATH", help=f"weights of {network}")
+    add("--tile", type=int, default=512, metavar="N", help="of seam (default: 512)")
+    add("--tile-overlap", type=int, metavar="N", help="of seam (default: a quarter)")
+
+
+def _output_flags(group: Any) -> None:
+    add = group.add_argument
+    add("-o", "--output", metavar="FILE.json", help="all figures")
+    add("--csv", metavar="FILE.csv", help="a line a picture and method")
+    add("--html", metavar="FILE.html", help="the report, with pictures, in one file")
+    add(
+        "--crops", type=int, default=24, metavar="N", help="in the report (default: 24)"
+    )
+
+
+def _check(flags: Any) -> None:
+    if not flags.sr and not flags.restore:
+        raise UsageError("no method is named. Name a folder of results with --sr.")
+    if (flags.set is None) != (flags.root is None):
+        raise UsageError("--set and --root go together. Give both or neither.")
+    if flags.set and (flags.gt or flags.lr):
+        raise UsageError("--set brings its own --gt and --lr. Leave these out.")
+    for name, least in (("crop", 0), ("crops", 0), ("tile", 1), ("scale", 1)):
+        value = getattr(flags, name)
+        if value is not None and not value >= least:
+            raise UsageError(f"--{name} is {value}, it is {least} or more. Change it.")
+    named = [name for name in (flags.output, flags.csv, flags.html) if name]
+    for name in named:
+        if Path(name).is_dir() or named.count(name) > 1:
+            raise UsageError(f"{name} cannot be the one file of results. Name another.")
+
+
+def _folders(flags: Any) -> tuple[Any, Any]:
+    """(folders to pair, what results say of them)."""
+    from gendr_jax.evaluate import test_sets
+    from gendr_jax.evaluate.pairing import Folders
+    from gendr_jax.evaluate.results import About
+
+    gt, lr, test_set = flags.gt, flags.lr, None
+    if flags.set:
+        located = test_sets.locate(flags.set, Path(flags.root))
+        gt, lr = located.gt and str(located.gt), str(located.lr)
+        how = "checked by SHA-256" if located.verified else "number of pictures checked"
+        test_set = f"{located.test_set.name} ({how})"
+    folders = Folders(
+        gt and Path(gt),
+        lr and Path(lr),
+        scale=flags.scale,
+        partial=flags.partial,
+        recursive=flags.recursive,
+    )
+    return folders, About(gt, lr, test_set)
+
+
+def _settings(flags: Any, scale: float) -> Any:
+    from gendr_jax.metrics.table import Settings
+
+    files = {name: getattr(flags, name) for name in PARAMETERS}
+    return Settings(
+        channel=flags.channel,
+        crop=flags.crop,
+        scale=scale,
+        tile=flags.tile,
+        overlap=flags.tile_overlap,
+        **{name: file and Path(file) for name, file in files.items()},
+    )
+
+
+def _metrics(flags: Any, folders: Any) -> list[str]:
+    """Names of metrics: those asked for, or all that can be had."""
+    from gendr_jax.metrics.table import METRICS
+
+    given = {"nothing": True, "gt": folders.gt, "lr": folders.lr}
+    if flags.metrics is None:
+        return [
+            metric.name
+            for metric in METRICS
+            if given[metric.against]
+            and _has_parameters(flags, metric.name)
+            and metric.name not in ON_DEMAND
+        ]
+    names = list(
+        dict.fromkeys(n.strip() for n in flags.metrics.split(",") if n.strip())
+    )
+    if not names:
+        raise UsageError("--metrics names none. Write it as psnr,ssim.")
+    return names
+
+
+def _has_parameters(flags: Any, name: str) -> bool:
+    """Whether the metric needs none, or a flag names them; dino-mean needs --dino."""
+    family = name.partition("-")[0]
+    return family not in PARAMETERS or getattr(flags, family) is not None
+
+
+def _check_given(metrics: list[Any], folders: Any) -> None:
+    what = {"gt": "truths", "lr": "inputs"}
+    for opened in metrics:
+        second = opened.metric.against
+        if second != "nothing" and getattr(folders, second) is None:
+            raise UsageError(
+                f"{opened.metric.name} compares with {what[second]}. Name their folder "
+                f"with --{second}."
+            )
+
+
+def _methods(flags: Any) -> list[tuple[Any, Path | None]]:
+    """(method, its folder, or None where its pictures are made)."""
+    from gendr_jax.evaluate import methods
+
+    found: list[tuple[Any, Path | None]] = []
+    for text in flags.sr:
+        name, source = _named(text)
+        if source == BICUBIC:
+            found.append((methods.bicubic(name or BICUBIC), None))
+        else:
+            folder = Path(source)
+            name = name or folder.resolve().name
+            found.append((methods.Method(name, source, {}), folder))
+    for text in flags.restore:
+        name, source = _named(text)
+        found.append((methods.restored(name or "gendr", source, flags.dtype), None))
+    _check_names([method.name for method, _ in found])
+    return found
+
+
+def _named(text: str) -> tuple[str, str]:
+    """(name or nothing, the rest) of NAME=REST; a folder with = in it is a folder."""
+    name, equals, rest = text.partition("=")
+    if not equals or Path(text).exists():
+        return "", text
+    if not name or not rest:
+        raise UsageError(f"{text!r} has no name or no folder. Write it as NAME=DIR.")
+    return name, rest
+
+
+def _check_names(names: list[str]) -> None:
+    from gendr_jax.evaluate.gallery import INPUT, TRUTH
+
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(
+                f"two methods are called {name}. Name them, as in --sr ours={name}."
+            )
+        if name in (INPUT, TRUTH):
+            raise UsageError(f"a method cannot be called {name}. Give another name.")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; otherwise a line now and then."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=total, unit="image") as bar:
+            yield lambda count: bar.update(count) and None
+        return
+    done, told = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, told
+        done += count
+        if time.monotonic() - told > EVERY:
+            told = time.monotonic()
+            print(f"{done} of {total} pictures", flush=True)
+
+    yield advance

@@ -1,0 +1,84 @@
+"""Where the pictures of a method come from: files, plain enlargement, a restorer.
+
+What lives here: one picture of one method, as the RGB that metrics take. What does
+not: which pictures belong together (files.py), measuring them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gendr_jax.errors import InputError
+from gendr_jax.restore import image_io, resize
+
+Make = Callable[[list[np.ndarray], tuple[int, int]], list[np.ndarray]]
+BICUBIC = "bicubic (Keys a = -0.5) of the low-quality pictures, clipped and rounded"
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is compared.
+
+    Attributes:
+        name: in tables.
+        source: in words, for files of results.
+        files: {reference stem: file}; empty where pictures are made.
+        make: low-quality pictures of one size and the size of results -> results.
+    """
+
+    name: str
+    source: str
+    files: dict[str, Path]
+    make: Make | None = None
+
+
+def read(path: Path) -> np.ndarray:
+    """The picture as RGB, HWC uint8 or uint16; grey as three equal channels.
+
+    Raises:
+        InputError: the file cannot be read, or some of its pixels are transparent.
+    """
+    image = image_io.read(path)
+    pixels = image.pixels_hwc
+    if image.alpha_hw is not None and image.alpha_hw.min() < np.iinfo(pixels.dtype).max:
+        raise InputError(
+            f"{path} is transparent in places, which metrics are not made for. "
+            "Put it on a ground."
+        )
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def bicubic(name: str) -> Method:
+    """Plain enlargement, the floor of every table."""
+    return Method(name, BICUBIC, {}, _enlarge)
+
+
+def restored(name: str, weights: str, dtype: str | None) -> Method:
+    """What `gendr restore` makes with these weights and its defaults.
+
+    Raises:
+        InputError: weights that cannot be read.
+    """
+    import jax
+
+    from gendr_jax.restore.pipeline import Restorer
+
+    chosen = dtype or ("fp32" if jax.default_backend() == "cpu" else "bf16")
+    restorer = Restorer.from_pretrained(weights, chosen)
+
+    def make(lows: list[np.ndarray], size_hw: tuple[int, int]) -> list[np.ndarray]:
+        scale = size_hw[0] / lows[0].shape[0]
+        return restorer(lows, scale=scale)
+
+    return Method(name, f"gendr restore --weights {weights} --dtype {chosen}", {}, make)
+
+
+def _enlarge(lows: list[np.ndarray], size_hw: tuple[int, int]) -> list[np.ndarray]:
+    results = []
+    for low in lows:
+        top = np.iinfo(low.dtype).max
+        large = resize.bicubic(low.astype(np.float32) / top, size_hw)
+        results.append(np.rint(np.clip(large, 0, 1) * top).astype(low.dtype))
+    return results

@@ -1,0 +1,320 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const at = (id) => document.getElementById(id);
+
+/* An element with properties and children; text is never read as HTML. */
+function make(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key in node) node[key] = value;
+    else node.setAttribute(key, value);
+  }
+  node.append(...children.filter((child) => child !== null));
+  return node;
+}
+
+function button(text, pressed, onclick) {
+  return make("button", { type: "button", "aria-pressed": String(pressed), onclick }, text);
+}
+
+/* Buttons of which one is pressed. */
+function choice(place, options, chosen, tell) {
+  const draw = (now) => {
+    place.replaceChildren(
+      ...options.map(([value, text]) =>
+        button(text, value === now, () => { draw(value); tell(value); })));
+  };
+  draw(chosen);
+}
+
+const arrow = { higher: " ↑", lower: " ↓", neither: "" };
+const shown = (value, metric) => value.toFixed(metric.digits);
+const signed = (value, metric) => (value > 0 ? "+" : "") + shown(value, metric);
+const interval = (ci, text) => (ci ? `[${text(ci[0])}, ${text(ci[1])}]` : "one picture");
+
+/* Which of some values is best: their indices, ties included. */
+function best(values, metric) {
+  const known = values.filter((value) => value !== null);
+  if (known.length < 2 || metric.better === "neither") return new Set();
+  const top = metric.better === "higher" ? Math.max(...known) : Math.min(...known);
+  return new Set(values.flatMap((value, i) => (value === top ? [i] : [])));
+}
+
+/* ---- summary */
+
+function intervalPicture(entry, all) {
+  const ends = all.flatMap((one) => (one ? one.ci95 || [one.mean, one.mean] : []));
+  const low = Math.min(...ends), span = Math.max(...ends) - low || 1;
+  const x = (value) => 2 + (96 * (value - low)) / span;
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const part = (name, properties) => {
+    const node = document.createElementNS(svg.namespaceURI, name);
+    for (const [key, value] of Object.entries(properties)) node.setAttribute(key, value);
+    svg.append(node);
+  };
+  svg.setAttribute("class", "interval");
+  svg.setAttribute("aria-hidden", "true");
+  const [from, to] = entry.ci95 || [entry.mean, entry.mean];
+  part("line", { x1: x(from) + "%", x2: x(to) + "%", y1: 5, y2: 5 });
+  part("circle", { cx: x(entry.mean) + "%", cy: 5, r: 4 });
+  return svg;
+}
+
+function drawMeans(which) {
+  const means = data.summary[which];
+  const head = make("tr", {}, make("th", {}, "method"), make("th", {}, "pictures"),
+    ...data.metrics.map((m) => make("th", { title: m.protocol }, m.name + arrow[m.better])));
+  const columns = data.metrics.map((m) => data.methods.map((own) => means[own.name][m.name] || null));
+  // Means over different pictures do not compete.
+  const comparable = which === "common" || !data.summary.common;
+  const winners = columns.map((column, k) => (comparable
+    ? best(column.map((entry) => entry && entry.mean), data.metrics[k]) : new Set()));
+  const rows = data.methods.map((method, i) => make("tr", {},
+    make("th", { scope: "row" }, method.name),
+    make("td", {}, String(which === "common" ? data.commonPictures : method.pictures)),
+    ...data.metrics.map((metric, k) => {
+      const entry = columns[k][i];
+      if (!entry) return make("td", {}, "–");
+      return make("td", {},
+        make("span", { className: winners[k].has(i) ? "best" : "" }, shown(entry.mean, metric)),
+        make("small", {}, interval(entry.ci95, (x) => shown(x, metric))),
+        intervalPicture(entry, columns[k]));
+    })));
+  at("means").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
+}
+
+function summary() {
+  at("means-note").textContent =
+    `Mean and 95 % interval (${data.ci}). Underlined: the best; ↑ more is better, ↓ less.`;
+  if (data.summary.common && data.commonPictures) {
+    choice(at("which"), [
+      ["common", `the ${data.commonPictures} pictures that all methods have`],
+      ["all", "all that each method has"]], "common", drawMeans);
+    drawMeans("common");
+  } else {
+    at("which").remove();
+    drawMeans("all");
+  }
+}
+
+/* ---- differences */
+
+function pairedCell(method, baseline, metric) {
+  const found = data.differences.find((d) => d.metric === metric.name &&
+    ((d.a === method && d.b === baseline) || (d.b === method && d.a === baseline)));
+  if (!found) return make("td", {}, "–");
+  const turn = found.a === method ? 1 : -1;
+  const ci = found.ci95 && found.ci95.map((x) => x * turn).sort((x, y) => x - y);
+  const [above, below] = turn > 0 ? [found.above, found.below] : [found.below, found.above];
+  const rises = metric.better === "higher";
+  let verdict = "", ahead = `higher on ${above} of ${found.n}`;
+  if (metric.better !== "neither") {
+    const clear = ci && (ci[0] > 0 || ci[1] < 0);
+    verdict = !clear ? "no clear difference" : ci[0] > 0 === rises ? "better" : "worse";
+    ahead = `ahead on ${rises ? above : below} of ${found.n}`;
+  }
+  const look = { better: "good", worse: "bad" }[verdict] || "";
+  return make("td", {}, make("span", { className: look }, signed(found.mean * turn, metric)),
+    make("small", {}, interval(ci, (x) => signed(x, metric))),
+    make("small", { className: look }, verdict), make("small", {}, ahead));
+}
+
+function drawPaired(baseline) {
+  const head = make("tr", {}, make("th", {}, `method − ${baseline}`),
+    ...data.metrics.map((m) => make("th", {}, m.name + arrow[m.better])));
+  const rows = data.methods.filter((m) => m.name !== baseline).map((method) =>
+    make("tr", {}, make("th", { scope: "row" }, method.name),
+      ...data.metrics.map((metric) => pairedCell(method.name, baseline, metric))));
+  at("paired").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
+}
+
+function differences() {
+  if (data.methods.length < 2) {
+    at("differences").remove();
+    document.querySelector('nav a[href="#differences"]').remove();
+    return;
+  }
+  const select = at("baseline");
+  select.append(...data.methods.map((m) => make("option", { value: m.name }, m.name)));
+  select.onchange = () => drawPaired(select.value);
+  drawPaired(data.methods[0].name);
+}
+
+/* ---- crops */
+
+function caption(label, image) {
+  const method = data.methods.findIndex((m) => m.name === label);
+  const lines = [make("b", {}, label)];
+  if (method >= 0) {
+    for (const [k, metric] of data.metrics.entries()) {
+      const value = image.values[method][k];
+      if (value === null) continue;
+      const winner = best(image.values.map((row) => row[k]), metric).has(method);
+      lines.push(make("small", {}, `${metric.name} `,
+        make("span", { className: winner ? "best" : "" }, shown(value, metric))));
+    }
+  }
+  return make("figcaption", {}, ...lines);
+}
+
+function card(crop, i) {
+  const image = data.images.find((one) => one.name === crop.name);
+  const place = make("span", { className: "place" });
+  if (image.thumb) {
+    const box = make("i");
+    ["left", "top", "width", "height"].forEach((side, k) => {
+      box.style[side] = `${100 * crop.box[k]}%`;
+    });
+    place.append(make("img", { src: image.thumb, alt: "" }), box);
+  }
+  const panels = crop.panels.map(([label, source]) => {
+    const picture = make("img", { src: source, alt: `${crop.name}, ${label}` });
+    picture.dataset.width = crop.size[0];
+    picture.dataset.height = crop.size[1];
+    return make("figure", {}, make("div", { className: "frame" }, picture), caption(label, image));
+  });
+  return make("article", { className: "card", id: `crop-${i}` },
+    make("div", { className: "head" }, place, make("h3", {}, crop.name)),
+    make("div", { className: "panels" }, ...panels));
+}
+
+function zoom(times) {
+  for (const picture of document.querySelectorAll("figure img")) {
+    picture.style.width = `${picture.dataset.width * times}px`;
+    picture.style.height = `${picture.dataset.height * times}px`;
+  }
+}
+
+function crops() {
+  if (!data.crops.length) {
+    at("crops").remove();
+    document.querySelector('nav a[href="#crops"]').remove();
+    return;
+  }
+  at("crops-note").textContent = `${data.crops.length} pictures, the most different first; ` +
+    "each cut where its methods differ most. The pixels are those of the results.";
+  at("cards").append(...data.crops.map(card));
+  choice(at("zoom"), [[1, "1 : 1"], [2, "2 : 1"], [4, "4 : 1"]], 1, zoom);
+  zoom(1);
+}
+
+/* ---- pictures */
+
+const view = { metrics: new Set(), column: -1, method: 0, down: false, filter: "", rows: new Map(), most: 500 };
+const byName = new Intl.Collator("en", { numeric: true });
+
+function sorted(images) {
+  const { column, method, down } = view;
+  return [...images].sort((a, b) => {
+    if (column < 0) return byName.compare(a.name, b.name) * (down ? -1 : 1);
+    const x = a.values[method][column], y = b.values[method][column];
+    if (x === null || y === null) return (x === null) - (y === null);
+    return (x - y) * (down ? -1 : 1) || byName.compare(a.name, b.name);
+  });
+}
+
+function sortHead(text, column, method, properties = {}) {
+  const mine = view.column === column && (column < 0 || view.method === method);
+  const state = mine ? (view.down ? "descending" : "ascending") : "none";
+  return make("th", { scope: "col", "aria-sort": state, ...properties },
+    make("button", { type: "button", onclick: () => {
+      view.down = mine && !view.down;
+      view.column = column;
+      view.method = method;
+      drawImages();
+      at("images").querySelector("th:not([aria-sort=none]) button").focus();
+    } }, text));
+}
+
+const chosenMetrics = () =>
+  data.metrics.map((m, k) => [m, k]).filter(([m]) => view.metrics.has(m.name));
+
+/* One row; made once for a choice of metrics, since sorting only moves it. */
+function imageRow(image) {
+  const i = data.crops.findIndex((crop) => crop.name === image.name);
+  const name = i < 0 ? image.name : make("a", { href: `#crop-${i}` }, image.name);
+  const thumb = image.thumb ? make("img", { src: image.thumb, alt: "" }) : null;
+  return make("tr", {}, make("th", { scope: "row" },
+    make("span", { className: "picture" }, thumb, make("span", {}, name))),
+    ...chosenMetrics().flatMap(([metric, k]) => {
+      const values = image.values.map((row) => row[k]);
+      const winners = best(values, metric);
+      return values.map((value, i) => make("td", { className: i ? "" : "first" },
+        make("span", { className: winners.has(i) ? "best" : "" },
+          value === null ? "–" : shown(value, metric))));
+    }));
+}
+
+function drawHeads() {
+  const several = data.methods.length > 1;
+  const groups = make("tr", {}, make("th", {}), ...chosenMetrics().map(([m]) => make("th",
+    { className: "group", colSpan: data.methods.length, title: m.protocol },
+    m.name + arrow[m.better])));
+  const heads = make("tr", {}, sortHead("picture", -1, 0), ...chosenMetrics().flatMap(([m, k]) =>
+    data.methods.map((method, i) => sortHead(several ? method.name : m.name, k, i,
+      { className: i ? "" : "first" }))));
+  at("images").tHead.replaceChildren(...(several ? [groups, heads] : [heads]));
+}
+
+function drawImages() {
+  drawHeads();
+  const images = sorted(data.images.filter((image) =>
+    image.name.toLowerCase().includes(view.filter)));
+  const first = images.slice(0, view.most);
+  for (const image of first) {
+    if (!view.rows.has(image.name)) view.rows.set(image.name, imageRow(image));
+  }
+  at("images").tBodies[0].replaceChildren(...first.map((image) => view.rows.get(image.name)));
+  at("count").textContent = `${images.length} of ${data.images.length}` +
+    (first.length < images.length ? `, the first ${first.length} shown` : "");
+  at("more").hidden = first.length === images.length;
+}
+
+function drawChosen() {
+  at("chosen").replaceChildren(...data.metrics.map((m) => button(m.name, view.metrics.has(m.name), () => {
+    if (view.metrics.has(m.name)) view.metrics.delete(m.name);
+    else view.metrics.add(m.name);
+    if (view.column >= 0 && !view.metrics.has(data.metrics[view.column].name)) view.column = -1;
+    view.rows.clear();
+    drawChosen();
+    drawImages();
+  })));
+}
+
+function pictures() {
+  const columns = Math.max(2, Math.floor(9 / data.methods.length));
+  data.metrics.slice(0, columns).forEach((m) => view.metrics.add(m.name));
+  at("filter").oninput = (event) => {
+    view.filter = event.target.value.toLowerCase();
+    drawImages();
+  };
+  at("more").onclick = () => {
+    view.most = Infinity;
+    drawImages();
+  };
+  drawChosen();
+  drawImages();
+}
+
+/* ---- protocol */
+
+function protocol() {
+  at("title").textContent = data.title;
+  document.title = data.title;
+  at("about").textContent = data.about;
+  const entries = [
+    ...data.metrics.map((m) => [m.name, m.protocol]), ["interval", data.ci],
+    ...data.methods.map((m) => [m.name, `${m.pictures} pictures of ${m.source}`]),
+    ["written by", data.version]];
+  at("lines").append(...entries.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));
+  if (data.problems.length) {
+    at("problems").append(make("h3", {}, "What could not be measured"),
+      make("ul", {}, ...data.problems.map((line) => make("li", {}, line))));
+  }
+}
+
+protocol();
+summary();
+differences();
+crops();
+pictures();

@@ -1,0 +1,116 @@
+"""The report: one HTML file that needs nothing else, not even a network.
+
+What lives here: results and pictures put into page.html, together with page.css and
+page.js, which draws and sorts. What does not: figures (results.py), which pictures
+are shown (gallery.py).
+"""
+
+import base64
+import json
+from importlib import resources
+from typing import Any
+
+from gendr_jax.evaluate.gallery import INPUT, Gallery
+from gendr_jax.metrics.table import Opened
+
+
+def render(results: dict[str, Any], metrics: list[Opened], gallery: Gallery) -> str:
+    """The text of the file.
+
+    Args:
+        results: as results.py collects them.
+        metrics: in the order of their columns.
+        gallery: has seen every picture.
+    """
+    files = resources.files("gendr_jax.evaluate")
+    page, css, script = (
+        (files / f"page.{kind}").read_text(encoding="utf-8")
+        for kind in ("html", "css", "js")
+    )
+    # Within a script element "</script" and "<!--" would be read as HTML.
+    data = json.dumps(_data(results, metrics, gallery), separators=(",", ":"))
+    parts = {
+        "/*PAGE.CSS*/": css,
+        "/*PAGE.JS*/": script,
+        "/*DATA*/": data.replace("<", "\\u003c"),
+    }
+    for mark, text in parts.items():
+        before, found, after = page.partition(mark)
+        assert found, mark
+        page = before + text + after
+    return page
+
+
+def _data(
+    results: dict[str, Any], metrics: list[Opened], gallery: Gallery
+) -> dict[str, Any]:
+    """What page.js reads."""
+    methods, common = results["methods"], results["common"]
+    names = sorted({image for own in methods.values() for image in own["images"]})
+    return {
+        "title": _title(results),
+        "about": _about(results, len(names)),
+        "version": f"gendr_jax {results['gendr_jax']}",
+        "ci": results["protocol"]["ci95"],
+        "metrics": [
+            {
+                "name": opened.metric.name,
+                "better": opened.metric.better,
+                "digits": opened.metric.digits,
+                "protocol": opened.protocol,
+            }
+            for opened in metrics
+        ],
+        "methods": [
+            {"name": name, "source": own["source"], "pictures": own["pictures"]}
+            for name, own in methods.items()
+        ],
+        "summary": {
+            "all": {name: own["metrics"] for name, own in methods.items()},
+            "common": common and common["methods"],
+        },
+        "commonPictures": common and common["pictures"],
+        "differences": results["differences"],
+        "images": [_image(name, results, gallery) for name in names],
+        "crops": [
+            {
+                "name": crop.name,
+                "box": crop.box,
+                "size": crop.size,
+                "panels": [
+                    [label, _uri("image/webp", file)]
+                    for label, file in crop.panels.items()
+                ],
+            }
+            for crop in gallery.crops
+        ],
+        "problems": results["problems"],
+    }
+
+
+def _title(results: dict[str, Any]) -> str:
+    methods = " · ".join(results["methods"])
+    return f"{methods} on {results['set']}" if results["set"] else methods
+
+
+def _about(results: dict[str, Any], count: int) -> str:
+    parts = [f"{count} pictures"]
+    parts += [f"truths: {results['gt']}"] if results["gt"] else []
+    parts += [f"{INPUT}s: {results['lr']}"] if results["lr"] else []
+    return "; ".join([*parts, f"gendr_jax {results['gendr_jax']}"])
+
+
+def _image(name: str, results: dict[str, Any], gallery: Gallery) -> dict[str, Any]:
+    thumb = gallery.thumbs.get(name)
+    return {
+        "name": name,
+        "thumb": thumb and _uri("image/jpeg", thumb),
+        "values": [
+            [own["images"].get(name, {}).get(metric) for metric in results["order"]]
+            for own in results["methods"].values()
+        ],
+    }
+
+
+def _uri(kind: str, file: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(file).decode('ascii')}"

@@ -1,0 +1,209 @@
+"""The results of an evaluation: as JSON, CSV and a table on the terminal.
+
+The JSON is the same, byte for byte, for the same pictures and the same command: no
+dates, no times, no machine. What lives here: putting figures together and writing
+them. What does not: measuring (measuring.py), the page (page.py).
+
+    {protocol, gendr_jax, gt, lr, set, order: [metric],
+     method, metrics, images                     those of the first method
+     methods: {name: {source, pictures, metrics: {metric: {mean, ci95, n}},
+                      images: {picture: {metric: value}}}},
+     common: {pictures, methods: {name: {metric: {mean, ci95, n}}}} | null,
+     differences: [{a, b, metric, mean, ci95, n, above, below}], problems: [line]}
+"""
+
+import csv
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gendr_jax
+from gendr_jax.evaluate import statistics
+from gendr_jax.evaluate.measuring import Figures
+from gendr_jax.evaluate.methods import Method
+from gendr_jax.evaluate.statistics import Mean
+from gendr_jax.metrics.table import Opened
+
+DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class About:
+    """What was compared, as the user named it; None where it was not given."""
+
+    gt: str | None = None
+    lr: str | None = None
+    test_set: str | None = None
+
+
+def collect(
+    about: About,
+    methods: list[Method],
+    metrics: list[Opened],
+    figures: Figures,
+    problems: list[str],
+) -> dict[str, Any]:
+    """All results as JSON values; pictures in the order of their names."""
+    names = [opened.metric.name for opened in metrics]
+    tables = {
+        method.name: _method(method, figures.values[method.name], names)
+        for method in methods
+    }
+    first = methods[0].name
+    protocol = {opened.metric.name: opened.protocol for opened in metrics}
+    return {
+        "protocol": {**protocol, "ci95": statistics.PROTOCOL},
+        "gendr_jax": gendr_jax.__version__,
+        "set": about.test_set,
+        "gt": about.gt,
+        "lr": about.lr,
+        "order": names,
+        "method": first,
+        "metrics": tables[first]["metrics"],
+        "images": tables[first]["images"],
+        "methods": tables,
+        "common": _common(tables, names),
+        "differences": _differences(tables, names),
+        "problems": problems,
+    }
+
+
+def dumps(results: dict[str, Any]) -> str:
+    """The text of the JSON file."""
+    return json.dumps(results, indent=1, allow_nan=False) + "\n"
+
+
+def to_csv(results: dict[str, Any]) -> str:
+    """One line a picture and method; the protocol stands in every line."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = results["order"]
+    stamp = f"gendr_jax {results['gendr_jax']}; " + "; ".join(
+        f"{name}: {results['protocol'][name]}" for name in names
+    )
+    writer.writerow(["method", "image", *names, "protocol"])
+    for method, table in results["methods"].items():
+        for image, values in table["images"].items():
+            figures = [values.get(name, "") for name in names]
+            writer.writerow([method, image, *figures, stamp])
+    return out.getvalue()
+
+
+def table(results: dict[str, Any], metrics: list[Opened]) -> str:
+    """Means and intervals, for people; once more on the pictures that all have."""
+    every = {name: m["metrics"] for name, m in results["methods"].items()}
+    counts = {name: m["pictures"] for name, m in results["methods"].items()}
+    lines = _rows(every, counts, metrics)
+    if common := results["common"]:
+        count = common["pictures"]
+        lines += ["", f"on the {count} pictures that all methods have:"]
+        same = dict.fromkeys(counts, count)
+        lines += _rows(common["methods"], same, metrics) if count else ["none"]
+    return "\n".join(lines)
+
+
+def write(path: Path, text: str) -> None:
+    """The whole file or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _method(
+    method: Method, values: dict[str, dict[str, float]], names: list[str]
+) -> dict[str, Any]:
+    images = {
+        image: {n: round(values[image][n], DECIMALS) for n in names if n in own}
+        for image, own in sorted(values.items())
+    }
+    return {
+        "source": method.source,
+        "pictures": len(images),
+        "metrics": _means(images.values(), names),
+        "images": images,
+    }
+
+
+def _means(images: Iterable[dict[str, float]], names: list[str]) -> dict[str, Any]:
+    """{metric: {mean, ci95, n}} of metrics that were measured anywhere."""
+    images = list(images)
+    found = {}
+    for name in names:
+        middle = statistics.mean([own[name] for own in images if name in own])
+        if middle is not None:
+            found[name] = _json(middle)
+    return found
+
+
+def _json(middle: Mean) -> dict[str, Any]:
+    interval = middle.ci95 and [round(x, DECIMALS) for x in middle.ci95]
+    return {"mean": round(middle.mean, DECIMALS), "ci95": interval, "n": middle.n}
+
+
+def _common(tables: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
+    """Means on the pictures that all methods have; None where that is all of them."""
+    sets = [set(table["images"]) for table in tables.values()]
+    shared = sorted(set.intersection(*sets))
+    if all(len(own) == len(shared) for own in sets):
+        return None
+    means = {
+        method: _means((table["images"][image] for image in shared), names)
+        for method, table in tables.items()
+    }
+    return {"pictures": len(shared), "methods": means}
+
+
+def _differences(tables: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
+    found = []
+    for (a, one), (b, other) in itertools.combinations(tables.items(), 2):
+        for name in names:
+            pairs = [
+                (own[name], other["images"][image][name])
+                for image, own in one["images"].items()
+                if name in own and name in other["images"].get(image, {})
+            ]
+            if not pairs:
+                continue
+            d = statistics.difference(*zip(*pairs, strict=True))
+            counts = {"above": d.above, "below": d.below}
+            found.append({"a": a, "b": b, "metric": name, **_json(d.mean), **counts})
+    return found
+
+
+def _rows(
+    means: dict[str, dict[str, Any]], counts: dict[str, int], metrics: list[Opened]
+) -> list[str]:
+    """A table with columns as wide as what is in them."""
+    arrows = {"higher": " ↑", "lower": " ↓", "neither": ""}
+    heads = [f"{o.metric.name}{arrows[o.metric.better]}" for o in metrics]
+    rows = [["method", "pictures", *heads]]
+    for method, own in means.items():
+        cells = [_cell(own.get(o.metric.name), o.metric.digits) for o in metrics]
+        rows.append([method, str(counts[method]), *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _cell(entry: dict[str, Any] | None, digits: int) -> str:
+    if entry is None:
+        return "-"
+    text = f"{entry['mean']:.{digits}f}"
+    if entry["ci95"]:
+        low, high = (f"{x:.{digits}f}" for x in entry["ci95"])
+        text += f" [{low}, {high}]"
+    return text

@@ -1,0 +1,105 @@
+"""evaluate/pairing.py: who belongs to whom, sizes, and what has no partner."""
+
+import pytest
+from tiny_pictures import write
+
+from gendr_jax.errors import UsageError
+from gendr_jax.evaluate import methods, pairing
+from gendr_jax.evaluate.pairing import Folders
+
+
+def method(folder, name="ours"):
+    return methods.Method(name, str(folder), {}), folder
+
+
+def pair(folders, *some):
+    return pairing.pair(folders, some)
+
+
+def test_all_that_belongs_together(tmp_path):
+    gt = write(tmp_path / "gt", ["a.png", "b.png"], (24, 32))
+    lr = write(tmp_path / "lr", ["a.jpg", "b_LR4.png"], (6, 8))
+    sr = write(tmp_path / "sr", ["a_x4.png", "b.webp"], (24, 32))
+    pairs = pair(Folders(gt, lr), method(sr))
+    assert not pairs.problems and pairs.scale == 4
+    a, b = pairs.items
+    assert (a.name, a.gt, a.lr) == ("a", gt / "a.png", lr / "a.jpg")
+    assert b.lr == lr / "b_LR4.png"
+    assert a.size_hw == (24, 32) and a.lr_hw == (6, 8)
+    assert pairs.methods[0].files == {"a": sr / "a_x4.png", "b": sr / "b.webp"}
+
+
+def test_every_one_without_a_partner_is_named_with_its_folder(tmp_path):
+    gt = write(tmp_path / "gt", ["a.png", "b.png", "c.png"])
+    lr = write(tmp_path / "lr", ["a.png", "b.png", "d.png"], (6, 8))
+    sr = write(tmp_path / "sr", ["a.png", "e.png"])
+    pairs = pair(Folders(gt, lr), method(sr))
+    told = "\n".join(pairs.problems)
+    for part in (
+        f"{lr} has no picture c.",
+        f"{lr / 'd.png'} has no partner in {gt}",
+        f"ours: {sr} has no picture b.",
+        f"ours: {sr} has no picture c.",
+        f"{sr / 'e.png'} has no partner in {gt}",
+    ):
+        assert part in told
+    assert len(pairs.problems) == 5
+    assert [item.name for item in pairs.items] == ["a", "b", "c"]
+    # Methods may lack pictures where that is meant; the rest stays wrong.
+    pairs = pair(Folders(gt, lr, partial=True), method(sr))
+    assert len(pairs.problems) == 3
+
+
+def test_nothing_in_common_is_a_mistake_of_the_command(tmp_path):
+    gt = write(tmp_path / "gt", ["a.png"])
+    sr = write(tmp_path / "sr", ["b.png"])
+    with pytest.raises(UsageError, match="no picture of .*sr has a partner"):
+        pair(Folders(gt, partial=True), method(sr))
+    with pytest.raises(UsageError, match="Name their folder with --lr"):
+        pair(Folders(gt), (methods.bicubic("bicubic"), None))
+
+
+@pytest.mark.parametrize(
+    ("gt", "lr", "given", "scale"),
+    [
+        ((24, 32), (12, 16), None, 2.0),
+        ((25, 33), (10, 13), None, 2.5),
+        ((24, 32), (12, 16), 2.0, 2.0),
+    ],
+)
+def test_truths_show_the_scale(tmp_path, gt, lr, given, scale):
+    a = write(tmp_path / "gt", ["a.png"], gt)
+    b = write(tmp_path / "lr", ["a.png"], lr)
+    pairs = pair(Folders(a, b, scale=given), method(a))
+    assert pairs.scale == scale
+    assert bool(pairs.problems) == (gt == (25, 33))  # 2.5 * 13 is 32 pixels, not 33
+
+
+def test_a_truth_of_another_scale_is_named(tmp_path):
+    gt = write(tmp_path / "gt", ["a.png", "b.png", "c.png"], (24, 32))
+    write(gt, ["b.png"], (24, 31))
+    lr = write(tmp_path / "lr", ["a.png", "b.png", "c.png"], (6, 8))
+    pairs = pair(Folders(gt, lr), method(gt))
+    (problem,) = pairs.problems
+    assert "b.png is 31x24, 4 times" in problem and "would be 32x24" in problem
+    assert [item.name for item in pairs.items] == ["a", "c"]
+
+
+def test_without_truths_the_scale_gives_sizes(tmp_path):
+    lr = write(tmp_path / "lr", ["a.png"], (6, 8))
+    sr = write(tmp_path / "sr", ["a.png"], (24, 32))
+    assert pair(Folders(lr=lr), method(sr)).items[0].size_hw == (24, 32)
+    assert pair(Folders(lr=lr, scale=2), method(sr)).items[0].size_hw == (12, 16)
+    # Alone, the first method that has a picture gives its size.
+    alone = pair(Folders(), method(sr), method(lr, "other"))
+    assert alone.items[0].size_hw == (24, 32) and not alone.problems
+
+
+def test_a_damaged_truth_is_named_once(tmp_path):
+    gt = write(tmp_path / "gt", ["a.png", "b.png"])
+    (gt / "b.png").write_bytes(b"no picture")
+    sr = write(tmp_path / "sr", ["a.png", "b.png"])
+    pairs = pair(Folders(gt), method(sr))
+    assert [item.name for item in pairs.items] == ["a"]
+    (problem,) = pairs.problems
+    assert "b.png is not a picture" in problem
