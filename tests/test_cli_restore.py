@@ -298,9 +298,6 @@ class Recorder:
     def layout(self, height, width):
         return tiling.whole(height, width, 64)
 
-    def is_compiled(self, size):
-        return True
-
     def restore(self, images, scale):
         self.batches.append(len(images))
         self.last = [self.layout(*x.pixels_hwc.shape[:2]) for x in images]

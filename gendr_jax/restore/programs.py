@@ -57,10 +57,6 @@ class Programs:
         self._params = jax.device_put(params, self._everywhere)
         self._compiled: dict[Any, Any] = {}
 
-    def has(self, key: tuple[str, tuple[int, int]]) -> bool:
-        """Whether ("whole" | "tile", pass_hw) needs no compilation."""
-        return key in self._compiled
-
     def whole(
         self,
         up_bhwc: np.ndarray,
