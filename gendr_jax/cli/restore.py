@@ -4,8 +4,12 @@ What lives here: what flags lead to. What does not: the flags (restore_flags.py)
 loop over files (restore_files.py), their names (jobs.py), pixels (gendr_jax/restore/).
 """
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gendr_jax.cli import report as report_lib
 from gendr_jax.cli import restore_flags
@@ -22,23 +26,28 @@ def main(args: list[str]) -> int:
         InputError: weights that cannot be read.
     """
     flags = restore_flags.parse(args)
-    from gendr_jax.cli import jobs
+    from gendr_jax.cli import beside, jobs
 
     out = Path(flags.output)
-    found, problems = jobs.find(flags.input, recursive=flags.recursive, out=out)
-    todo = jobs.assign(found, out, ext=flags.ext, suffix=flags.suffix)
-    with report_lib.lines(flags.report) as report:
+    more = [Path(p) for p in (flags.compare, flags.residual_map) if p is not None]
+    found, problems = jobs.find(
+        flags.input, recursive=flags.recursive, outs=[out, *more]
+    )
+    todo = jobs.assign(
+        found, out, ext=flags.ext, suffix=flags.suffix, resume=flags.skip_existing
+    )
+    beside.require_apart(todo, more)
+    wished = wishes(flags)
+    with report_lib.lines(flags.report) as report, _tidy_when_terminated():
         for path, why in problems.items():
             report_lib.say_error(why)
             report({"input": path, "status": "failed", "error": why})
         if flags.dry_run:
             from gendr_jax.cli import restore_cost
 
-            failed = len(problems) + restore_cost.show(
-                todo, flags, wishes(flags), report
-            )
+            failed = len(problems) + restore_cost.show(todo, flags, wished, report)
             return 1 if failed else 0
-        failed = len(problems) + _restore_all(todo, flags, report)
+        failed = len(problems) + _restore_all(todo, flags, wished, report)
     count = len(todo) + len(problems)
     print(f"{count - failed} of {count} done")
     return 1 if failed else 0
@@ -77,7 +86,24 @@ def wishes(flags: Any) -> Any:
     )
 
 
-def _restore_all(todo: list[Any], flags: Any, report: Any) -> int:
+@contextlib.contextmanager
+def _tidy_when_terminated() -> Iterator[None]:
+    """End by SIGTERM as by the keyboard: temporary files go, what is written stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _restore_all(todo: list[Any], flags: Any, wished: Any, report: Any) -> int:
     """Restore the pictures one by one; how many failed."""
     from gendr_jax.cli import restore_files
 
@@ -106,7 +132,7 @@ def _restore_all(todo: list[Any], flags: Any, report: Any) -> int:
                 advance(f"{job.target} is there already")
             else:
                 left.append(job)
-        restore_files.run(left, wishes(flags), lambda: open_restorer(flags), tell)
+        restore_files.run(left, wished, lambda: open_restorer(flags), tell)
     return failed
 
 

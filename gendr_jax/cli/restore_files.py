@@ -5,6 +5,7 @@ does not: flags (restore.py), names of files (jobs.py), pixels (gendr_jax/restor
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -200,7 +201,7 @@ def _stream(restorer: Restorer, work: Work, wishes: Wishes) -> None:
     job = work.job
     job.target.parent.mkdir(parents=True, exist_ok=True)
     # The suffix decides the format.
-    name = f".{job.target.stem}.{os.getpid()}.tmp{job.target.suffix}"
+    name = f".{os.getpid()}-{threading.get_ident()}.tmp{job.target.suffix}"
     unfinished = job.target.with_name(name)
     limit = wishes.max_input_pixels
     try:
@@ -260,6 +261,7 @@ def _judge(work: Work, found: Residual, wishes: Wishes) -> None:
     }
     if wishes.residual_map is not None:
         path = beside.path(wishes.residual_map, work.job)
+        path.parent.mkdir(parents=True, exist_ok=True)
         image_io.write(path, as_picture(found.map_hw))
     limit = wishes.max_residual
     if limit is not None and found.rms > limit:

@@ -23,6 +23,7 @@ PARTS = (
     "models",
     "losses",
     "data/degrade",
+    "operations.py",
     "restore/forward.py",
     "restore/color.py",
     "restore/resize.py",
@@ -34,7 +35,6 @@ PARTS = (
     "plan/hlo.py",
     "plan/collectives.py",
     "plan/loops.py",
-    "plan/operations.py",
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")
 

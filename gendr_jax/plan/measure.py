@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from gendr_jax import sharding
-from gendr_jax.plan import chips, collectives, hlo, loops, operations, programs
+from gendr_jax import operations, sharding
+from gendr_jax.plan import chips, collectives, hlo, loops, programs
 from gendr_jax.plan import topologies as topologies_lib
 from gendr_jax.plan.request import Request
 

@@ -14,7 +14,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gendr_jax import nets
-from gendr_jax.errors import UsageError
 from gendr_jax.restore import options, pictures, resize, tiled
 from gendr_jax.restore.color import ColorFix
 from gendr_jax.restore.forward import Recipe
@@ -29,7 +28,6 @@ from gendr_jax.weights import folder
 from gendr_jax.weights.folder import Weights
 from gendr_jax.weights.locate import locate
 
-SCALES = (1.0, 16.0)
 # Output pixels that tile=0 does in one pass on one device: 2048 x 2048. The full-size
 # networks take about 2 GiB a million pixels in float32 (XLA:CPU, memory_analysis).
 MAX_PIXELS = 2048 * 2048
@@ -94,7 +92,7 @@ class Restorer:
         how = weights.prediction, weights.t_star, DTYPES[dtype]
         recipe = Recipe(vae, unet, *how)
         self.spec = Spec(
-            scales=SCALES,
+            scales=resize.SCALES,
             size_multiple=recipe.size_multiple,
             max_pixels=max_pixels,
             tiling="none" if tile == 0 else str(tile),
@@ -205,11 +203,7 @@ class Restorer:
         Raises:
             UsageError: scale out of range.
         """
-        low, high = self.spec.scales
-        if not low <= scale <= high:
-            raise UsageError(
-                f"scale is {scale}, it can be {low:g} to {high:g}. Choose one of those."
-            )
+        resize.require_scale(scale)
         return resize.output_size(height, width, scale)
 
     def layout(self, height: int, width: int) -> Layout:
