@@ -277,7 +277,7 @@ def test_memory_of_a_spread_picture_is_a_part_of_it(monkeypatch):
 
     def bytes_of(**options):
         restorer = make(tile=0, **options)
-        program = restorer._programs._whole_program((512, 512), "none")
+        program = restorer._programs._whole_program((512, 512))
         return memory.needed(program)
 
     alone, spread = bytes_of(), bytes_of(mesh=mesh(space=8))

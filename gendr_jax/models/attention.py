@@ -92,8 +92,8 @@ def _attend_local(q_blnd, k_blnd, v_blnd, alone):
         )
     if where == "tpu" and min(length, keys) >= FLASH_MIN_TOKENS and width <= 256:
         return flash_tpu_local(q_blnd, k_blnd, v_blnd)
-    # A thread of XLA's pool that goes on after a loop and then waits for other devices
-    # is missing to those: on a CPU with more than one there are no loops.
+    # Loops in programs that wait for each other are suspected of blocking XLA's threads
+    # on a CPU, where many devices share few: those have none.
     if where == "cpu" and alone and length * keys >= BLOCKS_MIN_SCORES:
         return attend_blocks(q_blnd, k_blnd, v_blnd)
     if batch * heads * length * keys > MAX_SCORES:
