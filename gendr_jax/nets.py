@@ -33,11 +33,11 @@ class Net:
     graphdef: Any
     paths: tuple[tuple, ...]  # NNX paths (list indices are ints), in NNX order
     abstract: Params  # float32 ShapeDtypeStructs
-    make: Any  # rngs -> module
+    make: Any  # keys -> module
 
     def init(self, key: jax.Array) -> Params:
         """Fresh float32 weights; pure, so it can be jitted with output shardings."""
-        state = nnx.state(self.make(nnx.Rngs(params=key)))
+        state = nnx.state(self.make(_Keys(key)))
         flat = {_names(path): leaf for path, leaf in nnx.to_flat_state(state)}
         return unflatten({path: leaf.get_value() for path, leaf in flat.items()})
 
@@ -99,7 +99,7 @@ def _build(
     wide_grads: bool,
 ) -> Net:
 
-    def make(rngs: nnx.Rngs) -> nnx.Module:
+    def make(rngs: _Keys) -> nnx.Module:
         model = model_class(config, dtype=dtype, remat=remat, rngs=rngs)
         if lora is not None and not lora_lib.attach(model, lora, rngs):
             raise ValueError(f"No layer matches the adapter targets {lora.targets}.")
@@ -107,7 +107,7 @@ def _build(
             layers.widen_grads(model)
         return model
 
-    model = nnx.eval_shape(lambda: make(nnx.Rngs(params=0)))
+    model = nnx.eval_shape(lambda: make(_Keys(jax.random.key(0))))
     graphdef, state = nnx.split(model)
     flat = nnx.to_flat_state(state)
     abstract = {
@@ -214,6 +214,22 @@ def _misspelt(
         if len(pairs) == 1 and ratio > best:
             best, found = ratio, stray
     return found
+
+
+class _Keys:
+    """The keys of `nnx.Rngs(params=key)`, counted in Python.
+
+    NNX counts in an array. Under tracing each step asks it for its sharding, and JAX
+    walks over the whole program to say that there is none: most of the time that
+    declaring a large network took.
+    """
+
+    def __init__(self, key: jax.Array):
+        self._key, self._count = key, 0
+
+    def params(self) -> jax.Array:
+        self._count += 1
+        return jax.random.fold_in(self._key, self._count - 1)
 
 
 def _names(path: tuple) -> tuple[str, ...]:

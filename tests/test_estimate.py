@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import tiny_restorer
 
@@ -21,14 +20,6 @@ def test_flops_are_those_that_xla_counts():
     counted = lowered.cost_analysis()["flops"]
     found = estimate.pass_flops(RECIPE, (64, 64))
     assert found <= counted < 1.4 * found  # XLA adds what is elementwise
-
-
-def test_flops_of_loops_are_counted_as_often_as_they_run():
-    def looped(x):
-        return jax.lax.map(lambda row: x @ row, jnp.tile(x, (3, 1)))
-
-    jaxpr = jax.make_jaxpr(looped)(np.ones((4, 4), np.float32))
-    assert estimate._flops(jaxpr.jaxpr) == 12 * 2 * 4 * 4
 
 
 def test_a_plan_is_what_the_restorer_does():
@@ -50,13 +41,11 @@ def test_a_plan_is_what_the_restorer_does():
     assert spread.peak_bytes < untiled.peak_bytes
 
 
-def test_bytes_are_not_below_what_xla_needs(monkeypatch):
+def test_bytes_are_not_below_what_xla_needs():
     from gendr_jax.restore import memory
 
-    monkeypatch.setattr(jax, "device_count", lambda: 1)  # attention by blocks
-
     restorer = Restorer(tiny_restorer.weights(), dtype="float32", tile=0)
-    program = restorer._programs._whole_program((512, 512), "none")
+    program = restorer._programs._whole_program((512, 512))
     need = memory.needed(program)
     promised = estimate.pass_bytes(RECIPE, (512, 512))
     assert need < promised < 2 * need + estimate.CONSTANT_BYTES

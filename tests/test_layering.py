@@ -29,6 +29,7 @@ ROOMS = {
     "gendr_jax.errors": Room(0, set()),
     "gendr_jax.models": Room(0, {"jax", "numpy", "flax"}),
     "gendr_jax.diffusion": Room(0, {"jax", "numpy"}),
+    "gendr_jax.operations": Room(0, {"jax", "numpy"}),
     "gendr_jax.losses": Room(0, {"jax", "numpy"}, {"gendr_jax.diffusion"}),
     "gendr_jax.metrics": Room(0, {"jax", "numpy"}),
     "gendr_jax.metrics.niqe_files": Room(2, {"numpy", "scipy"}),

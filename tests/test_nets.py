@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from gendr_jax import nets
 from gendr_jax.errors import InputError
@@ -36,6 +37,16 @@ def test_init_fits_the_abstract_tree_and_is_pure(net):
     assert np.array_equal(kernel, same["layers"]["0"]["kernel"])
     assert not np.array_equal(kernel, other["layers"]["0"]["kernel"])
     assert not np.array_equal(kernel.ravel()[:12], plain["layers"]["1"]["kernel"][:3])
+
+
+def test_keys_are_those_of_nnx(net):
+    key = jax.random.key(3)
+    state = nnx.state(net.make(nnx.Rngs(params=key)))
+    theirs = jax.tree.leaves(nnx.to_pure_dict(state))
+    ours = jax.tree.leaves(net.init(key))
+    assert len(ours) == len(theirs) > 2
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_bind_gives_a_callable_that_uses_exactly_these_weights(net, params):

@@ -251,7 +251,7 @@ def test_slices_of_a_long_array_are_not_counted_whole():
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolutions_of_the_text_equal_those_of_the_trace(stride):
-    from gendr_jax.plan import operations
+    from gendr_jax import operations
 
     mesh = sharding.make_mesh("data=1", jax.devices()[:1])
     x = abstract((2, 9, 8, 3), jnp.float32, mesh)

@@ -82,7 +82,9 @@ def test_a_raster_is_an_array_on_disk(tmp_path, dtype):
         np.testing.assert_array_equal(raster.read(3, 2, 4, 5), expected[3:7, 2:7])
         with pytest.raises(ValueError, match="leaves"):
             raster.write(5, 0, expected)
-        assert len(os.listdir(tmp_path)) == 1
+        # Where a file can do without a name, a killed process leaves none.
+        nameless = Path("/proc/self/fd").is_dir()
+        assert len(os.listdir(tmp_path)) == (0 if nameless else 1)
     assert not os.listdir(tmp_path)
 
 

@@ -1,6 +1,9 @@
 """restore/tiled.py, programs.py: one look, the same bits anywhere, failures named."""
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,6 +12,7 @@ import tiny_restorer
 from jax.sharding import AxisType, Mesh
 
 from gendr_jax.errors import InputError, UsageError
+from gendr_jax.models import attention
 from gendr_jax.restore import forward, memory, resize, tiled, tiling
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.restore.programs import Programs
@@ -102,6 +106,36 @@ def test_bits_do_not_depend_on_devices_or_batch(by_tiles):
         np.testing.assert_array_equal(
             make(tile=TILE, color_fix="none", **options)(x), wanted
         )
+
+
+ONE_DEVICE = """
+import sys
+import jax
+import numpy as np
+import tiny_restorer
+from gendr_jax.restore.pipeline import Restorer
+
+assert jax.device_count() == 1
+restorer = Restorer(
+    tiny_restorer.weights(), dtype="float32", tile=128, color_fix="none"
+)
+np.save(sys.argv[1], restorer(tiny_restorer.pictures(80)["photo"]))
+"""
+
+
+def test_bits_do_not_depend_on_the_devices_of_the_process(by_tiles, tmp_path):
+    """Of which a CPU's attention once made two kinds."""
+    tests = Path(__file__).parent
+    found = {"PYTHONPATH": f"{tests.parent}:{tests}", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_DEVICE, str(tmp_path / "x.npy")],
+        capture_output=True,
+        text=True,
+        env={"PATH": "", "JAX_NUM_CPU_DEVICES": "1", **found},
+    )
+    assert done.returncode == 0, done.stderr
+    wanted = by_tiles(INPUTS["photo"])
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), wanted)
 
 
 @pytest.mark.parametrize("color_fix", ["adain", "lab", "wavelet"])
@@ -237,10 +271,13 @@ def test_a_picture_spread_over_devices_is_the_picture(attentive, axes):
     assert not spread.last[0].tiled
 
 
-def test_memory_of_a_spread_picture_is_a_part_of_it():
+def test_memory_of_a_spread_picture_is_a_part_of_it(monkeypatch):
+    # One kind of attention on both sides; blocks are for one device of a CPU.
+    monkeypatch.setattr(attention, "BLOCKS_MIN_SCORES", 2**62)
+
     def bytes_of(**options):
         restorer = make(tile=0, **options)
-        program = restorer._programs._whole_program((512, 512), "none")
+        program = restorer._programs._whole_program((512, 512))
         return memory.needed(program)
 
     alone, spread = bytes_of(), bytes_of(mesh=mesh(space=8))

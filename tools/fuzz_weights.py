@@ -7,49 +7,17 @@ last column what passes in spite of --sha256; exit status 1 on all right of "uns
 """
 
 import argparse
-import logging
-import multiprocessing
-import resource
 import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 from tests import weights_mutations as fuzz
+from tools.limited_worker import Worker
 
-SECONDS, BYTES, SPAWN = 30, 6 << 30, multiprocessing.get_context("spawn")
+SECONDS, BYTES = 30, 6 << 30
 FAULTS = ("silent", "traceback", "hang", "crash", "memory", "--sha256")
 COLUMNS = ("refused", "identical", "unseen", *FAULTS)
-
-
-def serve(pipe) -> None:
-    """The worker: arguments of ``attempt`` in, outcomes out."""
-    resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
-    logging.disable()
-    while (arguments := pipe.recv()) is not None:
-        pipe.send(fuzz.attempt(*arguments))
-
-
-class Worker:
-    """A process that is started anew after it hung or died."""
-
-    process = None
-
-    def __call__(self, *arguments) -> tuple[str, str]:
-        if self.process is None:
-            self.pipe, end = SPAWN.Pipe()
-            self.process = SPAWN.Process(target=serve, args=(end,), daemon=True)
-            self.process.start()
-            end.close()
-        try:
-            self.pipe.send(arguments)
-            if self.pipe.poll(SECONDS):
-                return self.pipe.recv()
-            kind = "hang"
-        except (EOFError, OSError):
-            kind = "crash"
-        self.process = self.process.kill()
-        return kind, ""
 
 
 def main() -> int:
@@ -57,7 +25,8 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=200, help="how many cases")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-v", action="store_true", help="print every case")
-    options, worker, table = parser.parse_args(), Worker(), Counter()
+    options, table = parser.parse_args(), Counter()
+    worker = Worker(fuzz.attempt, seconds=SECONDS, limit=BYTES)
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         pristine, folder = fuzz.Pristine(home, worker), home / "case" / "source"
@@ -71,7 +40,7 @@ def main() -> int:
     print(f"{'':<16}", *(f"{column:>9}" for column in COLUMNS))
     for name in fuzz.SOURCES:
         print(f"{name:<16}", *(f"{table[name, column]:>9}" for column in COLUMNS))
-    worker.pipe.send(None)
+    worker.close()
     return int(any(n and kind in FAULTS for (_, kind), n in table.items()))
 
 

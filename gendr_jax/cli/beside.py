@@ -1,11 +1,13 @@
 """What `gendr restore` writes beside results: before and after in one picture."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from gendr_jax.cli import panels
 from gendr_jax.cli.jobs import Job
+from gendr_jax.errors import UsageError
 from gendr_jax.restore import image_io, pictures, resize
 from gendr_jax.restore.image_io import Image
 
@@ -13,13 +15,30 @@ from gendr_jax.restore.image_io import Image
 def path(folder: Path, job: Job) -> Path:
     """A PNG in another folder, at the result's place, its format in its name."""
     place = folder / job.relative
-    place = place.with_name(f"{place.stem}{place.suffix.replace('.', '_')}.png")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    return place
+    return place.with_name(f"{place.stem}{place.suffix.replace('.', '_')}.png")
+
+
+def require_apart(jobs: list[Job], folders: list[Path]) -> None:
+    """Refuse folders where these pictures would replace inputs, results or another.
+
+    Raises:
+        UsageError: with the file.
+    """
+    taken = {os.path.realpath(p) for job in jobs for p in (job.source, job.target)}
+    for folder in folders:
+        for job in jobs:
+            place = path(folder, job)
+            if (real := os.path.realpath(place)) in taken:
+                raise UsageError(
+                    f"{place} would be written twice, or replace an input. "
+                    f"Name another folder than {folder}."
+                )
+            taken.add(real)
 
 
 def compare(source: Image, restored: Image, path: Path, layout: str) -> None:
     """Write the plain enlargement and the result, "side" by side or "split"."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     rgb, alpha = pictures.to_unit(source)
     size = restored.pixels_hwc.shape[:2]
     before = _on_white(resize.bicubic(rgb, size), alpha, size)

@@ -37,19 +37,20 @@ class Job:
 
 
 def find(
-    inputs: list[str], *, recursive: bool, out: Path
+    inputs: list[str], *, recursive: bool, outs: list[Path]
 ) -> tuple[list[Found], dict[str, str]]:
-    """(pictures in a stable order, {named path: why nothing was found there}).
+    """(pictures in a stable order, {path: why it is not taken}).
 
     A file is taken whatever its name; of a folder, files with the suffix of a picture,
-    hidden ones left out. Results of an earlier run below `out` are not taken.
+    hidden ones left out. What an earlier run left below `outs` is not taken.
     """
+    left_out = {out.resolve() for out in outs}
     found: list[Found] = []
     problems: dict[str, str] = {}
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            inside = _pictures(path, recursive, out.resolve())
+            inside = _pictures(path, recursive, left_out)
             found += inside
             if not inside:
                 deeper = "" if recursive else " (--recursive looks deeper)"
@@ -58,10 +59,17 @@ def find(
             found.append(Found(path, Path(path.name)))
         else:
             problems[text] = f"{path} does not exist. Check the path."
+    shown = {f.path: str(f.path).encode(errors="replace").decode() for f in found}
+    for path, text in shown.items():
+        if text != str(path):
+            problems[text] = f"{text}: the name is not UTF-8. Rename the file."
+    found = [f for f in found if shown[f.path] == str(f.path)]
     return list({os.path.abspath(f.path): f for f in found}.values()), problems
 
 
-def assign(found: list[Found], out: Path, *, ext: str, suffix: str) -> list[Job]:
+def assign(
+    found: list[Found], out: Path, *, ext: str, suffix: str, resume: bool = False
+) -> list[Job]:
     """Name a result for each picture; no two share one, and none is an input.
 
     Args:
@@ -69,6 +77,8 @@ def assign(found: list[Found], out: Path, *, ext: str, suffix: str) -> list[Job]
             of a format that is written.
         ext: "auto" keeps the format of the input where it is written, else PNG.
         suffix: added to the stem.
+        resume: nothing that exists is replaced. Results of an earlier run that lie
+            beside their inputs are left out, then.
 
     Raises:
         UsageError: two results would share a name, or a result would replace an input.
@@ -88,18 +98,23 @@ def assign(found: list[Found], out: Path, *, ext: str, suffix: str) -> list[Job]
             for f, name in zip(found, plain, strict=True)
         ]
         jobs = [Job(f.path, out / n, n) for f, n in zip(found, names, strict=True)]
+        if resume:
+            results = {os.path.realpath(job.target) for job in jobs}
+            jobs = [j for j in jobs if os.path.realpath(j.source) not in results]
     _refuse_clashes(jobs)
     return jobs
 
 
-def _pictures(folder: Path, recursive: bool, out: Path) -> list[Found]:
+def _pictures(folder: Path, recursive: bool, outs: set[Path]) -> list[Found]:
     found = []
     for root, folders, names in os.walk(folder):
         here = Path(root)
         folders[:] = sorted(
             name
             for name in folders
-            if recursive and not name.startswith(".") and (here / name).resolve() != out
+            if recursive
+            and not name.startswith(".")
+            and (here / name).resolve() not in outs
         )
         for name in sorted(names):
             path = here / name

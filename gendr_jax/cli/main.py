@@ -3,6 +3,7 @@
 Exit status: 0 all done; 1 some inputs failed; 2 usage or configuration error.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -107,6 +108,9 @@ def main(argv: list[str] | None = None) -> int:
     else:
         # Read by XLA when it is loaded: its warnings are not for users.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal cannot show is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _dispatch(args)
     except (GendrError, OSError, KeyboardInterrupt) as error:

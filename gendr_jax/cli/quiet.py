@@ -71,4 +71,6 @@ def cache_programs() -> Path | None:
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Small ones too: a second run shall compile nothing.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     return folder

@@ -1,15 +1,18 @@
 """`gendr restore`: photographs in, larger ones out.
 
-What lives here: flags and what they mean. What does not: the loop over files
-(restore_files.py), their names (jobs.py), pixels (gendr_jax/restore/).
+What lives here: what flags lead to. What does not: the flags (restore_flags.py), the
+loop over files (restore_files.py), their names (jobs.py), pixels (gendr_jax/restore/).
 """
 
-from argparse import ArgumentTypeError
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gendr_jax.cli import report as report_lib
-from gendr_jax.cli.parser import Parser
+from gendr_jax.cli import restore_flags
 from gendr_jax.errors import UsageError
 
 SIZES = ("outscale", "width", "height", "longest_side", "megapixels")
@@ -22,177 +25,32 @@ def main(args: list[str]) -> int:
         UsageError: flags or names that cannot be used.
         InputError: weights that cannot be read.
     """
-    flags = _parser().parse_args(args)
-    if flags.weights is None:
-        raise UsageError("--weights is missing. Name the weights folder.")
-    _check(flags)
-    from gendr_jax.cli import jobs
+    flags = restore_flags.parse(args)
+    from gendr_jax.cli import beside, jobs
 
     out = Path(flags.output)
-    found, problems = jobs.find(flags.input, recursive=flags.recursive, out=out)
-    todo = jobs.assign(found, out, ext=flags.ext, suffix=flags.suffix)
-    with report_lib.lines(flags.report) as report:
+    more = [Path(p) for p in (flags.compare, flags.residual_map) if p is not None]
+    found, problems = jobs.find(
+        flags.input, recursive=flags.recursive, outs=[out, *more]
+    )
+    todo = jobs.assign(
+        found, out, ext=flags.ext, suffix=flags.suffix, resume=flags.skip_existing
+    )
+    beside.require_apart(todo, more)
+    wished = wishes(flags)
+    with report_lib.lines(flags.report) as report, _tidy_when_terminated():
         for path, why in problems.items():
             report_lib.say_error(why)
             report({"input": path, "status": "failed", "error": why})
         if flags.dry_run:
             from gendr_jax.cli import restore_cost
 
-            failed = len(problems) + restore_cost.show(
-                todo, flags, wishes(flags), report
-            )
+            failed = len(problems) + restore_cost.show(todo, flags, wished, report)
             return 1 if failed else 0
-        failed = len(problems) + _restore_all(todo, flags, report)
+        failed = len(problems) + _restore_all(todo, flags, wished, report)
     count = len(todo) + len(problems)
     print(f"{count - failed} of {count} done")
     return 1 if failed else 0
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        "gendr restore",
-        "Enlarge and restore photographs: PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP, PPM,\n"
-        "of 8 or 16 bits a channel, grey or colour, with or without transparency.",
-    )
-    add = parser.add_argument
-    add(
-        "-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders"
-    )
-    add("-o", "--output", required=True, metavar="OUT", help="folder, or file for one")
-    add("--weights", metavar="DIR", help="weights folder (or a Hub id)")
-    _size_flags(parser.add_mutually_exclusive_group())
-    _network_flags(parser.add_argument_group("networks"))
-    _file_flags(parser.add_argument_group("files"))
-    _check_flags(parser.add_argument_group("checks"))
-    return parser
-
-
-def _size_flags(group: Any) -> None:
-    add = group.add_argument
-    add("-s", "--outscale", type=float, help="times larger, 1 to 16 (default: 4)")
-    add("--width", type=int, metavar="W", help="exact width of results in pixels")
-    add("--height", type=int, metavar="H", help="exact height")
-    add("--longest-side", type=int, metavar="L", help="exact longer side")
-    add("--megapixels", type=float, metavar="M", help="millions of pixels")
-
-
-def _network_flags(group: Any) -> None:
-    add = group.add_argument
-    add(
-        "-t",
-        "--tile",
-        type=_tile,
-        default="auto",
-        metavar="auto|0|N",
-        help="side in output pixels of what is done at once; 0: all (default: auto)",
-    )
-    add("--tile-overlap", type=int, metavar="N", help="(default: a quarter of a tile)")
-    add("--batch", type=int, default=1, metavar="N", help="pictures of a size at once")
-    add("--mesh", metavar="AXES", help='devices, "data=8,space=1" (default: one)')
-    add(
-        "--color-fix",
-        choices=["adain", "wavelet", "lab", "none"],
-        default="adain",
-        help="how results get the colours of inputs (default: adain)",
-    )
-    add(
-        "--color-fix-strength",
-        type=float,
-        default=1.0,
-        metavar="F",
-        help="how much of it, 0 to 1 (default: 1)",
-    )
-    add(
-        "--strength",
-        type=float,
-        default=1.0,
-        metavar="F",
-        help="1 the networks' picture, 0 plain enlargement (default: 1)",
-    )
-    add("--dtype", choices=["bf16", "fp32"], help="(default: bf16; fp32 on a CPU)")
-    add("--seed", type=int, default=0, help="no effect: no random numbers are drawn")
-    add(
-        "--max-pixels",
-        type=int,
-        metavar="N",
-        help="with --tile 0: refuse larger outputs (default: 4194304 = 2048x2048)",
-    )
-
-
-def _tile(text: str) -> str | int:
-    if text == "auto" or text.isdecimal():
-        return text if text == "auto" else int(text)
-    raise ArgumentTypeError(f"{text!r} is no tile, there are auto, 0 and pixels")
-
-
-def _file_flags(group: Any) -> None:
-    add = group.add_argument
-    add(
-        "--ext",
-        choices=["auto", "png", "jpg", "webp", "tiff"],
-        default="auto",
-        help="format of results (default: auto, that of the input)",
-    )
-    add("--suffix", default="", metavar="S", help="added to the names of results")
-    add("--recursive", action="store_true", help="folders below folders; tree is kept")
-    add("--skip-existing", action="store_true", help="leave results that are there")
-    add(
-        "--strip-metadata",
-        action="store_true",
-        help="no EXIF, XMP, IPTC, profile (colours become sRGB)",
-    )
-    add(
-        "--max-input-pixels",
-        type=int,
-        metavar="N",
-        help="refuse larger files, as bombs (default: 89478485)",
-    )
-    add("--compare", metavar="DIR", help="write pictures of before and after there")
-    add(
-        "--compare-layout",
-        choices=["side", "split"],
-        default="side",
-        help="side by side, or one picture split in the middle (default: side)",
-    )
-
-
-def _check_flags(group: Any) -> None:
-    add = group.add_argument
-    add("--dry-run", action="store_true", help="sizes and costs; reads no weights")
-    add("--report", metavar="FILE.jsonl", help="write one JSON line a picture")
-    add(
-        "--stage-times",
-        action="store_true",
-        help="time the networks apart for the report, which compiles them once more",
-    )
-    add(
-        "--max-residual",
-        type=float,
-        metavar="F",
-        help="name results that, reduced again, differ by more from the input (0 to 1)",
-    )
-    add(
-        "--on-residual",
-        choices=["warn", "refuse"],
-        default="warn",
-        help="above that: warn, or refuse to write (default: warn)",
-    )
-    add("--residual-map", metavar="DIR", help="write maps of the difference there")
-
-
-def _check(flags: Any) -> None:
-    for name in ("strength", "color_fix_strength", "max_residual"):
-        value = getattr(flags, name)
-        if value is not None and not 0 <= value <= 1:
-            _refuse(name, value, "it goes from 0 to 1")
-    for name in ("max_input_pixels", "max_pixels"):
-        value = getattr(flags, name)
-        if value is not None and value < 1:
-            _refuse(name, value, "it must be above 0")
-
-
-def _refuse(name: str, value: Any, why: str) -> NoReturn:
-    raise UsageError(f"--{name.replace('_', '-')} is {value}, {why}. Change it.")
 
 
 def wishes(flags: Any) -> Any:
@@ -228,7 +86,24 @@ def wishes(flags: Any) -> Any:
     )
 
 
-def _restore_all(todo: list[Any], flags: Any, report: Any) -> int:
+@contextlib.contextmanager
+def _tidy_when_terminated() -> Iterator[None]:
+    """End by SIGTERM as by the keyboard: temporary files go, what is written stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _restore_all(todo: list[Any], flags: Any, wished: Any, report: Any) -> int:
     """Restore the pictures one by one; how many failed."""
     from gendr_jax.cli import restore_files
 
@@ -257,7 +132,7 @@ def _restore_all(todo: list[Any], flags: Any, report: Any) -> int:
                 advance(f"{job.target} is there already")
             else:
                 left.append(job)
-        restore_files.run(left, wishes(flags), lambda: open_restorer(flags), tell)
+        restore_files.run(left, wished, lambda: open_restorer(flags), tell)
     return failed
 
 

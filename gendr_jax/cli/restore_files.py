@@ -5,6 +5,7 @@ does not: flags (restore.py), names of files (jobs.py), pixels (gendr_jax/restor
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import Any
 from gendr_jax.cli import beside
 from gendr_jax.cli.jobs import Job
 from gendr_jax.errors import GendrError, InputError
-from gendr_jax.restore import huge, image_io, resize
+from gendr_jax.restore import compiling, huge, image_io, resize
 from gendr_jax.restore.image_io import Image
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.restore.residual import (
@@ -170,17 +171,15 @@ def _restore(restorer: Restorer, works: list[Work], wishes: Wishes) -> None:
     """Put results, or errors, into the works."""
     begin, images = time.perf_counter(), [work.image for work in works]
     try:
-        for work in works:
-            plan = restorer.layout(work.entry["height"], work.entry["width"])
-            work.entry["compiled"] = not restorer.is_compiled(plan.pass_hw)
-        if images == [None]:
-            _stream(restorer, works[0], wishes)
-        else:
-            results = restorer.restore(images, works[0].scale)
-            for work, result in zip(works, results, strict=True):
-                work.restored = result
+        with compiling.watch() as seen:
+            if images == [None]:
+                _stream(restorer, works[0], wishes)
+            else:
+                results = restorer.restore(images, works[0].scale)
+                for work, result in zip(works, results, strict=True):
+                    work.restored = result
         for work, plan in zip(works, restorer.last, strict=True):
-            work.entry["tiles"] = plan.tiles
+            work.entry |= {"tiles": plan.tiles, "compiled": seen.programs > 0}
             work.timed("restore", begin)
             if wishes.stages:
                 work.entry["stages"] |= _stage_seconds(restorer, plan.pass_hw)
@@ -202,7 +201,7 @@ def _stream(restorer: Restorer, work: Work, wishes: Wishes) -> None:
     job = work.job
     job.target.parent.mkdir(parents=True, exist_ok=True)
     # The suffix decides the format.
-    name = f".{job.target.stem}.{os.getpid()}.tmp{job.target.suffix}"
+    name = f".{os.getpid()}-{threading.get_ident()}.tmp{job.target.suffix}"
     unfinished = job.target.with_name(name)
     limit = wishes.max_input_pixels
     try:
@@ -262,6 +261,7 @@ def _judge(work: Work, found: Residual, wishes: Wishes) -> None:
     }
     if wishes.residual_map is not None:
         path = beside.path(wishes.residual_map, work.job)
+        path.parent.mkdir(parents=True, exist_ok=True)
         image_io.write(path, as_picture(found.map_hw))
     limit = wishes.max_residual
     if limit is not None and found.rms > limit:

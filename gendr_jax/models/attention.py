@@ -10,6 +10,7 @@ queries against all keys; both by shard_map, which kernels need and which leaves
 partitioner nothing to guess.
 """
 
+import functools
 import math
 
 import jax
@@ -35,15 +36,15 @@ def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array
     Args: q [B, L, N, D]; k, v [B, M, N, D]. Returns [B, L, N, D] in q's dtype.
     """
     batch, length = q_blnd.shape[:2]
-    spec = _spec(batch)
+    spec, local = _spec(batch), functools.partial(_attend_local, alone=_alone())
     if spec is None:
-        return _attend_local(q_blnd, k_blnd, v_blnd)
+        return local(q_blnd, k_blnd, v_blnd)
     whole = PartitionSpec(spec[0])  # every query looks at all keys
     # The deepest maps may have fewer rows than there are devices.
     pad = -length % jax.sharding.get_abstract_mesh().shape.get(SPACE, 1)
     q = jnp.pad(q_blnd, ((0, 0), (0, pad), (0, 0), (0, 0)))
     out = jax.shard_map(
-        _attend_local, in_specs=(spec, whole, whole), out_specs=spec, check_vma=False
+        local, in_specs=(spec, whole, whole), out_specs=spec, check_vma=False
     )(q, k_blnd, v_blnd)
     return out[:, :length]
 
@@ -69,7 +70,18 @@ def _spec(batch: int) -> PartitionSpec | None:
     return PartitionSpec(rows, SPACE) if split > 1 else PartitionSpec(rows)
 
 
-def _attend_local(q_blnd, k_blnd, v_blnd):
+def _alone() -> bool:
+    """Whether this program waits for no other device's.
+
+    One device, or the caller's own shard_map over all axes: tiles of a picture.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.device_count() == 1
+    return mesh.size == 1 or set(mesh.manual_axes) == set(mesh.axis_names)
+
+
+def _attend_local(q_blnd, k_blnd, v_blnd, alone):
     """On the arrays of one device: the kernel for its platform and shape."""
     batch, length, heads, width = q_blnd.shape
     keys, where = k_blnd.shape[1], platform()
@@ -80,10 +92,9 @@ def _attend_local(q_blnd, k_blnd, v_blnd):
         )
     if where == "tpu" and length >= FLASH_MIN_TOKENS and width <= 256:
         return flash_tpu_local(q_blnd, k_blnd, v_blnd)
-    # Loops of several programs at once have been seen to block XLA's threads on a CPU:
-    # with more than one device there are none.
-    one = jax.device_count() == 1
-    if where == "cpu" and one and length * keys >= BLOCKS_MIN_SCORES:
+    # Loops in programs that wait for each other are suspected of blocking XLA's threads
+    # on a CPU, where many devices share few: those have none.
+    if where == "cpu" and alone and length * keys >= BLOCKS_MIN_SCORES:
         return attend_blocks(q_blnd, k_blnd, v_blnd)
     if batch * heads * length * keys > MAX_SCORES:
         return attend_chunked(q_blnd, k_blnd, v_blnd)

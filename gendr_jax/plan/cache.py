@@ -23,6 +23,7 @@ PARTS = (
     "models",
     "losses",
     "data/degrade",
+    "operations.py",
     "restore/forward.py",
     "restore/color.py",
     "restore/resize.py",
@@ -35,7 +36,6 @@ PARTS = (
     "plan/collectives.py",
     "plan/loops.py",
     "plan/vmem.py",
-    "plan/operations.py",
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")
 

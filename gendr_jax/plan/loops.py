@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gendr_jax.operations import taps
 from gendr_jax.plan import hlo
 from gendr_jax.plan.hlo import Computation, Instruction, Module, Runs
-from gendr_jax.plan.operations import taps
 
 # Name or view what is there, or wait for it: no bytes of their own.
 FREE = {

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from gendr_jax import sharding
-from gendr_jax.plan import chips, collectives, hlo, loops, operations, programs, vmem
+from gendr_jax import operations, sharding
+from gendr_jax.plan import chips, collectives, hlo, loops, programs, vmem
 from gendr_jax.plan import topologies as topologies_lib
 from gendr_jax.plan.request import Request
 from gendr_jax.train.xla_flags import compiler_options

@@ -6,14 +6,14 @@ programs, whose true memory is checked before each pass (memory.py).
 """
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from gendr_jax import operations
 from gendr_jax.restore import forward, tiling
 from gendr_jax.restore.forward import Recipe
 from gendr_jax.restore.options import Tile
@@ -138,8 +138,12 @@ def pass_bytes(recipe: Recipe, pass_hw: tuple[int, int]) -> int:
     return 4 * 4 * channels * pass_hw[0] * pass_hw[1] + CONSTANT_BYTES
 
 
+@functools.lru_cache(maxsize=256)
 def pass_flops(recipe: Recipe, pass_hw: tuple[int, int]) -> int:
-    """FLOPs of products and convolutions in one pass over one picture."""
+    """FLOPs of products and convolutions in one pass over one picture.
+
+    Tracing takes a second at full size, so a folder's pictures share it by shape.
+    """
     vae, unet = forward.networks(recipe)
     prompt = (PROMPT_TOKENS, recipe.unet.cross_attention_dim)
     params = {
@@ -148,7 +152,8 @@ def pass_flops(recipe: Recipe, pass_hw: tuple[int, int]) -> int:
         "prompt": {"positive": jax.ShapeDtypeStruct(prompt, jnp.float32)},
     }
     up = jax.ShapeDtypeStruct((1, *pass_hw, 3), jnp.float32)
-    return _flops(jax.make_jaxpr(forward.make_pass(recipe))(params, up).jaxpr)
+    jaxpr = jax.make_jaxpr(forward.make_pass(recipe))(params, up)
+    return round(operations.count(jaxpr).total)
 
 
 def measured_rate(dtype: str, seconds: float = 0.5) -> float:
@@ -180,31 +185,3 @@ def _weight_bytes(recipe: Recipe) -> int:
     item = jnp.dtype(recipe.dtype).itemsize
     leaves = jax.tree.leaves([net.abstract for net in forward.networks(recipe)])
     return sum(leaf.size * (item if len(leaf.shape) > 1 else 4) for leaf in leaves)
-
-
-def _flops(jaxpr: Any) -> int:
-    """Of dot_general and convolutions, loops counted as often as they run."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        name = eqn.primitive.name
-        out = eqn.outvars[0].aval
-        if name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            shared = math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
-            total += 2 * math.prod(out.shape) * shared
-        elif name == "conv_general_dilated":
-            kernel = eqn.invars[1].aval.shape
-            cout = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * math.prod(out.shape) * math.prod(kernel) // cout
-        repeats = eqn.params.get("length", 1) if name == "scan" else 1
-        total += repeats * sum(map(_flops, _inside(eqn.params)))
-    return total
-
-
-def _inside(params: dict[str, Any]) -> Iterator[Any]:
-    """The programs that an equation calls."""
-    for value in params.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            jaxpr = getattr(one, "jaxpr", one)
-            if hasattr(jaxpr, "eqns"):
-                yield jaxpr

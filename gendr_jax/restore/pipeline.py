@@ -1,25 +1,25 @@
 """A photograph in, a larger one out: `Restorer`.
 
-What lives here: the choice between one pass and tiles, batches of equal sizes, and the
-way of a picture through either. What does not: the mathematics (forward.py), devices
+What lives here: what a user may ask for and gets back. What does not: the way of
+pictures through programs (passes.py), the mathematics (forward.py), devices
 (programs.py), tiles (tiled.py, tiling.py), files too large to hold (huge.py), flags.
 No random numbers are drawn: equal pictures give equal results.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
 
 from gendr_jax import nets
-from gendr_jax.errors import InputError, UsageError
-from gendr_jax.restore import estimate, memory, options, pictures, resize, tiled, tiling
+from gendr_jax.restore import options, pictures, resize, tiled
 from gendr_jax.restore.color import ColorFix
 from gendr_jax.restore.forward import Recipe
 from gendr_jax.restore.image_io import Image
 from gendr_jax.restore.options import DTYPES, Options, Tile
+from gendr_jax.restore.passes import Passes
 from gendr_jax.restore.pictures import Picture
 from gendr_jax.restore.programs import Programs
 from gendr_jax.restore.tiled import Progress
@@ -28,7 +28,6 @@ from gendr_jax.weights import folder
 from gendr_jax.weights.folder import Weights
 from gendr_jax.weights.locate import locate
 
-SCALES = (1.0, 16.0)
 # Output pixels that tile=0 does in one pass on one device: 2048 x 2048. The full-size
 # networks take about 2 GiB a million pixels in float32 (XLA:CPU, memory_analysis).
 MAX_PIXELS = 2048 * 2048
@@ -93,7 +92,7 @@ class Restorer:
         how = weights.prediction, weights.t_star, DTYPES[dtype]
         recipe = Recipe(vae, unet, *how)
         self.spec = Spec(
-            scales=SCALES,
+            scales=resize.SCALES,
             size_multiple=recipe.size_multiple,
             max_pixels=max_pixels,
             tiling="none" if tile == 0 else str(tile),
@@ -101,14 +100,11 @@ class Restorer:
             dtype=recipe.dtype,
         )
         self.last: list[Layout] = []
-        self._strengths = color_fix_strength, strength
         params = options.host_params(weights, recipe)
         self._programs = Programs(recipe, params, mesh, batch)
         self.batch_size = self._programs.batch_size
         options.require_space(self._programs.space, recipe.size_multiple)
-        # Spreading a picture over devices is another way of making room.
-        spread = self._programs.space > 1 and tile == "auto"
-        self._tile = 0 if spread else tile
+        self._passes = Passes(self._programs, self._options)
 
     @classmethod
     def from_pretrained(
@@ -199,27 +195,7 @@ class Restorer:
         """
         sizes = [self.output_size(*x.pixels_hwc.shape[:2], scale) for x in images]
         self.last = [self.layout(*size) for size in sizes]
-        done: list[Image | None] = [None] * len(images)
-        for i, plan in enumerate(self.last):
-            if plan.tiled:
-                done[i] = self._tiled(images[i], i, progress)
-        # Equal shapes side by side, to fill batches and to compile each once.
-        order = [i for i, plan in enumerate(self.last) if not plan.tiled]
-        order.sort(key=lambda i: self.last[i].pass_hw)
-        while order:
-            shape = self.last[order[0]].pass_hw
-            fits = [i for i in order if self.last[i].pass_hw == shape]
-            group = fits[: self.batch_size]
-            order = order[len(group) :]
-            try:
-                outputs = self._whole([images[i] for i in group], group)
-            except memory.TooLarge:
-                if self._tile == 0:
-                    raise
-                outputs = [self._tiled(images[i], i, progress) for i in group]
-            for i, output in zip(group, outputs, strict=True):
-                done[i] = output
-        return done
+        return self._passes.restore(images, self.last, progress)
 
     def output_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
         """(height, width) that a picture of this size gets.
@@ -227,11 +203,7 @@ class Restorer:
         Raises:
             UsageError: scale out of range.
         """
-        low, high = self.spec.scales
-        if not low <= scale <= high:
-            raise UsageError(
-                f"scale is {scale}, it can be {low:g} to {high:g}. Choose one of those."
-            )
+        resize.require_scale(scale)
         return resize.output_size(height, width, scale)
 
     def layout(self, height: int, width: int) -> Layout:
@@ -240,16 +212,12 @@ class Restorer:
         Raises:
             InputError: it must be one pass, and is above `spec.max_pixels`.
         """
-        return next(self._layouts(height, width))
+        return next(self._passes.layouts(height, width))
 
     def padded_size(self, image: Image, scale: float) -> tuple[int, int]:
         """(height, width) of the pass that this picture takes."""
         size = self.output_size(*image.pixels_hwc.shape[:2], scale)
         return self.layout(*size).pass_hw
-
-    def is_compiled(self, pass_hw: tuple[int, int]) -> bool:
-        """Whether a picture that takes this pass runs without compiling."""
-        return any(self._programs.has((kind, pass_hw)) for kind in ("whole", "tile"))
 
     def stage_seconds(self, pass_hw: tuple[int, int]) -> dict[str, float]:
         """Seconds of encoder, unet, decoder and colour, each run apart, of one pass."""
@@ -274,80 +242,4 @@ class Restorer:
         Returns:
             How it was cut, which memory may have decided.
         """
-        plans = [p for p in self._layouts(*size_hw) if p.tiled]
-        if not plans:
-            raise memory.TooLarge(
-                f"a picture of {size_hw[1]}x{size_hw[0]} is one pass and does not fit. "
-                + memory.REMEDY
-            )
-        for plan in plans:
-            try:
-                tiled.restore(self._programs, plan, enlarged, store, progress)
-                break
-            except memory.TooLarge:
-                if plan == plans[-1]:
-                    raise
-        fix = self._options.color_fix
-        tiled.correct(plan, enlarged, store, fix, self._strengths, emit)
-        return plan
-
-    def _layouts(self, height: int, width: int) -> Iterator[Layout]:
-        """What to try, the best first."""
-        programs, multiple = self._programs, self.spec.size_multiple
-        whole = tiling.whole(height, width, multiple)
-        if self._tile == 0:
-            limit = self.spec.max_pixels * programs.space
-            if whole.pass_hw[0] * whole.pass_hw[1] > limit:
-                raise InputError(
-                    f"the output would be {width}x{height} "
-                    f"({whole.pass_hw[0] * whole.pass_hw[1]} pixels when padded), the "
-                    f"limit of one pass is {limit}. Use tiles (--tile auto), a smaller "
-                    "scale, or raise max_pixels (--max-pixels) if memory allows."
-                )
-            yield whole
-            return
-        free = memory.share(programs.mesh.devices.flatten().tolist())
-        for tile in estimate.tiles_to_try(programs.recipe, self._tile, free):
-            yield tiling.layout(
-                height, width, tile, self._options.tile_overlap, multiple
-            )
-
-    def _whole(self, images: list[Image], group: list[int]) -> list[Image]:
-        """One pass over pictures of one padded size."""
-        size = self.last[group[0]].pass_hw
-        up_bhwc = np.zeros((self.batch_size, *size, 3), np.float32)
-        hw_b2 = np.ones((self.batch_size, 2), np.int32)
-        alphas = []
-        for i, image in enumerate(images):
-            rgb, alpha = pictures.to_unit(image)
-            hw_b2[i] = hw = self.last[group[i]].height, self.last[group[i]].width
-            up_bhwc[i] = resize.pad(np.clip(resize.bicubic(rgb, hw), 0, 1), size)
-            alphas.append(None if alpha is None else _enlarged(alpha, hw))
-        sr_bhwc, spread_b2 = self._programs.whole(
-            up_bhwc, hw_b2, self._options.color_fix, self._strengths
-        )
-        for spread in spread_b2[: len(images)]:
-            tiled.require_content(spread, self.spec.dtype)
-        return [
-            pictures.from_unit(sr_bhwc[i, : hw_b2[i, 0], : hw_b2[i, 1]], alphas[i], one)
-            for i, one in enumerate(images)
-        ]
-
-    def _tiled(self, image: Image, i: int, progress: Progress) -> Image:
-        size = self.last[i].height, self.last[i].width
-        rgb, alpha = pictures.to_unit(image)
-
-        def enlarged(*part: int) -> np.ndarray:
-            x = resize.bicubic_part(given.read, rgb.shape[:2], size, part)
-            return np.clip(x, 0, 1)
-
-        given, store = tiled.Held(rgb), tiled.Held.zeros(*size)
-        out = tiled.Held.zeros(*size)
-        plan = self.tile_picture(size, enlarged, store, out.write, progress)
-        self.last[i] = plan
-        alpha = None if alpha is None else _enlarged(alpha, size)
-        return pictures.from_unit(out.pixels_hwc, alpha, image)
-
-
-def _enlarged(alpha_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    return resize.bicubic(alpha_hw[..., None], size_hw)[..., 0]
+        return self._passes.tile_picture(size_hw, enlarged, store, emit, progress)

@@ -57,10 +57,6 @@ class Programs:
         self._params = jax.device_put(params, self._everywhere)
         self._compiled: dict[Any, Any] = {}
 
-    def has(self, key: tuple[str, tuple[int, int]]) -> bool:
-        """Whether ("whole" | "tile", pass_hw) needs no compilation."""
-        return key in self._compiled
-
     def whole(
         self,
         up_bhwc: np.ndarray,
@@ -71,13 +67,15 @@ class Programs:
         """(sr_bhwc, spread_b2) of a full batch, with its colour fix."""
         size = up_bhwc.shape[1:3]
         what = f"a pass of {size[1]}x{size[0]} pixels"
-        program = self._whole_program(size, color_fix)
+        program = self._whole_program(size)
+        corrected = self._finish_program(size, color_fix)
         memory.require(program, self._pictures_at, what)
         with memory.errors(what):
             up = jax.device_put(up_bhwc, self._pictures_at)
             hw = jax.device_put(hw_b2, self._batch_at)
             values = jax.device_put(np.float32(strengths), self._everywhere)
-            return jax.device_get(program(self._params, up, hw, values))
+            sr, spread_b2 = program(self._params, up)
+            return jax.device_get((corrected(sr, up, hw, values), spread_b2))
 
     def statistics(self, samples_bhwc: np.ndarray) -> Any:
         """The moments of a picture from samples of it, on every device."""
@@ -145,24 +143,32 @@ class Programs:
             found[name] = time.perf_counter() - begin
         return found
 
-    def _whole_program(self, size, color_fix):
-        restore = forward.make_pass(self.recipe)
+    def _whole_program(self, size):
+        def lower():
+            up = _shape((self.batch_size, *size, 3), jnp.float32, self._pictures_at)
+            outs = self._pictures_at, self._batch_at
+            jitted = jax.jit(forward.make_pass(self.recipe), out_shardings=outs)
+            return jitted.lower(self._params, up)
 
-        def whole(params, up_bhwc, hw_b2, strengths):
-            sr, spread_b2 = restore(params, up_bhwc)
+        return self._program(("whole", size), lower)
+
+    def _finish_program(self, size, color_fix):
+        """Apart from the networks, which another colour fix shall not compile again."""
+
+        def corrected(sr_bhwc, up_bhwc, hw_b2, strengths):
             rows = jnp.arange(size[0])[None, :, None] < hw_b2[:, 0, None, None]
             columns = jnp.arange(size[1])[None, None, :] < hw_b2[:, 1, None, None]
-            return finish(color_fix, sr, up_bhwc, rows & columns, strengths), spread_b2
+            return finish(color_fix, sr_bhwc, up_bhwc, rows & columns, strengths)
 
         def lower():
             batch = self.batch_size
-            up = _shape((batch, *size, 3), jnp.float32, self._pictures_at)
+            x = _shape((batch, *size, 3), jnp.float32, self._pictures_at)
             hw = _shape((batch, 2), jnp.int32, self._batch_at)
             strengths = _shape((2,), jnp.float32, self._everywhere)
-            jitted = jax.jit(whole, out_shardings=(self._pictures_at, self._batch_at))
-            return jitted.lower(self._params, up, hw, strengths)
+            jitted = jax.jit(corrected, out_shardings=self._pictures_at)
+            return jitted.lower(x, x, hw, strengths)
 
-        return self._program(("whole", size), lower)
+        return self._program(("finish", size), lower)
 
     def _tile_program(self, size, moments):
         def lower():

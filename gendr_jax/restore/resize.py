@@ -20,6 +20,8 @@ from gendr_jax.errors import InputError, UsageError
 # mirrored content into the group normalisation and cost more time than they save:
 # programs are kept on disk between runs.
 BUCKET = 64
+# Least and greatest scale; any number between, 4 is what networks learn.
+SCALES = (1.0, 16.0)
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,14 @@ class Target:
         ((name, value),) = given.items()
         if not 0 < value < float("inf"):
             raise UsageError(f"{name} is {value}, it must be above 0. Change it.")
+        if self.scale is not None:
+            require_scale(self.scale)
 
     def scale_of(self, height: int, width: int, name: str = "the picture") -> float:
         """The scale for a picture of this size; `output_size` then gives the target.
 
         Raises:
-            InputError: the target is smaller than the picture.
+            InputError: the target is smaller than the picture, or far too large.
         """
         if self.scale is not None:
             return self.scale
@@ -71,7 +75,25 @@ class Target:
                 f"{name} is {width}x{height}, larger than the {columns}x{rows} asked "
                 "for. Ask for more, or reduce it by other means."
             )
+        if scale > SCALES[1]:
+            raise InputError(
+                f"{name} is {width}x{height}, what is asked for is {scale:.1f} times "
+                f"larger, the limit is {SCALES[1]:g}. Ask for less."
+            )
         return scale
+
+
+def require_scale(scale: float) -> None:
+    """Refuse a scale out of range.
+
+    Raises:
+        UsageError: with the range.
+    """
+    low, high = SCALES
+    if not low <= scale <= high:
+        raise UsageError(
+            f"scale is {scale}, it can be {low:g} to {high:g}. Choose one of those."
+        )
 
 
 def output_size(height: int, width: int, scale: float) -> tuple[int, int]:

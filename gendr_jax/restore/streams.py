@@ -22,6 +22,7 @@ from gendr_jax.restore.image_io import loading, pillow, reading, writing
 from gendr_jax.restore.image_io.picture import MAX_PIXELS, Header, Image
 
 CELL = 64
+OPEN_FILES = Path("/proc/self/fd")  # Linux: files of this process by number
 VIPS_FORMATS = {"uint8": "uchar", "uint16": "ushort"}
 
 
@@ -102,6 +103,9 @@ class Reader:
 class Raster:
     """An array [H, W, C] on disk, zeros at first; gone when closed.
 
+    Attributes:
+        path: the file: C order, no header, the byte order of this machine.
+
     Plain reads and writes of a file rather than a memory map, whose pages would count
     as memory of this process.
     """
@@ -117,16 +121,16 @@ class Raster:
     ):
         """Make the file, in `folder` (default: TMPDIR)."""
         self.shape, self.dtype = (height, width, channels), np.dtype(dtype)
-        self._file = tempfile.NamedTemporaryFile(
-            prefix=".gendr-", suffix=".raw", dir=folder
-        )
+        if OPEN_FILES.is_dir():  # without a name, so that nothing outlives a kill
+            self._file = tempfile.TemporaryFile(dir=folder)
+            self.path = OPEN_FILES / str(self._file.fileno())
+        else:
+            self._file = tempfile.NamedTemporaryFile(
+                prefix=".gendr-", suffix=".raw", dir=folder
+            )
+            self.path = Path(self._file.name)
         self._pixel = channels * self.dtype.itemsize
         self._file.truncate(height * width * self._pixel)
-
-    @property
-    def path(self) -> Path:
-        """The file: C order, no header, the byte order of this machine."""
-        return Path(self._file.name)
 
     def write(self, top: int, left: int, block_hwc: np.ndarray) -> None:
         """Put a block of pixels; later ones replace earlier ones."""

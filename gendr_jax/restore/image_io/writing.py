@@ -6,6 +6,7 @@ A file appears whole or not at all: it is written under a temporary name first.
 import contextlib
 import dataclasses
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,8 @@ def save(path: Path, pixels: pyvips.Image, like: Image, *, metadata: bool) -> No
 @contextlib.contextmanager
 def temporary(path: Path) -> Iterator[Path]:
     """A name beside `path`, moved to it if the block ends well, else removed."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not longer than the name itself may be; threads write side by side.
+    unfinished = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield unfinished
         os.replace(unfinished, path)

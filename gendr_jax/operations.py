@@ -1,7 +1,7 @@
 """Operations counted in a traced program: products, convolutions, Pallas kernels.
 
 What lives here: arithmetic on jaxprs, whole program, all devices together. What does
-not: what the compiler made of it (`loops.py`, `measure.py`).
+not: what the compiler made of it (`plan/loops.py`, `plan/measure.py`).
 
 Only multiply-adds count, two operations each; those of padding and of the zeros
 between dilated pixels do not.
@@ -38,7 +38,7 @@ class Operations:
         )
 
 
-def count(jaxpr: Any, devices: int = 1, inside_loop: bool = False) -> Operations:
+def count(jaxpr: Any) -> Operations:
     """The operations of a (closed) jaxpr, loops of known length unrolled.
 
     Of branches the costliest counts; a while loop of unknown length counts once. What

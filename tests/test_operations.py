@@ -6,9 +6,9 @@ import pytest
 from jax.sharding import PartitionSpec
 from tiny_stages import config
 
-from gendr_jax import sharding
+from gendr_jax import operations, sharding
 from gendr_jax.models import attention
-from gendr_jax.plan import operations, programs
+from gendr_jax.plan import programs
 from gendr_jax.plan.request import Request
 
 

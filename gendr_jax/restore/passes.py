@@ -1,0 +1,166 @@
+"""The way of pictures through compiled programs: in one pass, or by tiles.
+
+What lives here: the choice between the two, batches of equal sizes, what follows when
+memory runs out. What does not: what a user may ask for (pipeline.py), devices
+(programs.py), the order of work on one large picture (tiled.py).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from gendr_jax.errors import InputError
+from gendr_jax.restore import estimate, memory, pictures, resize, tiled, tiling
+from gendr_jax.restore.image_io import Image
+from gendr_jax.restore.options import Options
+from gendr_jax.restore.programs import Programs
+from gendr_jax.restore.tiled import Progress
+from gendr_jax.restore.tiling import Layout
+
+
+class Passes:
+    """Programs and how they are to be used."""
+
+    def __init__(self, programs: Programs, options: Options):
+        """Nothing heavy happens."""
+        self._programs, self._options = programs, options
+        self._strengths = options.color_fix_strength, options.strength
+        # Spreading a picture over devices is another way of making room.
+        spread = programs.space > 1 and options.tile == "auto"
+        self._tile = 0 if spread else options.tile
+
+    def layouts(self, height: int, width: int) -> Iterator[Layout]:
+        """How an output of this size can be cut, the best first.
+
+        Raises:
+            InputError: it must be one pass, and is above `max_pixels`.
+        """
+        programs, multiple = self._programs, self._programs.recipe.size_multiple
+        whole = tiling.whole(height, width, multiple)
+        if self._tile == 0:
+            limit = self._options.max_pixels * programs.space
+            if whole.pass_hw[0] * whole.pass_hw[1] > limit:
+                raise InputError(
+                    f"the output would be {width}x{height} "
+                    f"({whole.pass_hw[0] * whole.pass_hw[1]} pixels when padded), the "
+                    f"limit of one pass is {limit}. Use tiles (--tile auto), a smaller "
+                    "scale, or raise max_pixels (--max-pixels) if memory allows."
+                )
+            yield whole
+            return
+        free = memory.share(programs.mesh.devices.flatten().tolist())
+        for tile in estimate.tiles_to_try(programs.recipe, self._tile, free):
+            yield tiling.layout(
+                height, width, tile, self._options.tile_overlap, multiple
+            )
+
+    def restore(
+        self, images: Sequence[Image], plans: list[Layout], progress: Progress
+    ) -> list[Image]:
+        """Pictures of any sizes, in order.
+
+        Args:
+            plans: of each, what is tried first; replaced by what memory decided.
+        """
+        done: list[Image | None] = [None] * len(images)
+        for i, plan in enumerate(plans):
+            if plan.tiled:
+                done[i], plans[i] = self._by_tiles(images[i], plan, progress)
+        for group in self._groups(plans):
+            size = plans[group[0]].pass_hw
+            outputs_hw = [(plans[i].height, plans[i].width) for i in group]
+            try:
+                outputs = self._whole([images[i] for i in group], outputs_hw, size)
+            except memory.TooLarge:
+                if self._tile == 0:
+                    raise
+                outputs = []
+                for i in group:
+                    output, plans[i] = self._by_tiles(images[i], plans[i], progress)
+                    outputs.append(output)
+            for i, output in zip(group, outputs, strict=True):
+                done[i] = output
+        return done
+
+    def tile_picture(
+        self,
+        size_hw: tuple[int, int],
+        enlarged: tiled.Enlarged,
+        store: tiled.Store,
+        emit: Callable[[int, int, np.ndarray], None],
+        progress: Progress,
+    ) -> Layout:
+        """`Restorer.tile_picture`, which explains it."""
+        plans = [p for p in self.layouts(*size_hw) if p.tiled]
+        if not plans:
+            raise memory.TooLarge(
+                f"a picture of {size_hw[1]}x{size_hw[0]} is one pass and does not fit. "
+                + memory.REMEDY
+            )
+        for plan in plans:
+            try:
+                tiled.restore(self._programs, plan, enlarged, store, progress)
+                break
+            except memory.TooLarge:
+                if plan == plans[-1]:
+                    raise
+        fix = self._options.color_fix
+        tiled.correct(plan, enlarged, store, fix, self._strengths, emit)
+        return plan
+
+    def _groups(self, plans: list[Layout]) -> Iterator[list[int]]:
+        """Untiled pictures of one shape of pass, as many as go together."""
+        shapes: dict[tuple[int, int], list[int]] = {}
+        for i, plan in enumerate(plans):
+            if not plan.tiled:
+                shapes.setdefault(plan.pass_hw, []).append(i)
+        batch = self._programs.batch_size
+        for _, alike in sorted(shapes.items()):
+            for start in range(0, len(alike), batch):
+                yield alike[start : start + batch]
+
+    def _whole(
+        self,
+        images: list[Image],
+        outputs_hw: list[tuple[int, int]],
+        size: tuple[int, int],
+    ) -> list[Image]:
+        """One pass over pictures of one padded size."""
+        batch = self._programs.batch_size
+        up_bhwc = np.zeros((batch, *size, 3), np.float32)
+        hw_b2 = np.ones((batch, 2), np.int32)
+        alphas = []
+        for i, (image, hw) in enumerate(zip(images, outputs_hw, strict=True)):
+            rgb, alpha = pictures.to_unit(image)
+            hw_b2[i] = hw
+            up_bhwc[i] = resize.pad(np.clip(resize.bicubic(rgb, hw), 0, 1), size)
+            alphas.append(None if alpha is None else _enlarged(alpha, hw))
+        sr_bhwc, spread_b2 = self._programs.whole(
+            up_bhwc, hw_b2, self._options.color_fix, self._strengths
+        )
+        for spread in spread_b2[: len(images)]:
+            tiled.require_content(spread, self._programs.recipe.dtype)
+        return [
+            pictures.from_unit(sr_bhwc[i, : hw_b2[i, 0], : hw_b2[i, 1]], alphas[i], one)
+            for i, one in enumerate(images)
+        ]
+
+    def _by_tiles(
+        self, image: Image, plan: Layout, progress: Progress
+    ) -> tuple[Image, Layout]:
+        size = plan.height, plan.width
+        rgb, alpha = pictures.to_unit(image)
+
+        def enlarged(*part: int) -> np.ndarray:
+            x = resize.bicubic_part(given.read, rgb.shape[:2], size, part)
+            return np.clip(x, 0, 1)
+
+        given, store = tiled.Held(rgb), tiled.Held.zeros(*size)
+        out = tiled.Held.zeros(*size)
+        plan = self.tile_picture(size, enlarged, store, out.write, progress)
+        alpha = None if alpha is None else _enlarged(alpha, size)
+        return pictures.from_unit(out.pixels_hwc, alpha, image), plan
+
+
+def _enlarged(alpha_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    return resize.bicubic(alpha_hw[..., None], size_hw)[..., 0]
