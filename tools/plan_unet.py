@@ -15,9 +15,9 @@ import time
 import jax
 import jax.numpy as jnp
 
-from gendr_jax import losses, nets, sharding
+from gendr_jax import losses, nets, operations, sharding
 from gendr_jax.models.unet import UNet, UNetConfig
-from gendr_jax.plan import measure, operations, topologies
+from gendr_jax.plan import measure, topologies
 from gendr_jax.train import optim
 from gendr_jax.train.settings import Adam
 
