@@ -52,6 +52,12 @@ def _plan(args: list[str]) -> int:
     return plan.main(args)
 
 
+def _bench(args: list[str]) -> int:
+    from gendr_jax.cli import bench
+
+    return bench.main(args)
+
+
 def _demo(args: list[str]) -> int:
     from gendr_jax.cli import demo
 
@@ -63,6 +69,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "restore": (_restore, "enlarge and restore photographs"),
     "train": (_train, "train one stage: vae, base or distill"),
     "plan": (_plan, "what a step costs on a pod, by the compiler, without one"),
+    "bench": (_bench, "how long a restoring pass or a training step takes here"),
     "degrade": (_degrade, "make low-quality pictures of good ones"),
     "convert": (_convert, "bring weights from PyTorch, or take them back"),
     "demo": (_demo, "a web page with a slider between before and after"),

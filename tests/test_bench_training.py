@@ -1,0 +1,139 @@
+"""bench/training.py, `gendr bench`: programs of a step, waits, flags, the file."""
+
+import json
+
+import jax
+import pytest
+import tiny_stages
+from tiny_stages import fewer_passes
+
+from gendr_jax import sharding
+from gendr_jax.bench import run, training
+from gendr_jax.cli import bench
+from gendr_jax.cli import main as main_lib
+from gendr_jax.errors import UsageError
+
+quick = pytest.fixture(scope="module", autouse=True)(fewer_passes)
+CONFIG = """from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict({values!r})
+"""
+
+
+@pytest.fixture(scope="module")
+def rows():
+    config = tiny_stages.config("distill", kind="vsd", remat="block")
+    return training.measure(config, tiny_stages.one_device(), rounds=2, ceiling=1e9)
+
+
+def test_a_row_a_program_and_one_for_the_step(rows):
+    names = [row["program"] for row in rows]
+    assert names == ["pair", "fake", "score", "generator", "step"]
+    *programs, step = rows
+    for name in ("flops", "flops_model", "compile_s", "seconds"):
+        assert step.get(name) == pytest.approx(sum(row[name] for row in programs))
+    assert step["temp_bytes"] == max(row["temp_bytes"] for row in programs)
+    assert step["mfu"] == pytest.approx(step["flops_model"] / step["seconds"] / 1e9)
+    assert (step["config"], step["kind"], step["batch"]) == ("distill", "vsd", 4)
+
+
+def test_recomputing_is_not_useful_work(rows):
+    by_name = {row["program"]: row for row in rows}
+    assert by_name["fake"]["flops"] > by_name["fake"]["flops_model"]
+    assert by_name["pair"]["flops"] == by_name["pair"]["flops_model"]
+
+
+def test_noise_waits_for_no_data(rows):
+    assert rows[-1]["data_wait"] is None
+    assert all("data_wait" not in row for row in rows[:-1])
+
+
+def test_a_step_over_devices_with_data(tmp_path):
+    pytest.importorskip("skimage")
+    config = tiny_stages.config("vae", batch_size=4)
+    data = {"path": "builtin:photographs", "crop": 16, "preset": "bicubic"}
+    mesh = sharding.make_mesh("data=2", jax.devices()[:2])
+    (row, step) = training.measure({**config, "data": data}, mesh, rounds=1)
+    assert row["devices"] == 2 and row["program"] == "step"
+    assert step["data_wait"] >= 0
+    assert "mfu" not in step
+
+
+def test_fake_devices_share_the_ceiling(monkeypatch):
+    monkeypatch.setattr(run.ceiling, "matmul_ceiling", lambda dtype, device: 8e9)
+    monkeypatch.setattr(
+        training, "measure", lambda config, mesh, rounds, ceiling: [ceiling]
+    )
+    mesh = sharding.make_mesh("data=2", jax.devices()[:2])
+    result = run.train(tiny_stages.config("vae"), mesh, 1)
+    assert result["rows"] == [4e9]
+    assert result["ceiling"] == {"flops_per_s": 4e9, "dtype": "float32"}
+
+
+def test_the_command_measures_a_pass(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run.ceiling, "matmul_ceiling", lambda dtype, device: 1e9)
+    path = tmp_path / "tiny.py"
+    path.write_text(CONFIG.format(values=tiny_stages.config("base")))
+    flags = ["--program=restore", "--size=64", "--rounds=1", "--stages=unet"]
+    target = tmp_path / "made" / "result.json"
+    args = ["bench", "--config", str(path), *flags, f"--json={target}"]
+    assert main_lib.main(args) == 0
+    told = capsys.readouterr().out
+    assert "| unet | gendr_jax | 64x64 | 1 |" in told
+    assert "peak memory" in told
+    result = json.loads(target.read_text())
+    assert [row["stage"] for row in result["rows"]] == ["unet"]
+    for name in ("date", "machine", "versions", "command", "ceiling", "memory"):
+        assert result[name]
+
+
+def test_the_command_changes_the_step(monkeypatch, tmp_path, capsys):
+    given = {}
+
+    def train(config, mesh, rounds):
+        given.update(config=config, rounds=rounds, devices=mesh.size)
+        return {"rows": [], "machine": MACHINE, "devices": MACHINE} | REST
+
+    monkeypatch.setattr(run, "train", train)
+    path = tmp_path / "tiny.py"
+    values = tiny_stages.config("vae", mesh="data=2,fsdp=4", seed=0)
+    path.write_text(CONFIG.format(values=values))
+    flags = ["--batch=16", "--size=32", "--dtype=bf16", "--config.seed=3"]
+    assert main_lib.main(["bench", "--config", str(path), *flags]) == 0
+    config = given["config"]
+    assert (config["batch_size"], config["data"]["crop"]) == (16, 32)
+    assert (config["dtype"], config["seed"]) == ("bfloat16", 3)
+    assert (given["rounds"], given["devices"]) == (5, 8)
+
+
+MACHINE = {"count": 1, "kind": "cpu", "cores": 2, "processor": "", "memory_gib": 1}
+REST = {
+    "load": 0.0,
+    "ceiling": {"flops_per_s": 1e9, "dtype": "float32"},
+    "memory": {"host_peak_bytes": 1},
+}
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (["--program=train"], "needs --config"),
+        (["--size=big"], "'big' is no size"),
+        (["--stages=vae"], "known are encoder, unet"),
+        (["--peer=fast", "--size=65"], "no multiple of 64"),
+        (["surplus"], "is not a flag"),
+        (["--batch=0"], "must be 1 or greater|lower bound|>= 1"),
+        (["--rouns=3"], "Unknown command line flag 'rouns'"),
+    ],
+)
+def test_mistakes_are_one_line(args, said):
+    with pytest.raises(UsageError, match=said):
+        bench.main(args)
+
+
+def test_sizes_are_width_by_height():
+    assert bench.size_of("512") == (512, 512)
+    assert bench.size_of("768x512") == (512, 768)
+    assert bench.size_of("4k") == bench.size_of("4K") == (2160, 3840)
