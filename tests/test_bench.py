@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_restorer
 import tiny_stages
+from tiny_stages import fewer_passes
 
 from gendr_jax.bench import ceiling, machine, peer, report, restoring, run, timing
 from gendr_jax.errors import UsageError
@@ -16,6 +17,7 @@ from gendr_jax.restore.forward import Recipe
 from gendr_jax.restore.options import host_params
 from gendr_jax.restore.pipeline import Restorer
 
+quick = pytest.fixture(scope="module", autouse=True)(fewer_passes)
 WEIGHTS = tiny_restorer.weights()
 RECIPE = Recipe(
     tiny_restorer.VAE_CONFIG, tiny_restorer.UNET_CONFIG, "v", 123, "float32"

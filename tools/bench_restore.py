@@ -2,7 +2,8 @@
 
     python tools/bench_restore.py [--sizes 128,512,1024,4k] [--dtype fp32] [--rounds 5]
         [--peers eager,eager+channels_last,compile,max-autotune+channels_last]
-        [--stages encoder,unet,decoder,pass] [--weights DIR] [--json FILE]
+        [--stages encoder,unet,decoder,pass] [--config FILE | --weights DIR]
+        [--json FILE]
 
 Every stage of every peer runs in turn with ours. On a GPU that both see it defaults to
 bf16, all peers, a sweep of batches; on a CPU to fp32 and the eager peer. A ratio of 1.3
@@ -22,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax  # noqa: E402
 
 from gendr_jax.bench import report, restoring, run  # noqa: E402
+from gendr_jax.cli import configs  # noqa: E402
 from gendr_jax.cli.bench import size_of  # noqa: E402
 from gendr_jax.restore.options import DTYPES  # noqa: E402
 
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--peers", default="eager" if on_cpu else GPU_PEERS)
     parser.add_argument("--stages", default=",".join(restoring.STAGES))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--config", help="its networks (default: those of full size)")
     parser.add_argument("--weights", help="a restorer's folder (default: random)")
     parser.add_argument("--no-sweep", action="store_true", help="batch 1 alone")
     parser.add_argument("--json", type=Path)
@@ -44,7 +47,9 @@ def main() -> None:
     if options.weights:
         recipe, params = run.loaded(Path(options.weights), dtype)
     else:
-        recipe, params = run.recipe_of(None, dtype), None
+        given = ["--config", options.config]
+        config = configs.parse(given, lambda _: None)[1] if options.config else None
+        recipe, params = run.recipe_of(config and config.to_dict(), dtype), None
     wishes = [
         run.Wish(
             size=size_of(size),
