@@ -54,6 +54,7 @@ def test_a_step_over_devices_with_data(tmp_path):
     pytest.importorskip("skimage")
     config = tiny_stages.config("vae", batch_size=4)
     data = {"path": "builtin:photographs", "crop": 16, "preset": "bicubic"}
+    data["workers"] = 0
     mesh = sharding.make_mesh("data=2", jax.devices()[:2])
     (row, step) = training.measure({**config, "data": data}, mesh, rounds=1)
     assert row["devices"] == 2 and row["program"] == "step"
@@ -124,7 +125,7 @@ REST = {
         (["--stages=vae"], "known are encoder, unet"),
         (["--peer=fast", "--size=65"], "no multiple of 64"),
         (["surplus"], "is not a flag"),
-        (["--batch=0"], "must be 1 or greater|lower bound|>= 1"),
+        (["--batch=0"], "is not a positive integer"),
         (["--rouns=3"], "Unknown command line flag 'rouns'"),
     ],
 )
