@@ -28,6 +28,7 @@ class Room(NamedTuple):
 ROOMS = {
     "gendr_jax.errors": Room(0, set()),
     "gendr_jax.models": Room(0, {"jax", "numpy", "flax"}),
+    "gendr_jax.processor": Room(0, {"jax"}),
     "gendr_jax.diffusion": Room(0, {"jax", "numpy"}),
     "gendr_jax.operations": Room(0, {"jax", "numpy"}),
     "gendr_jax.losses": Room(0, {"jax", "numpy"}, {"gendr_jax.diffusion"}),
@@ -89,6 +90,11 @@ ROOMS = {
         2,
         {"jax", "numpy", "matplotlib"},
         {"gendr_jax.train", "gendr_jax.restore"},
+    ),
+    "gendr_jax.bench": Room(
+        2,
+        {"jax", "numpy", "torch", "diffusers"},  # those of the peer, lazily
+        {"gendr_jax.train", "gendr_jax.restore", "gendr_jax.plan"},
     ),
     "gendr_jax.cli": Room(
         3,

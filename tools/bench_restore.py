@@ -1,79 +1,70 @@
-"""The full-size pass against PyTorch and diffusers, stage by stage, on a CPU.
+"""The full-size pass against PyTorch and diffusers with the same weights, in one run.
 
-    python tools/bench_restore.py [--size 512] [--rounds 5] [--stages unet,decoder]
+    python tools/bench_restore.py [--sizes 128,512,1024,4k] [--dtype fp32] [--rounds 5]
+        [--peers eager,eager+channels_last,compile,max-autotune+channels_last]
+        [--stages encoder,unet,decoder,pass] [--config FILE | --weights DIR]
+        [--json FILE]
 
-Random weights, the same on both sides by our converter, float32, batch 1, in turn in
-one process; prints medians of wall and processor seconds, and the relative error.
+Every stage of every peer runs in turn with ours. On a GPU that both see it defaults to
+bf16, all peers, a sweep of batches; on a CPU to fp32 and the eager peer. A ratio of 1.3
+says that theirs takes 1.3 times as long; "cpu ratio" is that of processor time.
 """
 
 import argparse
-import statistics
+import os
 import sys
-import time
 from pathlib import Path
 
-import diffusers
-import jax
-import numpy as np
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# Two frameworks share one GPU: neither may take all of its memory.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from gendr_jax import nets  # noqa: E402
-from gendr_jax.models.unet import UNet, UNetConfig  # noqa: E402
-from gendr_jax.models.vae import VAE, VAEConfig  # noqa: E402
-from gendr_jax.weights import names  # noqa: E402
-from tests.full_size_sources import SD21, VAE16  # noqa: E402
+import jax  # noqa: E402
 
-CONTEXT = np.zeros((1, 77, 1024), np.float32)
-STAGES = {  # theirs(module, x), ours(bound, x), channels, pixels of a cell
-    "encoder": (lambda m, x: m.encode(x).latent_dist.mean,
-                lambda m, x: m.encode(x)[0], 3, 1),
-    "unet": (lambda m, x: m(x, 249, torch.tensor(CONTEXT)).sample,
-             lambda m, x: m(x, np.array([249]), CONTEXT)[0], 16, 8),
-    "decoder": (lambda m, x: m.decode(x).sample, lambda m, x: m.decode(x), 16, 8),
-}  # fmt: skip
+from gendr_jax.bench import report, restoring, run  # noqa: E402
+from gendr_jax.cli import configs  # noqa: E402
+from gendr_jax.cli.bench import size_of  # noqa: E402
+from gendr_jax.restore.options import DTYPES  # noqa: E402
+
+GPU_PEERS = "eager,eager+channels_last,compile,max-autotune+channels_last"
 
 
-def timed(function, *args) -> tuple[float, float]:
-    """(wall, processor) seconds of one run."""
-    wall, processor = time.perf_counter(), time.process_time()
-    jax.block_until_ready(function(*args))
-    return time.perf_counter() - wall, time.process_time() - processor
-
-
-def measure(stage: str, size: int, rounds: int) -> dict[str, object]:
-    """One stage on both sides; of each pair of figures ours comes first."""
-    theirs, ours, channels, cell = STAGES[stage]
-    if stage == "unet":
-        module, net = (
-            diffusers.UNet2DConditionModel(**SD21),
-            nets.build(UNet, UNetConfig()),
-        )
+def main() -> None:
+    on_cpu = jax.default_backend() == "cpu"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default="512" if on_cpu else "128,512,1024,4k")
+    parser.add_argument("--dtype", default="fp32" if on_cpu else "bf16")
+    parser.add_argument("--peers", default="eager" if on_cpu else GPU_PEERS)
+    parser.add_argument("--stages", default=",".join(restoring.STAGES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--config", help="its networks (default: those of full size)")
+    parser.add_argument("--weights", help="a restorer's folder (default: random)")
+    parser.add_argument("--no-sweep", action="store_true", help="batch 1 alone")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    dtype = DTYPES[options.dtype]
+    if options.weights:
+        recipe, params = run.loaded(Path(options.weights), dtype)
     else:
-        module, net = diffusers.AutoencoderKL(**VAE16), nets.build(VAE, VAEConfig())
-    params = jax.device_put(names.from_torch(module.eval().state_dict()))
-    x = np.random.default_rng(0).standard_normal(
-        (1, size // cell, size // cell, channels), np.float32)  # fmt: skip
-    x_bchw = torch.tensor(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
-    program = jax.jit(lambda p, x: ours(net.bind(p), x)).lower(params, x).compile()
-    with torch.no_grad():
-        y = np.moveaxis(theirs(module, x_bchw).numpy(), 1, -1)
-        error = np.abs(program(params, x) - y).max() / np.abs(y).max()
-        pairs = [(timed(program, params, x), timed(theirs, module, x_bchw))
-                 for _ in range(rounds)]  # fmt: skip
-    (a, b), (c, d) = (
-        [round(statistics.median(pair[side][k] for pair in pairs), 2) for k in (0, 1)]
-        for side in (0, 1)
-    )
-    return {"stage": stage, "wall": [a, c], "processor": [b, d], "error": float(error)}
+        given = ["--config", options.config]
+        config = configs.parse(given, lambda _: None)[1] if options.config else None
+        recipe, params = run.recipe_of(config and config.to_dict(), dtype), None
+    wishes = [
+        run.Wish(
+            size=size_of(size),
+            rounds=options.rounds,
+            stages=tuple(options.stages.split(",")),
+            sweep=not on_cpu and not options.no_sweep,
+            peers=tuple(filter(None, options.peers.split(","))),
+        )
+        for size in options.sizes.split(",")
+    ]
+    result = run.restore(recipe, params, wishes)
+    print(report.table(result["rows"] + result.get("throughput", [])))
+    if options.json:
+        report.write(options.json, result)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--stages", default=",".join(STAGES))
-    options = parser.parse_args()
-    for name in options.stages.split(","):
-        print(measure(name, options.size, options.rounds), flush=True)
+    main()

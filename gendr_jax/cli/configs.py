@@ -19,6 +19,27 @@ from gendr_jax.errors import UsageError
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
+def parse_without(
+    args: list[str], define: Callable[[flags.FlagValues], None]
+) -> tuple[flags.FlagValues, ConfigDict | None]:
+    """As `parse`, for a command that can do without a configuration: then None.
+
+    Raises:
+        UsageError: as `parse`.
+    """
+    if any(re.match(r"--?config(=|$)", arg) for arg in args):
+        return parse(args, define)
+    values = flags.FlagValues()
+    define(values)
+    try:
+        rest = values(["gendr", *args])[1:]
+    except flags.Error as error:
+        raise UsageError(_one_line(error)) from error
+    if rest:
+        raise UsageError(f"{rest[0]!r} is not a flag. Write --NAME=VALUE.")
+    return values, None
+
+
 def parse(
     args: list[str], define: Callable[[flags.FlagValues], None]
 ) -> tuple[flags.FlagValues, ConfigDict]:

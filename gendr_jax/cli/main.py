@@ -59,6 +59,12 @@ def _evaluate(args: list[str]) -> int:
     return evaluate.main(args)
 
 
+def _bench(args: list[str]) -> int:
+    from gendr_jax.cli import bench
+
+    return bench.main(args)
+
+
 def _demo(args: list[str]) -> int:
     from gendr_jax.cli import demo
 
@@ -71,6 +77,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train one stage: vae, base or distill"),
     "evaluate": (_evaluate, "measure results, compare methods, write a report"),
     "plan": (_plan, "what a step costs on a pod, by the compiler, without one"),
+    "bench": (_bench, "how long a restoring pass or a training step takes here"),
     "degrade": (_degrade, "make low-quality pictures of good ones"),
     "convert": (_convert, "bring weights from PyTorch, or take them back"),
     "demo": (_demo, "a web page with a slider between before and after"),

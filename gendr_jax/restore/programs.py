@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from gendr_jax import processor
 from gendr_jax.nets import Params
 from gendr_jax.restore import color, forward, memory
 from gendr_jax.restore.forward import Recipe
@@ -55,6 +56,7 @@ class Programs:
         self._batch_at = NamedSharding(mesh, PartitionSpec(axes))
         self._tiles_at = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         self._params = jax.device_put(params, self._everywhere)
+        self._platform = mesh.devices.flat[0].platform
         self._compiled: dict[Any, Any] = {}
 
     def whole(
@@ -111,8 +113,7 @@ class Programs:
         what = f"a tile of {size[1]}x{size[0]} pixels"
         program = self._tile_program(size, moments)
         memory.require(program, self._tiles_at, what)
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        room = 1 if on_cpu else IN_FLIGHT
+        room = 1 if self._platform == "cpu" else IN_FLIGHT
         waiting: collections.deque = collections.deque()
         with memory.errors(what):
             for count, up_bhwc in _groups(parts, size, self.mesh.size):
@@ -136,7 +137,8 @@ class Programs:
         stages["colour"] = lambda params, y: color.fix(color_fix, y, up)
         for name, stage in stages.items():
             with jax.set_mesh(self.mesh):
-                program = jax.jit(stage).lower(self._params, x).compile()
+                lowered = jax.jit(stage).lower(self._params, x)
+            program = processor.compiled(lowered, self._platform)
             jax.block_until_ready(program(self._params, x))
             begin = time.perf_counter()
             x = jax.block_until_ready(program(self._params, x))
@@ -190,7 +192,7 @@ class Programs:
             with jax.set_mesh(self.mesh):
                 lowered = lower()
             with memory.errors(f"compiling a pass of {key[1]}"):
-                self._compiled[key] = lowered.compile()
+                self._compiled[key] = processor.compiled(lowered, self._platform)
         return self._compiled[key]
 
 

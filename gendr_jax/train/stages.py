@@ -66,7 +66,7 @@ def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
         InputError: weights or photographs that cannot be read.
     """
     settings = read_settings(config, mesh)
-    stage = _stage(settings, mesh)
+    stage = wire(settings, mesh)
     return Setup(stage, data_batches(settings, mesh), run_settings(settings))
 
 
@@ -85,7 +85,7 @@ def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
     made: list[Stage] = []
 
     def trees() -> tuple[Any, Any]:
-        made.append(_stage(settings, mesh))
+        made.append(wire(settings, mesh))
         return made[0].frozen, made[0].start
 
     frozen, begin = jax.eval_shape(trees)
@@ -109,7 +109,8 @@ def read_settings(config: Mapping[str, Any], mesh: Mesh) -> Common:
     return settings
 
 
-def _stage(settings: Common, mesh: Mesh) -> Stage:
+def wire(settings: Common, mesh: Mesh) -> Stage:
+    """The stage of these settings; reads the weights that they name."""
     gather = functools.partial(
         whole, placement=placement(settings, mesh), dtype=settings.dtype
     )

@@ -1,0 +1,141 @@
+"""The same pass in PyTorch: diffusers' networks with our weights.
+
+What lives here: stages as `restoring.measure` times them, eager or through
+torch.compile. What does not: our side. torch and diffusers are imported when a peer is
+made. Attention is torch's scaled_dot_product_attention, which takes the flash kernel
+where the device, dtype and head have one.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gendr_jax.bench.timing import Call
+from gendr_jax.errors import UsageError
+from gendr_jax.nets import Params
+from gendr_jax.restore.forward import Recipe
+from gendr_jax.weights import names, torch_config
+
+EAGER, COMPILE, AUTOTUNE = "eager", "compile", "max-autotune"
+LAST = "+channels_last"
+KINDS = tuple(how + end for how in (EAGER, COMPILE, AUTOTUNE) for end in ("", LAST))
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchPeer:
+    """One way to run the pass in PyTorch; call it as `restoring.Peer`."""
+
+    kind: str
+    device: Any
+    channels_last: bool
+    stages: dict[str, Callable[[Any], Any]]
+
+    def __call__(
+        self, stage: str, x_bhwc: np.ndarray
+    ) -> tuple[Call, Callable[[], np.ndarray]]:
+        """(call, result of the last call) on this input, which is on the device."""
+        import torch
+
+        x = torch.from_numpy(np.array(x_bhwc, np.float32)).permute(0, 3, 1, 2)
+        if not self.channels_last:
+            x = x.contiguous()
+        x, function, kept = x.to(self.device), self.stages[stage], []
+
+        def call() -> None:
+            with torch.inference_mode():
+                kept[:] = [function(x)]
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+
+        def result() -> np.ndarray:
+            return kept[0].float().permute(0, 2, 3, 1).cpu().numpy()
+
+        return call, result
+
+
+def peers(kinds: list[str], recipe: Recipe, params: Params) -> dict[str, TorchPeer]:
+    """{kind: peer} with our weights; on a GPU where PyTorch sees one.
+
+    Args:
+        kinds: of `KINDS`. Those of one memory format share their weights.
+        recipe, params: as for `restoring.measure`.
+
+    Raises:
+        UsageError: an unknown kind, or packages that are not installed.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UsageError(f"{kind!r} is no peer, known are {', '.join(KINDS)}.")
+    found, made = {}, {}
+    for kind in kinds:
+        last = kind.endswith(LAST)
+        if last not in made:
+            made[last] = _modules(recipe, params, last)
+        vae, unet, device = made[last]
+        stages = _stages(recipe, params, vae, unet, device)
+        how = kind.removesuffix(LAST)
+        if how != EAGER:
+            import torch
+
+            mode = {COMPILE: "default", AUTOTUNE: "max-autotune"}[how]
+            stages = {n: torch.compile(f, mode=mode) for n, f in stages.items()}
+        found[kind] = TorchPeer(kind, device, last, stages)
+    return found
+
+
+def _modules(recipe: Recipe, params: Params, channels_last: bool) -> tuple:
+    """(vae, unet, device)."""
+    try:
+        import diffusers
+        import torch
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"a peer needs {error.name}, which is not installed. "
+            "pip install 'gendr_jax[verify]'."
+        ) from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    modules = []
+    for made, config, tree in (
+        (diffusers.AutoencoderKL, recipe.vae, params["vae"]),
+        (diffusers.UNet2DConditionModel, recipe.unet, params["unet"]),
+    ):
+        with torch.device("meta"):
+            module = made.from_config(torch_config.dump(config))
+        state = {
+            name: torch.from_numpy(np.asarray(array, np.float32))
+            for name, array in names.to_torch(tree).items()
+        }
+        module.load_state_dict(state, assign=True)
+        module = module.to(device, getattr(torch, recipe.dtype))
+        modules.append(module.to(memory_format=layout).eval())
+    return *modules, device
+
+
+def _stages(recipe: Recipe, params: Params, vae: Any, unet: Any, device: Any) -> dict:
+    """The arithmetic of `forward.py` around the modules."""
+    import torch
+
+    dtype, config = getattr(torch, recipe.dtype), recipe.vae
+    prompt = np.asarray(params["prompt"]["positive"], np.float32)
+    context_ld = torch.from_numpy(prompt).to(device, dtype)
+
+    def encoder(up: Any) -> Any:
+        mean = vae.encode((up * 2 - 1).to(dtype)).latent_dist.mean.float()
+        return (mean - config.shift_factor) * config.scaling_factor
+
+    def denoise(z: Any) -> Any:
+        context = context_ld.expand(z.shape[0], -1, -1)
+        out = unet(z.to(dtype), recipe.t_star, context).sample.float()
+        return {"eps": 2**0.5 * z - out, "v": 0.5**0.5 * (z - out)}[recipe.prediction]
+
+    def decoder(z: Any) -> Any:
+        z = z / config.scaling_factor + config.shift_factor
+        return vae.decode(z.to(dtype)).sample.float() / 2 + 0.5
+
+    def whole(up: Any) -> Any:
+        return decoder(denoise(encoder(up))).clamp(0, 1)
+
+    return {"encoder": encoder, "unet": denoise, "decoder": decoder, "pass": whole}

@@ -1,0 +1,185 @@
+"""A training step, measured: each of its programs, and the wait for data.
+
+What lives here: a few steps of a stage on data of its configuration, or on noise where
+that names none. What does not: the loop with its files (`train/loop.py`), steps for
+devices that are not here (`gendr_jax/plan/`).
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from gendr_jax import sharding
+from gendr_jax.bench import timing
+from gendr_jax.bench.timing import Seconds
+from gendr_jax.plan import measure as compiler
+from gendr_jax.plan import operations
+from gendr_jax.train import program, stages
+from gendr_jax.train.feed import Batches, Feed
+from gendr_jax.train.settings import Common
+from gendr_jax.train.stage import Stage
+from gendr_jax.train.xla_flags import compiler_options
+
+Row = dict[str, Any]
+
+
+def measure(
+    config: Mapping[str, Any],
+    mesh: Mesh,
+    *,
+    rounds: int = 5,
+    ceiling: float | None = None,
+) -> list[Row]:
+    """A row for each program of a step, and a last one for the step.
+
+    Weights that the configuration does not name are random. The step's row holds
+    `data_wait`, the seconds that it waited for its batch; None with noise. Its time is
+    the sum of the programs', each of which is waited for, so a run that keeps the
+    devices busy is not slower.
+
+    Args:
+        config: plain values, as of a configuration file.
+        mesh: the devices.
+        rounds: steps that count.
+        ceiling: FLOP/s of one device that the utilisation is a share of.
+
+    Raises:
+        UsageError: a misspelt or impossible setting.
+    """
+    config = dict(config) | {"init": dict(config.get("init", {})) | {"random": True}}
+    settings = stages.read_settings(config, mesh)
+    stage = stages.wire(settings, mesh)
+    with contextlib.closing(_feed(settings, mesh)) as feed:
+        args, where = _arguments(settings, stage, mesh, feed)
+        parts = program.traced(stage, where, args)
+        counted = [operations.count(part.traced.jaxpr).total for part in parts]
+        useful = _without_recompute(config, mesh, where) or counted
+        compiled = [_compiled(part, settings.xla_flags) for part in parts]
+        waited, taken = _steps([one for one, _ in compiled], args, feed, rounds)
+    about = {
+        "config": settings.stage,
+        "kind": getattr(settings, "kind", ""),
+        "dtype": settings.dtype,
+        "batch": settings.batch_size,
+        "size": [settings.data.crop] * 2,
+        "devices": mesh.size,
+    }
+    rows = []
+    for number, part in enumerate(parts):
+        row = about | {"program": part.name, "flops": counted[number]}
+        row |= {"flops_model": useful[number]} | compiled[number][1]
+        rows.append(row | _speed(taken[number], row, ceiling))
+    rows.append(about | _step(rows, ceiling))
+    rows[-1]["data_wait"] = waited if settings.data.path else None
+    return rows
+
+
+def _feed(settings: Common, mesh: Mesh) -> Feed:
+    """Batches of the configuration's data, or of noise."""
+    if settings.data.path:
+        return Feed(stages.data_batches(settings, mesh), 0, mesh)
+    _, shares = sharding.data_share(mesh)
+    rows, crop = settings.batch_size // shares, settings.data.crop
+    rng = np.random.default_rng(settings.seed)
+    noise = {
+        "hq": rng.integers(0, 256, (rows, crop, crop, 3), np.uint8),
+        "index": np.arange(rows, dtype=np.uint32),
+    }
+
+    def batches(start: int) -> Iterator[Mapping[str, np.ndarray]]:
+        while True:
+            yield noise
+
+    endless: Batches = batches
+    return Feed(endless, 0, mesh)
+
+
+def _arguments(
+    settings: Common, stage: Stage, mesh: Mesh, feed: Feed
+) -> tuple[program.Arguments, sharding.Placement]:
+    """A fresh state and all else that a step is called with, where it will live."""
+    where = stages.placement(settings, mesh)
+    init_key, step_key = jax.random.split(jax.random.key(settings.seed))
+    like = jax.eval_shape(stage.init, init_key, stage.start)
+    begin = sharding.place(stage.start, sharding.tree_shardings(stage.start, mesh))
+    state = jax.jit(stage.init, out_shardings=where.tree(like))(init_key, begin)
+    frozen = sharding.place(stage.frozen, where.tree(stage.frozen, "frozen"))
+    key = sharding.place(step_key, sharding.replicated(mesh))
+    return program.Arguments(state, frozen, feed.next(), key), where
+
+
+def _without_recompute(
+    config: Mapping[str, Any], mesh: Mesh, where: sharding.Placement
+) -> list[float] | None:
+    """Operations of each program, had it all it needs; None where that is so."""
+    if config.get("remat", "none") == "none":
+        return None
+    config = dict(config) | {"remat": "none"}
+    settings, stage = stages.read_settings(config, mesh), stages.declare(config, mesh)
+    crop = settings.data.crop
+    args = program.arguments(stage, where, batch_size=settings.batch_size, crop=crop)
+    parts = program.traced(stage, where, args)
+    return [operations.count(part.traced.jaxpr).total for part in parts]
+
+
+def _compiled(part: program.Part, preset: str) -> tuple[Any, Row]:
+    lowered, begun = part.traced.lower(), time.perf_counter()
+    compiled = lowered.compile(compiler_options=compiler_options(preset))
+    row = {"compile_s": time.perf_counter() - begun}
+    bytes_ = compiler.memory(compiled)
+    names = ("argument_bytes", "temp_bytes", "output_bytes", "total_bytes")
+    return compiled, row | {name: bytes_[name] for name in names}
+
+
+def _steps(
+    programs: list[Any], args: program.Arguments, feed: Feed, rounds: int
+) -> tuple[float, list[Seconds]]:
+    """(seconds a step waited for its batch, medians of each program)."""
+    state, frozen, batch, key = args
+    taken: list[list[Seconds]] = [[] for _ in programs]
+    for number in range(rounds + 1):
+        left = None
+        for one, found in zip(programs, taken, strict=True):
+            out: list[Any] = []
+
+            def call(one=one, state=state, left=left, batch=batch, out=out) -> None:
+                out += jax.block_until_ready(one(state, left, frozen, batch, key))
+
+            seconds = timing.once(call)
+            state, left, _ = out
+            if number:  # the first step is not counted
+                found.append(seconds)
+        if number == 0:
+            before = feed.waited
+        batch = feed.next()
+    return (feed.waited - before) / (rounds + 1), [timing.median(one) for one in taken]
+
+
+def _speed(seconds: Seconds, row: Row, ceiling: float | None) -> Row:
+    return _rates(seconds.wall, row, ceiling) | {
+        "seconds_best": seconds.best,
+        "processor_s": seconds.processor,
+    }
+
+
+def _rates(seconds: float, row: Row, ceiling: float | None) -> Row:
+    """The utilisation counts the operations that the mathematics needs."""
+    found = {"seconds": seconds, "images_per_s": row["batch"] / seconds}
+    found["flops_per_s"] = row["flops"] / seconds
+    if ceiling is not None:
+        found["mfu"] = row["flops_model"] / seconds / (ceiling * row["devices"])
+    return found
+
+
+def _step(rows: list[Row], ceiling: float | None) -> Row:
+    names = ("flops", "flops_model", "compile_s", "processor_s")
+    row = {"program": "step"} | {n: sum(one[n] for one in rows) for n in names}
+    row |= {n: max(one[n] for one in rows) for n in ("temp_bytes", "total_bytes")}
+    about = {name: rows[0][name] for name in ("batch", "devices")}
+    seconds = sum(one["seconds"] for one in rows)
+    return row | _rates(seconds, row | about, ceiling)

@@ -1,0 +1,172 @@
+"""`gendr bench`: how fast this machine restores and trains.
+
+What lives here: flags, the table, the file a user names. What does not: measuring
+(`gendr_jax/bench/`).
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from gendr_jax.cli import configs
+from gendr_jax.errors import UsageError
+
+USAGE = """\
+usage: gendr bench [--size 512] [--batch N] [--dtype bf16|fp32] [--json FILE] ...
+       gendr bench --config FILE [--config.KEY=VALUE ...] ...
+
+Without a configuration: encoder, UNet, decoder and the whole pass of full size with
+random weights (or --weights). With one: a training step of its stage, program by
+program, on its data (noise where it names none), from random weights where it names
+none. Prints a table: times are medians, "cpu ms" is processor time of all threads, MFU
+is the share of what a product of matrices reaches here, measured first.
+
+  --config FILE         a configuration, such as configs/tiny_distill.py
+  --config.KEY=VALUE    change one of its values
+  --program train|restore       restore: the pass with the configuration's networks
+  --weights DIR         a restorer's weights folder
+  --size 512            side of the output (of the crop in training), or 768x512, or 4k;
+                        above 1024 a whole picture by tiles
+  --batch N             default: 1; in training that of the configuration
+  --dtype bf16|fp32     default: bf16, on a CPU fp32; in training the configuration's
+  --stages LIST         of encoder,unet,decoder,pass (default all)
+  --sweep               doubles the batch until pictures a second no longer grow
+  --peer LIST           PyTorch and diffusers with the same weights, in turn with ours:
+                        eager, compile, max-autotune, each also as eager+channels_last
+  --rounds 5            that count
+  --json FILE           all figures, with machine, versions and this command
+  --help                this text
+"""
+SIZES = {"4k": (2160, 3840)}
+
+
+def main(args: list[str]) -> int:
+    """Run the command.
+
+    Raises:
+        UsageError: flags or a configuration that cannot be measured.
+        InputError: weights that cannot be read, or too little memory.
+    """
+    if {"--help", "-h", "-help"} & set(args):
+        print(USAGE, end="")
+        return 0
+    values, config = configs.parse_without(args, _define)
+    training = values.program == "train" or (config is not None and not values.program)
+    if training and config is None:
+        raise UsageError("--program train needs --config. Name a configuration.")
+    if training and (values.peer or values.sweep or values.weights):
+        raise UsageError(
+            "--peer, --sweep and --weights are for --program restore. Leave them out."
+        )
+    from gendr_jax.cli.quiet import quiet
+
+    quiet()
+    result = _train(values, config) if training else _restore(values, config)
+    _show(result)
+    if values.json:
+        from gendr_jax.bench import report
+
+        report.write(Path(values.json), result)
+    return 0
+
+
+def _define(values: flags.FlagValues) -> None:
+    for name in ("weights", "size", "json", "peer", "stages"):
+        flags.DEFINE_string(name, "", "", flag_values=values)
+    flags.DEFINE_enum("program", None, ("train", "restore"), "", flag_values=values)
+    flags.DEFINE_enum("dtype", None, ("bf16", "fp32"), "", flag_values=values)
+    flags.DEFINE_integer("batch", None, "", flag_values=values, lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "", flag_values=values, lower_bound=1)
+    flags.DEFINE_bool("sweep", False, "", flag_values=values)
+
+
+def _train(values: flags.FlagValues, config: configs.ConfigDict) -> dict[str, Any]:
+    from gendr_jax.bench import run
+    from gendr_jax.restore.options import DTYPES
+    from gendr_jax.sharding import make_mesh
+
+    # Worker processes of grain read the global flags, which nobody parses here.
+    flags.FLAGS.mark_as_parsed()
+    plain = config.to_dict()
+    if values.batch:
+        plain["batch_size"] = values.batch
+    if values.dtype:
+        plain["dtype"] = DTYPES[values.dtype]
+    if values.size:
+        height, width = size_of(values.size)
+        if height != width:
+            raise UsageError(f"--size {values.size}: crops are square. Give one side.")
+        plain["data"] = dict(plain.get("data", {})) | {"crop": height}
+    return run.train(plain, make_mesh(plain.get("mesh", "")), values.rounds)
+
+
+def _restore(
+    values: flags.FlagValues, config: configs.ConfigDict | None
+) -> dict[str, Any]:
+    import jax
+
+    from gendr_jax.bench import restoring, run
+    from gendr_jax.restore.options import DTYPES
+    from gendr_jax.weights.locate import locate
+
+    on_cpu = jax.default_backend() == "cpu"
+    dtype = DTYPES[values.dtype or ("fp32" if on_cpu else "bf16")]
+    if values.weights:
+        recipe, params = run.loaded(locate(values.weights), dtype)
+    else:
+        plain = None if config is None else config.to_dict()
+        recipe, params = run.recipe_of(plain, dtype), None
+    names = tuple(_words(values.stages)) or restoring.STAGES
+    if not set(names) <= set(restoring.STAGES):
+        known = ", ".join(restoring.STAGES)
+        raise UsageError(f"--stages {values.stages}: known are {known}. Choose some.")
+    wish = run.Wish(
+        size=size_of(values.size or "512"),
+        batch=values.batch or 1,
+        rounds=values.rounds,
+        stages=names,
+        sweep=values.sweep,
+        peers=tuple(_words(values.peer)),
+    )
+    return run.restore(recipe, params, [wish])
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of "512", "768x512" (width first) or "4k".
+
+    Raises:
+        UsageError: anything else.
+    """
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if text.lower() in SIZES:
+        return SIZES[text.lower()]
+    if not match:
+        raise UsageError(f"--size {text!r} is no size. Give 512, 768x512 or 4k.")
+    return int(match[2] or match[1]), int(match[1])
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _show(result: dict[str, Any]) -> None:
+    from gendr_jax.bench import report
+
+    machine, devices = result["machine"], result["devices"]
+    top = result["ceiling"]
+    print(
+        f"{devices['count']} x {devices['kind']}, {machine['cores']} cores of "
+        f"{machine['processor']}, {machine['memory_gib']} GiB, "
+        f"load {result['load']}; products reach {top['flops_per_s'] / 1e12:.3g} "
+        f"TFLOP/s in {top['dtype']}\n"
+    )
+    print(report.table(result["rows"]))
+    if "throughput" in result:
+        print(f"\nbest throughput\n\n{report.table(result['throughput'])}")
+    memory = result["memory"]
+    lines = [f"{memory['host_peak_bytes'] / 2**30:.3g} GiB of the host"]
+    if "device_peak_bytes" in memory:
+        lines.append(f"{memory['device_peak_bytes'] / 2**30:.3g} GiB of the device")
+    print(f"\npeak memory: {', '.join(lines)}")

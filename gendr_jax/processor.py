@@ -1,0 +1,23 @@
+"""What XLA is told when it compiles for a processor (CPU), and for nothing else.
+
+jaxlib 0.10 hands products, convolutions and reductions to the library YNNPACK. Its
+reductions are fast; its products and convolutions lay their weights out anew at every
+call, which on maps of 8 x 8 and 16 x 16 pixels costs more than the arithmetic. XLA's
+own (Eigen) are faster at every shape of the networks here: docs/benchmarks.md.
+"""
+
+import jax
+
+OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
+
+def compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
+    """The program, compiled for devices of this platform ("cpu", "gpu", "tpu")."""
+    if platform != "cpu":
+        return lowered.compile()
+    try:
+        return lowered.compile(compiler_options=OPTIONS)
+    except jax.errors.JaxRuntimeError as error:
+        if "INVALID_ARGUMENT" not in str(error):
+            raise
+        return lowered.compile()  # an XLA that does not know the option
