@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gendr_jax import nets, processor
+from gendr_jax import nets, operations, processor
 from gendr_jax.bench import timing
 from gendr_jax.bench.timing import Call, Seconds
 from gendr_jax.nets import Params
 from gendr_jax.plan import measure as compiler
-from gendr_jax.plan import operations
 from gendr_jax.restore import forward, memory
 from gendr_jax.restore.forward import Recipe
 from gendr_jax.restore.pipeline import Restorer

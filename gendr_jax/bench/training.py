@@ -14,11 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gendr_jax import sharding
+from gendr_jax import operations, sharding
 from gendr_jax.bench import timing
 from gendr_jax.bench.timing import Seconds
 from gendr_jax.plan import measure as compiler
-from gendr_jax.plan import operations
 from gendr_jax.train import program, stages
 from gendr_jax.train.feed import Batches, Feed
 from gendr_jax.train.settings import Common
