@@ -13,6 +13,7 @@ fails is named, and the others go on. Tables and plot: DIR/ladder.* (ladder_tabl
 import argparse
 import concurrent.futures
 import sys
+import threading
 from pathlib import Path
 
 from ladder_measure import Measure
@@ -47,26 +48,27 @@ def main(args: list[str]) -> int:
     options, overrides = parse(args)
     shared = [f"--config={options.config}", *overrides]
     shared += [f"--config.init.{part}={options.base}" for part in ("vae", "unet")]
-    runs, failed = planned(options), {}
+    runs, failed, measuring = planned(options), {}, threading.Lock()
 
     def one(name: str) -> str:
         own = [f"--config.{text}" for text in runs[name]]
-        return train(options.workdir / name, shared + own)
+        problem = train(options.workdir / name, shared + own)
+        if not problem:
+            with measuring:
+                scores[name] = measure.run(options.workdir / name)
+        return problem
 
     cache_programs()
     measure = Measure.open(options)
     options.workdir.mkdir(parents=True, exist_ok=True)
-    scores = measure.references(options.base)
+    references = measure.references(options.base)
+    scores = dict(references)
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         for name, problem in zip(runs, pool.map(one, runs), strict=True):
-            if problem:
-                failed[name] = problem
-                print(f"{name}: failed, {problem}", file=sys.stderr, flush=True)
-                continue
-            scores[name] = measure.run(options.workdir / name)
-            print(f"{name}: done", flush=True)
-            write(options.workdir, scores, failed)
-    write(options.workdir, scores, failed)
+            print(f"{name}: {problem and 'failed, ' + problem or 'done'}", flush=True)
+            failed |= {name: problem} if problem else {}
+            done = {n: scores[n] for n in (*references, *runs) if n in scores}
+            write(options.workdir, done, failed)
     return 1 if failed else 0
 
 

@@ -42,8 +42,10 @@ def differences(rows: Rows) -> Rows:
 
 
 def table(rows: Rows, signed: bool = False) -> str:
-    """Markdown: mean ± standard deviation over seeds."""
-    columns = list(next(iter(rows.values()), {}))
+    """Markdown: mean ± standard deviation over seeds; nothing of no rows."""
+    if not rows:
+        return ""
+    columns = list(next(iter(rows.values())))
     lines = [["run", "seeds", *columns], ["---"] * (2 + len(columns))]
     for row, figures in rows.items():
         seeds = str(max(len(x) for x in figures.values()))
