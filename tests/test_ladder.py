@@ -19,6 +19,7 @@ from gendr_jax.weights import folder as weights
 from tools import ladder_table
 
 ROOT = Path(__file__).resolve().parents[1]
+REFERENCES = ("bicubic", "base", "autoencoder", "photograph")
 
 
 def scores(**shift):
@@ -102,7 +103,7 @@ def test_a_run_is_measured_once_and_a_failed_one_is_named(folder):
     assert status == 1 and "vsd-seed5: done" in printed, printed
     assert "vsd-score.literal=True-seed5: failed, exit status 2" in printed
     told = json.loads((folder / "runs" / "ladder.json").read_text())
-    assert set(told["rows"]) == {"bicubic", "base", "photograph", "vsd"}
+    assert set(told["rows"]) == {*REFERENCES, "vsd"}
     assert list(told["failed"]) == ["vsd-score.literal=True-seed5"]
     figures = told["pictures"]["vsd-seed5"]["photos psnr"]
     assert len(figures) == 3 and 5 < min(figures) < 40

@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 
 from ladder_measure import Measure
-from ladder_runs import planned, train
+from ladder_runs import logged, planned, train
 from ladder_table import KINDS, write
 
 from gendr_jax.cli.quiet import cache_programs
@@ -52,10 +52,11 @@ def main(args: list[str]) -> int:
 
     def one(name: str) -> str:
         own = [f"--config.{text}" for text in runs[name]]
-        problem = train(options.workdir / name, shared + own)
+        where = options.workdir / name
+        problem = train(where, shared + own)
         if not problem:
             with measuring:
-                scores[name] = measure.run(options.workdir / name)
+                scores[name] = measure.run(where) | logged(where)
         return problem
 
     cache_programs()

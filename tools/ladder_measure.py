@@ -3,14 +3,16 @@
 import argparse
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from ladder_pictures import Pictures, enlarged, pairs, side_by_side
+from ladder_pictures import Pictures, enlarged, pairs, recoded, side_by_side
 
 from gendr_jax.metrics.table import Opened, Settings, open_metrics
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.weights import folder
 
+Make = Callable[[Pictures, Pictures], Pictures]
 Scores = dict[str, list[float]]  # {"set metric": a figure a picture}
 
 
@@ -36,12 +38,13 @@ class Measure:
         return cls(sets, metrics, options.side, what)
 
     def references(self, base: Path) -> dict[str, Scores]:
-        """Bicubic enlargement, the photograph itself, and the base in one step."""
+        """Enlargement, the base in one step; of the truth, autoencoder and itself."""
         weights = dataclasses.replace(folder.load(base), kind="restorer")
         return {
-            "bicubic": self.of(lambda low: [enlarged(x) for x in low]),
-            "base": self.of(Restorer(weights, dtype="float32", batch=4)),
-            "photograph": self.of(None),
+            "bicubic": self.of(lambda low, high: [enlarged(x) for x in low]),
+            "base": self.of(restoring(Restorer(weights, dtype="float32", batch=4))),
+            "autoencoder": self.of(lambda low, high: recoded(weights, high)),
+            "photograph": self.of(lambda low, high: high),
         }
 
     def run(self, workdir: Path) -> Scores:
@@ -52,15 +55,15 @@ class Measure:
             if found["what"] == self.what:
                 return found["scores"]
         restorer = Restorer.from_pretrained(workdir / "weights", "float32", batch=4)
-        scores = self.of(restorer)
+        scores = self.of(restoring(restorer))
         kept.write_text(json.dumps({"what": self.what, "scores": scores}))
         return scores
 
-    def of(self, restore) -> Scores:
-        """Figures of pictures in -> pictures out; None measures the photographs."""
+    def of(self, make: Make) -> Scores:
+        """Figures of what `make` makes of a set's LR and HR."""
         scores: Scores = {}
         for name, (low, high) in self.pairs.items():
-            results = high if restore is None else restore(low)
+            results = make(low, high)
             second = {"nothing": None, "gt": high, "lr": low}
             for opened in self.metrics:
                 # A small picture has too few blocks for a covariance of its own.
@@ -69,3 +72,7 @@ class Measure:
                 figures = opened.measure(shown, second[opened.metric.against])
                 scores[f"{name} {opened.metric.name}"] = [float(x) for x in figures]
         return scores
+
+
+def restoring(restorer: Restorer) -> Make:
+    return lambda low, high: restorer(low)

@@ -3,11 +3,16 @@
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 
+from gendr_jax import nets
 from gendr_jax.data import decode
 from gendr_jax.errors import UsageError
+from gendr_jax.models.vae import VAE
 from gendr_jax.restore.resize import bicubic
+from gendr_jax.train import images
+from gendr_jax.weights.folder import Weights
 
 SCALE = 4
 Pictures = list[np.ndarray]
@@ -51,3 +56,17 @@ def enlarged(low_hwc: np.ndarray) -> np.ndarray:
     height, width = (SCALE * n for n in low_hwc.shape[:2])
     up_hwc = bicubic(low_hwc.astype(np.float32) / 255.0, (height, width))
     return np.round(np.clip(up_hwc, 0, 1) * 255).astype(np.uint8)
+
+
+def recoded(weights: Weights, pictures: Pictures) -> Pictures:
+    """What the autoencoder alone makes of pictures: no student is better."""
+    config = weights.configs["vae"]
+    vae = nets.build(VAE, config)
+    encode, decoded = images.encoder(vae, config), images.decoder(vae, config)
+    again = jax.jit(lambda params, x_bhwc: decoded(params, encode(params, x_bhwc)))
+    results = []
+    for picture in pictures:
+        x_bhwc = picture[None].astype(np.float32) / 127.5 - 1.0
+        y_hwc = np.asarray(again(weights.params["vae"], x_bhwc))[0]
+        results.append(np.round((np.clip(y_hwc, -1, 1) + 1) * 127.5).astype(np.uint8))
+    return results

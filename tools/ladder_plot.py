@@ -26,7 +26,7 @@ def panel(axis, rows: dict, column: str) -> None:
         values = list(rows[rung][column].values())
         axis.plot([at] * len(values), values, "C0o", alpha=0.5, markersize=4)
     axis.plot([statistics.fmean(rows[r][column].values()) for r in rungs], "C0-")
-    if "base" in rows:
+    if column in rows.get("base", {}):
         axis.axhline(rows["base"][column][""], color="0.6", linestyle=":")
     axis.set_xticks(range(len(rungs)), rungs)
     axis.set_title(f"here: {column}", fontsize=9)
@@ -42,7 +42,7 @@ def main() -> None:
     rows = json.loads(options.ladder.read_text())["rows"]
     if not PAPER.keys() & rows.keys():
         raise SystemExit(f"{options.ladder} has none of {', '.join(PAPER)}.")
-    known = list(next(iter(rows.values())))
+    known = list(rows[next(kind for kind in PAPER if kind in rows)])
     columns = options.columns or known
     if odd := [c for c in columns if c not in known]:
         raise SystemExit(f"no column {odd}; there are {', '.join(known)}.")

@@ -43,3 +43,15 @@ def train(workdir: Path, args: list[str]) -> str:
     (workdir / "train.log").write_text(ended.stdout + ended.stderr)
     last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
     return "" if stopped == "done" else f"exit status {ended.returncode}: {last}"
+
+
+def logged(workdir: Path) -> dict[str, list[float]]:
+    """What training said in its second half of z_g: kinds of a seed saw one data."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines[len(lines) // 2 :]]
+    keys = {"training distance": "loss_latent", "training spread": "z_std_ratio"}
+    return {
+        column: [line[key] for line in told]
+        for column, key in keys.items()
+        if key in told[-1]
+    }

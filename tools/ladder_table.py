@@ -45,11 +45,13 @@ def table(rows: Rows, signed: bool = False) -> str:
     """Markdown: mean ± standard deviation over seeds; nothing of no rows."""
     if not rows:
         return ""
-    columns = list(next(iter(rows.values())))
+    columns = list({column: 0 for figures in rows.values() for column in figures})
     lines = [["run", "seeds", *columns], ["---"] * (2 + len(columns))]
     for row, figures in rows.items():
         seeds = str(max(len(x) for x in figures.values()))
-        lines.append([row, seeds, *(_cell(figures[c], signed) for c in columns)])
+        lines.append(
+            [row, seeds, *(_cell(figures.get(c, {}), signed) for c in columns)]
+        )
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
