@@ -30,9 +30,9 @@ def planned(options: argparse.Namespace) -> dict[str, list[str]]:
 def train(workdir: Path, args: list[str]) -> str:
     """Why it failed; empty if it is done, now or before."""
     asked, kept = workdir / "asked.json", json.dumps(args)
-    if asked.exists() and asked.read_text() != kept:
-        return f"{workdir} was trained with other settings; remove it, or rename it"
     run = workdir / "run.json"
+    if run.exists() and asked.exists() and asked.read_text() != kept:
+        return f"{workdir} was trained with other settings; remove it, or rename it"
     if run.exists() and json.loads(run.read_text())["stopped"] == "done":
         return ""
     workdir.mkdir(parents=True, exist_ok=True)
