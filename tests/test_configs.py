@@ -25,6 +25,7 @@ from gendr_jax.train.typed import typed
 
 FULL = {"vae16": "vae", "base": "base", "distill": "distill"}
 TINY = {"tiny_vae": "vae", "tiny_base": "base", "tiny_distill": "distill"}
+LADDER = {"tiny_ladder": "distill"}
 SETTINGS = {
     "vae": settings_lib.VAESettings,
     "base": settings_lib.BaseSettings,
@@ -38,17 +39,17 @@ def read(name):
 
 
 def settings(name):
-    return typed(SETTINGS[(FULL | TINY)[name]], read(name))
+    return typed(SETTINGS[(FULL | TINY | LADDER)[name]], read(name))
 
 
 def size(model, config, **kw):
     return nets.count(nets.build(model, config, **kw).abstract)
 
 
-@pytest.mark.parametrize("name", [*FULL, *TINY])
+@pytest.mark.parametrize("name", [*FULL, *TINY, *LADDER])
 def test_every_file_is_a_valid_configuration_of_its_stage(name):
     s = settings(name)
-    assert s.stage == (FULL | TINY)[name]
+    assert s.stage == (FULL | TINY | LADDER)[name]
     stages.check(s, one_device())
     stages.run_settings(s)
     # Full-size crops and batches suit meshes of eight and more.
