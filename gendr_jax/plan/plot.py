@@ -49,7 +49,7 @@ def _memory(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     start = [0.0] * len(rows)
     for role, colour in ROLES.items():
         sizes = [_size(row, role) / GIB for row in rows]
-        label = "gradients, activations" if role == "rest" else role
+        label = "activations, gradients" if role == "rest" else role
         axes.barh(places, sizes, left=start, color=colour, label=label, height=0.7)
         start = [a + b for a, b in zip(start, sizes, strict=True)]
     for place, row in zip(places, rows, strict=True):
@@ -58,7 +58,12 @@ def _memory(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
             axes.plot([at, at], [place - 0.45, place + 0.45], color="black", lw=2)
     axes.set_yticks(list(places), [_label(row) for row in rows], fontsize=8)
     axes.set_xlabel("GiB a device at the peak (black: all there is)")
-    axes.legend(fontsize=8, loc="lower right")
+    _legend(axes)
+
+
+def _legend(axes: Any) -> None:
+    """Above the bars, which it must not cover."""
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
 def _size(row: Mapping[str, Any], role: str) -> float:
@@ -70,7 +75,9 @@ def _size(row: Mapping[str, Any], role: str) -> float:
 
 def _label(row: Mapping[str, Any]) -> str:
     fits = "" if row["fits"] else " (does not fit)"
-    return f"{row['topology']}  {row['mesh']}  {row['batch_per_device']} a device{fits}"
+    what = row["program"] if row["program"] == "restore" else row.get("stage") or ""
+    where = f"{row['topology']}  {row['mesh']}  {row['batch_per_device']} a device"
+    return f"{what}  {where}{fits}".strip()
 
 
 def _time(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -86,6 +93,6 @@ def _time(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.text(1e3 * row["step_s"], place, text, va="center", fontsize=8)
     for name, colour in RESOURCES.items():
         axes.barh(0, 0, color=colour, label=name)
-    axes.margins(x=0.3)
+    axes.set_xlim(right=1.6 * axes.get_xlim()[1])  # room for the words
     axes.set_xlabel("ms a step, each resource at its peak")
-    axes.legend(fontsize=8, loc="lower right")
+    _legend(axes)

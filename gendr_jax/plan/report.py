@@ -31,6 +31,7 @@ def row(request: Request, facts: Mapping[str, Any], pairs: float) -> dict[str, A
         "topology": request.topology,
         "mesh": request.mesh,
         "program": request.program,
+        "stage": request.config.get("stage"),
         "effort": request.effort,
         "batch_per_device": request.batch_per_device,
     }
