@@ -110,7 +110,7 @@ def _modules(recipe: Recipe, params: Params, channels_last: bool) -> tuple:
         }
         module.load_state_dict(state, assign=True)
         module = module.to(device, getattr(torch, recipe.dtype))
-        modules.append(module.to(memory_format=layout).eval())
+        modules.append(module.to(memory_format=layout).train(False))
     return *modules, device
 
 
