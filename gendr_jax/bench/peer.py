@@ -105,8 +105,8 @@ def _modules(recipe: Recipe, params: Params, channels_last: bool) -> tuple:
         with torch.device("meta"):
             module = made.from_config(torch_config.dump(config))
         state = {
-            # a copy: jax's own memory is not to be written
-            name: torch.from_numpy(np.array(array, np.float32, order="C"))
+            # a copy of what is still memory of jax, not to be written
+            name: torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
             for name, array in names.to_torch(tree).items()
         }
         module.load_state_dict(state, assign=True)
