@@ -1,9 +1,9 @@
 """What XLA is told when it compiles for a processor (CPU), and for nothing else.
 
-jaxlib 0.10 hands products, convolutions and reductions to the library YNNPACK. Its
-reductions are fast; its products and convolutions lay their weights out anew at every
-call, which on maps of 8 x 8 and 16 x 16 pixels costs more than the arithmetic. XLA's
-own (Eigen) are faster at every shape of the networks here: docs/benchmarks.md.
+jaxlib 0.10 hands products, convolutions and reductions to the library YNNPACK. Of the
+shapes timed alone (docs/benchmarks.md), its reductions are faster than XLA's own
+(Eigen), its products and convolutions slower, three times on maps of 8 x 8 pixels; a
+convolution to 3 channels is the exception.
 """
 
 import jax

@@ -32,12 +32,15 @@ def params():
 
 @pytest.fixture(scope="module")
 def rows(params):
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     pytest.importorskip("diffusers")
     others = peer.peers(["eager", "eager+channels_last"], RECIPE, params)
-    return restoring.measure(
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more wait by spinning, for longer than they compute
+    yield restoring.measure(
         RECIPE, params, SIZE, batch=2, rounds=1, ceiling=1e9, peers=others
     )
+    torch.set_num_threads(threads)
 
 
 def test_calls_take_turns_and_the_first_round_is_not_counted():

@@ -105,7 +105,8 @@ def _modules(recipe: Recipe, params: Params, channels_last: bool) -> tuple:
         with torch.device("meta"):
             module = made.from_config(torch_config.dump(config))
         state = {
-            name: torch.from_numpy(np.asarray(array, np.float32))
+            # a copy of what is still memory of jax, not to be written
+            name: torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
             for name, array in names.to_torch(tree).items()
         }
         module.load_state_dict(state, assign=True)
@@ -119,7 +120,7 @@ def _stages(recipe: Recipe, params: Params, vae: Any, unet: Any, device: Any) ->
     import torch
 
     dtype, config = getattr(torch, recipe.dtype), recipe.vae
-    prompt = np.asarray(params["prompt"]["positive"], np.float32)
+    prompt = np.array(params["prompt"]["positive"], np.float32)
     context_ld = torch.from_numpy(prompt).to(device, dtype)
 
     def encoder(up: Any) -> Any:
