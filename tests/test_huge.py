@@ -58,14 +58,12 @@ def test_small_files_are_one_pass(restorer, tmp_path):
 
 
 RUN = """
-import resource, sys
+import sys
 import numpy as np
 import tiny_restorer
 from gendr_jax.restore import huge, image_io
 from gendr_jax.restore.pipeline import Restorer
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+from tools.limited_worker import peak_kib
 
 folder, = sys.argv[1:]
 restorer = Restorer(tiny_restorer.weights(), dtype="float32", tile=256)
@@ -73,7 +71,7 @@ for side, name in ((160, "small"), (512, "large")):
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     image_io.write(f"{folder}/{name}.png", image_io.Image(pixels))
     huge.restore_file(restorer, f"{folder}/{name}.png", f"{folder}/{name}_out.tiff")
-    print(peak())
+    print(peak_kib() / 2**10)
 """
 
 

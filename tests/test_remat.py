@@ -106,6 +106,4 @@ def every(jaxpr):
 def test_an_unknown_policy_is_refused_with_the_names():
     with pytest.raises(UsageError, match="remat.*products.*'blocks'"):
         typed(BaseSettings, {"stage": "base", "remat": "blocks"})
-    assert (
-        dataclasses.asdict(typed(BaseSettings, {"stage": "base"}))["remat"] == "block"
-    )
+    assert dataclasses.asdict(typed(BaseSettings, {"stage": "base"}))["remat"] == "none"
