@@ -369,6 +369,8 @@ def test_the_keyboard_leaves_whole_files_only(weights, tmp_path):
     for i in range(300):  # more than are done before the signal is sent
         save(tmp_path / "in" / f"{i:03}.png", 60, 60)
     args = ("-i", tmp_path / "in", "-o", tmp_path / "o", "--weights", weights)
+    # Where the tests run behind a shell's "&" the signal is ignored, by children as well.
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "gendr_jax.cli.main", "restore", *map(str, args)],
         cwd=ROOT,
@@ -377,6 +379,7 @@ def test_the_keyboard_leaves_whole_files_only(weights, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, kept)
     end = time.monotonic() + 200
     while not list((tmp_path / "o").glob("*.png")) and time.monotonic() < end:
         time.sleep(0.05)
