@@ -369,7 +369,7 @@ def test_the_keyboard_leaves_whole_files_only(weights, tmp_path):
     for i in range(300):  # more than are done before the signal is sent
         save(tmp_path / "in" / f"{i:03}.png", 60, 60)
     args = ("-i", tmp_path / "in", "-o", tmp_path / "o", "--weights", weights)
-    # Where the tests run behind a shell's "&" the signal is ignored, by children as well.
+    # Behind a shell's "&" the signal is ignored, and by children as well.
     kept = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "gendr_jax.cli.main", "restore", *map(str, args)],
