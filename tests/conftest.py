@@ -1,6 +1,7 @@
 """Settings every test runs under, and the fixture that finds the shared data.
 
-What lives here: eight CPU devices, strict rank promotion, `shared_data`. No helpers:
+What lives here: eight CPU devices, strict rank promotion, no cache of programs,
+`shared_data`. No helpers:
 a helper that two test files need belongs in the library or is written twice.
 """
 
@@ -12,6 +13,9 @@ from pathlib import Path
 PLATFORM = os.environ.get("GENDR_TEST_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = PLATFORM
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# No test reads or fills the user's cache; one that is about the cache turns it on.
+os.environ["GENDR_CACHE"] = "0"
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -32,9 +32,8 @@ FILE = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(autouse=True)
-def no_cache(monkeypatch):
-    """Commands in this process must not point jax at the user's cache."""
-    monkeypatch.setenv("GENDR_CACHE", "0")
+def no_tracebacks(monkeypatch):
+    """Errors are told in one line, whatever the shell of the tests asks for."""
     monkeypatch.setenv("GENDR_DEBUG", "")
 
 

@@ -174,7 +174,6 @@ def test_a_termination_leaves_no_temporary_file(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "gendr_jax.cli.main", "restore", *map(str, args)],
         cwd=ROOT,
-        env={**os.environ, "GENDR_CACHE": "0"},
         stdout=subprocess.DEVNULL,
     )
     end = time.monotonic() + 200

@@ -94,7 +94,11 @@ def page(tmp_path_factory):
     server = subprocess.Popen(
         [sys.executable, *command, "--port", str(PORT)],
         cwd=ROOT,
-        env={**os.environ, "GENDR_CACHE_DIR": str(base / "cache")},
+        env={
+            **os.environ,
+            "GENDR_CACHE": "1",
+            "GENDR_CACHE_DIR": str(base / "cache"),
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

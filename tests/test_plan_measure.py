@@ -146,6 +146,7 @@ def in_this_process(monkeypatch):
 
 def test_the_command(config_file, tmp_path, monkeypatch, capsys, in_this_process):
     """A true program; the second time it is not compiled."""
+    monkeypatch.setenv("GENDR_CACHE", "1")
     monkeypatch.setenv("GENDR_CACHE_DIR", str(tmp_path / "cache"))
     out = tmp_path / "deep" / "plan.json"
     args = [config_file, "--topology", "cpu:4", "--mesh", "data=2,fsdp=2"]
@@ -169,6 +170,7 @@ def test_the_command(config_file, tmp_path, monkeypatch, capsys, in_this_process
 
 @pytest.mark.slow
 def test_a_true_step_on_this_machine(config_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("GENDR_CACHE", "1")
     monkeypatch.setenv("GENDR_CACHE_DIR", str(tmp_path / "cache"))
     out = tmp_path / "plan.json"
     args = [config_file, "--topology", "cpu:4", "--mesh", "data=2,fsdp=2"]
@@ -183,6 +185,7 @@ def test_a_true_step_on_this_machine(config_file, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_true_step_on_a_tpu(config_file, tmp_path, monkeypatch):
     pytest.importorskip("libtpu")
+    monkeypatch.setenv("GENDR_CACHE", "1")
     monkeypatch.setenv("GENDR_CACHE_DIR", str(tmp_path / "cache"))
     out = tmp_path / "plan.json"
     args = ["--config=configs/tiny_distill.py", "--topology", "v5e:2x2"]

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from test_loop import waiting
 from tiny_stages import ToyVAE, batch, fewer_passes, gather_on, parts, random, settings
 
@@ -37,6 +38,7 @@ def programs(tmp_path_factory):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    compilation_cache.reset_cache()  # jax keeps an open one past its setting
 
 
 def vae_stage(mesh):
