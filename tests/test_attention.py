@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gendr_jax.models import attention
+from gendr_jax.models import attention, place
 from gendr_jax.models.attention_blocks import attend_blocks
 
 
@@ -140,7 +140,7 @@ def test_the_tpu_kernels_gradient_is_that_of_plain_attention():
 
 
 def test_platform_is_the_current_meshs():
-    assert attention.platform() == "cpu"
+    assert place.platform() == "cpu"
 
 
 @pytest.mark.skipif(
@@ -171,7 +171,7 @@ def test_many_queries_on_a_tpu_meet_the_flash_kernel(monkeypatch, keys):
         return jnp.sum(attention.attend(q, k, v).astype(jnp.float32))
 
     with jax.set_mesh(mesh):
-        assert attention.platform() == "tpu"
+        assert place.platform() == "tpu"
         lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, k, k)
     compiled = lowered.compile(compiler_options={"exec_time_optimization_effort": -1.0})
     assert not re.search(rf"\[[\d,]*4096,{keys}\]", compiled.as_text())

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from gendr_jax.models import place
 from gendr_jax.models.attention_blocks import attend_blocks
 
 # Scores above this many numbers are never formed at once (64 Mi float32 = 256 MiB).
@@ -36,7 +37,7 @@ def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array
     Args: q [B, L, N, D]; k, v [B, M, N, D]. Returns [B, L, N, D] in q's dtype.
     """
     batch, length = q_blnd.shape[:2]
-    spec, local = _spec(batch), functools.partial(_attend_local, alone=_alone())
+    spec, local = _spec(batch), functools.partial(_attend_local, alone=place.alone())
     if spec is None:
         return local(q_blnd, k_blnd, v_blnd)
     whole = PartitionSpec(spec[0])  # every query looks at all keys
@@ -65,26 +66,15 @@ def _spec(batch: int) -> PartitionSpec | None:
     named = (*BATCH_AXES, SPACE) if split == 1 else BATCH_AXES
     rows = tuple(name for name in free if name in named)
     share = math.prod(mesh.shape[name] for name in rows)
-    if batch % share or (split == 1 and platform() == "cpu"):
+    if batch % share or (split == 1 and place.platform() == "cpu"):
         return None
     return PartitionSpec(rows, SPACE) if split > 1 else PartitionSpec(rows)
-
-
-def _alone() -> bool:
-    """Whether this program waits for no other device's.
-
-    One device, or the caller's own shard_map over all axes: tiles of a picture.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return jax.device_count() == 1
-    return mesh.size == 1 or set(mesh.manual_axes) == set(mesh.axis_names)
 
 
 def _attend_local(q_blnd, k_blnd, v_blnd, alone):
     """On the arrays of one device: the kernel for its platform and shape."""
     batch, length, heads, width = q_blnd.shape
-    keys, where = k_blnd.shape[1], platform()
+    keys, where = k_blnd.shape[1], place.platform()
     half = q_blnd.dtype in (jnp.bfloat16, jnp.float16)
     if where == "gpu" and half and width <= CUDNN_MAX_HEAD and width % 8 == 0:
         return jax.nn.dot_product_attention(
@@ -99,16 +89,6 @@ def _attend_local(q_blnd, k_blnd, v_blnd, alone):
     if batch * heads * length * keys > MAX_SCORES:
         return attend_chunked(q_blnd, k_blnd, v_blnd)
     return _attend_xla(q_blnd, k_blnd, v_blnd)
-
-
-def platform() -> str:
-    """ "cpu", "gpu" or "tpu": the current mesh's, else the default backend's.
-
-    The mesh decides so that a program can be compiled for devices that are not here.
-    """
-    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    name = getattr(device, "platform", None) or jax.default_backend()
-    return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
 def attend_chunked(

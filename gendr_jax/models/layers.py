@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from gendr_jax.models import winograd
 from gendr_jax.models.remat import CONV, LINEAR, named
 
 Product = Callable[[jax.Array, jax.Array], jax.Array]  # (x, kernel) -> y, bilinear
@@ -73,13 +74,15 @@ class Conv(nnx.Module):
         self.padding = ((pad, pad), (pad, pad)) if isinstance(pad, int) else pad
 
     def _conv(self, x, kernel, stride, padding):
+        kernel = kernel[...].astype(self.dtype)
+        if winograd.suits(x, kernel, stride, padding):
+            return winograd.convolve(x, kernel)
         product = functools.partial(
             jax.lax.conv_general_dilated,
             window_strides=(stride, stride),
             padding=padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        kernel = kernel[...].astype(self.dtype)
         return _wide(product, x, kernel) if self.wide_grads else product(x, kernel)
 
     def __call__(self, x: jax.Array) -> jax.Array:
