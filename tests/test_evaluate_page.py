@@ -14,9 +14,15 @@ from tiny_pictures import write
 from gendr_jax.evaluate import measuring, methods, page, pairing, results
 from gendr_jax.evaluate.gallery import Gallery
 from gendr_jax.evaluate.pairing import Folders
-from gendr_jax.metrics.table import Settings, open_metrics
+from gendr_jax.evaluate.whole import Figure, Whole
+from gendr_jax.metrics.table import Metric, OpenedSet, Settings, open_metrics
 
 EVIL = "</script><b>x"  # a method's name is text, whatever it is
+FAR = OpenedSet(Metric("far", "gt", "lower", 3, "-"), "as sets", lambda sr, gt: 0.0)
+WHOLE = Whole(
+    {"bicubic": {"far": Figure(7.5, 3)}, EVIL: {"far": Figure(9.25, 2)}},
+    {"bicubic": {"far": Figure(8.0, 2)}, EVIL: {"far": Figure(9.25, 2)}},
+)
 NAMES = [f"p{i}.png" for i in (1, 2, 10)]
 
 
@@ -33,9 +39,10 @@ def report(tmp_path_factory):
     gallery = Gallery()
     figures = measuring.run(pairs, metrics, see=gallery.add)
     about = results.About("GT", "LR", None)
-    found = results.collect(about, pairs.methods, metrics, figures, ["a <i>problem"])
+    told = (["a <i>problem"], [FAR], WHOLE)
+    found = results.collect(about, pairs.methods, metrics, figures, *told)
     path = root / "report.html"
-    path.write_text(page.render(found, metrics, gallery), encoding="utf-8")
+    path.write_text(page.render(found, metrics, gallery, [FAR]), encoding="utf-8")
     return path, found
 
 
@@ -116,6 +123,46 @@ def test_figures_are_those_of_the_results(tab, report):
     cell = "document.querySelectorAll('#means tbody tr')[1].cells[3]"
     assert tab.eval(f"{cell}.firstChild.textContent") == f"{common:.4f}"
     assert "2 pictures" in tab.eval("document.getElementById('which').textContent")
+
+
+def texts(tab, table):
+    """The rows of a table, a list of the texts of cells each."""
+    return tab.eval(
+        f"[...document.querySelectorAll('#{table} tr')]"
+        ".map(row => [...row.cells].map(e => e.innerText))"
+    )
+
+
+def test_methods_as_a_whole_are_in_the_summary_alone(tab):
+    head, bicubic, evil = texts(tab, "means")
+    assert head[-1] == "far ↓"
+    assert bicubic[-1] == "8.000\nas a whole" and evil[-1] == "9.250\nas a whole"
+    assert not any("far" in cell for cell in texts(tab, "paired")[0])
+    assert "far" not in tab.eval("document.getElementById('pictures').textContent")
+    assert "as sets" in tab.eval("document.getElementById('protocol').textContent")
+
+
+def test_means_of_different_pictures_are_marked(tab, report):
+    mixed, best = "at('means-mixed')", "document.querySelectorAll('#means .best')"
+    assert tab.eval(f"{mixed}.hidden") and tab.eval(f"{best}.length") == 4
+    assert f"{EVIL} has 2 of them" in tab.eval("at('about').textContent")
+    assert not tab.eval("at('paired-mixed').hidden")
+    tab.click("document.querySelectorAll('#which button')[1]")
+    assert not tab.eval(f"{mixed}.hidden") and tab.eval(f"{best}.length") == 0
+    assert "do not compare" in tab.eval(f"{mixed}.textContent")
+    assert [row[1] for row in texts(tab, "means")[1:]] == ["3", "2"]
+    assert texts(tab, "means")[1][-1] == "7.500\nas a whole"
+    tab.click("document.querySelectorAll('#which button')[0]")
+
+
+def test_a_mean_of_fewer_pictures_has_no_prize(tab):
+    entry = "data.summary.common.bicubic.psnr"
+    tab.eval(f"{entry}.n = 1; drawMeans('common')")
+    assert "of 1 pictures" in texts(tab, "means")[1][2]
+    columns = "[...document.querySelectorAll('#means .best')]"
+    assert tab.eval(f"{columns}.every(e => e.closest('td').cellIndex !== 2)")
+    assert tab.eval(f"{columns}.length") == 3
+    tab.eval(f"{entry}.n = 2; drawMeans('common')")
 
 
 def test_the_baseline_can_be_changed(tab, report):

@@ -34,25 +34,28 @@ def main(args: list[str]) -> int:
 
     quiet()
     cache_programs()
-    from gendr_jax.evaluate import measuring, pairing, results
+    from gendr_jax.evaluate import pairing, results
     from gendr_jax.evaluate.gallery import Gallery
-    from gendr_jax.metrics.table import open_metrics
+    from gendr_jax.metrics.table import OF_SETS, open_metrics, open_set_metrics
 
     folders, about = _folders(flags)
     names = _metrics(flags, folders)
     pairs = pairing.pair(folders, _methods(flags))
-    metrics = open_metrics(names, _settings(flags, pairs.scale))
-    _check_given(metrics, folders)
+    alone = [name for name in names if name not in OF_SETS]
+    metrics = open_metrics(alone, _settings(flags, pairs.scale))
+    sets = open_set_metrics([name for name in names if name in OF_SETS])
+    _check_given([*metrics, *sets], folders)
     for line in pairs.problems:
         say_error(line)
     gallery = Gallery(flags.crops)
     see = gallery.add if flags.html else lambda seen: None
-    with _progress(len(pairs.items)) as advance:
-        figures = measuring.run(pairs, metrics, see=see, advance=advance)
-    for line in figures.problems:
+    figures, whole = _figures(pairs, metrics, sets, see)
+    for line in figures.problems + whole.problems:
         say_error(line)
-    problems = pairs.problems + figures.problems
-    found = results.collect(about, pairs.methods, metrics, figures, problems)
+    problems = pairs.problems + figures.problems + whole.problems
+    found = results.collect(
+        about, pairs.methods, metrics, figures, problems, sets, whole
+    )
     if flags.output:
         results.write(Path(flags.output), results.dumps(found))
     if flags.csv:
@@ -60,9 +63,28 @@ def main(args: list[str]) -> int:
     if flags.html:
         from gendr_jax.evaluate import page
 
-        results.write(Path(flags.html), page.render(found, metrics, gallery))
-    print(results.table(found, metrics))
+        results.write(Path(flags.html), page.render(found, metrics, gallery, sets))
+    print(results.table(found, metrics, sets))
     return 1 if problems else 0
+
+
+def _figures(pairs: Any, metrics: Any, sets: Any, see: Any) -> tuple[Any, Any]:
+    """(those of pictures, those of methods as a whole); `see` is shown each item."""
+    from gendr_jax.evaluate import measuring
+    from gendr_jax.evaluate.whole import Whole, collecting
+
+    with _progress(len(pairs.items)) as advance:
+        if not sets:
+            return measuring.run(pairs, metrics, see=see, advance=advance), Whole()
+        with collecting() as collection:
+
+            def keep(seen: Any) -> None:
+                see(seen)
+                collection.add(seen)
+
+            figures = measuring.run(pairs, metrics, see=keep, advance=advance)
+            names = [method.name for method in pairs.methods]
+            return figures, collection.measure(names, sets)
 
 
 def _parser() -> Parser:

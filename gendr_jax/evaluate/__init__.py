@@ -3,6 +3,7 @@
     files.py       pictures of a folder, matched by file stem
     methods.py     where a method's pictures come from: files, bicubic, a restorer
     measuring.py   figures of every picture of every method, in batches of one size
+    whole.py       figures of a method as a whole, by sets of pictures (FID)
     statistics.py  means with intervals, paired differences
     results.py     the results as JSON, CSV and a table
     gallery.py     thumbnails, and crops where methods differ

@@ -60,32 +60,52 @@ function intervalPicture(entry, all) {
   return svg;
 }
 
+/* What the summary shows of a method: means, then figures of it as a whole. */
+function summaryOf(which, name) {
+  const whole = (data.whole && data.whole[which === "all" ? "methods" : which]) || {};
+  return { ...data.summary[which][name], ...whole[name] };
+}
+
+function meanCell(entry, column, metric, winner, count) {
+  if (!entry) return make("td", {}, "–");
+  const value = make("span", { className: winner ? "best" : "" },
+    shown("value" in entry ? entry.value : entry.mean, metric));
+  const few = entry.n === count ? null : make("small", { className: "bad" }, `of ${entry.n} pictures`);
+  if ("value" in entry) return make("td", {}, value, make("small", {}, "as a whole"), few);
+  return make("td", {}, value, make("small", {}, interval(entry.ci95, (x) => shown(x, metric))),
+    few, intervalPicture(entry, column));
+}
+
 function drawMeans(which) {
-  const means = data.summary[which];
+  const all = [...data.metrics, ...data.sets];
   const head = make("tr", {}, make("th", {}, "method"), make("th", {}, "pictures"),
-    ...data.metrics.map((m) => make("th", { title: m.protocol }, m.name + arrow[m.better])));
-  const columns = data.metrics.map((m) => data.methods.map((own) => means[own.name][m.name] || null));
-  // Means over different pictures do not compete.
-  const comparable = which === "common" || !data.summary.common;
-  const winners = columns.map((column, k) => (comparable
-    ? best(column.map((entry) => entry && entry.mean), data.metrics[k]) : new Set()));
+    ...all.map((m) => make("th", { title: m.protocol }, m.name + arrow[m.better])));
+  const figures = data.methods.map((method) => summaryOf(which, method.name));
+  const counts = data.methods.map((m) => (which === "common" ? data.commonPictures : m.pictures));
+  // Figures of different pictures do not compete.
+  const mixed = which === "all" && data.summary.common;
+  const columns = all.map((m) => figures.map((own) => own[m.name] || null));
+  const winners = columns.map((column, k) => {
+    const fair = !mixed && column.every((entry, i) => !entry || entry.n === counts[i]);
+    const values = column.map((entry) => entry && ("value" in entry ? entry.value : entry.mean));
+    return fair ? best(values, all[k]) : new Set();
+  });
   const rows = data.methods.map((method, i) => make("tr", {},
-    make("th", { scope: "row" }, method.name),
-    make("td", {}, String(which === "common" ? data.commonPictures : method.pictures)),
-    ...data.metrics.map((metric, k) => {
-      const entry = columns[k][i];
-      if (!entry) return make("td", {}, "–");
-      return make("td", {},
-        make("span", { className: winners[k].has(i) ? "best" : "" }, shown(entry.mean, metric)),
-        make("small", {}, interval(entry.ci95, (x) => shown(x, metric))),
-        intervalPicture(entry, columns[k]));
-    })));
+    make("th", { scope: "row" }, method.name), make("td", {}, String(counts[i])),
+    ...all.map((metric, k) =>
+      meanCell(columns[k][i], columns[k], metric, winners[k].has(i), counts[i]))));
   at("means").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
+  at("means-mixed").hidden = !mixed;
 }
 
 function summary() {
   at("means-note").textContent =
-    `Mean and 95 % interval (${data.ci}). Underlined: the best; ↑ more is better, ↓ less.`;
+    `Mean and 95 % interval (${data.ci}). Underlined: the best; ↑ more is better, ↓ less.` +
+    (data.sets.length ? " As a whole: one figure of all pictures as a set, without an interval." : "");
+  if (data.summary.common) {
+    at("means-mixed").textContent =
+      "Each method on its own pictures: these means do not compare with each other.";
+  }
   if (data.summary.common && data.commonPictures) {
     choice(at("which"), [
       ["common", `the ${data.commonPictures} pictures that all methods have`],
@@ -129,11 +149,12 @@ function drawPaired(baseline) {
 }
 
 function differences() {
-  if (data.methods.length < 2) {
+  if (data.methods.length < 2 || !data.metrics.length) {
     at("differences").remove();
     document.querySelector('nav a[href="#differences"]').remove();
     return;
   }
+  at("paired-mixed").hidden = !data.summary.common;
   const select = at("baseline");
   select.append(...data.methods.map((m) => make("option", { value: m.name }, m.name)));
   select.onchange = () => drawPaired(select.value);
@@ -192,7 +213,8 @@ function crops() {
     return;
   }
   at("crops-note").textContent = `${data.crops.length} pictures, the most different first; ` +
-    "each cut where its methods differ most. The pixels are those of the results.";
+    "each cut where its methods differ most. The pixels are those of the results, the figures " +
+    "those of whole pictures.";
   at("cards").append(...data.crops.map(card));
   choice(at("zoom"), [[1, "1 : 1"], [2, "2 : 1"], [4, "4 : 1"]], 1, zoom);
   zoom(1);
@@ -303,7 +325,7 @@ function protocol() {
   document.title = data.title;
   at("about").textContent = data.about;
   const entries = [
-    ...data.metrics.map((m) => [m.name, m.protocol]), ["interval", data.ci],
+    ...[...data.metrics, ...data.sets].map((m) => [m.name, m.protocol]), ["interval", data.ci],
     ...data.methods.map((m) => [m.name, `${m.pictures} pictures of ${m.source}`]),
     ["written by", data.version]];
   at("lines").append(...entries.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));
