@@ -13,6 +13,7 @@ from typing import Any
 
 from gendr_jax.cli.parser import Parser
 from gendr_jax.cli.report import say_error
+from gendr_jax.cli.terminated import tidy_when_terminated
 from gendr_jax.errors import UsageError
 
 BICUBIC = "bicubic"
@@ -34,12 +35,18 @@ def main(args: list[str]) -> int:
 
     quiet()
     cache_programs()
+    with tidy_when_terminated():
+        return _run(flags)
+
+
+def _run(flags: Any) -> int:
     from gendr_jax.evaluate import pairing, results
     from gendr_jax.evaluate.gallery import Gallery
     from gendr_jax.metrics.table import OF_SETS, open_metrics, open_set_metrics
 
     folders, about = _folders(flags)
     names = _metrics(flags, folders)
+    _check_outputs(flags)
     pairs = pairing.pair(folders, _methods(flags))
     alone = [name for name in names if name not in OF_SETS]
     metrics = open_metrics(alone, _settings(flags, pairs.scale))
@@ -170,10 +177,21 @@ def _check(flags: Any) -> None:
         value = getattr(flags, name)
         if value is not None and not value >= least:
             raise UsageError(f"--{name} is {value}, it is {least} or more. Change it.")
-    named = [name for name in (flags.output, flags.csv, flags.html) if name]
-    for name in named:
-        if Path(name).is_dir() or named.count(name) > 1:
-            raise UsageError(f"{name} cannot be the one file of results. Name another.")
+
+
+def _check_outputs(flags: Any) -> None:
+    """What would come to light after all the work."""
+    from gendr_jax.evaluate import results
+    from gendr_jax.restore.image_io import PICTURE_SUFFIXES
+
+    named = [Path(name) for name in (flags.output, flags.csv, flags.html) if name]
+    whole = [path.resolve() for path in named]
+    for path, own in zip(named, whole, strict=True):
+        if path.is_dir() or whole.count(own) > 1:
+            raise UsageError(f"{path} cannot be the one file of results. Name another.")
+        if path.suffix.lower() in PICTURE_SUFFIXES:
+            raise UsageError(f"{path} is the name of a picture. Name another file.")
+        results.require_writable(path)
 
 
 def _folders(flags: Any) -> tuple[Any, Any]:
@@ -288,6 +306,8 @@ def _check_names(names: list[str]) -> None:
             raise UsageError(
                 f"two methods are called {name}. Name them, as in --sr ours={name}."
             )
+        if name != (shown := name.encode(errors="replace").decode()):
+            raise UsageError(f"the name {shown} is not UTF-8. Give another name.")
         if name in (INPUT, TRUTH):
             raise UsageError(f"a method cannot be called {name}. Give another name.")
 

@@ -108,7 +108,8 @@ function summary() {
   }
   if (data.summary.common && data.commonPictures) {
     choice(at("which"), [
-      ["common", `the ${data.commonPictures} pictures that all methods have`],
+      ["common", data.commonPictures === 1 ? "the picture that all methods have"
+        : `the ${data.commonPictures} pictures that all methods have`],
       ["all", "all that each method has"]], "common", drawMeans);
     drawMeans("common");
   } else {

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import gendr_jax
+from gendr_jax.errors import UsageError
 from gendr_jax.evaluate import statistics
 from gendr_jax.evaluate.measuring import Figures
 from gendr_jax.evaluate.methods import Method
@@ -116,7 +117,8 @@ def table(
     if common := results["common"]:
         count = common["pictures"]
         lines = ["each on the pictures that it has, not to be compared:", *lines]
-        lines += ["", f"on the {count} pictures that all methods have:"]
+        them = "picture" if count == 1 else f"{count} pictures"
+        lines += ["", f"on the {them} that all methods have:"]
         same = dict.fromkeys(counts, count)
         joined = _joined(common["methods"], whole["common"])
         lines += _rows(joined, same, columns) if count else ["none"]
@@ -125,13 +127,33 @@ def table(
 
 def write(path: Path, text: str) -> None:
     """The whole file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = _partial(path)
     try:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Before all the work: that `write` will find its folder, made where absent.
+
+    Raises:
+        UsageError: it will not.
+    """
+    try:
+        partial = _partial(path)
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror}). Name another file."
+        ) from error
+
+
+def _partial(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _method(

@@ -18,6 +18,7 @@ those of two folders (fid), which have no figure of one picture.
 import contextlib
 import difflib
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,7 +96,9 @@ def open_distance(name: str) -> OpenedSet:
         # No worker processes: a fork of a process with threads may never end.
         options = {"num_workers": 0, "verbose": False}
         try:
-            return _figure(model(str(gt), str(sr), **options))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of singular matrices: docs/metrics.md
+                return _figure(model(str(gt), str(sr), **options))
         except Exception as error:  # of torch, of scipy
             raise InputError(
                 f"pyiqa cannot measure {name} ({_reason(error)}). Give it more "
@@ -141,7 +144,9 @@ def _create(pyiqa: ModuleType, name: str, options: dict[str, Any]) -> Any:
         hint = ", ".join(near) or "pyiqa.list_models() lists them"
         raise UsageError(f"pyiqa has no metric {name!r}. Nearest: {hint}.")
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # it tells which files it loads
+        # It tells which files it loads, and torchvision that it has grown old.
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return pyiqa.create_metric(name, **options)
     except Exception as error:  # downloads, packages and files, each with its own type
         raise InputError(
