@@ -188,15 +188,22 @@ def test_metrics_and_names_can_be_chosen(tab):
     tab.eval("filter.value = ''; filter.oninput({target: filter})")
 
 
-def test_a_long_table_shows_the_first_rows_until_asked(tab):
+def test_a_long_table_is_drawn_as_it_is_scrolled(tab):
     count = "document.querySelectorAll('#images tbody tr').length"
-    more = "document.getElementById('more')"
+    more, box = "at('more')", "at('images').parentElement"
     assert tab.eval(f"{more}.hidden") and tab.eval(count) == 3
-    tab.eval("view.most = 2; drawImages()")
-    assert tab.eval(count) == 2
-    assert "3 of 3, the first 2 shown" in tab.eval("at('count').textContent")
+    tab.eval(f"view.step = 1; {box}.style.maxHeight = '120px'; drawImages()")
+    assert tab.eval(count) == 1 and not tab.eval(f"{more}.hidden")
+    assert "3 of 3, the first 1 drawn" in tab.eval("at('count').textContent")
+    tab.eval(f"{box}.scrollTop = 1000")
+    tab.wait(f"{count} > 1")
+    tab.click(head("picture"))  # from the top again
+    assert tab.eval(count) == 1 and tab.eval(f"{box}.scrollTop") == 0
+    tab.click(head("picture"))
     tab.click(more)
     assert tab.eval(count) == 3 and tab.eval(f"{more}.hidden")
+    assert names(tab) == ["p1", "p2", "p10"]
+    tab.eval(f"view.step = 100; {box}.style.maxHeight = ''; drawImages()")
 
 
 def test_crops_are_shown_pixel_for_pixel(tab):

@@ -223,7 +223,7 @@ function crops() {
 
 /* ---- pictures */
 
-const view = { metrics: new Set(), column: -1, method: 0, down: false, filter: "", rows: new Map(), most: 500 };
+const view = { metrics: new Set(), column: -1, method: 0, down: false, filter: "", rows: new Map(), found: [], step: 100 };
 const byName = new Intl.Collator("en", { numeric: true });
 
 function sorted(images) {
@@ -279,18 +279,32 @@ function drawHeads() {
   at("images").tHead.replaceChildren(...(several ? [groups, heads] : [heads]));
 }
 
+/* As many rows more: the layout of thousands takes a second. */
+function drawRows(count) {
+  const body = at("images").tBodies[0];
+  const drawn = body.rows.length;
+  body.append(...view.found.slice(drawn, drawn + count).map((image) => {
+    if (!view.rows.has(image.name)) view.rows.set(image.name, imageRow(image));
+    return view.rows.get(image.name);
+  }));
+  const left = view.found.length - body.rows.length;
+  at("count").textContent = `${view.found.length} of ${data.images.length}` +
+    (left ? `, the first ${body.rows.length} drawn` : "");
+  at("more").hidden = !left;
+}
+
 function drawImages() {
   drawHeads();
-  const images = sorted(data.images.filter((image) =>
+  view.found = sorted(data.images.filter((image) =>
     image.name.toLowerCase().includes(view.filter)));
-  const first = images.slice(0, view.most);
-  for (const image of first) {
-    if (!view.rows.has(image.name)) view.rows.set(image.name, imageRow(image));
-  }
-  at("images").tBodies[0].replaceChildren(...first.map((image) => view.rows.get(image.name)));
-  at("count").textContent = `${images.length} of ${data.images.length}` +
-    (first.length < images.length ? `, the first ${first.length} shown` : "");
-  at("more").hidden = first.length === images.length;
+  at("images").tBodies[0].replaceChildren();
+  at("images").parentElement.scrollTop = 0;
+  drawRows(view.step);
+}
+
+/* The next rows, a screen before the end is reached. */
+function drawOn(box) {
+  if (box.scrollTop + 2 * box.clientHeight > box.scrollHeight) drawRows(view.step);
 }
 
 function drawChosen() {
@@ -311,10 +325,9 @@ function pictures() {
     view.filter = event.target.value.toLowerCase();
     drawImages();
   };
-  at("more").onclick = () => {
-    view.most = Infinity;
-    drawImages();
-  };
+  at("more").onclick = () => drawRows(Infinity);
+  const box = at("images").parentElement;
+  box.onscroll = () => drawOn(box);
   drawChosen();
   drawImages();
 }
