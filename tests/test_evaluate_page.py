@@ -247,3 +247,17 @@ def test_one_method_alone(tmp_path, tab):
     assert tab.eval("document.getElementById('crops')") is None
     assert tab.eval("document.querySelectorAll('#images tbody tr').length") == 1
     assert not tab.complaints
+
+
+def test_figures_of_wholes_alone(tmp_path, tab):
+    sr = write(tmp_path / "sr", ["a.png", "b.png"], (20, 30))
+    pairs = pairing.pair(Folders(), [(methods.Method("ours", "sr", {}), sr)])
+    whole = Whole({"ours": {"far": Figure(7.5, 2)}}, {"ours": {}})
+    figures = measuring.run(pairs, [])
+    told = ([], [FAR], whole)
+    found = results.collect(results.About(), pairs.methods, [], figures, *told)
+    path = tmp_path / "whole.html"
+    path.write_text(page.render(found, [], Gallery(), [FAR]), encoding="utf-8")
+    tab.goto(path)
+    assert texts(tab, "means")[1] == ["ours", "2", "7.500\nas a whole"]
+    assert names(tab) == ["a", "b"] and not tab.complaints

@@ -131,6 +131,8 @@ def test_distances_of_sets(asked, tmp_path):
         pyiqa_bridge.open_distance("musiq")
     with pytest.raises(UsageError, match="pyiqa:fid is of sets"):
         opened("pyiqa:fid")
+    with pytest.raises(UsageError, match="knows no truths. Use pyiqa:fid"):
+        opened("pyiqa:inception_score")
 
 
 def test_what_cannot_be_had_is_said(asked, monkeypatch):

@@ -14,6 +14,7 @@ biased.
 
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -105,7 +106,7 @@ class Collection:
                 side.mkdir()
                 for name in names:
                     file = self._file(place, self._numbers[name])
-                    os.link(file, side / file.name)
+                    _link(file, side / file.name)
             for opened in metrics:
                 try:
                     value = opened.measure(*sides)
@@ -129,6 +130,13 @@ class Collection:
         folder = self._folder / place
         folder.mkdir(exist_ok=True)
         return folder / f"{number:06d}.png"
+
+
+def _link(file: Path, name: Path) -> None:
+    try:
+        os.link(file, name)
+    except OSError:  # some file systems have no links
+        shutil.copyfile(file, name)
 
 
 def _write(picture_hwc: np.ndarray, path: Path) -> None:

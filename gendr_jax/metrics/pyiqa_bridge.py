@@ -50,10 +50,14 @@ def open_pyiqa(name: str, settings: Settings) -> Opened:
         InputError: pyiqa cannot make it, mostly for want of weights.
     """
     pyiqa = _pyiqa(name)
-    if PYIQA + name in OF_SETS or name == "inception_score":
+    if PYIQA + name in OF_SETS:
         raise UsageError(
-            f"{PYIQA}{name} is of sets, it has no figure of one picture. Leave it out, "
-            f"or use one of {', '.join(OF_SETS)} by open_set_metrics."
+            f"{PYIQA}{name} is of sets, it has no figure of one picture. Open it by "
+            "open_set_metrics."
+        )
+    if name == "inception_score":
+        raise UsageError(
+            f"{PYIQA}{name} is of sets and knows no truths. Use {OF_SETS[0]}."
         )
     options = _options(name, settings)
     model = _create(pyiqa, name, options)
