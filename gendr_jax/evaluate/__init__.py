@@ -7,7 +7,8 @@
     statistics.py  means with intervals, paired differences
     results.py     the results as JSON, CSV and a table
     gallery.py     thumbnails, and crops where methods differ
-    page.py        the report in one HTML file (page.html, page.css, page.js)
+    page.py        the report in one HTML file (page.html, page.css, page.js,
+                   pictures.js)
     test_sets.py   the test sets of the field (sets/*.sha256)
 
 Formulas are in `gendr_jax/metrics/`, flags in `gendr_jax/cli/evaluate.py`.

@@ -1,8 +1,8 @@
 """The report: one HTML file that needs nothing else, not even a network.
 
 What lives here: results and pictures put into page.html, together with page.css and
-page.js, which draws and sorts. What does not: figures (results.py), which pictures
-are shown (gallery.py).
+with page.js and pictures.js, which draw and sort. What does not: figures (results.py),
+which pictures are shown (gallery.py).
 """
 
 import base64
@@ -30,15 +30,16 @@ def render(
         sets: metrics of methods as a whole.
     """
     files = resources.files("gendr_jax.evaluate")
-    page, css, script = (
-        (files / f"page.{kind}").read_text(encoding="utf-8")
-        for kind in ("html", "css", "js")
+    page, css, script, pictures = (
+        (files / name).read_text(encoding="utf-8")
+        for name in ("page.html", "page.css", "page.js", "pictures.js")
     )
     # Within a script element "</script" and "<!--" would be read as HTML.
     data = json.dumps(_data(results, metrics, gallery, sets), separators=(",", ":"))
     parts = {
         "/*PAGE.CSS*/": css,
         "/*PAGE.JS*/": script,
+        "/*PICTURES.JS*/": pictures,
         "/*DATA*/": data.replace("<", "\\u003c"),
     }
     for mark, text in parts.items():
