@@ -30,7 +30,7 @@ setup(
     packages=find_packages(include=["gendr_jax", "gendr_jax.*"]),
     package_data={
         "gendr_jax": ["py.typed"],
-        "gendr_jax.evaluate": ["page.html", "page.css", "page.js", "sets/*.sha256"],
+        "gendr_jax.evaluate": ["page.html", "page.css", "*.js", "sets/*.sha256"],
     },
     install_requires=[
         "absl-py>=2.1",

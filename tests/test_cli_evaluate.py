@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,10 @@ def test_methods_may_lack_pictures_where_that_is_meant(folders, tmp_path, capsys
         (["--sr", "sr", "-s", "0"], "--scale is 0"),
         (["--sr", "sr", "-o", "x", "--csv", "x"], "cannot be the one file"),
         (["--sr", "sr", "--html", "gt"], "cannot be the one file"),
+        (["--sr", "sr", "-o", "x", "--csv", "lr/../x"], "cannot be the one file"),
+        (["--sr", "sr", "-o", "gt/a.png"], "a.png is the name of a picture"),
+        (["--sr", "sr", "--html", "sr/a.png/x.html"], "x.html cannot be written"),
+        (["--sr", "\udcff=sr"], "the name ? is not UTF-8"),
         (["--sr", "sr", "--metric", "psnr"], "unrecognized arguments"),
     ],
 )
@@ -167,6 +172,54 @@ def test_restored_within_the_command_is_what_gendr_restore_writes(folders, tmp_p
     found = json.loads((tmp_path / "r.json").read_text())["methods"]
     assert found["now"]["images"] == found["restored"]["images"]
     assert str(weights) in found["now"]["source"]
+
+
+ENDLESS = """
+import sys, time, types
+class Fid:
+    metric_mode, lower_better = "NR", True
+    def __call__(self, *args, **options):
+        print("now", flush=True)
+        time.sleep(100)
+pyiqa = types.ModuleType("pyiqa")
+pyiqa.list_models, pyiqa.create_metric = lambda: ["fid"], lambda name: Fid()
+sys.modules["pyiqa"] = pyiqa
+signal = __import__("signal")
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from gendr_jax.cli import main
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_leaves_nothing(folders, tmp_path, number):
+    gt, _, sr = folders
+    out, temporary = tmp_path / "out", tmp_path / "tmp"
+    temporary.mkdir()
+    given = ["--sr", sr, "--gt", gt, "--metrics", "psnr,pyiqa:fid"]
+    files = ["-o", out / "r.json", "--csv", out / "r.csv", "--html", out / "r.html"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, "evaluate", *map(str, [*given, *files])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
+    )
+    assert process.stdout.readline() == "now\n" and list(temporary.iterdir())
+    process.send_signal(number)
+    _, told = process.communicate(timeout=100)
+    assert process.returncode == 128 + number
+    assert (
+        told.splitlines()
+        == {
+            signal.SIGINT: [
+                "gendr: error: stopped by the keyboard. Start the same command again."
+            ],
+            signal.SIGTERM: [],
+        }[number]
+    )
+    assert not list(out.iterdir()) and not list(temporary.iterdir())
 
 
 def test_the_peer_has_its_published_figures(shared_data, tmp_path):

@@ -1,5 +1,7 @@
 """evaluate/files.py: which files are pictures, and which belong together."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,16 +20,17 @@ def test_find_takes_pictures_in_order_of_names(tmp_path):
     write(tmp_path, ["b.png", "a.jpg", ".hidden.png"])
     write(tmp_path / "below", ["a.png"])
     (tmp_path / "notes.txt").write_text("x")
-    found, problems = files.find(tmp_path)
-    assert list(found) == ["a", "b"] and not problems
-    found, _ = files.find(tmp_path, recursive=True)
-    assert list(found) == ["a", "b", "below/a"]
+    found = files.find(tmp_path)
+    assert list(found.files) == ["a", "b"] and not found.problems
+    found = files.find(tmp_path, recursive=True)
+    assert list(found.files) == ["a", "b", "below/a"]
 
 
 def test_two_files_of_one_stem_are_neither_and_are_named(tmp_path):
     write(tmp_path, ["a.png", "a.jpg", "b.png"])
-    found, (problem,) = files.find(tmp_path)
-    assert list(found) == ["b"]
+    found = files.find(tmp_path)
+    assert list(found.files) == ["b"] and found.twins == {"a"}
+    (problem,) = found.problems
     assert "a.jpg and a.png" in problem
 
 
@@ -58,3 +61,29 @@ def test_equal_stems_go_before_endings():
 def test_doubt_is_no_match():
     assert stems(["a"], ["a_x4", "a-out"]) == {}
     assert stems(["a_HR", "a_GT"], ["a_x4"]) == {}
+
+
+def test_an_accent_is_one_however_it_is_written():
+    composed, apart = "\u00e9t\u00e9", "e\u0301te\u0301"
+    assert stems([composed], [apart]) == {composed: apart}
+    assert stems([composed], [apart + "_x4"]) == {composed: apart + "_x4"}
+    # A folder that has both knows what it means.
+    assert stems([composed, apart], [apart, composed]) == {
+        composed: composed,
+        apart: apart,
+    }
+
+
+def test_a_name_that_is_not_utf8_is_told(tmp_path):
+    write(tmp_path / "ok", ["ночь 夜 é.png"])
+    odd = os.fsencode(tmp_path / "ok") + b"/b\xff.png"
+    try:
+        shutil.copy(tmp_path / "ok" / "ночь 夜 é.png", odd)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    found = files.find(tmp_path / "ok")
+    assert list(found.files) == ["ночь 夜 é"]
+    (problem,) = found.problems
+    assert "b?.png: the name is not UTF-8" in problem
+    with pytest.raises(UsageError, match="Rename the folder"):
+        files.find(Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff")))

@@ -94,6 +94,17 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_done(gt, tmp_path):
     assert "b.png" in told and f"{sr / 'd.png'} is transparent" in told
 
 
+def test_a_size_that_differs_is_told_with_its_remedy(tmp_path):
+    sr = write(tmp_path / "sr", ["a.png", "b.png"], (24, 32))
+    other = write(tmp_path / "other", ["a.png", "b.png"], (24, 32))
+    write(other, ["a.png"], (20, 32))
+    lr = write(tmp_path / "lr", ["a.png", "b.png"], (6, 8))
+    (line,) = measuring.run(pairs_of(Folders(), sr, other), [SHARP]).problems
+    assert "a.png is 32x20, its partner needs 32x24. Crop or resize it." in line
+    (line,) = measuring.run(pairs_of(Folders(lr=lr), sr, other), [SHARP]).problems
+    assert line.endswith("Give the scale with -s.")
+
+
 def test_a_metric_that_refuses_one_picture_measures_the_others(gt):
     def picky(sr):
         if any(x.mean() == worst for x in sr):

@@ -14,9 +14,15 @@ from tiny_pictures import write
 from gendr_jax.evaluate import measuring, methods, page, pairing, results
 from gendr_jax.evaluate.gallery import Gallery
 from gendr_jax.evaluate.pairing import Folders
-from gendr_jax.metrics.table import Settings, open_metrics
+from gendr_jax.evaluate.whole import Figure, Whole
+from gendr_jax.metrics.table import Metric, OpenedSet, Settings, open_metrics
 
 EVIL = "</script><b>x"  # a method's name is text, whatever it is
+FAR = OpenedSet(Metric("far", "gt", "lower", 3, "-"), "as sets", lambda sr, gt: 0.0)
+WHOLE = Whole(
+    {"bicubic": {"far": Figure(7.5, 3)}, EVIL: {"far": Figure(9.25, 2)}},
+    {"bicubic": {"far": Figure(8.0, 2)}, EVIL: {"far": Figure(9.25, 2)}},
+)
 NAMES = [f"p{i}.png" for i in (1, 2, 10)]
 
 
@@ -33,9 +39,10 @@ def report(tmp_path_factory):
     gallery = Gallery()
     figures = measuring.run(pairs, metrics, see=gallery.add)
     about = results.About("GT", "LR", None)
-    found = results.collect(about, pairs.methods, metrics, figures, ["a <i>problem"])
+    told = (["a <i>problem"], [FAR], WHOLE)
+    found = results.collect(about, pairs.methods, metrics, figures, *told)
     path = root / "report.html"
-    path.write_text(page.render(found, metrics, gallery), encoding="utf-8")
+    path.write_text(page.render(found, metrics, gallery, [FAR]), encoding="utf-8")
     return path, found
 
 
@@ -71,7 +78,7 @@ def head(text):
 
 def test_the_file_needs_nothing_else(report):
     text = report[0].read_text(encoding="utf-8")
-    assert "/*PAGE." not in text and "/*DATA" not in text
+    assert not any(f"/*{mark}" in text for mark in ("PAGE.", "PICTURES.", "DATA"))
     assert not re.search(r"""(src|href)\s*=\s*["'](?!#|data:)""", text)
     assert "url(" not in text and "@import" not in text and "fetch(" not in text
     assert text.count("</script>") == 2  # none comes from a name
@@ -118,6 +125,46 @@ def test_figures_are_those_of_the_results(tab, report):
     assert "2 pictures" in tab.eval("document.getElementById('which').textContent")
 
 
+def texts(tab, table):
+    """The rows of a table, a list of the texts of cells each."""
+    return tab.eval(
+        f"[...document.querySelectorAll('#{table} tr')]"
+        ".map(row => [...row.cells].map(e => e.innerText))"
+    )
+
+
+def test_methods_as_a_whole_are_in_the_summary_alone(tab):
+    head, bicubic, evil = texts(tab, "means")
+    assert head[-1] == "far ↓"
+    assert bicubic[-1] == "8.000\nas a whole" and evil[-1] == "9.250\nas a whole"
+    assert not any("far" in cell for cell in texts(tab, "paired")[0])
+    assert "far" not in tab.eval("document.getElementById('pictures').textContent")
+    assert "as sets" in tab.eval("document.getElementById('protocol').textContent")
+
+
+def test_means_of_different_pictures_are_marked(tab, report):
+    mixed, best = "at('means-mixed')", "document.querySelectorAll('#means .best')"
+    assert tab.eval(f"{mixed}.hidden") and tab.eval(f"{best}.length") == 4
+    assert f"{EVIL} has 2 of them" in tab.eval("at('about').textContent")
+    assert not tab.eval("at('paired-mixed').hidden")
+    tab.click("document.querySelectorAll('#which button')[1]")
+    assert not tab.eval(f"{mixed}.hidden") and tab.eval(f"{best}.length") == 0
+    assert "do not compare" in tab.eval(f"{mixed}.textContent")
+    assert [row[1] for row in texts(tab, "means")[1:]] == ["3", "2"]
+    assert texts(tab, "means")[1][-1] == "7.500\nas a whole"
+    tab.click("document.querySelectorAll('#which button')[0]")
+
+
+def test_a_mean_of_fewer_pictures_has_no_prize(tab):
+    entry = "data.summary.common.bicubic.psnr"
+    tab.eval(f"{entry}.n = 1; drawMeans('common')")
+    assert "of 1 pictures" in texts(tab, "means")[1][2]
+    columns = "[...document.querySelectorAll('#means .best')]"
+    assert tab.eval(f"{columns}.every(e => e.closest('td').cellIndex !== 2)")
+    assert tab.eval(f"{columns}.length") == 3
+    tab.eval(f"{entry}.n = 2; drawMeans('common')")
+
+
 def test_the_baseline_can_be_changed(tab, report):
     cell = "document.querySelector('#paired tbody tr').cells[1].firstChild.textContent"
     (psnr,) = (d for d in report[1]["differences"] if d["metric"] == "psnr")
@@ -141,15 +188,27 @@ def test_metrics_and_names_can_be_chosen(tab):
     tab.eval("filter.value = ''; filter.oninput({target: filter})")
 
 
-def test_a_long_table_shows_the_first_rows_until_asked(tab):
+def test_a_long_table_is_drawn_as_it_is_scrolled(tab):
     count = "document.querySelectorAll('#images tbody tr').length"
-    more = "document.getElementById('more')"
+    more, box = "at('more')", "at('images').parentElement"
     assert tab.eval(f"{more}.hidden") and tab.eval(count) == 3
-    tab.eval("view.most = 2; drawImages()")
-    assert tab.eval(count) == 2
-    assert "3 of 3, the first 2 shown" in tab.eval("at('count').textContent")
-    tab.click(more)
-    assert tab.eval(count) == 3 and tab.eval(f"{more}.hidden")
+    # In one breath: an event of scrolling may come at any time after it.
+    tab.eval(f"view.step = 1; {box}.style.maxHeight = '120px'")
+    assert tab.eval(f"drawImages(), [{count}, {more}.hidden]") == [1, False]
+    assert "3 of 3, the first 1 drawn" in tab.eval(
+        "drawImages(), at('count').textContent"
+    )
+    tab.eval(f"{box}.scrollTop = 1000")
+    tab.wait(f"{count} > 1")
+    for expected in ("p10", "p1"):
+        tab.click(head("picture"))  # from the top again
+        assert tab.eval(f"{box}.scrollTop") == 0 and names(tab)[0] == expected
+    assert tab.eval(f"drawImages(), {more}.click(), [{count}, {more}.hidden]") == [
+        3,
+        True,
+    ]
+    assert names(tab) == ["p1", "p2", "p10"]
+    tab.eval(f"view.step = 100; {box}.style.maxHeight = ''; drawImages()")
 
 
 def test_crops_are_shown_pixel_for_pixel(tab):
@@ -193,3 +252,17 @@ def test_one_method_alone(tmp_path, tab):
     assert tab.eval("document.getElementById('crops')") is None
     assert tab.eval("document.querySelectorAll('#images tbody tr').length") == 1
     assert not tab.complaints
+
+
+def test_figures_of_wholes_alone(tmp_path, tab):
+    sr = write(tmp_path / "sr", ["a.png", "b.png"], (20, 30))
+    pairs = pairing.pair(Folders(), [(methods.Method("ours", "sr", {}), sr)])
+    whole = Whole({"ours": {"far": Figure(7.5, 2)}}, {"ours": {}})
+    figures = measuring.run(pairs, [])
+    told = ([], [FAR], whole)
+    found = results.collect(results.About(), pairs.methods, [], figures, *told)
+    path = tmp_path / "whole.html"
+    path.write_text(page.render(found, [], Gallery(), [FAR]), encoding="utf-8")
+    tab.goto(path)
+    assert texts(tab, "means")[1] == ["ours", "2", "7.500\nas a whole"]
+    assert names(tab) == ["a", "b"] and not tab.complaints

@@ -55,6 +55,11 @@ def test_nothing_in_common_is_a_mistake_of_the_command(tmp_path):
     sr = write(tmp_path / "sr", ["b.png"])
     with pytest.raises(UsageError, match="no picture of .*sr has a partner"):
         pair(Folders(gt, partial=True), method(sr))
+    # Not a line for each of thousands.
+    with pytest.raises(UsageError, match="no picture of .*lr has a partner in .*gt"):
+        pair(Folders(gt, write(tmp_path / "lr", ["c.png"])), method(gt))
+    with pytest.raises(UsageError, match="ours: no picture of .* with --gt or --lr"):
+        pair(Folders(), method(sr), method(gt, "other"))
     with pytest.raises(UsageError, match="Name their folder with --lr"):
         pair(Folders(gt), (methods.bicubic("bicubic"), None))
 
@@ -103,3 +108,24 @@ def test_a_damaged_truth_is_named_once(tmp_path):
     assert [item.name for item in pairs.items] == ["a"]
     (problem,) = pairs.problems
     assert "b.png is not a picture" in problem
+
+
+def test_twins_are_one_line_and_not_a_second_for_want_of_them(tmp_path):
+    gt = write(tmp_path / "gt", ["a.png", "b.png"])
+    lr = write(tmp_path / "lr", ["a.png", "b.png"], (6, 8))
+    sr = write(tmp_path / "sr", ["a.png", "b.png"])
+    other = write(tmp_path / "other", ["b.png"])
+    for folder in (sr, lr):
+        write(folder, ["a.jpg"])
+    pairs = pair(Folders(gt, lr), method(sr), method(other, "other"))
+    told = sorted(pairs.problems)
+    assert len(told) == 3  # what is absent elsewhere is told as ever
+    assert f"{lr} has a.jpg and a.png" in told[0]
+    assert f"{sr} has a.jpg and a.png" in told[1]
+    assert told[2].startswith(f"other: {other} has no picture a.")
+    assert [item.lr for item in pairs.items] == [None, lr / "b.png"]
+    # Twins among the truths: their partners are no strays.
+    clean = write(tmp_path / "clean", ["a.png", "b.png"])
+    write(gt, ["b.jpg"])
+    (line,) = pair(Folders(gt), method(clean)).problems
+    assert "b.jpg and b.png" in line

@@ -88,8 +88,17 @@ def test_the_table_has_both_means():
     text = results.table(found, METRICS)
     first, second = text.split("\n\n")
     assert "psnr ↑" in first and "25.000 [" in first
-    assert "on the 1 pictures" in second and "20.000" in second
-    assert len({len(line) for line in first.splitlines()[:2]}) == 1
+    assert "on the picture that" in second and "20.000" in second
+    assert "not to be compared" in first.splitlines()[0]
+    assert len({len(line) for line in first.splitlines()[1:3]}) == 1
+
+
+def test_a_mean_of_fewer_pictures_says_so():
+    first = figures(a=20.0, b=30.0)
+    del first["b"]["psnr"]
+    text = results.table(collect(first, figures(a=20.0, b=30.0)), METRICS)
+    assert text.splitlines()[1].split()[:5] == ["one", "2", "20.000", "of", "1"]
+    assert text.count(" of ") == 1
 
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):

@@ -268,6 +268,13 @@ def test_the_authors_file_is_read(tmp_path, pristine):
     assert described(read).startswith("modelparameters.mat (")
 
 
+def test_a_photograph_that_is_too_small_is_named(tmp_path):
+    for name, side in (("a.png", 100), ("b.png", 95)):
+        Image.fromarray(scene(0, side, side)).save(tmp_path / name)
+    with pytest.raises(InputError, match=r"b\.png: .* 95x95 .* needs 96"):
+        open_niqe(tmp_path)
+
+
 def test_files_that_are_none(tmp_path, pristine):
     with pytest.raises(InputError, match="does not exist"):
         open_niqe(tmp_path / "niqe.npz")

@@ -14,7 +14,7 @@ import pytest
 from gendr_jax import metrics
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.metrics import pyiqa_bridge
-from gendr_jax.metrics.table import Settings, open_metrics
+from gendr_jax.metrics.table import Settings, open_metrics, open_set_metrics
 
 MODES = {
     "psnr": ("FR", False),
@@ -42,6 +42,8 @@ def asked(monkeypatch):
         def __call__(self, target, ref=None, **kwargs):
             given.append((target, ref, kwargs))
             if isinstance(target, str):
+                if target.endswith("imaginary"):
+                    raise ValueError("Imaginary component")
                 return 12.5  # FID gives a plain number
             assert (
                 target.dtype == torch.float32 and 0 <= target.min() <= target.max() <= 1
@@ -115,18 +117,22 @@ def test_luma_as_in_the_tables(asked):
     ]
 
 
-def test_folders(asked, tmp_path):
+def test_distances_of_sets(asked, tmp_path):
     sr, gt = tmp_path / "sr", tmp_path / "gt"
-    sr.mkdir()
-    with pytest.raises(InputError, match="gt is no folder"):
-        pyiqa_bridge.folder_distance("fid", sr, gt)
-    gt.mkdir()
-    assert pyiqa_bridge.folder_distance("fid", sr, gt) == 12.5
-    assert asked[1][-1][:2] == (str(gt), str(sr))
-    with pytest.raises(UsageError, match="pyiqa:musiq is not of folders.*fid"):
-        pyiqa_bridge.folder_distance("musiq", sr, gt)
-    with pytest.raises(UsageError, match="pyiqa:fid is of folders"):
+    (one,) = open_set_metrics(["pyiqa:fid"])
+    metric = one.metric
+    assert (metric.name, metric.against, metric.better) == ("pyiqa:fid", "gt", "lower")
+    assert one.protocol == "pyiqa 0.0 fid, its defaults"
+    assert one.measure(sr, gt) == 12.5
+    assert asked[1][-1] == (str(gt), str(sr), {"num_workers": 0, "verbose": False})
+    with pytest.raises(InputError, match="cannot measure fid .ValueError: Imaginary"):
+        one.measure(sr, tmp_path / "imaginary")
+    with pytest.raises(UsageError, match="pyiqa:musiq is not of sets.*fid"):
+        pyiqa_bridge.open_distance("musiq")
+    with pytest.raises(UsageError, match="pyiqa:fid is of sets"):
         opened("pyiqa:fid")
+    with pytest.raises(UsageError, match="knows no truths. Use pyiqa:fid"):
+        opened("pyiqa:inception_score")
 
 
 def test_what_cannot_be_had_is_said(asked, monkeypatch):

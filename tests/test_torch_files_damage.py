@@ -12,6 +12,8 @@ from safetensors.numpy import load_file, save_file
 from gendr_jax import nets
 from gendr_jax.errors import InputError
 from gendr_jax.models.vae import VAE, VAEConfig
+from gendr_jax.weights import components
+from gendr_jax.weights.tensors import open_file
 from gendr_jax.weights.torch_files import load_component, save_component
 
 CONFIG = VAEConfig(
@@ -187,6 +189,30 @@ def test_a_bin_that_is_no_state_dict_is_one_line_and_never_run(vae_folder, kind)
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+        (b"\n<!DOCTYPE html><title>404</title>", "is a web page"),
+        (b"<html>" + b" " * 99, "is a web page"),
+    ],
+)
+def test_what_stands_for_a_file_is_told(tmp_path, suffix, content, said):
+    file = tmp_path / f"weights.{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=said) as error:
+        open_file(file)
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_long_list_of_wrong_tensors_is_cut():
+    components.refuse([], "vae")
+    names = [f"missing {i}." for i in range(components.SHOWN + 5)]
+    with pytest.raises(InputError, match="17 tensors do not fit: .*; and 5 more"):
+        components.refuse(names, "vae")
+
+
 def test_a_bin_is_read_where_there_is_no_safetensors(vae_folder):
     torch = pytest.importorskip("torch")
     whole = vae_folder / "diffusion_pytorch_model.safetensors"

@@ -1,7 +1,8 @@
 """`gendr evaluate`: how good restored pictures are, by the protocol of the field.
 
-What lives here: flags, progress, the files a user names. What does not: pairing,
-measuring, the report (gendr_jax/evaluate/), formulas (gendr_jax/metrics/).
+What lives here: what flags lead to, progress. What does not: the flags
+(evaluate_flags.py), pairing, measuring, the report (gendr_jax/evaluate/), formulas
+(gendr_jax/metrics/).
 """
 
 import sys
@@ -11,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gendr_jax.cli.parser import Parser
+from gendr_jax.cli import evaluate_flags
+from gendr_jax.cli.evaluate_flags import PARAMETERS
 from gendr_jax.cli.report import say_error
+from gendr_jax.cli.terminated import tidy_when_terminated
 from gendr_jax.errors import UsageError
 
 BICUBIC = "bicubic"
-PARAMETERS = ("niqe", "lpips", "dists", "dino")  # metrics, and flags of their files
 ON_DEMAND = ("seam",)  # only when asked for: says nothing without tiles
 EVERY = 10.0  # seconds between lines of progress
 
@@ -28,31 +30,39 @@ def main(args: list[str]) -> int:
         UsageError: flags, folders or names that cannot be used.
         InputError: weights that cannot be read.
     """
-    flags = _parser().parse_args(args)
-    _check(flags)
+    flags = evaluate_flags.parse(args)
     from gendr_jax.cli.quiet import cache_programs, quiet
 
     quiet()
     cache_programs()
-    from gendr_jax.evaluate import measuring, pairing, results
+    with tidy_when_terminated():
+        return _run(flags)
+
+
+def _run(flags: Any) -> int:
+    from gendr_jax.evaluate import pairing, results
     from gendr_jax.evaluate.gallery import Gallery
-    from gendr_jax.metrics.table import open_metrics
+    from gendr_jax.metrics.table import OF_SETS, open_metrics, open_set_metrics
 
     folders, about = _folders(flags)
     names = _metrics(flags, folders)
+    _check_outputs(flags)
     pairs = pairing.pair(folders, _methods(flags))
-    metrics = open_metrics(names, _settings(flags, pairs.scale))
-    _check_given(metrics, folders)
+    alone = [name for name in names if name not in OF_SETS]
+    metrics = open_metrics(alone, _settings(flags, pairs.scale))
+    sets = open_set_metrics([name for name in names if name in OF_SETS])
+    _check_given([*metrics, *sets], folders)
     for line in pairs.problems:
         say_error(line)
     gallery = Gallery(flags.crops)
     see = gallery.add if flags.html else lambda seen: None
-    with _progress(len(pairs.items)) as advance:
-        figures = measuring.run(pairs, metrics, see=see, advance=advance)
-    for line in figures.problems:
+    figures, whole = _figures(pairs, metrics, sets, see)
+    for line in figures.problems + whole.problems:
         say_error(line)
-    problems = pairs.problems + figures.problems
-    found = results.collect(about, pairs.methods, metrics, figures, problems)
+    problems = pairs.problems + figures.problems + whole.problems
+    found = results.collect(
+        about, pairs.methods, metrics, figures, problems, sets, whole
+    )
     if flags.output:
         results.write(Path(flags.output), results.dumps(found))
     if flags.csv:
@@ -60,98 +70,43 @@ def main(args: list[str]) -> int:
     if flags.html:
         from gendr_jax.evaluate import page
 
-        results.write(Path(flags.html), page.render(found, metrics, gallery))
-    print(results.table(found, metrics))
+        results.write(Path(flags.html), page.render(found, metrics, gallery, sets))
+    print(results.table(found, metrics, sets))
     return 1 if problems else 0
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        "gendr evaluate",
-        "Measure restored pictures against their truths, their inputs, or alone; one\n"
-        "method or several side by side. Pictures belong together by file stem.",
-    )
-    add = parser.add_argument
-    add(
-        "--sr",
-        action="append",
-        default=[],
-        metavar="[NAME=]DIR",
-        help="restored pictures, once a method; --sr bicubic enlarges --lr",
-    )
-    add(
-        "--restore",
-        action="append",
-        default=[],
-        metavar="[NAME=]WEIGHTS",
-        help="a method too: --lr restored with these weights, as gendr restore does",
-    )
-    add("--dtype", choices=["bf16", "fp32"], help="of --restore (default: as restore)")
-    add("--gt", metavar="DIR", help="the truths")
-    add("--lr", metavar="DIR", help="the low-quality inputs")
-    add(
-        "--set", metavar="NAME", help="a known test set in --root: RealSR, DRealSR, ..."
-    )
-    add("--root", metavar="DIR", help="where the pictures of --set are")
-    add(
-        "-s",
-        "--scale",
-        type=float,
-        help="from inputs to results (default: what truths show; 4 without them)",
-    )
-    add("--partial", action="store_true", help="methods may lack pictures")
-    add("--recursive", action="store_true", help="folders below folders")
-    _metric_flags(parser.add_argument_group("metrics"))
-    _output_flags(parser.add_argument_group("results"))
-    return parser
+def _figures(pairs: Any, metrics: Any, sets: Any, see: Any) -> tuple[Any, Any]:
+    """(those of pictures, those of methods as a whole); `see` is shown each item."""
+    from gendr_jax.evaluate import measuring
+    from gendr_jax.evaluate.whole import Whole, collecting
+
+    with _progress(len(pairs.items)) as advance:
+        if not sets:
+            return measuring.run(pairs, metrics, see=see, advance=advance), Whole()
+        with collecting() as collection:
+
+            def keep(seen: Any) -> None:
+                see(seen)
+                collection.add(seen)
+
+            figures = measuring.run(pairs, metrics, see=keep, advance=advance)
+            names = [method.name for method in pairs.methods]
+            return figures, collection.measure(names, sets)
 
 
-def _metric_flags(group: Any) -> None:
-    add = group.add_argument
-    add(
-        "--metrics",
-        metavar="LIST",
-        help="as in psnr,ssim,niqe (default: all that the given files allow)",
-    )
-    add(
-        "--channel",
-        choices=["y", "rgb"],
-        default="y",
-        help="of psnr, ssim (default: y)",
-    )
-    add("--crop", type=int, default=0, metavar="N", help="pixels left out at borders")
-    add("--niqe", metavar="PATH", help="its parameters, or photographs to fit them to")
-    for name, network in (("lpips", "LPIPS"), ("dists", "DISTS"), ("dino", "DINOv2")):
-        add(f"--{name}", metavar="PATH", help=f"weights of {network}")
-    add("--tile", type=int, default=512, metavar="N", help="of seam (default: 512)")
-    add("--tile-overlap", type=int, metavar="N", help="of seam (default: a quarter)")
+def _check_outputs(flags: Any) -> None:
+    """What would come to light after all the work."""
+    from gendr_jax.evaluate import results
+    from gendr_jax.restore.image_io import PICTURE_SUFFIXES
 
-
-def _output_flags(group: Any) -> None:
-    add = group.add_argument
-    add("-o", "--output", metavar="FILE.json", help="all figures")
-    add("--csv", metavar="FILE.csv", help="a line a picture and method")
-    add("--html", metavar="FILE.html", help="the report, with pictures, in one file")
-    add(
-        "--crops", type=int, default=24, metavar="N", help="in the report (default: 24)"
-    )
-
-
-def _check(flags: Any) -> None:
-    if not flags.sr and not flags.restore:
-        raise UsageError("no method is named. Name a folder of results with --sr.")
-    if (flags.set is None) != (flags.root is None):
-        raise UsageError("--set and --root go together. Give both or neither.")
-    if flags.set and (flags.gt or flags.lr):
-        raise UsageError("--set brings its own --gt and --lr. Leave these out.")
-    for name, least in (("crop", 0), ("crops", 0), ("tile", 1), ("scale", 1)):
-        value = getattr(flags, name)
-        if value is not None and not value >= least:
-            raise UsageError(f"--{name} is {value}, it is {least} or more. Change it.")
-    named = [name for name in (flags.output, flags.csv, flags.html) if name]
-    for name in named:
-        if Path(name).is_dir() or named.count(name) > 1:
-            raise UsageError(f"{name} cannot be the one file of results. Name another.")
+    named = [Path(name) for name in (flags.output, flags.csv, flags.html) if name]
+    whole = [path.resolve() for path in named]
+    for path, own in zip(named, whole, strict=True):
+        if path.is_dir() or whole.count(own) > 1:
+            raise UsageError(f"{path} cannot be the one file of results. Name another.")
+        if path.suffix.lower() in PICTURE_SUFFIXES:
+            raise UsageError(f"{path} is the name of a picture. Name another file.")
+        results.require_writable(path)
 
 
 def _folders(flags: Any) -> tuple[Any, Any]:
@@ -266,6 +221,8 @@ def _check_names(names: list[str]) -> None:
             raise UsageError(
                 f"two methods are called {name}. Name them, as in --sr ours={name}."
             )
+        if name != (shown := name.encode(errors="replace").decode()):
+            raise UsageError(f"the name {shown} is not UTF-8. Give another name.")
         if name in (INPUT, TRUTH):
             raise UsageError(f"a method cannot be called {name}. Give another name.")
 

@@ -4,15 +4,12 @@ What lives here: what flags lead to. What does not: the flags (restore_flags.py)
 loop over files (restore_files.py), their names (jobs.py), pixels (gendr_jax/restore/).
 """
 
-import contextlib
-import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from gendr_jax.cli import report as report_lib
 from gendr_jax.cli import restore_flags
+from gendr_jax.cli.terminated import tidy_when_terminated
 from gendr_jax.errors import UsageError
 
 SIZES = ("outscale", "width", "height", "longest_side", "megapixels")
@@ -38,7 +35,7 @@ def main(args: list[str]) -> int:
     )
     beside.require_apart(todo, more)
     wished = wishes(flags)
-    with report_lib.lines(flags.report) as report, _tidy_when_terminated():
+    with report_lib.lines(flags.report) as report, tidy_when_terminated():
         for path, why in problems.items():
             report_lib.say_error(why)
             report({"input": path, "status": "failed", "error": why})
@@ -84,23 +81,6 @@ def wishes(flags: Any) -> Any:
         stages=flags.stage_times,
         **folders,
     )
-
-
-@contextlib.contextmanager
-def _tidy_when_terminated() -> Iterator[None]:
-    """End by SIGTERM as by the keyboard: temporary files go, what is written stays."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, _: Any) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _restore_all(todo: list[Any], flags: Any, wished: Any, report: Any) -> int:

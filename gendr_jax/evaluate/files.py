@@ -1,13 +1,16 @@
 """Pictures of a folder, and which of them belong together.
 
 Pictures belong together by file stem: `a.png` and `a.jpg`. Endings that programs add
-(`a_x4`, `a-out`, `a_LR4`) are looked through where that leaves no doubt. What lives
-here: names. What does not: reading any of the files.
+(`a_x4`, `a-out`, `a_LR4`) are looked through where that leaves no doubt, and so are the
+two ways to write an accent, of which archives made on a Mac use the other one. What
+lives here: names. What does not: reading any of the files.
 """
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gendr_jax.errors import UsageError
@@ -19,15 +22,30 @@ ENDINGS = re.compile(
 )
 
 
-def find(folder: Path, *, recursive: bool = False) -> tuple[dict[str, Path], list[str]]:
-    """({stem: file} in order of stems, what is wrong).
+@dataclass(frozen=True)
+class Found:
+    """The pictures of a folder.
 
-    A stem has the folders below `folder` in it, as "night/a". Hidden files are left
-    out; of two files of one stem neither is taken.
+    Attributes:
+        files: {stem: file} in order of stems. A stem has the folders below in it, as
+            "night/a".
+        twins: stems of several files, of which none is taken.
+        problems: a line for each of these, and for names that are not UTF-8.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    twins: frozenset[str] = frozenset()
+    problems: tuple[str, ...] = ()
+
+
+def find(folder: Path, *, recursive: bool = False) -> Found:
+    """Its pictures by stem; hidden files are left out.
 
     Raises:
-        UsageError: no such folder, or no picture in it.
+        UsageError: no such folder, no picture in it, or a name that is not UTF-8.
     """
+    if _shown(folder) != str(folder):
+        raise UsageError(f"{_shown(folder)}: the name is not UTF-8. Rename the folder.")
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise UsageError(f"{folder} {what}. Give a folder of pictures.")
@@ -36,17 +54,25 @@ def find(folder: Path, *, recursive: bool = False) -> tuple[dict[str, Path], lis
         deeper = "" if recursive else " (--recursive looks deeper)"
         raise UsageError(f"{folder} has no pictures{deeper}. Give another folder.")
     by_stem: dict[str, list[Path]] = {}
+    problems = []
     for path in paths:
+        if _shown(path) != str(path):  # libvips and files of results want UTF-8
+            problems.append(f"{_shown(path)}: the name is not UTF-8. Rename the file.")
+            continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
         by_stem.setdefault(stem, []).append(path)
-    problems = [
-        f"{folder} has {' and '.join(path.name for path in twins)}, one picture by "
+    twins = {stem: paths for stem, paths in by_stem.items() if len(paths) > 1}
+    problems += [
+        f"{folder} has {' and '.join(path.name for path in paths)}, one picture by "
         "name. Keep one of them."
-        for twins in by_stem.values()
-        if len(twins) > 1
+        for paths in twins.values()
     ]
-    single = {s: twins[0] for s, twins in sorted(by_stem.items()) if len(twins) == 1}
-    return single, problems
+    single = {s: paths[0] for s, paths in sorted(by_stem.items()) if s not in twins}
+    return Found(single, frozenset(twins), tuple(problems))
+
+
+def _shown(path: Path) -> str:
+    return str(path).encode(errors="replace").decode()
 
 
 def match(wanted: Iterable[str], have: dict[str, Path]) -> dict[str, Path]:
@@ -65,10 +91,11 @@ def match(wanted: Iterable[str], have: dict[str, Path]) -> dict[str, Path]:
 
 
 def _plain(stems: Iterable[str]) -> dict[str, list[str]]:
-    """Stems by what is left of them without endings."""
+    """Stems by what is left of them without endings, accents written in one way."""
     groups: dict[str, list[str]] = {}
     for stem in stems:
-        groups.setdefault(ENDINGS.sub("", stem) or stem, []).append(stem)
+        left = ENDINGS.sub("", stem) or stem
+        groups.setdefault(unicodedata.normalize("NFC", left), []).append(stem)
     return groups
 
 

@@ -134,13 +134,13 @@ def crop(seen: Seen, top: int, left: int) -> Crop:
 def webp(pixels_hwc: np.ndarray) -> bytes:
     """Without loss, of 8 bits."""
     out = io.BytesIO()
-    Pil.fromarray(_bytes(pixels_hwc)).save(out, "WEBP", lossless=True, method=4)
+    Pil.fromarray(to_8_bits(pixels_hwc)).save(out, "WEBP", lossless=True, method=4)
     return out.getvalue()
 
 
 def thumbnail(pixels_hwc: np.ndarray) -> bytes:
     """A small JPEG."""
-    picture, out = Pil.fromarray(_bytes(pixels_hwc)), io.BytesIO()
+    picture, out = Pil.fromarray(to_8_bits(pixels_hwc)), io.BytesIO()
     picture.thumbnail((THUMB, THUMB), Pil.Resampling.BICUBIC, reducing_gap=3.0)
     picture.save(out, "JPEG", quality=80)
     return out.getvalue()
@@ -153,10 +153,11 @@ def _places(side: int, length: int) -> np.ndarray:
 
 def _luma(pixels_hwc: np.ndarray) -> np.ndarray:
     """Levels 0 to 255, near enough to compare by."""
-    return _bytes(pixels_hwc).astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+    return to_8_bits(pixels_hwc).astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
 
 
-def _bytes(pixels_hwc: np.ndarray) -> np.ndarray:
+def to_8_bits(pixels_hwc: np.ndarray) -> np.ndarray:
+    """Of 8 or 16 bits, rounded."""
     if pixels_hwc.dtype == np.uint8:
         return np.ascontiguousarray(pixels_hwc)
     return ((pixels_hwc.astype(np.uint32) + 128) // 257).astype(np.uint8)

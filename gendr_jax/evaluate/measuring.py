@@ -23,6 +23,7 @@ from gendr_jax.metrics.table import Opened
 BATCH_PIXELS = 8 * 512 * 512  # of results; networks that compare hold much more
 BATCH = 64
 READERS = 4
+CROP = "Crop or resize it."
 
 Arrays = dict[str, np.ndarray]  # by the names of items
 
@@ -147,7 +148,7 @@ def _results(
         where = method.files.get(item.name, item.name)
         problems.append(
             f"{method.name}: {where} is {width}x{height}, its partner needs {wanted}. "
-            + ("Crop or resize it." if item.gt else "Give the scale with -s.")
+            + ("Give the scale with -s." if item.lr and not item.gt else CROP)
         )
     return fitting
 

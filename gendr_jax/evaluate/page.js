@@ -60,35 +60,56 @@ function intervalPicture(entry, all) {
   return svg;
 }
 
+/* What the summary shows of a method: means, then figures of it as a whole. */
+function summaryOf(which, name) {
+  const whole = (data.whole && data.whole[which === "all" ? "methods" : which]) || {};
+  return { ...data.summary[which][name], ...whole[name] };
+}
+
+function meanCell(entry, column, metric, winner, count) {
+  if (!entry) return make("td", {}, "–");
+  const value = make("span", { className: winner ? "best" : "" },
+    shown("value" in entry ? entry.value : entry.mean, metric));
+  const few = entry.n === count ? null : make("small", { className: "bad" }, `of ${entry.n} pictures`);
+  if ("value" in entry) return make("td", {}, value, make("small", {}, "as a whole"), few);
+  return make("td", {}, value, make("small", {}, interval(entry.ci95, (x) => shown(x, metric))),
+    few, intervalPicture(entry, column));
+}
+
 function drawMeans(which) {
-  const means = data.summary[which];
+  const all = [...data.metrics, ...data.sets];
   const head = make("tr", {}, make("th", {}, "method"), make("th", {}, "pictures"),
-    ...data.metrics.map((m) => make("th", { title: m.protocol }, m.name + arrow[m.better])));
-  const columns = data.metrics.map((m) => data.methods.map((own) => means[own.name][m.name] || null));
-  // Means over different pictures do not compete.
-  const comparable = which === "common" || !data.summary.common;
-  const winners = columns.map((column, k) => (comparable
-    ? best(column.map((entry) => entry && entry.mean), data.metrics[k]) : new Set()));
+    ...all.map((m) => make("th", { title: m.protocol }, m.name + arrow[m.better])));
+  const figures = data.methods.map((method) => summaryOf(which, method.name));
+  const counts = data.methods.map((m) => (which === "common" ? data.commonPictures : m.pictures));
+  // Figures of different pictures do not compete.
+  const mixed = which === "all" && data.summary.common;
+  const columns = all.map((m) => figures.map((own) => own[m.name] || null));
+  const winners = columns.map((column, k) => {
+    const fair = !mixed && column.every((entry, i) => !entry || entry.n === counts[i]);
+    const values = column.map((entry) => entry && ("value" in entry ? entry.value : entry.mean));
+    return fair ? best(values, all[k]) : new Set();
+  });
   const rows = data.methods.map((method, i) => make("tr", {},
-    make("th", { scope: "row" }, method.name),
-    make("td", {}, String(which === "common" ? data.commonPictures : method.pictures)),
-    ...data.metrics.map((metric, k) => {
-      const entry = columns[k][i];
-      if (!entry) return make("td", {}, "–");
-      return make("td", {},
-        make("span", { className: winners[k].has(i) ? "best" : "" }, shown(entry.mean, metric)),
-        make("small", {}, interval(entry.ci95, (x) => shown(x, metric))),
-        intervalPicture(entry, columns[k]));
-    })));
+    make("th", { scope: "row" }, method.name), make("td", {}, String(counts[i])),
+    ...all.map((metric, k) =>
+      meanCell(columns[k][i], columns[k], metric, winners[k].has(i), counts[i]))));
   at("means").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
+  at("means-mixed").hidden = !mixed;
 }
 
 function summary() {
   at("means-note").textContent =
-    `Mean and 95 % interval (${data.ci}). Underlined: the best; ↑ more is better, ↓ less.`;
+    `Mean and 95 % interval (${data.ci}). Underlined: the best; ↑ more is better, ↓ less.` +
+    (data.sets.length ? " As a whole: one figure of all pictures as a set, without an interval." : "");
+  if (data.summary.common) {
+    at("means-mixed").textContent =
+      "Each method on its own pictures: these means do not compare with each other.";
+  }
   if (data.summary.common && data.commonPictures) {
     choice(at("which"), [
-      ["common", `the ${data.commonPictures} pictures that all methods have`],
+      ["common", data.commonPictures === 1 ? "the picture that all methods have"
+        : `the ${data.commonPictures} pictures that all methods have`],
       ["all", "all that each method has"]], "common", drawMeans);
     drawMeans("common");
   } else {
@@ -129,11 +150,12 @@ function drawPaired(baseline) {
 }
 
 function differences() {
-  if (data.methods.length < 2) {
+  if (data.methods.length < 2 || !data.metrics.length) {
     at("differences").remove();
     document.querySelector('nav a[href="#differences"]').remove();
     return;
   }
+  at("paired-mixed").hidden = !data.summary.common;
   const select = at("baseline");
   select.append(...data.methods.map((m) => make("option", { value: m.name }, m.name)));
   select.onchange = () => drawPaired(select.value);
@@ -192,7 +214,8 @@ function crops() {
     return;
   }
   at("crops-note").textContent = `${data.crops.length} pictures, the most different first; ` +
-    "each cut where its methods differ most. The pixels are those of the results.";
+    "each cut where its methods differ most. The pixels are those of the results, the figures " +
+    "those of whole pictures.";
   at("cards").append(...data.crops.map(card));
   choice(at("zoom"), [[1, "1 : 1"], [2, "2 : 1"], [4, "4 : 1"]], 1, zoom);
   zoom(1);
@@ -200,101 +223,7 @@ function crops() {
 
 /* ---- pictures */
 
-const view = { metrics: new Set(), column: -1, method: 0, down: false, filter: "", rows: new Map(), most: 500 };
-const byName = new Intl.Collator("en", { numeric: true });
-
-function sorted(images) {
-  const { column, method, down } = view;
-  return [...images].sort((a, b) => {
-    if (column < 0) return byName.compare(a.name, b.name) * (down ? -1 : 1);
-    const x = a.values[method][column], y = b.values[method][column];
-    if (x === null || y === null) return (x === null) - (y === null);
-    return (x - y) * (down ? -1 : 1) || byName.compare(a.name, b.name);
-  });
-}
-
-function sortHead(text, column, method, properties = {}) {
-  const mine = view.column === column && (column < 0 || view.method === method);
-  const state = mine ? (view.down ? "descending" : "ascending") : "none";
-  return make("th", { scope: "col", "aria-sort": state, ...properties },
-    make("button", { type: "button", onclick: () => {
-      view.down = mine && !view.down;
-      view.column = column;
-      view.method = method;
-      drawImages();
-      at("images").querySelector("th:not([aria-sort=none]) button").focus();
-    } }, text));
-}
-
-const chosenMetrics = () =>
-  data.metrics.map((m, k) => [m, k]).filter(([m]) => view.metrics.has(m.name));
-
-/* One row; made once for a choice of metrics, since sorting only moves it. */
-function imageRow(image) {
-  const i = data.crops.findIndex((crop) => crop.name === image.name);
-  const name = i < 0 ? image.name : make("a", { href: `#crop-${i}` }, image.name);
-  const thumb = image.thumb ? make("img", { src: image.thumb, alt: "" }) : null;
-  return make("tr", {}, make("th", { scope: "row" },
-    make("span", { className: "picture" }, thumb, make("span", {}, name))),
-    ...chosenMetrics().flatMap(([metric, k]) => {
-      const values = image.values.map((row) => row[k]);
-      const winners = best(values, metric);
-      return values.map((value, i) => make("td", { className: i ? "" : "first" },
-        make("span", { className: winners.has(i) ? "best" : "" },
-          value === null ? "–" : shown(value, metric))));
-    }));
-}
-
-function drawHeads() {
-  const several = data.methods.length > 1;
-  const groups = make("tr", {}, make("th", {}), ...chosenMetrics().map(([m]) => make("th",
-    { className: "group", colSpan: data.methods.length, title: m.protocol },
-    m.name + arrow[m.better])));
-  const heads = make("tr", {}, sortHead("picture", -1, 0), ...chosenMetrics().flatMap(([m, k]) =>
-    data.methods.map((method, i) => sortHead(several ? method.name : m.name, k, i,
-      { className: i ? "" : "first" }))));
-  at("images").tHead.replaceChildren(...(several ? [groups, heads] : [heads]));
-}
-
-function drawImages() {
-  drawHeads();
-  const images = sorted(data.images.filter((image) =>
-    image.name.toLowerCase().includes(view.filter)));
-  const first = images.slice(0, view.most);
-  for (const image of first) {
-    if (!view.rows.has(image.name)) view.rows.set(image.name, imageRow(image));
-  }
-  at("images").tBodies[0].replaceChildren(...first.map((image) => view.rows.get(image.name)));
-  at("count").textContent = `${images.length} of ${data.images.length}` +
-    (first.length < images.length ? `, the first ${first.length} shown` : "");
-  at("more").hidden = first.length === images.length;
-}
-
-function drawChosen() {
-  at("chosen").replaceChildren(...data.metrics.map((m) => button(m.name, view.metrics.has(m.name), () => {
-    if (view.metrics.has(m.name)) view.metrics.delete(m.name);
-    else view.metrics.add(m.name);
-    if (view.column >= 0 && !view.metrics.has(data.metrics[view.column].name)) view.column = -1;
-    view.rows.clear();
-    drawChosen();
-    drawImages();
-  })));
-}
-
-function pictures() {
-  const columns = Math.max(2, Math.floor(9 / data.methods.length));
-  data.metrics.slice(0, columns).forEach((m) => view.metrics.add(m.name));
-  at("filter").oninput = (event) => {
-    view.filter = event.target.value.toLowerCase();
-    drawImages();
-  };
-  at("more").onclick = () => {
-    view.most = Infinity;
-    drawImages();
-  };
-  drawChosen();
-  drawImages();
-}
+/*PICTURES.JS*/
 
 /* ---- protocol */
 
@@ -303,7 +232,7 @@ function protocol() {
   document.title = data.title;
   at("about").textContent = data.about;
   const entries = [
-    ...data.metrics.map((m) => [m.name, m.protocol]), ["interval", data.ci],
+    ...[...data.metrics, ...data.sets].map((m) => [m.name, m.protocol]), ["interval", data.ci],
     ...data.methods.map((m) => [m.name, `${m.pictures} pictures of ${m.source}`]),
     ["written by", data.version]];
   at("lines").append(...entries.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));

@@ -1,37 +1,45 @@
 """The report: one HTML file that needs nothing else, not even a network.
 
 What lives here: results and pictures put into page.html, together with page.css and
-page.js, which draws and sorts. What does not: figures (results.py), which pictures
-are shown (gallery.py).
+with page.js and pictures.js, which draw and sort. What does not: figures (results.py),
+which pictures are shown (gallery.py).
 """
 
 import base64
 import json
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
 from gendr_jax.evaluate.gallery import INPUT, Gallery
-from gendr_jax.metrics.table import Opened
+from gendr_jax.metrics.table import Opened, OpenedSet
 
 
-def render(results: dict[str, Any], metrics: list[Opened], gallery: Gallery) -> str:
+def render(
+    results: dict[str, Any],
+    metrics: list[Opened],
+    gallery: Gallery,
+    sets: Sequence[OpenedSet] = (),
+) -> str:
     """The text of the file.
 
     Args:
         results: as results.py collects them.
         metrics: in the order of their columns.
         gallery: has seen every picture.
+        sets: metrics of methods as a whole.
     """
     files = resources.files("gendr_jax.evaluate")
-    page, css, script = (
-        (files / f"page.{kind}").read_text(encoding="utf-8")
-        for kind in ("html", "css", "js")
+    page, css, script, pictures = (
+        (files / name).read_text(encoding="utf-8")
+        for name in ("page.html", "page.css", "page.js", "pictures.js")
     )
     # Within a script element "</script" and "<!--" would be read as HTML.
-    data = json.dumps(_data(results, metrics, gallery), separators=(",", ":"))
+    data = json.dumps(_data(results, metrics, gallery, sets), separators=(",", ":"))
     parts = {
         "/*PAGE.CSS*/": css,
         "/*PAGE.JS*/": script,
+        "/*PICTURES.JS*/": pictures,
         "/*DATA*/": data.replace("<", "\\u003c"),
     }
     for mark, text in parts.items():
@@ -42,7 +50,10 @@ def render(results: dict[str, Any], metrics: list[Opened], gallery: Gallery) -> 
 
 
 def _data(
-    results: dict[str, Any], metrics: list[Opened], gallery: Gallery
+    results: dict[str, Any],
+    metrics: list[Opened],
+    gallery: Gallery,
+    sets: Sequence[OpenedSet],
 ) -> dict[str, Any]:
     """What page.js reads."""
     methods, common = results["methods"], results["common"]
@@ -52,15 +63,9 @@ def _data(
         "about": _about(results, len(names)),
         "version": f"gendr_jax {results['gendr_jax']}",
         "ci": results["protocol"]["ci95"],
-        "metrics": [
-            {
-                "name": opened.metric.name,
-                "better": opened.metric.better,
-                "digits": opened.metric.digits,
-                "protocol": opened.protocol,
-            }
-            for opened in metrics
-        ],
+        "metrics": [_metric(opened) for opened in metrics],
+        "sets": [_metric(opened) for opened in sets],
+        "whole": results["whole"],
         "methods": [
             {"name": name, "source": own["source"], "pictures": own["pictures"]}
             for name, own in methods.items()
@@ -88,6 +93,15 @@ def _data(
     }
 
 
+def _metric(opened: Opened | OpenedSet) -> dict[str, Any]:
+    return {
+        "name": opened.metric.name,
+        "better": opened.metric.better,
+        "digits": opened.metric.digits,
+        "protocol": opened.protocol,
+    }
+
+
 def _title(results: dict[str, Any]) -> str:
     methods = " · ".join(results["methods"])
     return f"{methods} on {results['set']}" if results["set"] else methods
@@ -95,6 +109,8 @@ def _title(results: dict[str, Any]) -> str:
 
 def _about(results: dict[str, Any], count: int) -> str:
     parts = [f"{count} pictures"]
+    few = {m: own["pictures"] for m, own in results["methods"].items()}
+    parts += [f"{m} has {n} of them" for m, n in few.items() if n != count]
     parts += [f"truths: {results['gt']}"] if results["gt"] else []
     parts += [f"{INPUT}s: {results['lr']}"] if results["lr"] else []
     return "; ".join([*parts, f"gendr_jax {results['gendr_jax']}"])

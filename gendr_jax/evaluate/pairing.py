@@ -11,12 +11,14 @@ from pathlib import Path
 
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.evaluate import files
+from gendr_jax.evaluate.files import Found
 from gendr_jax.evaluate.methods import Method
 from gendr_jax.restore import image_io
 from gendr_jax.restore.resize import output_size
 
 Size = tuple[int, int]
 DEFAULT_SCALE = 4.0
+BY_NAMES = "Pictures belong together by their names without the ending: rename them."
 NEAR = 0.02  # of a whole number: truths that were not cut to a multiple
 
 
@@ -75,15 +77,16 @@ def pair(folders: Folders, methods: Sequence[tuple[Method, Path | None]]) -> Pai
 
     Raises:
         UsageError: a folder that is absent or empty; a method that makes pictures of
-            inputs that are not given; a method that has nothing of the test set.
+            inputs that are not given; inputs or a method that have nothing of the test
+            set.
     """
     problems: list[str] = []
 
-    def look(folder: Path | None) -> dict[str, Path]:
+    def look(folder: Path | None) -> Found:
         if folder is None:
-            return {}
-        found, wrong = files.find(folder, recursive=folders.recursive)
-        problems.extend(wrong)
+            return Found()
+        found = files.find(folder, recursive=folders.recursive)
+        problems.extend(found.problems)
         return found
 
     for method, folder in methods:
@@ -92,16 +95,24 @@ def pair(folders: Folders, methods: Sequence[tuple[Method, Path | None]]) -> Pai
                 f"{method.name} is made of low-quality pictures, and none are given. "
                 "Name their folder with --lr."
             )
-    truths, lows = look(folders.gt), look(folders.lr)
+    of_truths, of_lows = look(folders.gt), look(folders.lr)
     theirs = [(method, folder, look(folder)) for method, folder in methods]
-    names = list(truths or lows or dict.fromkeys(n for *_, f in theirs for n in f))
-    if truths and lows:
-        lows = _partners(names, lows, str(folders.lr), str(folders.gt), problems)
+    if folders.gt is None and folders.lr is None:
+        _require_common(theirs)
+        stems = sorted({stem for *_, have in theirs for stem in have.files})
+        wanted = Found(dict.fromkeys(stems, Path()))
+    else:
+        wanted = of_truths if folders.gt else of_lows
+    truths, lows = of_truths.files, of_lows.files
+    if folders.gt and folders.lr:
+        lows = _partners(wanted, of_lows, folders.lr, folders.gt, problems)
     found = []
     for method, folder, have in theirs:
+        own = {}
         if folder is not None:
-            have = _matched(method, folder, have, names, folders, problems)
-        found.append(replace(method, files=have))
+            own = _matched(method, folder, have, wanted, folders, problems)
+        found.append(replace(method, files=own))
+    names = list(wanted.files)
     sizes = _sizes(truths, problems), _sizes(lows, problems)
     scale = folders.scale or _scale(*sizes)
     items = []
@@ -118,31 +129,51 @@ def pair(folders: Folders, methods: Sequence[tuple[Method, Path | None]]) -> Pai
     return Pairs(items, found, problems, scale)
 
 
+def _require_common(theirs: Sequence[tuple[Method, Path | None, Found]]) -> None:
+    """Each method has a picture that another one has too."""
+    if len(theirs) < 2:
+        return
+    for method, folder, have in theirs:
+        others = {n for m, _, f in theirs if m is not method for n in f.files}
+        if others.isdisjoint(have.files):
+            raise UsageError(
+                f"{method.name}: no picture of {folder} is in another method's folder "
+                "by its name without the ending. Rename them, or name what they belong "
+                "to with --gt or --lr."
+            )
+
+
 def _partners(
-    names: list[str],
-    have: dict[str, Path],
-    folder: str,
-    reference: str,
-    problems: list[str],
+    wanted: Found, have: Found, folder: Path, reference: Path, problems: list[str]
 ) -> dict[str, Path]:
     """Inputs by the stems of truths; a line for each that has none, both ways."""
-    found = files.match(names, have)
+    found = files.match(wanted.files, have.files)
+    if not found:
+        raise UsageError(
+            f"no picture of {folder} has a partner in {reference}, as "
+            f"{_any(have, folder)} has none. {BY_NAMES}"
+        )
     problems += [
         f"{folder} has no picture {name}. Add it, or take it out of {reference}."
-        for name in names
-        if name not in found
+        for name in wanted.files
+        if name not in found and name not in have.twins
     ]
-    return _without_partner(found, have, reference, problems)
+    return _without_partner(found, wanted, have, str(reference), problems)
 
 
 def _without_partner(
-    found: dict[str, Path], have: dict[str, Path], reference: str, problems: list[str]
+    found: dict[str, Path],
+    wanted: Found,
+    have: Found,
+    reference: str,
+    problems: list[str],
 ) -> dict[str, Path]:
+    """`found`, and a line for what is surplus; twins have theirs already."""
     used = set(found.values())
     problems += [
         f"{path} has no partner in {reference}. Remove it, or name it as its partner."
-        for path in have.values()
-        if path not in used
+        for stem, path in have.files.items()
+        if path not in used and stem not in wanted.twins
     ]
     return found
 
@@ -150,28 +181,31 @@ def _without_partner(
 def _matched(
     method: Method,
     folder: Path,
-    have: dict[str, Path],
-    names: list[str],
+    have: Found,
+    wanted: Found,
     folders: Folders,
     problems: list[str],
 ) -> dict[str, Path]:
     """A method's files by the stems of the test set."""
     reference = str(folders.gt or folders.lr or "the other folders")
-    found = files.match(names, have)
+    found = files.match(wanted.files, have.files)
     if not found:
         raise UsageError(
             f"{method.name}: no picture of {folder} has a partner in {reference}, as "
-            f"{next(iter(have.values())).name} has none. Pictures belong together by "
-            "their names without the ending: rename them."
+            f"{_any(have, folder)} has none. {BY_NAMES}"
         )
     if not folders.partial:
         problems += [
             f"{method.name}: {folder} has no picture {name}. Add it, or allow methods "
             "to lack pictures with --partial."
-            for name in names
-            if name not in found
+            for name in wanted.files
+            if name not in found and name not in have.twins
         ]
-    return _without_partner(found, have, reference, problems)
+    return _without_partner(found, wanted, have, reference, problems)
+
+
+def _any(have: Found, folder: Path) -> str:
+    return next((path.name for path in have.files.values()), f"all of {folder}")
 
 
 def _sizes(paths: dict[str, Path], problems: list[str]) -> dict[str, Size]:

@@ -9,7 +9,9 @@ them. What does not: measuring (measuring.py), the page (page.py).
      methods: {name: {source, pictures, metrics: {metric: {mean, ci95, n}},
                       images: {picture: {metric: value}}}},
      common: {pictures, methods: {name: {metric: {mean, ci95, n}}}} | null,
-     differences: [{a, b, metric, mean, ci95, n, above, below}], problems: [line]}
+      differences: [{a, b, metric, mean, ci95, n, above, below}],
+     whole: {order: [metric], methods: {name: {metric: {value, n}}},
+             common: {name: {metric: {value, n}}} | null} | null, problems: [line]}
 """
 
 import csv
@@ -17,17 +19,19 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gendr_jax
+from gendr_jax.errors import UsageError
 from gendr_jax.evaluate import statistics
 from gendr_jax.evaluate.measuring import Figures
 from gendr_jax.evaluate.methods import Method
 from gendr_jax.evaluate.statistics import Mean
-from gendr_jax.metrics.table import Opened
+from gendr_jax.evaluate.whole import Figure, Whole
+from gendr_jax.metrics.table import Metric, Opened, OpenedSet
 
 DECIMALS = 6
 
@@ -47,15 +51,21 @@ def collect(
     metrics: list[Opened],
     figures: Figures,
     problems: list[str],
+    sets: Sequence[OpenedSet] = (),
+    whole: Whole | None = None,
 ) -> dict[str, Any]:
-    """All results as JSON values; pictures in the order of their names."""
+    """All results as JSON values; pictures in the order of their names.
+
+    `sets` and `whole` are the metrics of methods as a whole, and their figures.
+    """
     names = [opened.metric.name for opened in metrics]
     tables = {
         method.name: _method(method, figures.values[method.name], names)
         for method in methods
     }
     first = methods[0].name
-    protocol = {opened.metric.name: opened.protocol for opened in metrics}
+    protocol = {opened.metric.name: opened.protocol for opened in [*metrics, *sets]}
+    common = _common(tables, names)
     return {
         "protocol": {**protocol, "ci95": statistics.PROTOCOL},
         "gendr_jax": gendr_jax.__version__,
@@ -67,8 +77,9 @@ def collect(
         "metrics": tables[first]["metrics"],
         "images": tables[first]["images"],
         "methods": tables,
-        "common": _common(tables, names),
+        "common": common,
         "differences": _differences(tables, names),
+        "whole": whole and _whole(sets, whole, common is not None),
         "problems": problems,
     }
 
@@ -94,28 +105,55 @@ def to_csv(results: dict[str, Any]) -> str:
     return out.getvalue()
 
 
-def table(results: dict[str, Any], metrics: list[Opened]) -> str:
+def table(
+    results: dict[str, Any], metrics: list[Opened], sets: Sequence[OpenedSet] = ()
+) -> str:
     """Means and intervals, for people; once more on the pictures that all have."""
     every = {name: m["metrics"] for name, m in results["methods"].items()}
     counts = {name: m["pictures"] for name, m in results["methods"].items()}
-    lines = _rows(every, counts, metrics)
+    columns = [opened.metric for opened in [*metrics, *sets]]
+    whole = results["whole"] or {"methods": {}, "common": {}}
+    lines = _rows(_joined(every, whole["methods"]), counts, columns)
     if common := results["common"]:
         count = common["pictures"]
-        lines += ["", f"on the {count} pictures that all methods have:"]
+        lines = ["each on the pictures that it has, not to be compared:", *lines]
+        them = "picture" if count == 1 else f"{count} pictures"
+        lines += ["", f"on the {them} that all methods have:"]
         same = dict.fromkeys(counts, count)
-        lines += _rows(common["methods"], same, metrics) if count else ["none"]
+        joined = _joined(common["methods"], whole["common"])
+        lines += _rows(joined, same, columns) if count else ["none"]
     return "\n".join(lines)
 
 
 def write(path: Path, text: str) -> None:
     """The whole file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = _partial(path)
     try:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Before all the work: that `write` will find its folder, made where absent.
+
+    Raises:
+        UsageError: it will not.
+    """
+    try:
+        partial = _partial(path)
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror}). Name another file."
+        ) from error
+
+
+def _partial(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _method(
@@ -162,6 +200,29 @@ def _common(tables: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
     return {"pictures": len(shared), "methods": means}
 
 
+def _whole(
+    sets: Sequence[OpenedSet], whole: Whole, has_common: bool
+) -> dict[str, Any] | None:
+    """Figures of methods as a whole; None where none were asked for."""
+    if not sets:
+        return None
+
+    def plain(figures: dict[str, dict[str, Figure]]) -> dict[str, Any]:
+        return {
+            method: {
+                metric: {"value": round(figure.value, DECIMALS), "n": figure.n}
+                for metric, figure in own.items()
+            }
+            for method, own in figures.items()
+        }
+
+    return {
+        "order": [opened.metric.name for opened in sets],
+        "methods": plain(whole.own),
+        "common": plain(whole.common) if has_common else None,
+    }
+
+
 def _differences(tables: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
     found = []
     for (a, one), (b, other) in itertools.combinations(tables.items(), 2):
@@ -179,16 +240,22 @@ def _differences(tables: dict[str, Any], names: list[str]) -> list[dict[str, Any
     return found
 
 
+def _joined(
+    means: dict[str, dict[str, Any]], whole: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    return {method: {**own, **whole.get(method, {})} for method, own in means.items()}
+
+
 def _rows(
-    means: dict[str, dict[str, Any]], counts: dict[str, int], metrics: list[Opened]
+    figures: dict[str, dict[str, Any]], counts: dict[str, int], columns: list[Metric]
 ) -> list[str]:
     """A table with columns as wide as what is in them."""
     arrows = {"higher": " ↑", "lower": " ↓", "neither": ""}
-    heads = [f"{o.metric.name}{arrows[o.metric.better]}" for o in metrics]
-    rows = [["method", "pictures", *heads]]
-    for method, own in means.items():
-        cells = [_cell(own.get(o.metric.name), o.metric.digits) for o in metrics]
-        rows.append([method, str(counts[method]), *cells])
+    rows = [["method", "pictures", *(f"{m.name}{arrows[m.better]}" for m in columns)]]
+    for method, own in figures.items():
+        count = counts[method]
+        cells = [_cell(own.get(m.name), m.digits, count) for m in columns]
+        rows.append([method, str(count), *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -199,11 +266,12 @@ def _rows(
     ]
 
 
-def _cell(entry: dict[str, Any] | None, digits: int) -> str:
+def _cell(entry: dict[str, Any] | None, digits: int, count: int) -> str:
+    """A figure with its interval; of how many pictures, where that is not `count`."""
     if entry is None:
         return "-"
-    text = f"{entry['mean']:.{digits}f}"
-    if entry["ci95"]:
+    text = f"{entry['mean' if 'mean' in entry else 'value']:.{digits}f}"
+    if entry.get("ci95"):
         low, high = (f"{x:.{digits}f}" for x in entry["ci95"])
         text += f" [{low}, {high}]"
-    return text
+    return text if entry["n"] == count else f"{text} of {entry['n']}"

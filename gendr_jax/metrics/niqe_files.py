@@ -63,14 +63,21 @@ def fit_folder(folder: Path, *, luma: Range = "full") -> Pristine:
     if not files:
         raise InputError(f"{folder} holds no pictures. Name a folder of photographs.")
     listing = hashlib.sha256()
+    last = folder
 
     def pictures() -> Iterator[np.ndarray]:
+        nonlocal last
         for path in files:
-            name = path.relative_to(folder).as_posix()
-            listing.update(f"{file_sha256(path)}  {name}\n".encode())
+            last = path
+            name = os.fsencode(path.relative_to(folder).as_posix())
+            listing.update(f"{file_sha256(path)}  ".encode() + name + b"\n")
             yield image_io.read(path).pixels_hwc
 
-    fitted = fit_niqe(pictures(), luma=luma)
+    try:
+        fitted = fit_niqe(pictures(), luma=luma)
+    except InputError as error:
+        said = str(error)
+        raise InputError(said if str(last) in said else f"{last}: {said}") from error
     fitted.provenance["sha256_of_files"] = listing.hexdigest()
     return fitted
 

@@ -11,11 +11,14 @@ Options are pyiqa's defaults, those of the published tables, but for psnr and ss
 whose tables are in studio luma: color_space="ycbcr" where pyiqa's default is "yiq",
 1.32 dB lower. Pictures go in one by one, as float32 RGB in [0, 1].
 
-What lives here: names, options, tensors in and figures out. `folder_distance` is for
+What lives here: names, options, tensors in and figures out. `open_distance` is for
 those of two folders (fid), which have no figure of one picture.
 """
 
+import contextlib
 import difflib
+import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,10 +26,17 @@ from typing import Any
 import numpy as np
 
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.metrics.table import PYIQA, Metric, Opened, Pictures, Settings
+from gendr_jax.metrics.table import (
+    OF_SETS,
+    PYIQA,
+    Metric,
+    Opened,
+    OpenedSet,
+    Pictures,
+    Settings,
+)
 from gendr_jax.restore import pictures
 
-OF_FOLDERS = ("fid", "sfid", "fid_dinov2")
 DIGITS = {"psnr": 3, "psnry": 3, "niqe": 3, "musiq": 2}  # others 4
 LICENCE = "PolyForm Noncommercial 1.0.0, which forbids commercial use"
 
@@ -40,10 +50,14 @@ def open_pyiqa(name: str, settings: Settings) -> Opened:
         InputError: pyiqa cannot make it, mostly for want of weights.
     """
     pyiqa = _pyiqa(name)
-    if name in OF_FOLDERS or name == "inception_score":
+    if PYIQA + name in OF_SETS:
         raise UsageError(
-            f"{PYIQA}{name} is of folders, it has no figure of one picture. "
-            "Use metrics.pyiqa_bridge.folder_distance, or leave it out."
+            f"{PYIQA}{name} is of sets, it has no figure of one picture. Open it by "
+            "open_set_metrics."
+        )
+    if name == "inception_score":
+        raise UsageError(
+            f"{PYIQA}{name} is of sets and knows no truths. Use {OF_SETS[0]}."
         )
     options = _options(name, settings)
     model = _create(pyiqa, name, options)
@@ -65,7 +79,7 @@ def open_pyiqa(name: str, settings: Settings) -> Opened:
     return Opened(metric, metric.protocol, measure)
 
 
-def folder_distance(name: str, sr: Path, gt: Path) -> float:
+def open_distance(name: str) -> OpenedSet:
     """A distance of two folders of pictures: "fid", "sfid" or "fid_dinov2".
 
     pyiqa's own reading and resizing ("clean" FID). It wants thousands of pictures;
@@ -73,17 +87,30 @@ def folder_distance(name: str, sr: Path, gt: Path) -> float:
     hundred.
 
     Raises:
-        UsageError, InputError: as `open_pyiqa`, or no such folder.
+        UsageError, InputError: as `open_pyiqa`.
     """
-    if name not in OF_FOLDERS:
+    if PYIQA + name not in OF_SETS:
         raise UsageError(
-            f"{PYIQA}{name} is not of folders. Use one of {', '.join(OF_FOLDERS)}."
+            f"{PYIQA}{name} is not of sets. Use one of {', '.join(OF_SETS)}."
         )
-    for folder in (sr, gt):
-        if not folder.is_dir():
-            raise InputError(f"{folder} is no folder. Name one of pictures.")
-    model = _create(_pyiqa(name), name, {})
-    return _figure(model(str(gt), str(sr), verbose=False))
+    pyiqa = _pyiqa(name)
+    model = _create(pyiqa, name, {})
+
+    def measure(sr: Path, gt: Path) -> float:
+        # No worker processes: a fork of a process with threads may never end.
+        options = {"num_workers": 0, "verbose": False}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of singular matrices: docs/metrics.md
+                return _figure(model(str(gt), str(sr), **options))
+        except Exception as error:  # of torch, of scipy
+            raise InputError(
+                f"pyiqa cannot measure {name} ({_reason(error)}). Give it more "
+                "pictures, or leave it out."
+            ) from error
+
+    metric = Metric(PYIQA + name, "gt", "lower", 3, _protocol(pyiqa, name, {}))
+    return OpenedSet(metric, metric.protocol, measure)
 
 
 def _pyiqa(name: str) -> ModuleType:
@@ -121,7 +148,10 @@ def _create(pyiqa: ModuleType, name: str, options: dict[str, Any]) -> Any:
         hint = ", ".join(near) or "pyiqa.list_models() lists them"
         raise UsageError(f"pyiqa has no metric {name!r}. Nearest: {hint}.")
     try:
-        return pyiqa.create_metric(name, **options)
+        # It tells which files it loads, and torchvision that it has grown old.
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pyiqa.create_metric(name, **options)
     except Exception as error:  # downloads, packages and files, each with its own type
         raise InputError(
             f"pyiqa cannot make {name} ({_reason(error)}). Its weights are downloaded "

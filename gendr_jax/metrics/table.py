@@ -55,6 +55,7 @@ METRICS = (
     Metric("residual", "lr", "lower", 4, "rms of reduced result less input"),
 )
 PYIQA = "pyiqa:"
+OF_SETS = (PYIQA + "fid", PYIQA + "sfid", PYIQA + "fid_dinov2")
 THREADS = 4  # pictures at a time; each takes some ten times its size in float64
 NEEDS = {
     "niqe": "a folder of photographs or a file of parameters (.npz, .mat)",
@@ -102,6 +103,28 @@ class Opened:
     metric: Metric
     protocol: str
     measure: Measure
+
+
+@dataclass(frozen=True)
+class OpenedSet:
+    """A metric of a set of pictures as a whole, ready to measure.
+
+    Attributes:
+        metric, protocol: as in `Opened`.
+        measure: (folder of results, folder of truths) -> the figure. The folders have
+            8-bit PNG files and nothing else.
+    """
+
+    metric: Metric
+    protocol: str
+    measure: Callable[[Path, Path], float]
+
+
+def open_set_metrics(names: Sequence[str]) -> list[OpenedSet]:
+    """The metrics of these names of OF_SETS; errors as of `open_metrics`."""
+    from gendr_jax.metrics import pyiqa_bridge
+
+    return [pyiqa_bridge.open_distance(name.removeprefix(PYIQA)) for name in names]
 
 
 def open_metrics(names: Sequence[str], settings: Settings) -> list[Opened]:

@@ -30,6 +30,7 @@ from gendr_jax.weights.tensors import EXPONENT, Tensor, all_finite
 Kind = Literal["unet", "vae", "dinov2", "lpips", "dists"]
 
 MODELS = {"unet": UNet, "vae": VAE, "dinov2": DINOv2, "lpips": LPIPS, "dists": DISTS}
+SHOWN = 12  # tensors in one message
 REMEDY = "Use the weights that belong to this configuration."
 REMEDIES = {  # of networks that come in two files
     "lpips": "Put the files of the trunk and of the heads into one folder; name it.",
@@ -193,9 +194,11 @@ def _nearest(name: str, strays: list[str]) -> str:
 
 
 def refuse(problems: list[str], what: str, remedy: str = REMEDY) -> None:
-    """Raise one InputError with all problems, if there are any."""
+    """Raise one InputError with the problems, if there are any."""
     if problems:
+        listed = "; ".join(problems[:SHOWN])
+        if len(problems) > SHOWN:
+            listed += f"; and {len(problems) - SHOWN} more"
         raise InputError(
-            f"{what}: {len(problems)} tensors do not fit: {'; '.join(problems)}. "
-            f"{remedy}"
+            f"{what}: {len(problems)} tensors do not fit: {listed}. {remedy}"
         )

@@ -143,7 +143,7 @@ def _files(path: Path, files: list[Path], hints: Hints) -> Found:
             listed = ", ".join(f.name for f in files)
             raise InputError(
                 f"{path} holds several files ({listed}) and {twice[0]} stands in two. "
-                "Name one file."
+                "Name one file, or a folder of those of one network."
             )
         merged |= file.tensors
     whole = OpenFile(path, merged, {})

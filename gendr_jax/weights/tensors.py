@@ -68,6 +68,8 @@ def open_file(path: Path) -> OpenFile:
     Raises:
         InputError: not such a file, damaged, or a pickle that needs more than tensors.
     """
+    if path.suffix in SAFETENSORS + PICKLES:
+        _refuse_stand_ins(path)
     if path.suffix in PICKLES:
         from gendr_jax.weights import pickles
 
@@ -82,6 +84,19 @@ def open_file(path: Path) -> OpenFile:
         if not name.isprintable():
             raise InputError(f"{path} has a tensor {name!r}. Download it again.")
     return file
+
+
+def _refuse_stand_ins(path: Path) -> None:
+    """What stands in the place of a file when it was not downloaded."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64).lstrip().lower()
+    except OSError:
+        return  # told by whoever opens it
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} is a pointer of Git LFS. Get the file: git lfs pull.")
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise InputError(f"{path} is a web page, not weights. Download it again.")
 
 
 def _open_safetensors(path: Path) -> OpenFile:
