@@ -50,7 +50,7 @@ class Options:
         whole = self.tile == "auto" or _is_count(self.tile, 0)
         _require("tile", self.tile, whole, '"auto", 0, or pixels')
         shares = self.tile_overlap is None or _is_count(self.tile_overlap, 0)
-        _require("tile_overlap", self.tile_overlap, shares, "pixels")
+        _require("tile_overlap", self.tile_overlap, shares, "0 or more pixels")
         _require("batch", self.batch, _is_count(self.batch, 1), "1 or more")
 
 
@@ -107,6 +107,4 @@ def _is_count(value: Any, least: int) -> bool:
 
 def _require(name: str, value: Any, fine: bool, range_: str) -> None:
     if not fine:
-        raise UsageError(
-            f"{name} is {value!r}, it can be {range_}. Choose one of those."
-        )
+        raise UsageError(f"{name} is {value!r}, it can be {range_}. Change it.")
