@@ -6,6 +6,7 @@ which training uses, to float32 rounding (tests/test_restore.py).
 """
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -90,9 +91,9 @@ def require_scale(scale: float) -> None:
         UsageError: with the range.
     """
     low, high = SCALES
-    if not low <= scale <= high:
+    if not isinstance(scale, numbers.Real) or not low <= scale <= high:
         raise UsageError(
-            f"scale is {scale}, it can be {low:g} to {high:g}. Choose one of those."
+            f"scale is {scale!r}, it can be {low:g} to {high:g}. Choose one of those."
         )
 
 
