@@ -4,6 +4,11 @@ import os
 from typing import Any
 
 from gendr_jax.cli.parser import Parser
+from gendr_jax.cli.restore import (
+    dtype_of,
+    tidy_when_terminated,
+    weights_are_configuration,
+)
 from gendr_jax.errors import UsageError
 
 
@@ -12,14 +17,29 @@ def main(args: list[str]) -> int:
 
     Raises:
         UsageError: no weights, no Gradio, or a port that is taken.
-        InputError: weights that cannot be read.
     """
     flags = _parser().parse_args(args)
-    if flags.weights is None:
+    if not flags.weights:
         raise UsageError("--weights is missing. Name the weights folder.")
-    # Read when Gradio is imported: nothing is sent anywhere.
+    from gendr_jax.demo.engine import Engine
+    from gendr_jax.weights.locate import locate
+
+    with (
+        tidy_when_terminated(),
+        weights_are_configuration(),
+        Engine(lambda tile: _restorer(flags, tile)) as engine,
+    ):
+        flags.weights = locate(flags.weights)  # by the network, if it is a Hub id
+        _serve(engine, flags)
+    return 0
+
+
+def _serve(engine: Any, flags: Any) -> None:
+    # Read when Gradio is imported. Nothing is sent anywhere, and photographs that are
+    # dropped on the page go when it does.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["GRADIO_TEMP_DIR"] = str(engine.folder / "dropped")
     try:
         from gendr_jax.demo import page
     except ModuleNotFoundError as error:
@@ -27,9 +47,6 @@ def main(args: list[str]) -> int:
             f"the page needs {error.name}, which is not installed. "
             "pip install 'gendr_jax[demo]'"
         ) from error
-    from gendr_jax.demo.engine import Engine
-
-    engine = Engine(lambda tile: _restorer(flags, tile))
     engine.open()
     print(f"http://{flags.host}:{flags.port}  (Ctrl-C stops it)", flush=True)
     try:
@@ -44,7 +61,6 @@ def main(args: list[str]) -> int:
             f"port {flags.port} cannot be had ({' '.join(str(error).split())}). "
             "Name another --port."
         ) from error
-    return 0
 
 
 def _parser() -> Parser:
@@ -62,9 +78,6 @@ def _restorer(flags: Any, tile: Any) -> Any:
 
     quiet()
     cache_programs()
-    import jax
-
     from gendr_jax.restore.pipeline import Restorer
 
-    dtype = flags.dtype or ("fp32" if jax.default_backend() == "cpu" else "bf16")
-    return Restorer.from_pretrained(flags.weights, dtype, tile=tile)
+    return Restorer.from_pretrained(flags.weights, dtype_of(flags), tile=tile)

@@ -37,7 +37,7 @@ def main(args: list[str]) -> int:
     )
     beside.require_apart(todo, more, flags.report)
     wished = wishes(flags)
-    with report_lib.lines(flags.report) as report, _tidy_when_terminated():
+    with report_lib.lines(flags.report) as report, tidy_when_terminated():
         for path, why in problems.items():
             report_lib.say_error(why)
             report({"input": path, "status": "failed", "error": why})
@@ -86,7 +86,7 @@ def wishes(flags: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _tidy_when_terminated() -> Iterator[None]:
+def tidy_when_terminated() -> Iterator[None]:
     """End by SIGTERM as by the keyboard: temporary files go, what is written stays."""
     if threading.current_thread() is not threading.main_thread():
         yield
