@@ -6,6 +6,7 @@ is looked for), and is left out without them.
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +94,16 @@ def test_the_page_says_what_it_needs(capsys):
     assert "--weights is missing" in capsys.readouterr().err
     assert main_lib.main(["demo", "--weights", "absent"]) == 2
     assert "no weights folder absent" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for flags, message in (
+            (["--port", "99999"], "--port is 99999, it goes from 1 to 65535"),
+            (["--port", port], f"127.0.0.1:{port} cannot be had"),
+            (["--host", "no such host"], "no such host:7860 cannot be had"),
+        ):
+            assert main_lib.main(["demo", "--weights", "absent", *flags]) == 2
+            (error,) = capsys.readouterr().err.splitlines()
+            assert message in error
 
 
 # ---- the page

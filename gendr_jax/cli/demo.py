@@ -1,6 +1,7 @@
 """`gendr demo`: a web page on this machine that restores what is dropped on it."""
 
 import os
+import socket
 from typing import Any
 
 from gendr_jax.cli.parser import Parser
@@ -21,6 +22,7 @@ def main(args: list[str]) -> int:
     flags = _parser().parse_args(args)
     if not flags.weights:
         raise UsageError("--weights is missing. Name the weights folder.")
+    _require_free(flags.host, flags.port)
     from gendr_jax.demo.engine import Engine
     from gendr_jax.weights.locate import locate
 
@@ -49,17 +51,21 @@ def _serve(engine: Any, flags: Any) -> None:
         ) from error
     engine.open()
     print(f"http://{flags.host}:{flags.port}  (Ctrl-C stops it)", flush=True)
+    built, folder = page.build(engine), str(engine.folder)
+    page.serve(built, host=flags.host, port=flags.port, folder=folder)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Refuse an address that cannot be had, before anything is loaded."""
+    if not 0 < port < 2**16:
+        raise UsageError(f"--port is {port}, it goes from 1 to 65535. Change it.")
     try:
-        page.serve(
-            page.build(engine),
-            host=flags.host,
-            port=flags.port,
-            folder=str(engine.folder),
-        )
+        family = socket.getaddrinfo(host, port)[0][0]
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
         raise UsageError(
-            f"port {flags.port} cannot be had ({' '.join(str(error).split())}). "
-            "Name another --port."
+            f"{host}:{port} cannot be had ({reason}). Name another --port or --host."
         ) from error
 
 
