@@ -215,11 +215,6 @@ class Restorer:
         """
         return next(self._passes.layouts(height, width))
 
-    def padded_size(self, image: Image, scale: float) -> tuple[int, int]:
-        """(height, width) of the pass that this picture takes."""
-        size = self.output_size(*image.pixels_hwc.shape[:2], scale)
-        return self.layout(*size).pass_hw
-
     def stage_seconds(self, pass_hw: tuple[int, int]) -> dict[str, float]:
         """Seconds of encoder, unet, decoder and colour, each run apart, of one pass."""
         return self._programs.stage_seconds(pass_hw, self._options.color_fix)

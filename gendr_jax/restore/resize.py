@@ -145,11 +145,6 @@ def bicubic_part(
     return _resized(x_hwc, part[2:], (left, top, right, bottom))
 
 
-def bucket(height: int, width: int, multiple: int) -> tuple[int, int]:
-    """The padded size: each side up to the next multiple."""
-    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
-
-
 def pad(x_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     """Mirror at the bottom and right up to `size_hw`.
 
