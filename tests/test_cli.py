@@ -307,8 +307,9 @@ def test_empty_folder_and_bad_weights(weights, tmp_path, capsys):
         (tmp_path / "absent", "no weights folder"),
     ):
         args = ("-i", source, "-o", tmp_path / "o", "--weights", bad)
-        assert gendr("restore", *args) == 1
-        assert message in one_error(capsys.readouterr().err)
+        for flags in ([], ["--dry-run"]):
+            assert gendr("restore", *args, *flags) == 2
+            assert message in one_error(capsys.readouterr().err)
     assert not (tmp_path / "o").exists()
 
 

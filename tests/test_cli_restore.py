@@ -1,6 +1,7 @@
 """gendr restore: sizes, pictures beside results, checks, what stops it and what not."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image as Pil
 from tiny_commands import gendr, save_weights
 
-from gendr_jax.cli import jobs, restore_files
+from gendr_jax.cli import jobs, quiet, restore_files
 from gendr_jax.cli.restore_files import Wishes
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.restore import image_io, pictures, resize, tiling
@@ -284,6 +285,25 @@ def test_a_dry_run_needs_no_weights(weights, tmp_path, capsys):
     assert not (tmp_path / "o").exists()
 
 
+def test_a_dry_run_fails_what_the_run_would(weights, tmp_path, capsys):
+    deep = np.zeros((6, 7, 3), np.uint16)
+    image_io.write(tmp_path / "deep.png", image_io.Image(deep))
+    save(tmp_path / "a.png", 60, 70)
+    for flags, message in (
+        (["-i", tmp_path / "deep.png", "--ext", "jpg"], "JPEG cannot hold 16 bits"),
+        (["-i", tmp_path / "a.png", "-t", "0", "--max-pixels", "9"], "one pass is 9"),
+        (["-i", tmp_path / "deep.png", "--batch", "0"], "--batch is 0"),
+    ):
+        for more in ([], ["--dry-run"]):
+            args = ("-o", tmp_path / "o", "--weights", weights, *flags, *more)
+            assert gendr("restore", *args) > 0
+            assert message in capsys.readouterr().err
+    # Opaque alpha is left out of a JPEG, so the header is no reason to refuse.
+    save(tmp_path / "alpha.png", mode="RGBA")
+    args = ("-i", tmp_path / "alpha.png", "-o", tmp_path / "o.jpg", "--dry-run")
+    assert gendr("restore", *args, "--weights", weights) == 0
+
+
 # ---- batches and failures
 
 
@@ -350,6 +370,18 @@ def test_bombs_pass_where_the_limit_is_raised(weights, tmp_path, capsys):
     assert gendr("restore", *args, "--max-input-pixels", "599") == 1
     assert "raise --max-input-pixels" in capsys.readouterr().err
     assert gendr("restore", *args, "--max-input-pixels", "600") == 0
+
+
+def test_libvips_logs_nothing_on_the_terminal(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("pyvips"), "level", logging.NOTSET)
+    save(tmp_path / "a.jpg", 400, 400)
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2])
+    quiet.quiet()
+    with pytest.raises(InputError, match="damaged or truncated"):
+        image_io.read(tmp_path / "a.jpg")
+    logging.getLogger("pyvips").warning("VIPS: error in tile 0 x 0")
+    assert not caplog.records
 
 
 def test_metadata_stays_or_goes(weights, tmp_path):

@@ -103,7 +103,103 @@ def test_a_place_that_cannot_be_written_is_one_line(bicubic, tmp_path, capfd):
     args = ("restore", "-i", source, "--weights", bicubic, "-o")
     assert gendr(*args, tmp_path / "file" / "deeper") == 1
     (error,) = capfd.readouterr().err.splitlines()
-    assert "a.png" in error and "Check the path, permissions and space" in error
+    assert "a.png" in error and f"{tmp_path / 'file'} is a file" in error
+
+
+def test_a_place_is_looked_at_before_restoring(tmp_path, capfd, monkeypatch):
+    source, out = save(tmp_path / "a.png"), tmp_path / "o"
+    monkeypatch.setattr(restore, "open_restorer", None)  # not even opened
+    args = ("restore", "-i", source, "--weights", "none", "-o")
+    (out / "a.png").mkdir(parents=True)
+    assert gendr(*args, out) == 1
+    assert f"{out / 'a.png'} is a folder" in capfd.readouterr().err
+    assert gendr(*args, out, "--suffix", "x" * 300) == 1
+    (error,) = capfd.readouterr().err.splitlines()
+    assert ": File name too long. Check the path" in error and "Errno" not in error
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert gendr(*args, tmp_path / "new" / "deep") == 1
+    (error,) = capfd.readouterr().err.splitlines()
+    assert f"nothing may be written into {tmp_path}" in error
+
+
+@pytest.mark.parametrize(
+    ("out", "flags", "message"),
+    [
+        ("b.gif", [], "no format that is written"),
+        ("b.png", ["--ext", "jpg"], "two formats"),
+        ("b.png", ["--suffix", "_x"], "--suffix _x too"),
+        ("b.png", ["SECOND"], "there are 2 pictures"),
+        ("", [], "--output is empty"),
+        ("o", ["--suffix", "/x"], "part of a name"),
+        ("o", ["--report", "a.png"], "--report a.png would replace"),
+        ("o", ["--report", "o/a.png"], "--report o/a.png would replace"),
+        ("o", ["--compare", "second.png"], "second.png is a file"),
+        ("o", ["--compare", ""], "--compare is empty"),
+        ("o", ["--on-residual", "refuse"], "nothing without --max-residual"),
+        ("o", ["--compare-layout", "split"], "nothing without --compare"),
+        ("o", ["--stage-times"], "nothing without --report"),
+        ("o", ["--tile-overlap", "-1"], "--tile-overlap is -1"),
+        ("o", ["-i", ""], "a path of --input is empty"),
+    ],
+)
+def test_names_that_do_not_go_together(
+    tmp_path, capsys, monkeypatch, out, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(restore, "open_restorer", None)
+    content = save(Path("a.png")).read_bytes()
+    save(Path("second.png"))
+    given = ["a.png", "second.png"] if flags == ["SECOND"] else ["a.png"]
+    flags = [] if flags == ["SECOND"] else flags
+    args = ("restore", "-i", *given, "-o", out, "--weights", "none", *flags)
+    assert gendr(*args) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert message in error
+    assert Path("a.png").read_bytes() == content
+    assert sorted(os.listdir()) == ["a.png", "second.png"]
+
+
+def test_names_cannot_talk_to_the_terminal(bicubic, tmp_path, capfd):
+    folder = tmp_path / "in"
+    save(folder / "two\nlines  apart.png")
+    (folder / "red\x1b[31m\n.png").write_text("hello")
+    args = ("-i", folder, "-o", tmp_path / "o", "--weights", bicubic)
+    assert gendr("restore", *args, "--report", tmp_path / "r.jsonl") == 1
+    told = capfd.readouterr()
+    (error,) = told.err.splitlines()
+    assert r"red\x1b[31m\n.png is not a picture" in error and "\x1b" not in error
+    assert error.count(".png") == 1  # not named twice
+    assert r"two\nlines  apart.png -> " in told.out and len(told.out.splitlines()) == 2
+    outputs = {
+        json.loads(x)["output"] for x in (tmp_path / "r.jsonl").read_text().splitlines()
+    }
+    assert str(tmp_path / "o" / "two\nlines  apart.png") in outputs
+
+
+def test_a_folder_that_may_not_be_read_is_named(bicubic, tmp_path, capsys, monkeypatch):
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / "closed" / "b.png")
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    args = ("-i", tmp_path / "in", "-o", tmp_path / "o", "--weights", bicubic)
+    assert gendr("restore", *args, "--recursive") == 1
+    told = capsys.readouterr()
+    (error,) = told.err.splitlines()
+    assert "closed cannot be read (Permission denied)" in error
+    assert "1 of 2 done" in told.out
+
+
+def test_a_pipe_is_no_picture(bicubic, tmp_path, capsys):
+    os.mkfifo(tmp_path / "a.png")
+    args = ("-i", tmp_path / "a.png", "-o", tmp_path / "o", "--weights", bicubic)
+    assert gendr("restore", *args) == 1
+    assert "is a pipe or a device" in capsys.readouterr().err
 
 
 def test_a_second_run_in_the_same_folder_goes_on(bicubic, tmp_path, capsys):

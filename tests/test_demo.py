@@ -6,6 +6,7 @@ is looked for), and is left out without them.
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image as Pil
 
 from gendr_jax.cli import main as main_lib
+from gendr_jax.demo import engine as engine_lib
 from gendr_jax.demo.engine import Engine
 from gendr_jax.errors import InputError
 from gendr_jax.restore import image_io, resize
@@ -69,9 +71,39 @@ def test_an_engine_shows_before_and_after_and_gives_the_file(photograph):
     assert photograph.exists() and engine.folder in result.file.parents
 
 
+def test_an_engine_keeps_few_results_and_none_in_the_end(photograph, monkeypatch):
+    monkeypatch.setattr(engine_lib, "KEPT", 2)
+    with Engine(lambda tile: Restorer(WEIGHTS, dtype="float32", tile=tile)) as engine:
+        files = [
+            engine.run(photograph, scale=1, tile="auto", strength=1.0).file
+            for _ in range(3)
+        ]
+        assert [file.exists() for file in files] == [False, True, True]
+    assert not engine.folder.exists()
+
+
+def test_an_engine_refuses_what_it_could_not_hold(photograph, monkeypatch):
+    monkeypatch.setattr(engine_lib, "LARGEST", 48 * 32)
+    engine = Engine(None)  # not even opened
+    with pytest.raises(InputError, match="would have 96x64 pixels"):
+        engine.run(photograph, scale=2, tile="auto", strength=1.0)
+
+
 def test_the_page_says_what_it_needs(capsys):
     assert main_lib.main(["demo"]) == 2
     assert "--weights is missing" in capsys.readouterr().err
+    assert main_lib.main(["demo", "--weights", "absent"]) == 2
+    assert "no weights folder absent" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for flags, message in (
+            (["--port", "99999"], "--port is 99999, it goes from 1 to 65535"),
+            (["--port", port], f"127.0.0.1:{port} cannot be had"),
+            (["--host", "no such host"], "no such host:7860 cannot be had"),
+        ):
+            assert main_lib.main(["demo", "--weights", "absent", *flags]) == 2
+            (error,) = capsys.readouterr().err.splitlines()
+            assert message in error
 
 
 # ---- the page
@@ -91,6 +123,7 @@ def page(tmp_path_factory):
     options = {"prediction": w.prediction, "t_star": w.t_star}
     folder.save(base / "w", kind="restorer", prompt=w.prompt, **nets, **options)
     command = ["-m", "gendr_jax.cli.main", "demo", "--weights", str(base / "w")]
+    (base / "tmp").mkdir()
     server = subprocess.Popen(
         [sys.executable, *command, "--port", str(PORT)],
         cwd=ROOT,
@@ -98,6 +131,7 @@ def page(tmp_path_factory):
             **os.environ,
             "GENDR_CACHE": "1",
             "GENDR_CACHE_DIR": str(base / "cache"),
+            "TMPDIR": str(base / "tmp"),
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -128,7 +162,9 @@ def page(tmp_path_factory):
             browser.close()
     finally:
         server.terminate()
-        server.wait(30)
+        _, errors = server.communicate(timeout=30)
+    # Neither photographs nor results stay, and no error was more than a message.
+    assert not os.listdir(base / "tmp") and "Traceback" not in errors
 
 
 def _wait_for(address, server):
@@ -145,6 +181,7 @@ def _wait_for(address, server):
 @pytest.mark.slow
 def test_drop_wait_slide_download(page, photograph, tmp_path):
     tab, outside = page
+    assert tab.is_disabled("#restore")
     tab.set_input_files("#photograph input[type=file]", photograph)
     tab.wait_for_selector("#photograph >> text=ramp")
     tab.click("#restore")
@@ -174,6 +211,10 @@ def test_drop_wait_slide_download(page, photograph, tmp_path):
     told.value.save_as(tmp_path / "got.png")
     assert told.value.suggested_filename == "ramp_x4.png"
     assert image_io.read(tmp_path / "got.png").pixels_hwc.shape == (128, 192, 3)
+    # Another photograph: the old result is not taken for its own.
+    tab.click("#photograph button[aria-label=Clear]")
+    tab.wait_for_function("!document.querySelector('#slider img')")
+    assert tab.is_disabled("#restore") and not tab.inner_text("#said").strip()
     assert not outside
 
 
@@ -185,5 +226,6 @@ def test_a_bad_file_is_told_on_the_page(page, tmp_path):
     tab.set_input_files("#photograph input[type=file]", tmp_path / "text.png")
     tab.wait_for_selector("#photograph >> text=text")
     tab.click("#restore")
-    tab.wait_for_selector("text=is not a picture that is read")
+    told = tab.wait_for_selector("text=is not a picture that is read").inner_text()
+    assert told.startswith("text.png is not")  # without the folder it was put into
     assert not outside

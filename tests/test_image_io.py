@@ -446,6 +446,25 @@ def test_exif_xmp_and_density_are_kept_or_stripped(tmp_path, suffix):
     np.testing.assert_array_equal(plain, kept)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("dpi", [None, 300])
+def test_what_a_file_does_not_say_is_not_invented(tmp_path, suffix, dpi):
+    source = tmp_path / ("a.png" if dpi else "a.bmp")
+    Pil.fromarray(RGB).save(source, **({"dpi": (dpi, dpi)} if dpi else {}))
+    image = image_io.read(source)
+    image_io.write(tmp_path / f"b{suffix}", image)
+    with Pil.open(tmp_path / f"b{suffix}") as written:
+        found = written.info.get("dpi", (None,))[0]
+        assert dpi or "exif" not in written.info
+        if suffix != ".webp":
+            # 72 an inch is what no density means; JPEG has it as none.
+            assert round(found or 72) == (dpi or 72)
+    image_io.write(tmp_path / f"c{suffix}", image, metadata=False)
+    with Pil.open(tmp_path / f"c{suffix}") as written:
+        assert "exif" not in written.info
+        assert round(written.info.get("dpi", (72,))[0]) == 72
+
+
 def png_text(xmp):
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", xmp.decode())

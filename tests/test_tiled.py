@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh
 
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models import attention
-from gendr_jax.restore import forward, memory, resize, tiled, tiling
+from gendr_jax.restore import compiling, forward, memory, resize, tiled, tiling
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.restore.programs import Programs
 
@@ -251,6 +251,9 @@ def test_a_tile_that_failed_is_named(value, message):
 
 def test_stages_are_timed_on_request(by_tiles):
     seconds = by_tiles.stage_seconds((64, 64))
+    with compiling.watch() as seen:
+        assert by_tiles.stage_seconds((64, 64)) == seconds
+    assert seen.taken == 0  # a folder's pictures of one shape are timed once
     assert list(seconds) == ["encoder", "unet", "decoder", "colour"]
     assert all(value > 0 for value in seconds.values())
 

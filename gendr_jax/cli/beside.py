@@ -18,14 +18,16 @@ def path(folder: Path, job: Job) -> Path:
     return place.with_name(f"{place.stem}{place.suffix.replace('.', '_')}.png")
 
 
-def require_apart(jobs: list[Job], folders: list[Path]) -> None:
-    """Refuse folders where these pictures would replace inputs, results or another.
+def require_apart(jobs: list[Job], folders: list[Path], report: str | None) -> None:
+    """Refuse places where these pictures, or the report, would replace another file.
 
     Raises:
         UsageError: with the file.
     """
     taken = {os.path.realpath(p) for job in jobs for p in (job.source, job.target)}
     for folder in folders:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file, there must be a folder. Name one.")
         for job in jobs:
             place = path(folder, job)
             if (real := os.path.realpath(place)) in taken:
@@ -34,6 +36,10 @@ def require_apart(jobs: list[Job], folders: list[Path]) -> None:
                     f"Name another folder than {folder}."
                 )
             taken.add(real)
+    if report is not None and os.path.realpath(report) in taken:
+        raise UsageError(
+            f"--report {report} would replace a picture of this run. Name another file."
+        )
 
 
 def compare(source: Image, restored: Image, path: Path, layout: str) -> None:

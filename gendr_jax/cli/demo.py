@@ -1,9 +1,15 @@
 """`gendr demo`: a web page on this machine that restores what is dropped on it."""
 
 import os
+import socket
 from typing import Any
 
 from gendr_jax.cli.parser import Parser
+from gendr_jax.cli.restore import (
+    dtype_of,
+    tidy_when_terminated,
+    weights_are_configuration,
+)
 from gendr_jax.errors import UsageError
 
 
@@ -12,14 +18,30 @@ def main(args: list[str]) -> int:
 
     Raises:
         UsageError: no weights, no Gradio, or a port that is taken.
-        InputError: weights that cannot be read.
     """
     flags = _parser().parse_args(args)
-    if flags.weights is None:
+    if not flags.weights:
         raise UsageError("--weights is missing. Name the weights folder.")
-    # Read when Gradio is imported: nothing is sent anywhere.
+    _require_free(flags.host, flags.port)
+    from gendr_jax.demo.engine import Engine
+    from gendr_jax.weights.locate import locate
+
+    with (
+        tidy_when_terminated(),
+        weights_are_configuration(),
+        Engine(lambda tile: _restorer(flags, tile)) as engine,
+    ):
+        flags.weights = locate(flags.weights)  # by the network, if it is a Hub id
+        _serve(engine, flags)
+    return 0
+
+
+def _serve(engine: Any, flags: Any) -> None:
+    # Read when Gradio is imported. Nothing is sent anywhere, and photographs that are
+    # dropped on the page go when it does.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["GRADIO_TEMP_DIR"] = str(engine.folder / "dropped")
     try:
         from gendr_jax.demo import page
     except ModuleNotFoundError as error:
@@ -27,24 +49,24 @@ def main(args: list[str]) -> int:
             f"the page needs {error.name}, which is not installed. "
             "pip install 'gendr_jax[demo]'"
         ) from error
-    from gendr_jax.demo.engine import Engine
-
-    engine = Engine(lambda tile: _restorer(flags, tile))
     engine.open()
     print(f"http://{flags.host}:{flags.port}  (Ctrl-C stops it)", flush=True)
+    built, folder = page.build(engine), str(engine.folder)
+    page.serve(built, host=flags.host, port=flags.port, folder=folder)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Refuse an address that cannot be had, before anything is loaded."""
+    if not 0 < port < 2**16:
+        raise UsageError(f"--port is {port}, it goes from 1 to 65535. Change it.")
     try:
-        page.serve(
-            page.build(engine),
-            host=flags.host,
-            port=flags.port,
-            folder=str(engine.folder),
-        )
+        family = socket.getaddrinfo(host, port)[0][0]
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
         raise UsageError(
-            f"port {flags.port} cannot be had ({' '.join(str(error).split())}). "
-            "Name another --port."
+            f"{host}:{port} cannot be had ({reason}). Name another --port or --host."
         ) from error
-    return 0
 
 
 def _parser() -> Parser:
@@ -62,9 +84,6 @@ def _restorer(flags: Any, tile: Any) -> Any:
 
     quiet()
     cache_programs()
-    import jax
-
     from gendr_jax.restore.pipeline import Restorer
 
-    dtype = flags.dtype or ("fp32" if jax.default_backend() == "cpu" else "bf16")
-    return Restorer.from_pretrained(flags.weights, dtype, tile=tile)
+    return Restorer.from_pretrained(flags.weights, dtype_of(flags), tile=tile)

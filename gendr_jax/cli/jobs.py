@@ -50,9 +50,10 @@ def find(
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            inside = _pictures(path, recursive, left_out)
+            inside, closed = _pictures(path, recursive, left_out)
             found += inside
-            if not inside:
+            problems |= closed
+            if not inside and not closed:
                 deeper = "" if recursive else " (--recursive looks deeper)"
                 problems[text] = f"{path} has no pictures{deeper}. Name another folder."
         elif path.exists():
@@ -73,17 +74,18 @@ def assign(
     """Name a result for each picture; no two share one, and none is an input.
 
     Args:
-        out: a folder; or a file, where there is one picture and this has the suffix
-            of a format that is written.
+        out: a folder; or a file, by its suffix, for one picture.
         ext: "auto" keeps the format of the input where it is written, else PNG.
         suffix: added to the stem.
         resume: nothing that exists is replaced. Results of an earlier run that lie
             beside their inputs are left out, then.
 
     Raises:
-        UsageError: two results would share a name, or a result would replace an input.
+        UsageError: two results would share a name, a result would replace an input,
+            or `out` is a file and does not go with the rest.
     """
-    if len(found) == 1 and out.suffix.lower() in FORMATS and not out.is_dir():
+    if found and out.suffix.lower() in PICTURE_SUFFIXES and not out.is_dir():
+        _require_one(found, out, ext, suffix)
         jobs = [Job(found[0].path, out, Path(out.name))]
     else:
         if out.exists() and not out.is_dir():
@@ -105,9 +107,32 @@ def assign(
     return jobs
 
 
-def _pictures(folder: Path, recursive: bool, outs: set[Path]) -> list[Found]:
-    found = []
-    for root, folders, names in os.walk(folder):
+def _require_one(found: list[Found], out: Path, ext: str, suffix: str) -> None:
+    """Refuse the name of a file that cannot be that of the one result."""
+    kind, problem = FORMATS.get(out.suffix.lower()), ""
+    if kind is None:
+        problem = f"is no format that is written. Use one of {' '.join(FORMATS)}"
+    elif len(found) > 1:
+        problem = f"is a file, and there are {len(found)} pictures. Name a folder"
+    elif suffix:
+        problem = f"names the result, and --suffix {suffix} too. Leave one out"
+    elif ext != "auto" and FORMATS[f".{ext}"] != kind:
+        problem = f"and --ext {ext} name two formats. Leave one out"
+    if problem:
+        raise UsageError(f"-o {out} {problem}.")
+
+
+def _pictures(
+    folder: Path, recursive: bool, outs: set[Path]
+) -> tuple[list[Found], dict[str, str]]:
+    """(pictures, {folder that may not be read: what to say of it})."""
+    found, closed = [], {}
+
+    def on_error(error: OSError) -> None:
+        text = f"{error.filename} cannot be read ({error.strerror})"
+        closed[str(error.filename)] = f"{text}. Check its permissions."
+
+    for root, folders, names in os.walk(folder, onerror=on_error):
         here = Path(root)
         folders[:] = sorted(
             name
@@ -120,7 +145,7 @@ def _pictures(folder: Path, recursive: bool, outs: set[Path]) -> list[Found]:
             path = here / name
             if path.suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
                 found.append(Found(path, path.relative_to(folder)))
-    return found
+    return found, closed
 
 
 def _name(found: Found, ext: str, suffix: str, tag: str) -> Path:

@@ -18,6 +18,8 @@ def quiet() -> None:
     from absl import logging as absl_logging
 
     absl_logging.set_verbosity(absl_logging.FATAL)
+    # What it logs of a damaged picture comes to us as an error as well.
+    logging.getLogger("pyvips").setLevel(logging.CRITICAL)
     for package in ("orbax", "jax", "flax"):
         warnings.filterwarnings("ignore", module=rf"{package}\b")
     _silence_closed_loops()

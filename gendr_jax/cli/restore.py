@@ -10,7 +10,7 @@ from typing import Any
 from gendr_jax.cli import report as report_lib
 from gendr_jax.cli import restore_flags
 from gendr_jax.cli.terminated import tidy_when_terminated
-from gendr_jax.errors import UsageError
+from gendr_jax.errors import InputError, UsageError
 
 SIZES = ("outscale", "width", "height", "longest_side", "megapixels")
 
@@ -19,8 +19,7 @@ def main(args: list[str]) -> int:
     """Run the command; 0 when all pictures were done, 1 when some failed.
 
     Raises:
-        UsageError: flags or names that cannot be used.
-        InputError: weights that cannot be read.
+        UsageError: flags or names that cannot be used, weights that cannot be read.
     """
     flags = restore_flags.parse(args)
     from gendr_jax.cli import beside, jobs
@@ -33,7 +32,7 @@ def main(args: list[str]) -> int:
     todo = jobs.assign(
         found, out, ext=flags.ext, suffix=flags.suffix, resume=flags.skip_existing
     )
-    beside.require_apart(todo, more)
+    beside.require_apart(todo, more, flags.report)
     wished = wishes(flags)
     with report_lib.lines(flags.report) as report, tidy_when_terminated():
         for path, why in problems.items():
@@ -117,25 +116,39 @@ def _restore_all(todo: list[Any], flags: Any, wished: Any, report: Any) -> int:
 
 
 def open_restorer(flags: Any) -> Any:
-    """Read the weights that flags name, ready to restore as they say."""
+    """Read the weights that flags name, ready to restore as they say.
+
+    Raises:
+        UsageError: weights that cannot be read, or flags that cannot be used.
+    """
     from gendr_jax.cli.quiet import cache_programs, quiet
 
     quiet()
     cache_programs()
     from gendr_jax.restore.pipeline import MAX_PIXELS, Restorer
 
-    return Restorer.from_pretrained(
-        flags.weights,
-        dtype_of(flags),
-        mesh_of(flags),
-        color_fix=flags.color_fix,
-        color_fix_strength=flags.color_fix_strength,
-        strength=flags.strength,
-        tile=flags.tile,
-        tile_overlap=flags.tile_overlap,
-        batch=flags.batch,
-        max_pixels=MAX_PIXELS if flags.max_pixels is None else flags.max_pixels,
-    )
+    with weights_are_configuration():
+        return Restorer.from_pretrained(
+            flags.weights,
+            dtype_of(flags),
+            mesh_of(flags),
+            color_fix=flags.color_fix,
+            color_fix_strength=flags.color_fix_strength,
+            strength=flags.strength,
+            tile=flags.tile,
+            tile_overlap=flags.tile_overlap,
+            batch=flags.batch,
+            max_pixels=MAX_PIXELS if flags.max_pixels is None else flags.max_pixels,
+        )
+
+
+@contextlib.contextmanager
+def weights_are_configuration() -> Iterator[None]:
+    """Bad weights are no failed picture: exit status 2."""
+    try:
+        yield
+    except InputError as error:
+        raise UsageError(str(error)) from error
 
 
 def dtype_of(flags: Any) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from gendr_jax.cli.jobs import Job
-from gendr_jax.cli.report import say_error
-from gendr_jax.cli.restore import dtype_of, mesh_of
-from gendr_jax.cli.restore_files import FAULTS, Wishes, one_line
+from gendr_jax.cli.report import printable, say_error
+from gendr_jax.cli.restore import dtype_of, mesh_of, weights_are_configuration
+from gendr_jax.cli.restore_files import FAULTS, Wishes, look, one_line
 from gendr_jax.restore import estimate, image_io, memory, resize
 from gendr_jax.restore.estimate import Estimate
 from gendr_jax.restore.forward import Recipe
 from gendr_jax.restore.options import DTYPES
+from gendr_jax.restore.pipeline import MAX_PIXELS
 from gendr_jax.weights import gendr_json
 from gendr_jax.weights.locate import locate
 
@@ -27,19 +28,22 @@ def show(
     """Print a line a picture and a total; how many cannot be done.
 
     Raises:
-        InputError: no weights folder, or one of another kind.
+        UsageError: no weights folder, or one of another kind.
     """
     plan, failed, flops, seconds = _planner(flags), 0, 0, 0.0
     for job in todo:
         names = {"input": str(job.source), "output": str(job.target)}
         if flags.skip_existing and job.target.exists():
             report({**names, "status": "skipped"})
-            print(f"{job.target} is there already")
+            print(printable(f"{job.target} is there already"))
             continue
         try:
-            head = image_io.probe(job.source, max_pixels=wishes.max_input_pixels)
-            scale = wishes.target.scale_of(head.height, head.width, str(job.source))
-            found = plan(*resize.output_size(head.height, head.width, scale))
+            reader, scale = look(job, wishes)
+            head = reader.header
+            size = resize.output_size(head.height, head.width, scale)
+            # Whether alpha hides anything only pixels say.
+            image_io.require_fit(job.target, reader.like, *size, alpha=False)
+            found = plan(*size)
         except FAULTS as error:
             failed += 1
             why = one_line(error, job.source)
@@ -47,7 +51,8 @@ def show(
             report({**names, "status": "failed", "error": why})
             continue
         flops, seconds = flops + found.flops, seconds + found.seconds
-        print(f"{job.source} {head.width}x{head.height} -> {job.target} {_text(found)}")
+        line = f"{job.source} {head.width}x{head.height} -> {job.target} "
+        print(printable(line) + _text(found))
         report({**names, "status": "planned", **_entry(found)})
     count = len(todo) - failed
     print(
@@ -59,8 +64,9 @@ def show(
 
 def _planner(flags: Any) -> Callable[[int, int], Estimate]:
     """(height, width) of an output -> its estimate."""
-    folder = locate(flags.weights)
-    said = gendr_json.settings(folder, gendr_json.read(folder))
+    with weights_are_configuration():
+        folder = locate(flags.weights)
+        said = gendr_json.settings(folder, gendr_json.read(folder))
     dtype, mesh = DTYPES[dtype_of(flags)], mesh_of(flags)
     configs = said.configs["vae"], said.configs["unet"]
     recipe = Recipe(*configs, said.prediction, said.t_star, dtype)
@@ -80,6 +86,7 @@ def _planner(flags: Any) -> Callable[[int, int], Estimate]:
             space=space,
             free_bytes=free,
             rate=rate,
+            max_pixels=flags.max_pixels or MAX_PIXELS,
         )
 
     return plan

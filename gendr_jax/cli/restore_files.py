@@ -16,6 +16,7 @@ from typing import Any
 
 from gendr_jax.cli import beside
 from gendr_jax.cli.jobs import Job
+from gendr_jax.cli.report import printable
 from gendr_jax.errors import GendrError, InputError
 from gendr_jax.restore import compiling, huge, image_io, resize
 from gendr_jax.restore.image_io import Image
@@ -148,9 +149,8 @@ def _read(job: Job, wishes: Wishes) -> Work:
     work, begin = Work(job), time.perf_counter()
     limit = wishes.max_input_pixels
     try:
-        reader = Reader(job.source, max_pixels=limit)
+        reader, work.scale = look(job, wishes)
         head = reader.header
-        work.scale = wishes.target.scale_of(head.height, head.width, str(job.source))
         height, width = resize.output_size(head.height, head.width, work.scale)
         alpha = head.alpha
         if height * width <= wishes.stream_above:
@@ -165,6 +165,18 @@ def _read(job: Job, wishes: Wishes) -> Work:
     work.entry |= {"height": height, "width": width}
     work.timed("read", begin)
     return work
+
+
+def look(job: Job, wishes: Wishes) -> tuple[Reader, float]:
+    """(reader, scale) of a picture whose result has a place; pixels are not decoded.
+
+    Raises:
+        InputError, OSError: a picture that cannot be restored, or not to there.
+    """
+    image_io.require_place(job.target)
+    reader = Reader(job.source, max_pixels=wishes.max_input_pixels)
+    height, width = reader.header.height, reader.header.width
+    return reader, wishes.target.scale_of(height, width, str(job.source))
 
 
 def _restore(restorer: Restorer, works: list[Work], wishes: Wishes) -> None:
@@ -276,9 +288,14 @@ def _judge(work: Work, found: Residual, wishes: Wishes) -> None:
 
 def one_line(error: Exception, source: Path) -> str:
     """What to tell of an error, without a line break, the file in it."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    name = printable(str(source))
+    text = str(error).replace(str(source), name) or type(error).__name__
     if isinstance(error, MemoryError):
         text = "memory is exhausted. Use a smaller scale, or cut the picture."
-    elif not isinstance(error, GendrError):
+    elif isinstance(error, OSError) and error.strerror:
+        where = error.filename2 or error.filename
+        text = f"{where}: {error.strerror}" if where else error.strerror
+    if not isinstance(error, GendrError | MemoryError):
         text = f"{text}. Check the path, permissions and space."
-    return text if str(source) in text else f"{source}: {text}"
+    text = " ".join(line.strip() for line in text.splitlines())
+    return text if name in text else f"{name}: {text}"

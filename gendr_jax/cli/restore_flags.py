@@ -9,6 +9,13 @@ from typing import Any, NoReturn
 from gendr_jax.cli.parser import Parser
 from gendr_jax.errors import UsageError
 
+# (flag, its value when it is not given, the flag that it says something about)
+IDLE_WITHOUT = (
+    ("on_residual", "warn", "max_residual"),
+    ("compare_layout", "side", "compare"),
+    ("stage_times", False, "report"),
+)
+
 
 def parse(args: list[str]) -> Any:
     """The flags, checked as far as they say themselves.
@@ -44,7 +51,13 @@ def _parser() -> Parser:
 
 def _size_flags(group: Any) -> None:
     add = group.add_argument
-    add("-s", "--outscale", type=float, help="times larger, 1 to 16 (default: 4)")
+    add(
+        "-s",
+        "--outscale",
+        type=float,
+        metavar="F",
+        help="times larger, 1 to 16 (default: 4)",
+    )
     add("--width", type=int, metavar="W", help="exact width of results in pixels")
     add("--height", type=int, metavar="H", help="exact height")
     add("--longest-side", type=int, metavar="L", help="exact longer side")
@@ -85,7 +98,13 @@ def _network_flags(group: Any) -> None:
         help="1 the networks' picture, 0 plain enlargement (default: 1)",
     )
     add("--dtype", choices=["bf16", "fp32"], help="(default: bf16; fp32 on a CPU)")
-    add("--seed", type=int, default=0, help="no effect: no random numbers are drawn")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="no effect: no random numbers are drawn",
+    )
     add(
         "--max-pixels",
         type=int,
@@ -156,14 +175,27 @@ def _check_flags(group: Any) -> None:
 
 
 def _check(flags: Any) -> None:
+    for name in ("output", "weights", "compare", "residual_map", "report"):
+        if getattr(flags, name) == "":
+            raise UsageError(f"--{name.replace('_', '-')} is empty. Give a path.")
+    if "" in flags.input:
+        raise UsageError("a path of --input is empty. Leave it out, or correct it.")
+    if set(flags.suffix) & {"/", "\0"}:
+        _refuse("suffix", repr(flags.suffix), "it is a part of a name, not a path")
     for name in ("strength", "color_fix_strength", "max_residual"):
         value = getattr(flags, name)
         if value is not None and not 0 <= value <= 1:
             _refuse(name, value, "it goes from 0 to 1")
-    for name in ("max_input_pixels", "max_pixels"):
+    for name in ("max_input_pixels", "max_pixels", "batch"):
         value = getattr(flags, name)
         if value is not None and value < 1:
             _refuse(name, value, "it must be above 0")
+    if flags.tile_overlap is not None and flags.tile_overlap < 0:
+        _refuse("tile_overlap", flags.tile_overlap, "it must be 0 or more")
+    for name, idle, needed in IDLE_WITHOUT:
+        if getattr(flags, name) != idle and getattr(flags, needed) in (None, False):
+            flag, other = (f"--{x.replace('_', '-')}" for x in (name, needed))
+            raise UsageError(f"{flag} does nothing without {other}. Add that.")
 
 
 def _refuse(name: str, value: Any, why: str) -> NoReturn:

@@ -4,7 +4,9 @@ What lives here: reading, restoring, blending and writing, one picture at a time
 does not: the page (page.py).
 """
 
+import collections
 import dataclasses
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -13,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from gendr_jax.errors import InputError
 from gendr_jax.restore import image_io, pictures, resize
 from gendr_jax.restore.image_io import Image
 from gendr_jax.restore.pipeline import Restorer
 
 SHOWN = 2048  # longest side of what the page shows; the file to take away is whole
+LARGEST = 100_000_000  # output pixels that are held in memory
+KEPT = 8  # results that stay on disk; Gradio has its own copy of what it shows
 Progress = Callable[[float, str], None]
 
 
@@ -45,8 +50,15 @@ class Engine:
         self._open, self._lock = open_restorer, threading.Lock()
         self._tile: Any = None
         self._restorer: Restorer | None = None
-        # Removed when the process ends.
         self._folder = tempfile.TemporaryDirectory(prefix="gendr-demo-")
+        self._kept: collections.deque[Path] = collections.deque()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove all files."""
+        self._folder.cleanup()
 
     @property
     def folder(self) -> Path:
@@ -82,6 +94,7 @@ class Engine:
         source = Path(source)
         progress(0.0, "reading")
         image = image_io.read(source)
+        _require_room(image, scale)
         with self._lock:
             progress(0.05, "waiting for the networks")
             restorer = self.open(tile)
@@ -90,7 +103,7 @@ class Engine:
         progress(0.9, "writing")
         size = restored.pixels_hwc.shape[:2]
         plain, restored = _blended(image, restored, strength)
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        folder = self._new_folder()
         suffix = source.suffix.lower()
         suffix = suffix if suffix in image_io.FORMATS else ".png"
         file = folder / f"{source.stem}_x{scale:g}{suffix}"
@@ -100,6 +113,23 @@ class Engine:
         height, width = image.pixels_hwc.shape[:2]
         text = f"{width} x {height} to {size[1]} x {size[0]} pixels"
         return Result(before, after, file, text)
+
+    def _new_folder(self) -> Path:
+        """A folder for one result; the oldest goes."""
+        self._kept.append(Path(tempfile.mkdtemp(dir=self.folder)))
+        if len(self._kept) > KEPT:
+            shutil.rmtree(self._kept.popleft())
+        return self._kept[-1]
+
+
+def _require_room(image: Image, scale: float) -> None:
+    resize.require_scale(scale)
+    height, width = resize.output_size(*image.pixels_hwc.shape[:2], scale)
+    if height * width > LARGEST:
+        raise InputError(
+            f"the result would have {width}x{height} pixels, this page makes up to "
+            f"{LARGEST}. Choose a smaller scale, or use gendr restore."
+        )
 
 
 def _restore(

@@ -1,6 +1,7 @@
 """The page: a place to drop a picture, settings, a slider, a file to take away."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -25,15 +26,16 @@ def build(engine: Engine) -> gr.Blocks:
                     + [".avif", ".bmp", ".gif", ".ppm"],
                     elem_id="photograph",
                 )
-                scale = gr.Slider(1, 8, 4, step=0.5, label="Times larger")
-                strength = gr.Slider(0, 1, 1, step=0.05, label="Strength")
-                tile = gr.Dropdown(list(TILES), value="automatic", label="Tile")
-                start = gr.Button("Restore", variant="primary", elem_id="restore")
+                settings = _settings()
+                start = gr.Button(
+                    "Restore", variant="primary", interactive=False, elem_id="restore"
+                )
             with gr.Column(scale=3):
                 slider = gr.ImageSlider(
                     label="Before | after",
                     type="filepath",
                     interactive=False,
+                    buttons=["fullscreen"],  # the whole file has a button of its own
                     elem_id="slider",
                 )
                 said = gr.Markdown(elem_id="said")
@@ -42,14 +44,12 @@ def build(engine: Engine) -> gr.Blocks:
                 )
 
         def restore(
-            path: str | None,
+            path: str,
             scale: float,
             strength: float,
             tile: str,
             progress: Any = gr.Progress(),  # noqa: B008
         ) -> tuple[Any, str, Any]:
-            if path is None:
-                raise gr.Error("There is no photograph. Drop one first.")
             begin = time.perf_counter()
             try:
                 result = engine.run(
@@ -60,7 +60,9 @@ def build(engine: Engine) -> gr.Blocks:
                     progress=lambda part, text: progress(part, desc=text),
                 )
             except (GendrError, OSError, MemoryError) as error:
-                raise gr.Error(str(error) or "Memory is exhausted.") from error
+                text = str(error).replace(path, Path(path).name)
+                text = text or "Memory is exhausted."
+                raise gr.Error(text, print_exception=False) from error
             seconds = time.perf_counter() - begin
             return (
                 (str(result.before), str(result.after)),
@@ -68,8 +70,34 @@ def build(engine: Engine) -> gr.Blocks:
                 gr.DownloadButton(value=str(result.file), interactive=True),
             )
 
-        start.click(restore, [source, scale, strength, tile], [slider, said, file])
+        def changed(path: str | None) -> tuple[Any, None, str, Any]:
+            """Another photograph: what was made of the one before goes."""
+            empty = gr.DownloadButton(value=None, interactive=False)
+            return gr.Button(interactive=path is not None), None, "", empty
+
+        source.change(changed, [source], [start, slider, said, file])
+        start.click(restore, [source, *settings], [slider, said, file])
     return page
+
+
+def _settings() -> list[Any]:
+    """Scale, strength and tile."""
+    scale = gr.Slider(1, 8, 4, step=0.5, label="Times larger")
+    strength = gr.Slider(
+        0,
+        1,
+        1,
+        step=0.05,
+        label="Strength",
+        info="0 is plain enlargement",
+    )
+    tile = gr.Dropdown(
+        list(TILES),
+        value="automatic",
+        label="Tile",
+        info="Pixels done at once; less needs less memory",
+    )
+    return [scale, strength, tile]
 
 
 def serve(page: gr.Blocks, *, host: str, port: int, folder: str) -> None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gendr_jax import operations
+from gendr_jax.errors import InputError
 from gendr_jax.restore import forward, tiling
 from gendr_jax.restore.forward import Recipe
 from gendr_jax.restore.options import Tile
@@ -63,6 +64,7 @@ def estimate(
     space: int = 1,
     free_bytes: int | None = None,
     rate: float | None = None,
+    max_pixels: int | None = None,
 ) -> Estimate:
     """Plan an output of this size; reads no weights and compiles nothing.
 
@@ -74,8 +76,13 @@ def estimate(
         space: devices that share one untiled picture.
         free_bytes: of one device, for tile="auto"; None is enough.
         rate: FLOP/s of one device, from `measured_rate` or former runs.
+        max_pixels: as for `Restorer`; None is no limit.
+
+    Raises:
+        InputError: it must be one pass, and is above `max_pixels`.
     """
-    plan = layout(recipe, height, width, tile, tile_overlap, free_bytes, space)
+    options = tile, tile_overlap, free_bytes, space, max_pixels
+    plan = layout(recipe, height, width, *options)
     passes = plan.tiles + (1 if plan.tiled else 0)  # statistics cost one more
     one = pass_flops(recipe, plan.pass_hw)
     weights = _weight_bytes(recipe)
@@ -107,13 +114,32 @@ def layout(
     tile_overlap: int | None,
     free_bytes: int | None,
     space: int = 1,
+    max_pixels: int | None = None,
 ) -> Layout:
     """The layout that a restorer with these options tries first."""
     multiple = recipe.size_multiple
     if tile == 0 or (tile == "auto" and space > 1):
-        return tiling.whole(height, width, multiple)
+        limit = None if max_pixels is None else max_pixels * space
+        return one_pass(height, width, multiple, limit)
     side = tiles_to_try(recipe, tile, free_bytes)[0]
     return tiling.layout(height, width, side, tile_overlap, multiple)
+
+
+def one_pass(height: int, width: int, multiple: int, limit: int | None) -> Layout:
+    """The layout of an output that may not be cut.
+
+    Raises:
+        InputError: more padded pixels than the limit.
+    """
+    whole = tiling.whole(height, width, multiple)
+    padded = whole.pass_hw[0] * whole.pass_hw[1]
+    if limit is not None and padded > limit:
+        raise InputError(
+            f"the output would be {width}x{height} ({padded} pixels when padded), the "
+            f"limit of one pass is {limit}. Use tiles (--tile auto), a smaller scale, "
+            "or raise max_pixels (--max-pixels) if memory allows."
+        )
+    return whole
 
 
 def tiles_to_try(recipe: Recipe, tile: Tile, free_bytes: int | None) -> list[int]:

@@ -1,11 +1,13 @@
 """What a restorer is told, checked before anything heavy happens."""
 
 import dataclasses
+import numbers
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.nets import Params
@@ -46,12 +48,16 @@ class Options:
                     "Choose one."
                 )
         for name in ("color_fix_strength", "strength"):
-            _require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "0 to 1")
+            value = getattr(self, name)
+            share = isinstance(value, numbers.Real) and 0 <= value <= 1
+            _require(name, value, share, "0 to 1")
         whole = self.tile == "auto" or _is_count(self.tile, 0)
         _require("tile", self.tile, whole, '"auto", 0, or pixels')
         shares = self.tile_overlap is None or _is_count(self.tile_overlap, 0)
-        _require("tile_overlap", self.tile_overlap, shares, "pixels")
-        _require("batch", self.batch, _is_count(self.batch, 1), "1 or more")
+        _require("tile_overlap", self.tile_overlap, shares, "0 or more pixels")
+        for name in ("batch", "max_pixels"):
+            value = getattr(self, name)
+            _require(name, value, _is_count(value, 1), "1 or more")
 
 
 def require_restorer(weights: Weights) -> None:
@@ -72,6 +78,19 @@ def require_restorer(weights: Weights) -> None:
             f"the UNet takes {unet.in_channels} channels and gives "
             f"{unet.out_channels}, the VAE has {latent}. Combine networks of one "
             "training."
+        )
+
+
+def require_mesh(mesh: Any) -> None:
+    """Refuse what is no mesh, such as its text on the command line.
+
+    Raises:
+        UsageError: with the way to make one.
+    """
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise UsageError(
+            f"mesh is {mesh!r}, it can be None or a jax.sharding.Mesh. "
+            'Make one by gendr_jax.sharding.make_mesh("data=2").'
         )
 
 
@@ -107,6 +126,4 @@ def _is_count(value: Any, least: int) -> bool:
 
 def _require(name: str, value: Any, fine: bool, range_: str) -> None:
     if not fine:
-        raise UsageError(
-            f"{name} is {value!r}, it can be {range_}. Choose one of those."
-        )
+        raise UsageError(f"{name} is {value!r}, it can be {range_}. Change it.")

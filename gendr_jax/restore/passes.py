@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from gendr_jax.errors import InputError
 from gendr_jax.restore import estimate, memory, pictures, resize, tiled, tiling
 from gendr_jax.restore.image_io import Image
 from gendr_jax.restore.options import Options
@@ -36,17 +35,9 @@ class Passes:
             InputError: it must be one pass, and is above `max_pixels`.
         """
         programs, multiple = self._programs, self._programs.recipe.size_multiple
-        whole = tiling.whole(height, width, multiple)
         if self._tile == 0:
             limit = self._options.max_pixels * programs.space
-            if whole.pass_hw[0] * whole.pass_hw[1] > limit:
-                raise InputError(
-                    f"the output would be {width}x{height} "
-                    f"({whole.pass_hw[0] * whole.pass_hw[1]} pixels when padded), the "
-                    f"limit of one pass is {limit}. Use tiles (--tile auto), a smaller "
-                    "scale, or raise max_pixels (--max-pixels) if memory allows."
-                )
-            yield whole
+            yield estimate.one_pass(height, width, multiple, limit)
             return
         free = memory.share(programs.mesh.devices.flatten().tolist())
         for tile in estimate.tiles_to_try(programs.recipe, self._tile, free):

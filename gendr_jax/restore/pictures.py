@@ -1,11 +1,14 @@
 """The kinds of picture a caller may hand in, and the way back to the same kind.
 
-What lives here: numpy arrays and PIL images to `Image` and back, and `Image` to the
+What lives here: arrays and PIL images to `Image` and back, and `Image` to the
 float RGB that the networks see. What does not: files (image_io.py), sizes (resize.py).
 """
 
 import dataclasses
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image as Pil
 
@@ -14,7 +17,7 @@ from gendr_jax.restore import image_io
 from gendr_jax.restore.bleed import bleed
 from gendr_jax.restore.image_io import Image
 
-Picture = np.ndarray | Pil.Image | Image
+Picture = np.ndarray | jax.Array | Pil.Image | Image
 
 # ITU-R BT.601, as Pillow's conversion to grey.
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -24,8 +27,8 @@ ROUNDING = 1e-3  # floats may leave [0, 1] by this much, as resizers' output doe
 def take(picture: Picture) -> Image:
     """The picture as an `Image`; float arrays keep their dtype.
 
-    Args: HW or HWC (1, 3 or 4 channels) uint8, uint16 or float array in [0, 1]; a PIL
-    image, turned upright by its EXIF orientation; or an `Image`.
+    Args: HW or HWC (1, 3 or 4 channels) uint8, uint16 or float array in [0, 1], of
+    numpy or JAX; a PIL image, turned upright by its EXIF orientation; or an `Image`.
 
     Raises:
         InputError: another type, shape or dtype, or floats outside [0, 1].
@@ -34,6 +37,13 @@ def take(picture: Picture) -> Image:
         return picture
     if isinstance(picture, Pil.Image):
         return image_io.from_pil(picture, "the picture")
+    if isinstance(picture, jax.Array):
+        picture = np.asarray(picture)
+    if isinstance(picture, str | Path):
+        raise InputError(
+            f"{picture} is a name, expected a picture. Open it by PIL.Image.open, or "
+            "use Restorer.restore([image_io.read(name)])."
+        )
     if not isinstance(picture, np.ndarray):
         raise InputError(
             f"a picture is a {type(picture).__name__}, expected a numpy array or a "
@@ -57,6 +67,8 @@ def give(image: Image, like: Picture) -> Picture:
         return image
     if isinstance(like, Pil.Image):
         return image_io.to_pil(image)
+    if isinstance(like, jax.Array):
+        return jnp.asarray(give(image, np.empty(like.shape, like.dtype)))
     if like.ndim == 2:
         return image.pixels_hwc[..., 0]
     if image.alpha_hw is not None:
@@ -105,7 +117,11 @@ def _top(dtype: np.dtype) -> float:
 def _require_range(pixels: np.ndarray) -> None:
     if np.issubdtype(pixels.dtype, np.floating):
         low, high = float(pixels.min()), float(pixels.max())
-        if not (-ROUNDING <= low and high <= 1 + ROUNDING):  # NaN fails too
+        if not np.isfinite([low, high]).all():
+            raise InputError(
+                "a float picture has values that are not finite. Replace them."
+            )
+        if low < -ROUNDING or high > 1 + ROUNDING:
             raise InputError(
                 f"a float picture has values from {low:.4g} to {high:.4g}, expected "
                 "[0, 1]. Divide by its white level."

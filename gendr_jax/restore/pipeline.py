@@ -87,6 +87,7 @@ class Restorer:
             batch,
             max_pixels,
         )
+        options.require_mesh(mesh)
         options.require_restorer(weights)
         vae, unet = weights.configs["vae"], weights.configs["unet"]
         how = weights.prediction, weights.t_star, DTYPES[dtype]
@@ -166,9 +167,9 @@ class Restorer:
         """Restore a picture, or a list of them, and return the same kind.
 
         Args:
-            image: HWC (1, 3 or 4 channels) or HW array, uint8, uint16 or float in
-                [0, 1]; PIL image (palettes come back as RGB, turned upright); or a list
-                of those, of any sizes.
+            image: HWC (1, 3 or 4 channels) or HW array of numpy or JAX, uint8, uint16
+                or float in [0, 1]; PIL image (palettes come back as RGB, turned
+                upright); or a list of those, of any sizes.
             scale: output size is round(scale * side) exactly.
 
         Raises:
@@ -213,11 +214,6 @@ class Restorer:
             InputError: it must be one pass, and is above `spec.max_pixels`.
         """
         return next(self._passes.layouts(height, width))
-
-    def padded_size(self, image: Image, scale: float) -> tuple[int, int]:
-        """(height, width) of the pass that this picture takes."""
-        size = self.output_size(*image.pixels_hwc.shape[:2], scale)
-        return self.layout(*size).pass_hw
 
     def stage_seconds(self, pass_hw: tuple[int, int]) -> dict[str, float]:
         """Seconds of encoder, unet, decoder and colour, each run apart, of one pass."""

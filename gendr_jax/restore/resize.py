@@ -6,6 +6,7 @@ which training uses, to float32 rounding (tests/test_restore.py).
 """
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -90,9 +91,9 @@ def require_scale(scale: float) -> None:
         UsageError: with the range.
     """
     low, high = SCALES
-    if not low <= scale <= high:
+    if not isinstance(scale, numbers.Real) or not low <= scale <= high:
         raise UsageError(
-            f"scale is {scale}, it can be {low:g} to {high:g}. Choose one of those."
+            f"scale is {scale!r}, it can be {low:g} to {high:g}. Choose one of those."
         )
 
 
@@ -142,11 +143,6 @@ def bicubic_part(
         return x_hwc[top : top + part[2], left : left + part[3]].astype(np.float32)
     (top, bottom), (left, right) = boxes
     return _resized(x_hwc, part[2:], (left, top, right, bottom))
-
-
-def bucket(height: int, width: int, multiple: int) -> tuple[int, int]:
-    """The padded size: each side up to the next multiple."""
-    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
 def pad(x_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

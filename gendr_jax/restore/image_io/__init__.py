@@ -22,4 +22,5 @@ from gendr_jax.restore.image_io.reading import probe as probe
 from gendr_jax.restore.image_io.reading import read as read
 from gendr_jax.restore.image_io.writing import fitted as fitted
 from gendr_jax.restore.image_io.writing import require_fit as require_fit
+from gendr_jax.restore.image_io.writing import require_place as require_place
 from gendr_jax.restore.image_io.writing import write as write

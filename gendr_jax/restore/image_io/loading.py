@@ -39,6 +39,8 @@ def kind_of(path: Path) -> str:
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder. Name a picture file.")
+    if path.exists() and not path.is_file():  # opening a pipe waits for ever
+        raise InputError(f"{path} is a pipe or a device. Name a picture file.")
     try:
         with open(path, "rb") as file:
             head = file.read(64)
@@ -114,9 +116,10 @@ def errors(path: Path) -> Iterator[None]:
         detail = (
             detail.decode(errors="replace") if isinstance(detail, bytes) else detail
         )
-        reason = " ".join(detail.split())[:200] or "no reason given"
+        reason = " ".join(detail.split())[:200]
+        reason = f" ({reason})" if reason else ""
         raise InputError(
-            f"{path} is damaged or truncated ({reason}). Replace the file."
+            f"{path} is damaged or truncated{reason}. Replace the file."
         ) from error
 
 

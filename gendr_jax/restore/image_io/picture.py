@@ -10,6 +10,8 @@ from gendr_jax.errors import InputError
 # Of an input. A hostile file of a few kilobytes may claim any size; at this one it
 # costs below 1 GB. It is the limit at which Pillow warns too.
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+# Pixels a millimetre where none are stated: 72 an inch, as everywhere.
+DENSITY = 72 / 25.4
 FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",

@@ -7,8 +7,9 @@ import numpy as np
 import pyvips
 
 from gendr_jax.restore.image_io import loading, metadata, pillow, profiles
-from gendr_jax.restore.image_io.picture import MAX_PIXELS, Header, Image
+from gendr_jax.restore.image_io.picture import DENSITY, MAX_PIXELS, Header, Image
 
+DEFAULT_DENSITIES = (1.0, DENSITY)  # pixels a millimetre, by loader
 DTYPES = {"uchar": np.dtype(np.uint8), "ushort": np.dtype(np.uint16)}
 
 
@@ -63,7 +64,7 @@ def open_upright(
         # Turning needs rows in another order than they come.
         image = (image if random else image.copy_memory()).autorot()
     bits = loading.DEPTHS.get(image.format, 8)
-    density = (image.xres, image.yres)
+    density = None if _is_default(image) else (image.xres, image.yres)
     image, space, icc = profiles.to_working(image)
     channels = image.bands - image.hasalpha()
     like = Image(
@@ -74,9 +75,15 @@ def open_upright(
         iptc=iptc,
         space=space,
         bits=bits,
-        density=None if density == (1.0, 1.0) else density,
+        density=density,
     )
     return image, like
+
+
+def _is_default(image: pyvips.Image) -> bool:
+    """Whether the density is what libvips says where a file has none, or the same."""
+    across, down = image.xres, image.yres
+    return across == down and min(abs(across - d) for d in DEFAULT_DENSITIES) < 0.001
 
 
 def header(image: pyvips.Image) -> Header:

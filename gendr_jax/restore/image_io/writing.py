@@ -17,7 +17,7 @@ import pyvips
 from gendr_jax.errors import InputError
 from gendr_jax.restore.image_io import profiles
 from gendr_jax.restore.image_io.metadata import exif_for
-from gendr_jax.restore.image_io.picture import FORMATS, Image
+from gendr_jax.restore.image_io.picture import DENSITY, FORMATS, Image
 
 SIDES = {"JPEG": 65535, "WEBP": 16383}
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -87,6 +87,25 @@ def require_fit(
         raise InputError(f"{path}: {problem}. Use --ext png.")
 
 
+def require_place(path: Path) -> None:
+    """Refuse a file that cannot be written where it shall be, as far as can be told.
+
+    Raises:
+        InputError: with what is in the way.
+        OSError: a name that the file system does not take.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder. Name another -o, or a --suffix.")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"{path} cannot be written, as {above} is a file. Move it.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path} cannot be written, as nothing may be written into {above}. "
+            "Check its permissions, or name another -o."
+        )
+
+
 def misfit(suffix: str, height: int, width: int, *, bits: int, alpha: bool) -> str:
     """Why files of this suffix cannot hold such a picture, or ""."""
     kind = FORMATS[suffix.lower()]
@@ -115,13 +134,13 @@ def save(path: Path, pixels: pyvips.Image, like: Image, *, metadata: bool) -> No
     pixels = profiles.from_working(
         pixels, like.space, like.icc, depth(like), tag=metadata
     )
-    if metadata:
-        pixels = _described(pixels, like)
+    pixels, keep = _described(pixels, like) if metadata else (pixels, "none")
+    across, down = (like.density if metadata else None) or (DENSITY, DENSITY)
+    pixels = pixels.copy(xres=across, yres=down)
     options = dict(SAVE_OPTIONS[kind])
     if kind == "TIFF" and pixels.width * pixels.height > TILED:
         options |= {"tile": True, "tile_width": 256, "tile_height": 256}
         options |= {"bigtiff": True}
-    keep = "all" if metadata else "none"
     with temporary(path) as unfinished:
         try:
             SAVERS[kind](pixels, str(unfinished), keep=keep, **options)
@@ -143,10 +162,10 @@ def temporary(path: Path) -> Iterator[Path]:
             unfinished.unlink()
 
 
-def _described(pixels: pyvips.Image, like: Image) -> pyvips.Image:
+def _described(pixels: pyvips.Image, like: Image) -> tuple[pyvips.Image, str]:
+    """(with the metadata of `like`, which of them libvips shall write)."""
     exif = exif_for(like.exif, pixels.height, pixels.width)
     pixels = profiles.fields(pixels, exif=exif, xmp=like.xmp, iptc=like.iptc)
-    if like.density is None:
-        return pixels
-    across, down = like.density
-    return pixels.copy(xres=across, yres=down)
+    # libvips makes an EXIF block where there is none; JPEG keeps the density there.
+    needed = exif is not None or like.density is not None
+    return pixels, "all" if needed else "icc|xmp|iptc"
