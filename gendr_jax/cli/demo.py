@@ -5,11 +5,8 @@ import socket
 from typing import Any
 
 from gendr_jax.cli.parser import Parser
-from gendr_jax.cli.restore import (
-    dtype_of,
-    tidy_when_terminated,
-    weights_are_configuration,
-)
+from gendr_jax.cli.restore import dtype_of, weights_are_configuration
+from gendr_jax.cli.terminated import tidy_when_terminated
 from gendr_jax.errors import UsageError
 
 

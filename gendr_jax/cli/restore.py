@@ -4,6 +4,8 @@ What lives here: what flags lead to. What does not: the flags (restore_flags.py)
 loop over files (restore_files.py), their names (jobs.py), pixels (gendr_jax/restore/).
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
