@@ -93,8 +93,10 @@ def measure(
         about = {"stage": stage, "size": list(size), "batch": batch}
         about["dtype"] = recipe.dtype
         for name, seconds in taken.items():
-            found = row if name == OURS else {"error": errors[name]}
-            speed = _speed(seconds, batch, row["flops"], ceiling)
+            # What a peer multiplies is not known: no utilisation of it.
+            ours = name == OURS
+            found = row if ours else {"error": errors[name]}
+            speed = _speed(seconds, batch, row["flops"] if ours else 0.0, ceiling)
             rows.append(about | {"by": name} | found | speed)
         del program
     return rows
