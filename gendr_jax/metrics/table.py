@@ -50,7 +50,7 @@ METRICS = (
     Metric("dino", "gt", "lower", 4, "1 - cos of patch tokens, mean; {told}"),
     Metric("dino-mean", "gt", "lower", 4, "1 - cos of mean patch tokens; {told}"),
     Metric("sharpness", "nothing", "neither", 2, "rms slope of Y, levels a pixel"),
-    Metric("blockiness", "nothing", "lower", 3, "jumps of Y at 8x8 blocks / inside"),
+    Metric("blockiness", "nothing", "neither", 3, "jumps of Y at 8x8 blocks / inside"),
     Metric("seam", "lr", "lower", 2, "worst bend at {tile}-px tiles / median"),
     Metric("residual", "lr", "lower", 4, "rms of reduced result less input"),
 )
