@@ -13,6 +13,8 @@ from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.restore import memory, pictures, resize
+from gendr_jax.restore.forward import Recipe
+from gendr_jax.restore.options import host_params
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.weights import folder
 from gendr_jax.weights.folder import Weights
@@ -230,6 +232,19 @@ def test_a_folder_restores_as_its_weights_do(restorer, tmp_path):
     assert loaded.spec.parameters == count
     assert loaded.spec.size_multiple == 64
     assert loaded.spec.scales == (1.0, 16.0)
+
+
+def test_weights_of_the_right_type_are_not_copied():
+    """Full-size ones would be in memory twice."""
+    recipe = Recipe(WEIGHTS.configs["vae"], WEIGHTS.configs["unet"], "v", 1, "float32")
+    given, taken = (
+        nets.flatten(tree["unet"])
+        for tree in (WEIGHTS.params, host_params(WEIGHTS, recipe))
+    )
+    assert all(np.shares_memory(given[path], taken[path]) for path in given)
+    half = host_params(WEIGHTS, dataclasses.replace(recipe, dtype="bfloat16"))
+    types = {leaf.dtype.name for leaf in jax.tree.leaves(half["unet"]) if leaf.ndim > 1}
+    assert types == {"bfloat16"}
 
 
 def test_output_that_is_not_finite_is_an_error():

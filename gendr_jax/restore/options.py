@@ -113,7 +113,7 @@ def host_params(weights: Weights, recipe: Recipe) -> Params:
     def convert(leaf: np.ndarray) -> np.ndarray:
         # Biases and norms are small, and added in float32 inside norms.
         dtype = recipe.dtype if leaf.ndim > 1 else "float32"
-        return leaf.astype(jnp.dtype(dtype))
+        return leaf.astype(jnp.dtype(dtype), copy=False)
 
     trees = {name: weights.params[name] for name in ("unet", "vae")}
     trees["prompt"] = {"positive": weights.prompt["positive"]}

@@ -76,7 +76,10 @@ class Restorer:
         batch: int = 1,
         max_pixels: int = MAX_PIXELS,
     ):
-        """Place weights that are in memory; see `from_pretrained` for the arguments."""
+        """Place weights that are in memory; see `from_pretrained` for the arguments.
+
+        On a CPU the arrays of `weights` may be used as they are: do not change them.
+        """
         self._options = Options(
             dtype,
             color_fix,
