@@ -34,7 +34,7 @@ def measure(
     rounds: int = 5,
     ceiling: float | None = None,
 ) -> list[Row]:
-    """A row for each program of a step, and a last one for the step.
+    """A row for each program of a step, and where they are many a last one for the step.
 
     Weights that the configuration does not name are random. The step's row holds
     `data_wait`, the seconds that it waited for its batch; None with noise. Its time is
@@ -73,7 +73,8 @@ def measure(
         row = about | {"program": part.name, "flops": counted[number]}
         row |= {"flops_model": useful[number]} | compiled[number][1]
         rows.append(row | _speed(taken[number], row, ceiling))
-    rows.append(about | _step(rows, ceiling))
+    if len(rows) > 1:  # else the program is the step
+        rows.append(about | _step(rows, ceiling))
     rows[-1]["data_wait"] = waited if settings.data.path else None
     return rows
 
