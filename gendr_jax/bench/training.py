@@ -34,7 +34,7 @@ def measure(
     rounds: int = 5,
     ceiling: float | None = None,
 ) -> list[Row]:
-    """A row for each program of a step, and where they are many a last one for the step.
+    """A row for each program of a step, and for the step where these are many.
 
     Weights that the configuration does not name are random. The step's row holds
     `data_wait`, the seconds that it waited for its batch; None with noise. Its time is
