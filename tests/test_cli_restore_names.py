@@ -169,7 +169,9 @@ def test_names_cannot_talk_to_the_terminal(bicubic, tmp_path, capfd):
     (error,) = told.err.splitlines()
     assert r"red\x1b[31m\n.png is not a picture" in error and "\x1b" not in error
     assert error.count(".png") == 1  # not named twice
-    assert r"two\nlines  apart.png -> " in told.out and len(told.out.splitlines()) == 2
+    assert r"two\nlines  apart.png -> " in told.out and "\x1b" not in told.out
+    _, failed, _ = told.out.splitlines()
+    assert failed == f"failed: {folder}" + r"/red\x1b[31m\n.png"
     outputs = {
         json.loads(x)["output"] for x in (tmp_path / "r.jsonl").read_text().splitlines()
     }
@@ -281,3 +283,44 @@ def test_a_termination_leaves_no_temporary_file(tmp_path):
     assert 0 < len(left) < 40 and all(name.endswith(".png") for name in left)
     for name in left:
         assert image_io.read(out / name).pixels_hwc.shape == (80, 80, 3)
+
+
+def test_failures_are_listed_at_the_end(bicubic, tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        save(tmp_path / "in" / f"{name}.png")
+    (tmp_path / "in" / "b.png").write_text("no picture")
+    missing = tmp_path / "missing.png"
+    args = ("-i", tmp_path / "in", missing, "-o", tmp_path / "out", "--weights", "w")
+    assert gendr("restore", *args) == 1
+    told = capsys.readouterr()
+    failed = [f"failed: {missing}", f"failed: {tmp_path / 'in' / 'b.png'}"]
+    assert told.out.splitlines()[-3:] == [*failed, "2 of 4 done"]
+    one = ("-i", tmp_path / "in" / "b.png", "-o", tmp_path / "x", "--weights", "w")
+    assert gendr("restore", *one) == 1
+    assert capsys.readouterr().out == "0 of 1 done\n"
+
+
+def test_shares_are_all_pictures_once_under_the_names_of_one_run(bicubic, tmp_path):
+    for name in ("a.png", "a.jpg", "b.png", "c/d.png", "e.png", "f.png", "g.png"):
+        save(tmp_path / "in" / name)
+    args = ("-i", tmp_path / "in", "--weights", "w", "--recursive", "--ext", "png")
+    assert gendr("restore", *args, "-o", tmp_path / "all") == 0
+    shares = []
+    for k in (1, 2, 3):
+        out, report = tmp_path / f"out{k}", tmp_path / f"r{k}.jsonl"
+        share = ("--share", f"{k}/3", "--ext", "png", "--report", report)
+        assert (
+            gendr("restore", *args[:2], "-o", out, *args[4:], "--recursive", *share)
+            == 0
+        )
+        shares.append(files(out))
+        assert len(report.read_text().splitlines()) == len(shares[-1])
+    assert sorted(sum(shares, [])) == files(tmp_path / "all")
+    assert sorted(map(len, shares)) == [2, 2, 3]
+
+
+@pytest.mark.parametrize("share", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", "1/2/3"])
+def test_what_is_no_share_is_refused(bicubic, tmp_path, capsys, share):
+    args = ("-i", save(tmp_path / "a.png"), "-o", tmp_path / "o", "--weights", "w")
+    assert gendr("restore", *args, f"--share={share}") == 2
+    assert "1/4" in capsys.readouterr().err

@@ -35,6 +35,9 @@ def main(args: list[str]) -> int:
         found, out, ext=flags.ext, suffix=flags.suffix, resume=flags.skip_existing
     )
     beside.require_apart(todo, more, flags.report)
+    # Of names that are settled: all machines agree on them.
+    first, step = flags.share
+    todo, problems = todo[first::step], dict([*problems.items()][first::step])
     wished = wishes(flags)
     with report_lib.lines(flags.report) as report, tidy_when_terminated():
         for path, why in problems.items():
@@ -45,9 +48,12 @@ def main(args: list[str]) -> int:
 
             failed = len(problems) + restore_cost.show(todo, flags, wished, report)
             return 1 if failed else 0
-        failed = len(problems) + _restore_all(todo, flags, wished, report)
+        failed = [*problems, *_restore_all(todo, flags, wished, report)]
     count = len(todo) + len(problems)
-    print(f"{count - failed} of {count} done")
+    if count > 1:  # their reasons have scrolled away
+        for name in failed:
+            print(f"failed: {report_lib.printable(name)}")
+    print(f"{count - len(failed)} of {count} done")
     return 1 if failed else 0
 
 
@@ -84,21 +90,20 @@ def wishes(flags: Any) -> Any:
     )
 
 
-def _restore_all(todo: list[Any], flags: Any, wished: Any, report: Any) -> int:
-    """Restore the pictures one by one; how many failed."""
+def _restore_all(todo: list[Any], flags: Any, wished: Any, report: Any) -> list[str]:
+    """Restore the pictures one by one; those that failed."""
     from gendr_jax.cli import restore_files
 
-    failed = 0
+    failed = []
     with report_lib.progress(len(todo)) as (advance, say):
 
         def tell(work: Any) -> None:
-            nonlocal failed
             entry, job = work.entry, work.job
             report(entry)
             if warning := entry.get("warning"):
                 say(f"gendr: warning: {warning}")
             if entry["status"] == restore_files.FAILED:
-                failed += 1
+                failed.append(str(job.source))
                 say(f"gendr: error: {entry['error']}")
                 advance("")
                 return

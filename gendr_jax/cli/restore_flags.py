@@ -113,6 +113,14 @@ def _network_flags(group: Any) -> None:
     )
 
 
+def _share(text: str) -> tuple[int, int]:
+    """(the first, the step) of a slice."""
+    first, _, count = text.partition("/")
+    if first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count):
+        return int(first) - 1, int(count)
+    raise ArgumentTypeError(f"{text!r} is no share, the first of four is 1/4")
+
+
 def _tile(text: str) -> str | int:
     if text == "auto" or text.isdecimal():
         return text if text == "auto" else int(text)
@@ -130,6 +138,13 @@ def _file_flags(group: Any) -> None:
     add("--suffix", default="", metavar="S", help="added to the names of results")
     add("--recursive", action="store_true", help="folders below folders; tree is kept")
     add("--skip-existing", action="store_true", help="leave results that are there")
+    add(
+        "--share",
+        type=_share,
+        default="1/1",
+        metavar="K/N",
+        help="of all pictures every Nth, from the Kth on: for several machines",
+    )
     add(
         "--strip-metadata",
         action="store_true",
