@@ -308,11 +308,8 @@ def test_shares_are_all_pictures_once_under_the_names_of_one_run(bicubic, tmp_pa
     shares = []
     for k in (1, 2, 3):
         out, report = tmp_path / f"out{k}", tmp_path / f"r{k}.jsonl"
-        share = ("--share", f"{k}/3", "--ext", "png", "--report", report)
-        assert (
-            gendr("restore", *args[:2], "-o", out, *args[4:], "--recursive", *share)
-            == 0
-        )
+        share = ("--share", f"{k}/3", "--report", report)
+        assert gendr("restore", *args, "-o", out, *share) == 0
         shares.append(files(out))
         assert len(report.read_text().splitlines()) == len(shares[-1])
     assert sorted(sum(shares, [])) == files(tmp_path / "all")
