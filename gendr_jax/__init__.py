@@ -21,7 +21,7 @@ Reading order:
     losses/score.py        VSD, SiD and CiD, the heart of the method
     models/unet.py, vae.py the networks
     nets.py                how weights become arguments
-    train/distill_step.py  one CiDA iteration
+    train/stages/distill.py  one CiDA iteration
     restore/pipeline.py    a photograph in, a larger one out
 """
 

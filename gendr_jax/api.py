@@ -20,8 +20,9 @@ from gendr_jax.models.dinov2 import DINOv2, DINOv2Config
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Params
-from gendr_jax.weights import components, folder, sources
-from gendr_jax.weights.locate import locate
+from gendr_jax.weights import folder
+from gendr_jax.weights.foreign import components, recognise
+from gendr_jax.weights.resolve import locate
 
 TORCH_KINDS = ("vae", "unet", "dinov2", "lpips", "dists")
 
@@ -52,7 +53,7 @@ def load_component(
                 f"{path} is no weights folder of ours, and {name} is kept nowhere "
                 "else. Name a folder that training wrote."
             )
-        component = sources.component(found, name)
+        component = recognise.component(found, name)
         params = components.read(component, dtype="float32", mesh=mesh)
         return component.config, params
     weights = folder.load(found, components=(name,), mesh=mesh)

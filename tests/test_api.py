@@ -12,7 +12,8 @@ from gendr_jax.errors import InputError
 from gendr_jax.models.dinov2 import DINOv2, DINOv2Config
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
-from gendr_jax.weights import folder, torch_files
+from gendr_jax.weights import folder
+from gendr_jax.weights.foreign import component_folder
 
 VAE_CONFIG = VAEConfig(
     latent_channels=4, block_out_channels=(4, 8), layers_per_block=1, norm_groups=2
@@ -58,8 +59,8 @@ def ours(tmp_path_factory):
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
     base = tmp_path_factory.mktemp("theirs")
-    torch_files.save_component(base / "vae", VAE_CONFIG, VAE_PARAMS)
-    torch_files.save_component(base / "unet", UNET_CONFIG, UNET_PARAMS)
+    component_folder.save_component(base / "vae", VAE_CONFIG, VAE_PARAMS)
+    component_folder.save_component(base / "unet", UNET_CONFIG, UNET_PARAMS)
     return base
 
 
@@ -90,7 +91,7 @@ def test_unet_from_both_kinds_of_folder(ours, theirs):
 
 def test_dinov2_from_a_component_folder(tmp_path):
     params = params_of(DINOv2, DINO_CONFIG)
-    torch_files.save_component(tmp_path, DINO_CONFIG, params)
+    component_folder.save_component(tmp_path, DINO_CONFIG, params)
     x = RNG.standard_normal((1, 42, 28, 3)).astype(np.float32)
     tokens = gendr_jax.load_dinov2(tmp_path)(x)
     assert tokens.shape == (1, 6, 8)

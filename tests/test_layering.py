@@ -28,9 +28,9 @@ class Room(NamedTuple):
 ROOMS = {
     "gendr_jax.errors": Room(0, set()),
     "gendr_jax.models": Room(0, {"jax", "numpy", "flax"}),
-    "gendr_jax.processor": Room(0, {"jax"}),
+    "gendr_jax.cpu_compiler": Room(0, {"jax"}),
     "gendr_jax.diffusion": Room(0, {"jax", "numpy"}),
-    "gendr_jax.operations": Room(0, {"jax", "numpy"}),
+    "gendr_jax.flops": Room(0, {"jax", "numpy"}),
     "gendr_jax.losses": Room(0, {"jax", "numpy"}, {"gendr_jax.diffusion"}),
     "gendr_jax.metrics": Room(0, {"jax", "numpy"}),
     "gendr_jax.metrics.niqe_files": Room(2, {"numpy", "scipy"}),
@@ -64,14 +64,14 @@ ROOMS = {
         {"numpy", "PIL", "grain", "tensorflow_datasets", "skimage", "absl"}
         | {"array_record"},
     ),
-    "gendr_jax.restore.image_io": Room(1, {"numpy", "PIL", "pyvips"}),
-    "gendr_jax.restore.streams": Room(
+    "gendr_jax.image_io": Room(1, {"numpy", "PIL", "pyvips"}),
+    "gendr_jax.image_io.regions": Room(
         1,
         {"numpy", "pyvips"},
-        {"gendr_jax.restore.image_io"},
+        {"gendr_jax.image_io"},
     ),
-    "gendr_jax.restore.bleed": Room(0, {"numpy"}),
-    "gendr_jax.restore.resize": Room(1, {"jax", "numpy", "PIL"}),
+    "gendr_jax.image_io.alpha": Room(0, {"numpy"}),
+    "gendr_jax.image_io.resize": Room(1, {"jax", "numpy", "PIL"}),
     "gendr_jax.restore": Room(2, {"jax", "numpy", "PIL"}),
     "gendr_jax.evaluate": Room(
         2, {"jax", "numpy", "PIL"}, {"gendr_jax.metrics.table", "gendr_jax.restore"}

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from gendr_jax import losses, nets
 from gendr_jax.models.lora import LoRAConfig
 from gendr_jax.models.unet import UNet, UNetConfig
-from gendr_jax.train import optim
 from gendr_jax.train.settings import Adam
+from gendr_jax.train.stages import optimisers
 
 TINY = UNetConfig(4, 4, (24, 40), 1, (3, 5), (False, False), 56, norm_groups=8)
 SIZES = {"full": (UNetConfig(), 64, 64, 77), "tiny": (TINY, 2, 16, 5)}
@@ -29,19 +29,19 @@ def traced(trained: str, size: str, dtype: str, remat: str):
     net = nets.build(UNet, config, dtype=dtype, remat=remat, lora=lora)
     base, adapters = nets.split_lora(net.abstract)
     frozen, params = ({}, base) if lora is None else (base, adapters)
-    tx = optim.adamw(Adam())
+    tx = optimisers.adamw(Adam())
 
     def update(role, frozen, z, t, context, eps):
         def loss(params):
             model = net.bind(nets.overlay(frozen, nets.cast(params, dtype)))
             return jnp.mean(losses.denoising(model(z, t, context)[0], eps)), {}
 
-        return optim.update(role, tx, loss)
+        return optimisers.update(role, tx, loss)
 
     z = jnp.float32, (1, side, side, config.in_channels)
     words = jnp.float32, (1, length, config.cross_attention_dim)
     inputs = [jax.ShapeDtypeStruct(s, d) for d, s in (z, (jnp.int32, (1,)), words, z)]
-    role = jax.eval_shape(lambda p: optim.new_role(p, tx), params)
+    role = jax.eval_shape(lambda p: optimisers.new_role(p, tx), params)
     inputs = [jax.eval_shape(lambda p: nets.cast(p, dtype), frozen), *inputs]
     return jax.jit(update, donate_argnums=0).trace(role, *inputs), base
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.full_size_sources import FORMATS, make  # noqa: E402
+from tests.helpers.full_size_sources import FORMATS, make  # noqa: E402
 
 # The high-water mark of a process that has ended is known to its parent alone.
 PROBE = (

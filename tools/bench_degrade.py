@@ -3,8 +3,9 @@
     python -m tools.bench_degrade PHOTOS [--torch-reference FILES]
     python -m tools.bench_degrade --tpu v5e:1x1
 
-PHOTOS: a folder of pictures. FILES: see tests/degrade_reference.py; OpenCV is measured
-beside it. --tpu needs libtpu; its figures are the compiler's. Prints lines of JSON.
+PHOTOS: a folder of pictures. FILES: see tests/helpers/degrade_reference.py; OpenCV is
+measured beside it. --tpu needs libtpu; its figures are the compiler's. Prints lines
+of JSON.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def measure(photos: Path, files: Path | None, pairs: int) -> None:
     import numpy as np
     import torch
 
-    from tests import degrade_reference
+    from tests.helpers import degrade_reference
 
     torch.set_num_threads(1)
     reference = degrade_reference.Reference(files)
@@ -51,7 +52,7 @@ def measure(photos: Path, files: Path | None, pairs: int) -> None:
     clock("torch reference", lambda k: reference.apply(hq[k % 32], p[k]), pairs // 2)
     import cv2
 
-    from tests import degrade_opencv
+    from tests.helpers import degrade_opencv
 
     cv2.setNumThreads(1)
     run = lambda k: degrade_opencv.degrade(reference, noise, hq[k % 32], p[k])  # noqa: E731

@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tests import image_mutations as fuzz
+from tests.helpers import image_mutations as fuzz
 from tools.limited_worker import Worker
 
 SECONDS, BYTES = 20, 3 << 30

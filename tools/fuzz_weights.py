@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tests import weights_mutations as fuzz
+from tests.helpers import weights_mutations as fuzz
 from tools.limited_worker import Worker
 
 SECONDS, BYTES = 30, 6 << 30

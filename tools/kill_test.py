@@ -14,10 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from micro_run import committed, finish, losses, prepare, run_file, start  # noqa: E402
-
-from gendr_jax.weights import checkpoint  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from gendr_jax.checkpoints import manager  # noqa: E402
+from tests.helpers.micro_run import committed, finish, losses, prepare, run_file, start  # noqa: E402
 
 
 def kill_once(rng, config, workdir):
@@ -41,7 +40,7 @@ def kill_once(rng, config, workdir):
     if not compiled(found := run_file(workdir)):
         return committed(workdir), False, None
     # What an earlier kill had left was removed by this start.
-    in_save = any((workdir / checkpoint.FOLDER).glob("*checkpoint-tmp*"))
+    in_save = any((workdir / manager.FOLDER).glob("*checkpoint-tmp*"))
     return committed(workdir), in_save, found["resumed_from"] or 0
 
 
@@ -64,8 +63,8 @@ def main():
     ends = [finish(start(config, w, f"steps={steps}"))[0] for w in (cut, whole)]
     assert [status for status, _ in ends] == [0, 0], ends
     lost += before - (run_file(cut)["resumed_from"] or 0)
-    prints = [checkpoint.describe(w)["fingerprint"] for w in (cut, whole)]
-    aside = len(list((cut / checkpoint.FOLDER).glob("*.damaged-*")))
+    prints = [manager.describe(w)["fingerprint"] for w in (cut, whole)]
+    aside = len(list((cut / manager.FOLDER).glob("*.damaged-*")))
     same = prints[0] == prints[1] and losses(cut) == losses(whole)
     print(f"kills {flags.kills}, after compiling {training}, in a save {saves}")
     print(f"committed steps lost {lost}, checkpoints set aside {aside}")

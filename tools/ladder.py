@@ -20,7 +20,7 @@ from ladder_measure import Measure
 from ladder_runs import logged, planned, train
 from ladder_table import KINDS, write
 
-from gendr_jax.cli.quiet import cache_programs
+from gendr_jax.cli.common import cache_programs
 
 
 def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -9,9 +9,9 @@ import numpy as np
 from gendr_jax import nets
 from gendr_jax.data import decode
 from gendr_jax.errors import UsageError
+from gendr_jax.image_io.resize import bicubic
 from gendr_jax.models.vae import VAE
-from gendr_jax.restore.resize import bicubic
-from gendr_jax.train import images
+from gendr_jax.train.stages import samples
 from gendr_jax.weights.folder import Weights
 
 SCALE = 4
@@ -62,7 +62,7 @@ def recoded(weights: Weights, pictures: Pictures) -> Pictures:
     """What the autoencoder alone makes of pictures: no student is better."""
     config = weights.configs["vae"]
     vae = nets.build(VAE, config)
-    encode, decoded = images.encoder(vae, config), images.decoder(vae, config)
+    encode, decoded = samples.encoder(vae, config), samples.decoder(vae, config)
     again = jax.jit(lambda params, x_bhwc: decoded(params, encode(params, x_bhwc)))
     results = []
     for picture in pictures:

@@ -2,9 +2,9 @@
 
     python -m tools.make_degrade_goldens FILES [--photos SHARED] [-o FOLDER]
 
-FILES: see tests/degrade_reference.py. SHARED holds photos/val and photos/train; without
-it the statistics of photographs are not made anew. Needs torch, scipy, cv2; the tests
-that read the golden files need none of these but scipy.
+FILES: see tests/helpers/degrade_reference.py. SHARED holds photos/val and
+photos/train; without it the statistics of photographs are not made anew. Needs torch,
+scipy, cv2; the tests that read the golden files need none of these but scipy.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests import degrade_statistics as measures
-from tests.degrade_cases import cases, pictures
-from tests.degrade_reference import Reference, draw
+from tests.helpers import degrade_statistics as measures
+from tests.helpers.degrade_cases import cases, pictures
+from tests.helpers.degrade_reference import Reference, draw
 
 
 def law(reference: Reference, hq_bhwc: np.ndarray, count: int, seed: int) -> np.ndarray:

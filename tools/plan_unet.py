@@ -15,18 +15,18 @@ import time
 import jax
 import jax.numpy as jnp
 
-from gendr_jax import losses, nets, operations, sharding
+from gendr_jax import flops, losses, nets, sharding
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.plan import measure, topologies
-from gendr_jax.train import optim
 from gendr_jax.train.settings import Adam
+from gendr_jax.train.stages import optimisers
 
 
 def program(args, mesh):
     """The update, or the forward pass with bfloat16 weights, traced."""
     config, where = UNetConfig(), sharding.Placement(mesh)
     net = nets.build(UNet, config, dtype="bfloat16", remat=args.remat)
-    tx = optim.adamw(Adam())
+    tx = optimisers.adamw(Adam())
 
     def apply(params, z, t, words):
         whole = sharding.gather(params, where.tree(params), "bfloat16")
@@ -36,7 +36,7 @@ def program(args, mesh):
         def loss(params):
             return jnp.mean(losses.denoising(apply(params, z, t, words), eps)), {}
 
-        return optim.update(role, tx, loss)
+        return optimisers.update(role, tx, loss)
 
     count, rows = args.batch * sharding.row_shards(mesh), sharding.batch_sharding(mesh)
     struct = lambda dtype, *s: jax.ShapeDtypeStruct(s, dtype, sharding=rows)  # noqa: E731
@@ -48,7 +48,7 @@ def program(args, mesh):
         params = jax.eval_shape(lambda p: nets.cast(p, "bfloat16"), params)
         held, run, inputs, out = params, apply, inputs, rows
     else:
-        held = jax.eval_shape(lambda p: optim.new_role(p, tx), params)
+        held = jax.eval_shape(lambda p: optimisers.new_role(p, tx), params)
         run, inputs, out = update, (*inputs, z), (where.tree(held), None)
     place = (where.tree(held), *(rows for _ in inputs))
     donate = () if args.forward else 0
@@ -74,6 +74,6 @@ if __name__ == "__main__":
     compiled = traced.lower(lowering_platforms=("tpu",)).compile(options)
     facts = {"compile_s": round(time.perf_counter() - begun, 1)}
     facts |= measure.memory(compiled)
-    facts |= measure.work(compiled, operations.count(traced.jaxpr), mesh)
+    facts |= measure.work(compiled, flops.count(traced.jaxpr), mesh)
     facts.pop("collectives_by_axis")
     print(json.dumps(vars(args) | facts, indent=1))

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from gendr_jax import metrics
+from gendr_jax.image_io.resize import bicubic
 from gendr_jax.restore.pipeline import Restorer
-from gendr_jax.restore.resize import bicubic
 
 TITLE = 14
 

@@ -16,7 +16,7 @@ from gendr_jax.bench.timing import Call
 from gendr_jax.errors import UsageError
 from gendr_jax.nets import Params
 from gendr_jax.restore.forward import Recipe
-from gendr_jax.weights import names, torch_config
+from gendr_jax.weights.foreign import config_json, names
 
 EAGER, COMPILE, AUTOTUNE = "eager", "compile", "max-autotune"
 LAST = "+channels_last"
@@ -103,7 +103,7 @@ def _modules(recipe: Recipe, params: Params, channels_last: bool) -> tuple:
         (diffusers.UNet2DConditionModel, recipe.unet, params["unet"]),
     ):
         with torch.device("meta"):
-            module = made.from_config(torch_config.dump(config))
+            module = made.from_config(config_json.dump(config))
         state = {
             # a copy of what is still memory of jax, not to be written
             name: torch.from_numpy(np.require(array, np.float32, ["C", "W"]))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gendr_jax import nets, operations, processor
+from gendr_jax import cpu_compiler, flops, nets
 from gendr_jax.bench import timing
 from gendr_jax.bench.timing import Call, Seconds
 from gendr_jax.nets import Params
@@ -139,10 +139,10 @@ def _in_turn(stage, program, params, x, y, rounds, peers):
 def _compiled(function: Any, params: Params, x: jax.Array) -> tuple[Any, Row]:
     """The program and what is known of it before it runs."""
     traced = jax.jit(function).trace(params, x)
-    flops = operations.count(traced.jaxpr).total
+    count = flops.count(traced.jaxpr).total
     lowered, begun = traced.lower(), time.perf_counter()
-    program = processor.compiled(lowered, jax.devices()[0].platform)
-    row = {"compile_s": time.perf_counter() - begun, "flops": flops}
+    program = cpu_compiler.compiled(lowered, jax.devices()[0].platform)
+    row = {"compile_s": time.perf_counter() - begun, "flops": count}
     bytes_ = compiler.memory(program)
     names = ("argument_bytes", "temp_bytes", "output_bytes", "total_bytes")
     return program, row | {name: bytes_[name] for name in names}

@@ -22,8 +22,8 @@ from gendr_jax.nets import Params
 from gendr_jax.restore import estimate, options
 from gendr_jax.restore.forward import Recipe
 from gendr_jax.restore.pipeline import Restorer
-from gendr_jax.train import stages
 from gendr_jax.train.settings import VAESettings
+from gendr_jax.train.stages import build
 from gendr_jax.weights import folder
 from gendr_jax.weights.folder import Weights
 
@@ -59,7 +59,7 @@ def recipe_of(config: Mapping[str, Any] | None, dtype: str) -> Recipe:
     """
     if config is None:
         return Recipe(VAEConfig(), UNetConfig(), "eps", T_STAR, dtype)
-    settings = stages.read_settings(
+    settings = build.read_settings(
         config, sharding.make_mesh("data=1", jax.devices()[:1])
     )
     if isinstance(settings, VAESettings):
@@ -120,7 +120,7 @@ def train(config: Mapping[str, Any], mesh: Mesh, rounds: int) -> Result:
     Raises:
         UsageError: a misspelt or impossible setting.
     """
-    dtype = stages.read_settings(config, mesh).dtype
+    dtype = build.read_settings(config, mesh).dtype
     top = ceiling.matmul_ceiling(dtype, mesh.devices.flat[0])
     if mesh.devices.flat[0].platform == "cpu":
         top /= mesh.size  # they share one processor

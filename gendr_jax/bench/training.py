@@ -1,7 +1,7 @@
 """A training step, measured: each of its programs, and the wait for data.
 
 What lives here: a few steps of a stage on data of its configuration, or on noise where
-that names none. What does not: the loop with its files (`train/loop.py`), steps for
+that names none. What does not: the loop with its files (`train/run/loop.py`), steps for
 devices that are not here (`gendr_jax/plan/`).
 """
 
@@ -14,15 +14,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gendr_jax import operations, sharding
+from gendr_jax import flops, sharding
 from gendr_jax.bench import timing
 from gendr_jax.bench.timing import Seconds
 from gendr_jax.plan import measure as compiler
-from gendr_jax.train import program, stages
-from gendr_jax.train.feed import Batches, Feed
+from gendr_jax.train.run import compiled_step
+from gendr_jax.train.run.feed import Batches, Feed
+from gendr_jax.train.run.xla_flags import compiler_options
 from gendr_jax.train.settings import Common
 from gendr_jax.train.stage import Stage
-from gendr_jax.train.xla_flags import compiler_options
+from gendr_jax.train.stages import build
 
 Row = dict[str, Any]
 
@@ -51,12 +52,12 @@ def measure(
         UsageError: a misspelt or impossible setting.
     """
     config = dict(config) | {"init": dict(config.get("init", {})) | {"random": True}}
-    settings = stages.read_settings(config, mesh)
-    stage = stages.wire(settings, mesh)
+    settings = build.read_settings(config, mesh)
+    stage = build.wire(settings, mesh)
     with contextlib.closing(_feed(settings, mesh)) as feed:
         args, where = _arguments(settings, stage, mesh, feed)
-        parts = program.traced(stage, where, args)
-        counted = [operations.count(part.traced.jaxpr).total for part in parts]
+        parts = compiled_step.traced(stage, where, args)
+        counted = [flops.count(part.traced.jaxpr).total for part in parts]
         useful = _without_recompute(config, mesh, where) or counted
         compiled = [_compiled(part, settings.xla_flags) for part in parts]
         waited, taken = _steps([one for one, _ in compiled], args, feed, rounds)
@@ -82,7 +83,7 @@ def measure(
 def _feed(settings: Common, mesh: Mesh) -> Feed:
     """Batches of the configuration's data, or of noise."""
     if settings.data.path:
-        return Feed(stages.data_batches(settings, mesh), 0, mesh)
+        return Feed(build.data_batches(settings, mesh), 0, mesh)
     _, shares = sharding.data_share(mesh)
     rows, crop = settings.batch_size // shares, settings.data.crop
     rng = np.random.default_rng(settings.seed)
@@ -101,16 +102,16 @@ def _feed(settings: Common, mesh: Mesh) -> Feed:
 
 def _arguments(
     settings: Common, stage: Stage, mesh: Mesh, feed: Feed
-) -> tuple[program.Arguments, sharding.Placement]:
+) -> tuple[compiled_step.Arguments, sharding.Placement]:
     """A fresh state and all else that a step is called with, where it will live."""
-    where = stages.placement(settings, mesh)
+    where = build.placement(settings, mesh)
     init_key, step_key = jax.random.split(jax.random.key(settings.seed))
     like = jax.eval_shape(stage.init, init_key, stage.start)
     begin = sharding.place(stage.start, sharding.tree_shardings(stage.start, mesh))
     state = jax.jit(stage.init, out_shardings=where.tree(like))(init_key, begin)
     frozen = sharding.place(stage.frozen, where.tree(stage.frozen, "frozen"))
     key = sharding.place(step_key, sharding.replicated(mesh))
-    return program.Arguments(state, frozen, feed.next(), key), where
+    return compiled_step.Arguments(state, frozen, feed.next(), key), where
 
 
 def _without_recompute(
@@ -120,14 +121,16 @@ def _without_recompute(
     if config.get("remat", "none") == "none":
         return None
     config = dict(config) | {"remat": "none"}
-    settings, stage = stages.read_settings(config, mesh), stages.declare(config, mesh)
+    settings, stage = build.read_settings(config, mesh), build.declare(config, mesh)
     crop = settings.data.crop
-    args = program.arguments(stage, where, batch_size=settings.batch_size, crop=crop)
-    parts = program.traced(stage, where, args)
-    return [operations.count(part.traced.jaxpr).total for part in parts]
+    args = compiled_step.arguments(
+        stage, where, batch_size=settings.batch_size, crop=crop
+    )
+    parts = compiled_step.traced(stage, where, args)
+    return [flops.count(part.traced.jaxpr).total for part in parts]
 
 
-def _compiled(part: program.Part, preset: str) -> tuple[Any, Row]:
+def _compiled(part: compiled_step.Part, preset: str) -> tuple[Any, Row]:
     lowered, begun = part.traced.lower(), time.perf_counter()
     compiled = lowered.compile(compiler_options=compiler_options(preset))
     row = {"compile_s": time.perf_counter() - begun}
@@ -137,7 +140,7 @@ def _compiled(part: program.Part, preset: str) -> tuple[Any, Row]:
 
 
 def _steps(
-    programs: list[Any], args: program.Arguments, feed: Feed, rounds: int
+    programs: list[Any], args: compiled_step.Arguments, feed: Feed, rounds: int
 ) -> tuple[float, list[Seconds]]:
     """(seconds a step waited for its batch, medians of each program)."""
     state, frozen, batch, key = args

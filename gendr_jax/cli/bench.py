@@ -60,7 +60,7 @@ def main(args: list[str]) -> int:
         raise UsageError(
             "--peer, --sweep and --weights are for --program restore. Leave them out."
         )
-    from gendr_jax.cli.quiet import quiet
+    from gendr_jax.cli.common import quiet
 
     quiet()
     result = _train(values, config) if training else _restore(values, config)
@@ -109,7 +109,7 @@ def _restore(
 
     from gendr_jax.bench import restoring, run
     from gendr_jax.restore.options import DTYPES
-    from gendr_jax.weights.locate import locate
+    from gendr_jax.weights.resolve import locate
 
     on_cpu = jax.default_backend() == "cpu"
     dtype = DTYPES[values.dtype or ("fp32" if on_cpu else "bf16")]

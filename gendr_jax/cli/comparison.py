@@ -14,11 +14,11 @@ import jax
 import numpy as np
 
 from gendr_jax import metrics
-from gendr_jax.cli import panels
 from gendr_jax.data import photos
 from gendr_jax.data.degrade import degrade, recipe
+from gendr_jax.image_io import sheets
+from gendr_jax.image_io.resize import bicubic
 from gendr_jax.restore.pipeline import Restorer
-from gendr_jax.restore.resize import bicubic
 
 SCALE, SEED, SIDE = 4, 7, 256
 
@@ -42,7 +42,7 @@ def draw(workdir: Path) -> tuple[float, float]:
         f"GenDR {scores[1]:.2f} dB": ours,
         "truth": truth,
     }
-    panels.save(panels.strip(pictures), workdir / "comparison.png")
+    sheets.save(sheets.strip(pictures), workdir / "comparison.png")
     return scores[0], scores[1]
 
 

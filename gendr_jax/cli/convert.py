@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gendr_jax.cli.parser import Parser
+from gendr_jax.cli.common import Parser
 from gendr_jax.errors import UsageError
 
 EXAMPLES = """examples:
@@ -32,15 +32,15 @@ def main(args: list[str]) -> int:
         )
     if flags.verify and flags.to == "peft":  # before anything is written
         raise UsageError("--verify runs networks, not adapters. Verify with --merge.")
-    from gendr_jax.cli.quiet import quiet
+    from gendr_jax.cli.common import quiet
 
     quiet()
     if flags.verify:  # before a long conversion, not after it
-        from gendr_jax.cli import convert_verify
+        from gendr_jax.weights import verify
 
-        convert_verify.require()
+        verify.require()
     from gendr_jax.weights import convert
-    from gendr_jax.weights.single_files import Hints
+    from gendr_jax.weights.foreign.single_files import Hints
 
     dtype = {"bf16": "bfloat16", "fp32": "float32", "fp16": "float16"}.get(
         flags.dtype, flags.dtype
@@ -69,7 +69,7 @@ def main(args: list[str]) -> int:
     report = convert.convert(flags.sources, flags.output, options)
     verified = None
     if flags.verify:
-        verified = report["verify"] = convert_verify.run(flags.output, flags.to)
+        verified = report["verify"] = verify.run(flags.output, flags.to)
     print(json.dumps(report, indent=2) if flags.json else as_text(report))
     return 0 if verified is None or verified["agrees"] else 1
 
@@ -88,9 +88,9 @@ def as_text(report: dict[str, Any]) -> str:
         f"{report['seconds']} s"
     )
     if "verify" in report:
-        from gendr_jax.cli import convert_verify
+        from gendr_jax.weights import verify
 
-        lines += convert_verify.as_lines(report["verify"])
+        lines += verify.as_lines(report["verify"])
     return "\n".join(lines)
 
 

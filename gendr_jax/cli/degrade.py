@@ -41,7 +41,7 @@ def main(args: list[str]) -> int:
     flags = _parser().parse_args(args)
     from tqdm import tqdm
 
-    from gendr_jax.cli import degrade_manifest as manifest
+    from gendr_jax.data import pairs_manifest as manifest
     from gendr_jax.data import sources
     from gendr_jax.data.degrade import recipe
 
@@ -71,8 +71,8 @@ def main(args: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from gendr_jax.cli.degrade_manifest import NAME
     from gendr_jax.data.degrade import PRESETS
+    from gendr_jax.data.pairs_manifest import NAME
 
     parser = argparse.ArgumentParser(
         prog="gendr degrade",
@@ -118,7 +118,7 @@ def _check(flags: argparse.Namespace, root: Path, out: Path) -> None:
 
 def _check_empty(out: Path, mine: set[str]) -> None:
     """Pictures of another run in LR or HR would pass for some of this one."""
-    from gendr_jax.cli.degrade_manifest import PARTIAL
+    from gendr_jax.data.pairs_manifest import PARTIAL
 
     for folder in (out / "LR", out / "HR"):
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -151,7 +151,7 @@ def _one(
 
     The draws depend on the seed and on the name, not on the other pictures.
     """
-    from gendr_jax.cli import degrade_manifest as manifest
+    from gendr_jax.data import pairs_manifest as manifest
 
     for file in pair.values():
         # never an old picture beside a new one, or in the place of a failed one

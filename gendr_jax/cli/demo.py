@@ -4,9 +4,8 @@ import os
 import socket
 from typing import Any
 
-from gendr_jax.cli.parser import Parser
+from gendr_jax.cli.common import Parser, tidy_when_terminated
 from gendr_jax.cli.restore import dtype_of, weights_are_configuration
-from gendr_jax.cli.terminated import tidy_when_terminated
 from gendr_jax.errors import UsageError
 
 
@@ -21,7 +20,7 @@ def main(args: list[str]) -> int:
         raise UsageError("--weights is missing. Name the weights folder.")
     _require_free(flags.host, flags.port)
     from gendr_jax.demo.engine import Engine
-    from gendr_jax.weights.locate import locate
+    from gendr_jax.weights.resolve import locate
 
     with (
         tidy_when_terminated(),
@@ -77,7 +76,7 @@ def _parser() -> Parser:
 
 
 def _restorer(flags: Any, tile: Any) -> Any:
-    from gendr_jax.cli.quiet import cache_programs, quiet
+    from gendr_jax.cli.common import cache_programs, quiet
 
     quiet()
     cache_programs()

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gendr_jax.cli.parser import Parser
+from gendr_jax.cli.common import Parser
 from gendr_jax.errors import InputError
 
 
@@ -38,22 +38,23 @@ def describe(source: Path | str, *, verify: bool) -> dict[str, Any]:
     Raises:
         InputError: nothing that is known, or damaged.
     """
-    from gendr_jax.cli.quiet import quiet
+    from gendr_jax.cli.common import quiet
 
     quiet()
-    from gendr_jax.weights import checkpoint, folder
+    from gendr_jax.checkpoints import manager
     from gendr_jax.weights import describe as foreign
-    from gendr_jax.weights.places import is_remote
+    from gendr_jax.weights import folder
+    from gendr_jax.weights.remote_paths import is_remote
 
     if is_remote(source):  # only training runs are read from object stores
-        found = checkpoint.describe(source, verify=verify)
+        found = manager.describe(source, verify=verify)
         return {"kind": "training", "format": "gendr-checkpoint", "sha256": {}, **found}
     source = Path(source)
     if not source.exists():
         raise InputError(f"{source} does not exist. Name weights or a workdir.")
     if folder.is_folder(source):
         return _weights(source, verify)
-    if (source / checkpoint.FOLDER).is_dir():
+    if (source / manager.FOLDER).is_dir():
         return _workdir(source, verify)
     return foreign.describe(source, verify=verify)
 
@@ -106,9 +107,10 @@ def _weights(source: Path, verify: bool) -> dict[str, Any]:
 
 
 def _workdir(source: Path, verify: bool) -> dict[str, Any]:
-    from gendr_jax.weights import checkpoint, folder
+    from gendr_jax.checkpoints import manager
+    from gendr_jax.weights import folder
 
-    found = checkpoint.describe(source, verify=verify)
+    found = manager.describe(source, verify=verify)
     exported = source / "weights"
     sha256 = _weights(exported, verify)["sha256"] if folder.is_folder(exported) else {}
     answer = {"kind": "training", "format": "gendr-checkpoint", **found}

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from gendr_jax.cli import configs
-from gendr_jax.cli.quiet import cache_folder
+from gendr_jax.cli.common import cache_folder
 from gendr_jax.errors import UsageError
 
 USAGE = """\

@@ -121,9 +121,10 @@ def _run(workdir: Path) -> int:
     from absl import flags
 
     from gendr_jax.cli import comparison
-    from gendr_jax.cli.quiet import cache_programs, quiet
+    from gendr_jax.cli.common import cache_programs, quiet
     from gendr_jax.sharding import make_mesh
-    from gendr_jax.train import loop, stages
+    from gendr_jax.train.run import loop
+    from gendr_jax.train.stages import build
 
     # Worker processes of grain read the global flags, which nobody parses here.
     flags.FLAGS.mark_as_parsed()
@@ -133,7 +134,7 @@ def _run(workdir: Path) -> int:
     mesh = make_mesh("")
     for name, config in configs(workdir).items():
         print(f"stage {name}: {config['steps']} steps", flush=True)
-        setup = stages.setup(config, mesh)
+        setup = build.setup(config, mesh)
         result = loop.run(
             setup.stage,
             setup.batches,

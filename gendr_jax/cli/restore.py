@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gendr_jax.cli import report as report_lib
 from gendr_jax.cli import restore_flags
-from gendr_jax.cli.terminated import tidy_when_terminated
+from gendr_jax.cli.common import tidy_when_terminated
 from gendr_jax.errors import InputError, UsageError
+from gendr_jax.restore.folders import report as report_lib
 
 SIZES = ("outscale", "width", "height", "longest_side", "megapixels")
 
@@ -24,17 +24,17 @@ def main(args: list[str]) -> int:
         UsageError: flags or names that cannot be used, weights that cannot be read.
     """
     flags = restore_flags.parse(args)
-    from gendr_jax.cli import beside, jobs
+    from gendr_jax.restore.folders import comparisons, naming
 
     out = Path(flags.output)
     more = [Path(p) for p in (flags.compare, flags.residual_map) if p is not None]
-    found, problems = jobs.find(
+    found, problems = naming.find(
         flags.input, recursive=flags.recursive, outs=[out, *more]
     )
-    todo = jobs.assign(
+    todo = naming.assign(
         found, out, ext=flags.ext, suffix=flags.suffix, resume=flags.skip_existing
     )
-    beside.require_apart(todo, more, flags.report)
+    comparisons.require_apart(todo, more, flags.report)
     # Of names that are settled: all machines agree on them.
     first, step = flags.share
     todo, problems = todo[first::step], dict([*problems.items()][first::step])
@@ -63,9 +63,9 @@ def wishes(flags: Any) -> Any:
     Raises:
         UsageError: a size that is none.
     """
-    from gendr_jax.cli.restore_files import Wishes
-    from gendr_jax.restore import image_io
-    from gendr_jax.restore.resize import Target
+    from gendr_jax import image_io
+    from gendr_jax.image_io.resize import Target
+    from gendr_jax.restore.folders.run import Wishes
 
     sizes = {name: getattr(flags, name) for name in SIZES}
     if all(value is None for value in sizes.values()):
@@ -92,7 +92,7 @@ def wishes(flags: Any) -> Any:
 
 def _restore_all(todo: list[Any], flags: Any, wished: Any, report: Any) -> list[str]:
     """Restore the pictures one by one; those that failed."""
-    from gendr_jax.cli import restore_files
+    from gendr_jax.restore.folders import run
 
     failed = []
     with report_lib.progress(len(todo)) as (advance, say):
@@ -102,7 +102,7 @@ def _restore_all(todo: list[Any], flags: Any, wished: Any, report: Any) -> list[
             report(entry)
             if warning := entry.get("warning"):
                 say(f"gendr: warning: {warning}")
-            if entry["status"] == restore_files.FAILED:
+            if entry["status"] == run.FAILED:
                 failed.append(str(job.source))
                 say(f"gendr: error: {entry['error']}")
                 advance("")
@@ -114,11 +114,11 @@ def _restore_all(todo: list[Any], flags: Any, wished: Any, report: Any) -> list[
         for job in todo:
             if flags.skip_existing and job.target.exists():
                 names = {"input": str(job.source), "output": str(job.target)}
-                report({**names, "status": restore_files.SKIPPED})
+                report({**names, "status": run.SKIPPED})
                 advance(f"{job.target} is there already")
             else:
                 left.append(job)
-        restore_files.run(left, wished, lambda: open_restorer(flags), tell)
+        run.run(left, wished, lambda: open_restorer(flags), tell)
     return failed
 
 
@@ -128,7 +128,7 @@ def open_restorer(flags: Any) -> Any:
     Raises:
         UsageError: weights that cannot be read, or flags that cannot be used.
     """
-    from gendr_jax.cli.quiet import cache_programs, quiet
+    from gendr_jax.cli.common import cache_programs, quiet
 
     quiet()
     cache_programs()

@@ -7,17 +7,19 @@ arithmetic (restore/estimate.py).
 from collections.abc import Callable
 from typing import Any
 
-from gendr_jax.cli.jobs import Job
-from gendr_jax.cli.report import printable, say_error
+from gendr_jax import image_io
 from gendr_jax.cli.restore import dtype_of, mesh_of, weights_are_configuration
-from gendr_jax.cli.restore_files import FAULTS, Wishes, look, one_line
-from gendr_jax.restore import estimate, image_io, memory, resize
+from gendr_jax.image_io import resize
+from gendr_jax.restore import estimate, memory
 from gendr_jax.restore.estimate import Estimate
+from gendr_jax.restore.folders.naming import Job
+from gendr_jax.restore.folders.report import printable, say_error
+from gendr_jax.restore.folders.run import FAULTS, Wishes, look, one_line
 from gendr_jax.restore.forward import Recipe
 from gendr_jax.restore.options import DTYPES
 from gendr_jax.restore.pipeline import MAX_PIXELS
 from gendr_jax.weights import gendr_json
-from gendr_jax.weights.locate import locate
+from gendr_jax.weights.resolve import locate
 
 GIB, TERA = 2**30, 1e12
 

@@ -6,7 +6,7 @@ Imports nothing heavy, so that --help answers at once.
 from argparse import ArgumentTypeError
 from typing import Any, NoReturn
 
-from gendr_jax.cli.parser import Parser
+from gendr_jax.cli.common import Parser
 from gendr_jax.errors import UsageError
 
 # (flag, its value when it is not given, the flag that it says something about)

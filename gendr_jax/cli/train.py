@@ -57,11 +57,12 @@ def _define(values: flags.FlagValues) -> None:
 def _train(
     config: configs.ConfigDict, workdir: str, flag_distributed: bool, begun: float
 ) -> int:
-    from gendr_jax.cli.quiet import cache_programs
+    from gendr_jax.cli.common import cache_programs
     from gendr_jax.sharding import make_mesh
-    from gendr_jax.train import distributed, loop, signals, stages
-    from gendr_jax.train import workdir as workdir_lib
+    from gendr_jax.train.run import distributed, loop, signals
+    from gendr_jax.train.run import workdir as workdir_lib
     from gendr_jax.train.settings import Processes
+    from gendr_jax.train.stages import build
     from gendr_jax.train.typed import typed
 
     cache_programs()
@@ -73,7 +74,7 @@ def _train(
     # Worker processes of grain read the global flags, which nobody parses here.
     flags.FLAGS.mark_as_parsed()
     mesh = make_mesh(config.get("mesh", ""))
-    setup = stages.setup(config, mesh)
+    setup = build.setup(config, mesh)
     result = loop.run(
         setup.stage,
         setup.batches,

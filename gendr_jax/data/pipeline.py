@@ -19,7 +19,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from gendr_jax.data.locate import Mixture
+from gendr_jax.data.open_source import Mixture
 from gendr_jax.data.sources import Source, check_rejected
 from gendr_jax.errors import InputError, UsageError
 

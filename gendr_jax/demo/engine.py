@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from gendr_jax import image_io
 from gendr_jax.errors import InputError
-from gendr_jax.restore import image_io, pictures, resize
-from gendr_jax.restore.image_io import Image
+from gendr_jax.image_io import Image, arrays, resize
 from gendr_jax.restore.pipeline import Restorer
 
 SHOWN = 2048  # longest side of what the page shows; the file to take away is whole
@@ -143,19 +143,19 @@ def _restore(
 
 def _blended(image: Image, restored: Image, strength: float) -> tuple[Image, Image]:
     """(plain enlargement, `strength` of the restored picture and the rest of that)."""
-    rgb, _ = pictures.to_unit(image)
-    after, alpha = pictures.to_unit(restored)
+    rgb, _ = arrays.to_unit(image)
+    after, alpha = arrays.to_unit(restored)
     plain = np.clip(resize.bicubic(rgb, after.shape[:2]), 0, 1)
     mixed = plain + np.float32(strength) * (after - plain)
     return (
-        pictures.from_unit(plain, alpha, restored),
-        restored if strength == 1 else pictures.from_unit(mixed, alpha, restored),
+        arrays.from_unit(plain, alpha, restored),
+        restored if strength == 1 else arrays.from_unit(mixed, alpha, restored),
     )
 
 
 def _shown(image: Image, path: Path) -> Path:
     """Write what a browser shows: sRGB, 8 bits, not larger than a screen needs."""
-    rgb, alpha = pictures.to_unit(image)
+    rgb, alpha = arrays.to_unit(image)
     height, width = rgb.shape[:2]
     part = min(1.0, SHOWN / max(height, width))
     size = resize.output_size(height, width, part)

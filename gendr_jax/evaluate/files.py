@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gendr_jax.errors import UsageError
-from gendr_jax.restore.image_io import PICTURE_SUFFIXES
+from gendr_jax.image_io import PICTURE_SUFFIXES
 
 ENDINGS = re.compile(
     r"([-_](x\d+(\.\d+)?|\d+x|[lhs]r\d*|[lh]q|gt|out|output|result|restored))+$",

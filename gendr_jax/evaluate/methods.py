@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gendr_jax import image_io
 from gendr_jax.errors import InputError
-from gendr_jax.restore import image_io, resize
+from gendr_jax.image_io import resize
 
 Make = Callable[[list[np.ndarray], tuple[int, int]], list[np.ndarray]]
 BICUBIC = "bicubic (Keys a = -0.5) of the low-quality pictures, clipped and rounded"

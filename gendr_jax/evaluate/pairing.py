@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gendr_jax import image_io
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.evaluate import files
 from gendr_jax.evaluate.files import Found
 from gendr_jax.evaluate.methods import Method
-from gendr_jax.restore import image_io
-from gendr_jax.restore.resize import output_size
+from gendr_jax.image_io.resize import output_size
 
 Size = tuple[int, int]
 DEFAULT_SCALE = 4.0

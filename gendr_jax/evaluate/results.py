@@ -29,8 +29,8 @@ from gendr_jax.errors import UsageError
 from gendr_jax.evaluate import statistics
 from gendr_jax.evaluate.measuring import Figures
 from gendr_jax.evaluate.methods import Method
+from gendr_jax.evaluate.set_metrics import Figure, Whole
 from gendr_jax.evaluate.statistics import Mean
-from gendr_jax.evaluate.whole import Figure, Whole
 from gendr_jax.metrics.table import Metric, Opened, OpenedSet
 
 DECIMALS = 6

@@ -13,9 +13,9 @@ table, not a term of a loss. Above these, and not imported here:
     niqe_files.py   NIQE's parameters in files, and from a folder
 """
 
-from gendr_jax.metrics.figures import blockiness, sharpness
 from gendr_jax.metrics.naturalness import Pristine, fit_niqe, niqe
 from gendr_jax.metrics.psnr_ssim import luma, psnr, ssim
+from gendr_jax.metrics.sharpness_blockiness import blockiness, sharpness
 
 __all__ = [
     "Pristine",

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from gendr_jax import image_io
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.metrics.naturalness import FEATURES, Pristine, fit_niqe, gaussian_taps
 from gendr_jax.metrics.psnr_ssim import Range
-from gendr_jax.restore import image_io
-from gendr_jax.weights.digest import file_sha256
+from gendr_jax.weights.sha256 import file_sha256
 
 MEAN = ("mu_pris_param", "mu_prisparam")
 COVARIANCE = ("cov_pris_param", "cov_prisparam")

@@ -23,12 +23,12 @@ import numpy as np
 from gendr_jax import nets
 from gendr_jax.api import load_component
 from gendr_jax.errors import InputError
+from gendr_jax.image_io import arrays, resize
 from gendr_jax.losses.alignment import IMAGENET_MEAN, IMAGENET_STD
 from gendr_jax.models.dinov2 import DINOv2
 from gendr_jax.models.dists import DISTS
 from gendr_jax.models.lpips import LPIPS
-from gendr_jax.restore import pictures, resize
-from gendr_jax.weights.digest import sha256
+from gendr_jax.weights.sha256 import sha256
 
 PASS_PIXELS = 1 << 20  # of one side of a pass: more would only cost memory
 DINO_LONGEST = 1036  # twice the size it was trained for; attention grows as its fourth
@@ -131,7 +131,7 @@ def _pass_size(sr: Pictures) -> int:
 
 def _unit(picture: np.ndarray) -> np.ndarray:
     """Three channels, float32 in [0, 1]."""
-    return pictures.to_unit(pictures.take(picture))[0]
+    return arrays.to_unit(arrays.take(picture))[0]
 
 
 def _whole_patches(picture: np.ndarray, patch: int) -> np.ndarray:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from gendr_jax.errors import InputError, UsageError
+from gendr_jax.image_io import arrays
 from gendr_jax.metrics.table import (
     OF_SETS,
     PYIQA,
@@ -35,7 +36,6 @@ from gendr_jax.metrics.table import (
     Pictures,
     Settings,
 )
-from gendr_jax.restore import pictures
 
 DIGITS = {"psnr": 3, "psnry": 3, "niqe": 3, "musiq": 2}  # others 4
 LICENCE = "PolyForm Noncommercial 1.0.0, which forbids commercial use"
@@ -168,7 +168,7 @@ def _protocol(pyiqa: ModuleType, name: str, options: dict[str, Any]) -> str:
 def _tensor(picture: np.ndarray) -> Any:
     import torch
 
-    rgb_hwc, _ = pictures.to_unit(pictures.take(picture))
+    rgb_hwc, _ = arrays.to_unit(arrays.take(picture))
     rgb_chw = np.ascontiguousarray(rgb_hwc.transpose(2, 0, 1))
     return torch.from_numpy(rgb_chw).clamp(0.0, 1.0)[None]
 

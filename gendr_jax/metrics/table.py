@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.metrics import figures, niqe_files, psnr_ssim
+from gendr_jax.image_io import arrays, resize
+from gendr_jax.metrics import niqe_files, psnr_ssim, sharpness_blockiness
 from gendr_jax.metrics.naturalness import niqe
-from gendr_jax.restore import pictures, residual, resize, tiling
+from gendr_jax.restore import residual, tiling
 
 Pictures = list[np.ndarray]
 Measure = Callable[[Pictures, Pictures | None], list[float]]
@@ -183,9 +184,9 @@ def _measure(name: str, settings: Settings) -> tuple[Measure, str]:
             each = _each_alone(lambda sr: niqe(sr, pristine, crop=settings.crop))
             return each, niqe_files.described(pristine)
         case "sharpness":
-            return _each_alone(figures.sharpness), ""
+            return _each_alone(sharpness_blockiness.sharpness), ""
         case "blockiness":
-            return _each_alone(figures.blockiness), ""
+            return _each_alone(sharpness_blockiness.blockiness), ""
         case "seam":
             return _each(lambda sr, lr: _seam(sr, lr, settings)), ""
         case "residual":
@@ -240,7 +241,7 @@ def _each_alone(figure: Callable[[np.ndarray], float]) -> Measure:
 def _seam(sr: np.ndarray, lr: np.ndarray, settings: Settings) -> float:
     """Jump of `tiling.seams`; 0 where one tile holds the picture."""
     _require_scale(sr, lr, settings.scale)
-    (after, _), (before, _) = (pictures.to_unit(pictures.take(x)) for x in (sr, lr))
+    (after, _), (before, _) = (arrays.to_unit(arrays.take(x)) for x in (sr, lr))
     height, width = after.shape[:2]
     plan = tiling.layout(height, width, settings.tile, settings.overlap, resize.BUCKET)
     added = after - resize.bicubic(before, (height, width))
@@ -249,7 +250,7 @@ def _seam(sr: np.ndarray, lr: np.ndarray, settings: Settings) -> float:
 
 def _residual(sr: np.ndarray, lr: np.ndarray, scale: float) -> float:
     _require_scale(sr, lr, scale)
-    return residual.residual(pictures.take(sr), pictures.take(lr)).rms
+    return residual.residual(arrays.take(sr), arrays.take(lr)).rms
 
 
 def _require_scale(sr: np.ndarray, lr: np.ndarray, scale: float) -> None:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from gendr_jax.models import place
+from gendr_jax.models import platform
 from gendr_jax.models.attention_blocks import attend_blocks
 
 # Scores above this many numbers are never formed at once (64 Mi float32 = 256 MiB).
@@ -37,7 +37,7 @@ def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array
     Args: q [B, L, N, D]; k, v [B, M, N, D]. Returns [B, L, N, D] in q's dtype.
     """
     batch, length = q_blnd.shape[:2]
-    spec, local = _spec(batch), functools.partial(_attend_local, alone=place.alone())
+    spec, local = _spec(batch), functools.partial(_attend_local, alone=platform.alone())
     if spec is None:
         return local(q_blnd, k_blnd, v_blnd)
     whole = PartitionSpec(spec[0])  # every query looks at all keys
@@ -66,7 +66,7 @@ def _spec(batch: int) -> PartitionSpec | None:
     named = (*BATCH_AXES, SPACE) if split == 1 else BATCH_AXES
     rows = tuple(name for name in free if name in named)
     share = math.prod(mesh.shape[name] for name in rows)
-    if batch % share or (split == 1 and place.platform() == "cpu"):
+    if batch % share or (split == 1 and platform.platform() == "cpu"):
         return None
     return PartitionSpec(rows, SPACE) if split > 1 else PartitionSpec(rows)
 
@@ -74,7 +74,7 @@ def _spec(batch: int) -> PartitionSpec | None:
 def _attend_local(q_blnd, k_blnd, v_blnd, alone):
     """On the arrays of one device: the kernel for its platform and shape."""
     batch, length, heads, width = q_blnd.shape
-    keys, where = k_blnd.shape[1], place.platform()
+    keys, where = k_blnd.shape[1], platform.platform()
     half = q_blnd.dtype in (jnp.bfloat16, jnp.float16)
     if where == "gpu" and half and width <= CUDNN_MAX_HEAD and width % 8 == 0:
         return jax.nn.dot_product_attention(

@@ -8,7 +8,7 @@ features, m, v, c their means, variances and covariance over space, for each cha
     S2 = (2 c_xy + 1e-6) / (v_x + v_y + 1e-6)                                       (3)
 
 ``features`` has torchvision's list indices. What lives here: the network. What does
-not: files (``weights/dists_files.py``).
+not: files (``weights/foreign/dists.py``).
 """
 
 import dataclasses

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gendr_jax.models import place
+from gendr_jax.models import platform
 
 SAME = ((1, 1), (1, 1))
 # Narrower or smaller, the sums cost what the products save.
@@ -29,8 +29,8 @@ def suits(x_bhwc: jax.Array, kernel_hwio: jax.Array, stride: int, padding) -> bo
         and x_bhwc.dtype == jnp.float32
         and min(channels, kernel_hwio.shape[3]) >= MIN_CHANNELS
         and min(height, width) >= MIN_SIDE
-        and place.platform() == "cpu"
-        and place.alone()
+        and platform.platform() == "cpu"
+        and platform.alone()
     )
 
 

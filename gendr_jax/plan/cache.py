@@ -26,7 +26,7 @@ PARTS = (
     "operations.py",
     "restore/forward.py",
     "restore/color.py",
-    "restore/resize.py",
+    "image_io/resize.py",
     "train",
     "plan/request.py",
     "plan/programs.py",
@@ -35,7 +35,7 @@ PARTS = (
     "plan/hlo.py",
     "plan/collectives.py",
     "plan/loops.py",
-    "plan/vmem.py",
+    "plan/loops.py",
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")
 

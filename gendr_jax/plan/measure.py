@@ -11,11 +11,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from gendr_jax import operations, sharding
-from gendr_jax.plan import chips, collectives, hlo, loops, programs, vmem
+from gendr_jax import flops, sharding
+from gendr_jax.plan import chips, collectives, hlo, loops, programs
 from gendr_jax.plan import topologies as topologies_lib
 from gendr_jax.plan.request import Request
-from gendr_jax.train.xla_flags import compiler_options
+from gendr_jax.train.run.xla_flags import compiler_options
 
 # By platform. On a CPU the passes left out are LLVM's: figures are the same.
 LOW_EFFORT = {
@@ -44,8 +44,8 @@ def measure(request: Request) -> Facts:
     mesh = sharding.make_mesh(request.mesh, devices)
     chip = _chip(topology, devices[0])
     begun = time.perf_counter()
-    built = programs.build(request, mesh)
-    counted = [operations.count(part.traced.jaxpr) for part in built.parts]
+    built = programs.traced_step(request, mesh)
+    counted = [flops.count(part.traced.jaxpr) for part in built.parts]
     total = sum(one.total for one in counted)
     facts: Facts = {
         "devices": len(devices),
@@ -142,8 +142,8 @@ def _without_recompute(request: Request, mesh: Mesh, total: float) -> float:
     """Operations of the same program without rematerialisation, all devices."""
     if request.program == "restore" or request.config.get("remat") == "none":
         return total
-    plain = programs.build(request, mesh, remat="none")
-    return sum(operations.count(part.traced.jaxpr).total for part in plain.parts)
+    plain = programs.traced_step(request, mesh, remat="none")
+    return sum(flops.count(part.traced.jaxpr).total for part in plain.parts)
 
 
 def memory(compiled: Any) -> Facts:
@@ -158,7 +158,7 @@ def memory(compiled: Any) -> Facts:
     return facts | {"peak_bytes": peak or total, "total_bytes": total}
 
 
-def work(compiled: Any, counted: operations.Operations, mesh: Mesh) -> Facts:
+def work(compiled: Any, counted: flops.Operations, mesh: Mesh) -> Facts:
     """Operations, bytes moved and bytes sent."""
     cost = compiled.cost_analysis() or {}
     text = compiled.as_text()
@@ -170,8 +170,8 @@ def work(compiled: Any, counted: operations.Operations, mesh: Mesh) -> Facts:
     found = collectives.find(module, runs, dict(mesh.shape), slices)
     seen, moved = float(cost.get("flops", 0)), float(cost.get("bytes accessed", 0))
     moved += moved_in_loops
-    if vmem.used(text):
-        moved = vmem.hbm_traffic(module, runs)
+    if loops.used(text):
+        moved = loops.hbm_traffic(module, runs)
     facts: Facts = {
         "flops": seen + in_kernels + in_loops,
         "flops_compiler": seen,

@@ -21,9 +21,10 @@ from gendr_jax.models.vae import VAE
 from gendr_jax.plan.request import Request
 from gendr_jax.restore import forward
 from gendr_jax.sharding import SPACE
-from gendr_jax.train import program, stages
+from gendr_jax.train.run import compiled_step
 from gendr_jax.train.settings import VAESettings
-from gendr_jax.train.start import PROMPT_TOKENS
+from gendr_jax.train.stages import build
+from gendr_jax.train.stages.initial_weights import PROMPT_TOKENS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Traced:
         phases: how many programs there are in all.
     """
 
-    parts: list[program.Part]
+    parts: list[compiled_step.Part]
     roles: dict[str, Any]
     images: int
     phases: int = 1
 
 
-def build(request: Request, mesh: Mesh, *, remat: str | None = None) -> Traced:
+def traced_step(request: Request, mesh: Mesh, *, remat: str | None = None) -> Traced:
     """The program of a request on a mesh.
 
     Args:
@@ -68,18 +69,18 @@ def batch_size(request: Request, mesh: Mesh) -> int:
         return request.batch_per_device * shares
     if request.program == "restore":
         return shares
-    return int(request.config.get("batch_size", stages.Common.batch_size))
+    return int(request.config.get("batch_size", build.Common.batch_size))
 
 
 def _train(config: Mapping[str, Any], mesh: Mesh, only: int | None) -> Traced:
-    settings = stages.read_settings(config, mesh)
-    stage = stages.declare(config, mesh)
+    settings = build.read_settings(config, mesh)
+    stage = build.declare(config, mesh)
     size, crop = settings.batch_size, settings.data.crop
-    where = stages.placement(settings, mesh)
-    args = program.arguments(stage, where, batch_size=size, crop=crop)
+    where = build.placement(settings, mesh)
+    args = compiled_step.arguments(stage, where, batch_size=size, crop=crop)
     roles = {**_state_roles(args.state), "frozen": args.frozen, "batch": args.batch}
-    parts = program.traced(stage, where, args, only)
-    return Traced(parts, roles, size, len(program.phases(stage)))
+    parts = compiled_step.traced(stage, where, args, only)
+    return Traced(parts, roles, size, len(compiled_step.phases(stage)))
 
 
 def _state_roles(state: Any) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _state_roles(state: Any) -> dict[str, Any]:
 
 def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
     """The pass of `Restorer`: weights whole on every device, pictures shared out."""
-    settings = stages.read_settings(config, mesh)
+    settings = build.read_settings(config, mesh)
     if isinstance(settings, VAESettings):
         raise UsageError(
             "stage vae has no UNet to restore with. Take a config of stage base or "
@@ -138,7 +139,7 @@ def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
     )
     with jax.set_mesh(mesh):
         traced = jitted.trace(params, pictures)
-    part = program.Part("restore", traced)
+    part = compiled_step.Part("restore", traced)
     return Traced([part], {"params": params, "batch": pictures}, count)
 
 

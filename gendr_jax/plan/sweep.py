@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gendr_jax.errors import UsageError
-from gendr_jax.plan import cache, cell, measure, report, suggest, topologies
+from gendr_jax.plan import cache, compile_process, measure, report, suggest, topologies
 from gendr_jax.plan.request import Request
 
 Suggest = Literal["estimate", "compile"]
@@ -102,7 +102,7 @@ def _phase(request: Request, options: Options, head: str) -> dict[str, Any]:
             return kept
     options.say(f"{head}: compiling, {request.effort} effort")
     begun = time.perf_counter()
-    facts = cell.answer(request, timeout=options.timeout)
+    facts = compile_process.answer(request, timeout=options.timeout)
     seconds = time.perf_counter() - begun
     options.say(f"{head}: {facts.get('error') or 'done'} in {seconds:.0f} s")
     if options.folder and "error" not in facts:

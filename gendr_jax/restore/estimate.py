@@ -13,7 +13,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from gendr_jax import operations
+from gendr_jax import flops
 from gendr_jax.errors import InputError
 from gendr_jax.restore import forward, tiling
 from gendr_jax.restore.forward import Recipe
@@ -179,7 +179,7 @@ def pass_flops(recipe: Recipe, pass_hw: tuple[int, int]) -> int:
     }
     up = jax.ShapeDtypeStruct((1, *pass_hw, 3), jnp.float32)
     jaxpr = jax.make_jaxpr(forward.make_pass(recipe))(params, up)
-    return round(operations.count(jaxpr).total)
+    return round(flops.count(jaxpr).total)
 
 
 def measured_rate(dtype: str, seconds: float = 0.5) -> float:

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from gendr_jax import diffusion, nets
+from gendr_jax.image_io import resize
 from gendr_jax.models import shared_norms
 from gendr_jax.models.shared_norms import Moments
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
-from gendr_jax.restore import resize
 
 
 @dataclasses.dataclass(frozen=True)

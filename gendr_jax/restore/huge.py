@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gendr_jax.restore import image_io, pictures, resize
+from gendr_jax import image_io
+from gendr_jax.image_io import arrays, resize
+from gendr_jax.image_io.regions import Raster, Reader, finish
 from gendr_jax.restore.pipeline import Restorer
-from gendr_jax.restore.streams import Raster, Reader, finish
 from gendr_jax.restore.tiled import Progress
 from gendr_jax.restore.tiling import Layout
 
@@ -53,10 +54,10 @@ def restore_file(
     like, from_hw = reader.like, (header.height, header.width)
 
     def colours(*part: int) -> np.ndarray:
-        return pictures.to_unit(reader.read(*part))[0]
+        return arrays.to_unit(reader.read(*part))[0]
 
     def opacity(*part: int) -> np.ndarray:
-        return pictures.to_unit(reader.read(*part))[1][..., None]
+        return arrays.to_unit(reader.read(*part))[1][..., None]
 
     def enlarged(*part: int) -> np.ndarray:
         return np.clip(resize.bicubic_part(colours, from_hw, size, part), 0, 1)
@@ -71,7 +72,7 @@ def restore_file(
             if header.alpha:
                 part = (top, left, *rgb_hwc.shape[:2])
                 alpha_hw = resize.bicubic_part(opacity, from_hw, size, part)[..., 0]
-            block = pictures.from_unit(rgb_hwc, alpha_hw, like)
+            block = arrays.from_unit(rgb_hwc, alpha_hw, like)
             layers = [block.pixels_hwc]
             if alpha_hw is not None:
                 layers.append(block.alpha_hw[..., None])

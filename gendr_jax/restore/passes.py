@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from gendr_jax.restore import estimate, memory, pictures, resize, tiled, tiling
-from gendr_jax.restore.image_io import Image
+from gendr_jax.image_io import Image, arrays, resize
+from gendr_jax.restore import estimate, memory, tiled, tiling
 from gendr_jax.restore.options import Options
 from gendr_jax.restore.programs import Programs
 from gendr_jax.restore.tiled import Progress
@@ -122,7 +122,7 @@ class Passes:
         hw_b2 = np.ones((batch, 2), np.int32)
         alphas = []
         for i, (image, hw) in enumerate(zip(images, outputs_hw, strict=True)):
-            rgb, alpha = pictures.to_unit(image)
+            rgb, alpha = arrays.to_unit(image)
             hw_b2[i] = hw
             up_bhwc[i] = resize.pad(np.clip(resize.bicubic(rgb, hw), 0, 1), size)
             alphas.append(None if alpha is None else _enlarged(alpha, hw))
@@ -132,7 +132,7 @@ class Passes:
         for spread in spread_b2[: len(images)]:
             tiled.require_content(spread, self._programs.recipe.dtype)
         return [
-            pictures.from_unit(sr_bhwc[i, : hw_b2[i, 0], : hw_b2[i, 1]], alphas[i], one)
+            arrays.from_unit(sr_bhwc[i, : hw_b2[i, 0], : hw_b2[i, 1]], alphas[i], one)
             for i, one in enumerate(images)
         ]
 
@@ -140,7 +140,7 @@ class Passes:
         self, image: Image, plan: Layout, progress: Progress
     ) -> tuple[Image, Layout]:
         size = plan.height, plan.width
-        rgb, alpha = pictures.to_unit(image)
+        rgb, alpha = arrays.to_unit(image)
 
         def enlarged(*part: int) -> np.ndarray:
             x = resize.bicubic_part(given.read, rgb.shape[:2], size, part)
@@ -150,7 +150,7 @@ class Passes:
         out = tiled.Held.zeros(*size)
         plan = self.tile_picture(size, enlarged, store, out.write, progress)
         alpha = None if alpha is None else _enlarged(alpha, size)
-        return pictures.from_unit(out.pixels_hwc, alpha, image), plan
+        return arrays.from_unit(out.pixels_hwc, alpha, image), plan
 
 
 def _enlarged(alpha_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

@@ -14,19 +14,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gendr_jax import nets
-from gendr_jax.restore import options, pictures, resize, tiled
+from gendr_jax.image_io import Image, arrays, resize
+from gendr_jax.image_io.arrays import Picture
+from gendr_jax.restore import options, tiled
 from gendr_jax.restore.color import ColorFix
 from gendr_jax.restore.forward import Recipe
-from gendr_jax.restore.image_io import Image
 from gendr_jax.restore.options import DTYPES, Options, Tile
 from gendr_jax.restore.passes import Passes
-from gendr_jax.restore.pictures import Picture
 from gendr_jax.restore.programs import Programs
 from gendr_jax.restore.tiled import Progress
 from gendr_jax.restore.tiling import Layout
 from gendr_jax.weights import folder
 from gendr_jax.weights.folder import Weights
-from gendr_jax.weights.locate import locate
+from gendr_jax.weights.resolve import locate
 
 # Output pixels that tile=0 does in one pass on one device: 2048 x 2048. The full-size
 # networks take about 2 GiB a million pixels in float32 (XLA:CPU, memory_analysis).
@@ -181,10 +181,10 @@ class Restorer:
             UsageError: scale out of range.
         """
         if isinstance(image, list | tuple):
-            taken = [pictures.take(one) for one in image]
+            taken = [arrays.take(one) for one in image]
             restored = self.restore(taken, scale)
-            return [pictures.give(*pair) for pair in zip(restored, image, strict=True)]
-        return pictures.give(self.restore([pictures.take(image)], scale)[0], image)
+            return [arrays.give(*pair) for pair in zip(restored, image, strict=True)]
+        return arrays.give(self.restore([arrays.take(image)], scale)[0], image)
 
     def restore(
         self,

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gendr_jax import processor
+from gendr_jax import cpu_compiler
 from gendr_jax.nets import Params
 from gendr_jax.restore import color, forward, memory
 from gendr_jax.restore.forward import Recipe
@@ -142,7 +142,7 @@ class Programs:
         for name, stage in stages.items():
             with jax.set_mesh(self.mesh):
                 lowered = jax.jit(stage).lower(self._params, x)
-            program = processor.compiled(lowered, self._platform)
+            program = cpu_compiler.compiled(lowered, self._platform)
             jax.block_until_ready(program(self._params, x))
             begin = time.perf_counter()
             x = jax.block_until_ready(program(self._params, x))
@@ -197,7 +197,7 @@ class Programs:
             with jax.set_mesh(self.mesh):
                 lowered = lower()
             with memory.errors(f"compiling a pass of {key[1]}"):
-                self._compiled[key] = processor.compiled(lowered, self._platform)
+                self._compiled[key] = cpu_compiler.compiled(lowered, self._platform)
         return self._compiled[key]
 
 

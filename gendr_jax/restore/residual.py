@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gendr_jax.restore import image_io, pictures, resize
-from gendr_jax.restore.image_io import Image
-from gendr_jax.restore.streams import Reader
+from gendr_jax import image_io
+from gendr_jax.image_io import Image, arrays, resize
+from gendr_jax.image_io.regions import Reader
 
 CELL = 16  # input pixels; a face or a letter that came or went fills some
 BAND = 256  # input rows of a file that are held at a time
@@ -37,8 +37,8 @@ class Residual:
 
 def residual(restored: Image, source: Image) -> Residual:
     """Compare a result with what it was made of."""
-    after, _ = pictures.to_unit(restored)
-    before, alpha = pictures.to_unit(source)
+    after, _ = arrays.to_unit(restored)
+    before, alpha = arrays.to_unit(source)
     square = _square(resize.bicubic(after, before.shape[:2]), before)
     return _residual(square, np.ones_like(square) if alpha is None else alpha)
 
@@ -53,11 +53,11 @@ def residual_of_files(
     from_hw, rows = (after.header.height, after.header.width), []
 
     def colours(*part: int) -> np.ndarray:
-        return pictures.to_unit(after.read(*part))[0]
+        return arrays.to_unit(after.read(*part))[0]
 
     for top in range(0, height, BAND):
         part = (top, 0, min(BAND, height - top), width)
-        rgb, alpha = pictures.to_unit(before.read(*part))
+        rgb, alpha = arrays.to_unit(before.read(*part))
         reduced = resize.bicubic_part(colours, from_hw, (height, width), part)
         rows.append(
             (_square(reduced, rgb), np.ones(part[2:]) if alpha is None else alpha)

@@ -5,9 +5,12 @@ files (configs/) override fields; ``typed`` refuses misspelt ones. Model widths 
 the models' own dataclasses.
 """
 
+import dataclasses
+import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from gendr_jax import sharding
 from gendr_jax.errors import UsageError
 from gendr_jax.losses import require_paired_term
 from gendr_jax.models.dinov2 import DINOv2Config
@@ -17,6 +20,7 @@ from gendr_jax.models.remat import Policy
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
 from gendr_jax.sharding import MIN_SHARDED_SIZE
+from gendr_jax.train.stage import State
 
 Prediction = Literal["eps", "v"]
 
@@ -37,7 +41,7 @@ class Adam:
 
 @dataclass(frozen=True)
 class Data:
-    """Where photographs come from (path: data/locate.py), how they become pairs."""
+    """Where photographs come from (data/open_source.py), how they become pairs."""
 
     path: str = ""
     preset: str = "realesrgan"
@@ -271,3 +275,108 @@ class DistillSettings(Common):
                 "literal form. Set score.literal=False."
             )
         require_paired_term(self.score.literal, self.weights.latent)
+
+
+# These decide how long, how fast and where a run goes, not what it computes. Another
+# path of the same data or weights is fine: weights are compared by their values.
+MAY_CHANGE = (
+    "steps",
+    "mesh",
+    "sharding.*",
+    "accumulate",
+    "remat",
+    "xla_flags",
+    "optim*.memory",
+    "log.*",
+    "checkpoint.*",
+    "data.workers",
+    "data.path",
+    "init.*",
+    "max_bad_steps",
+    "profile",
+    "watchdog.*",
+    "processes.*",
+)
+
+Reason = Literal["done", "sigterm", "user", "nan"]
+
+
+def window(text: str) -> tuple[int, int] | None:
+    """The first and last step of "100:110", both recorded; None for "".
+
+    Raises:
+        UsageError: anything else.
+    """
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    first, last = (int(n) for n in match.groups()) if match else (0, 0)
+    if not 1 <= first <= last:
+        raise UsageError(
+            f"profile={text!r} names no steps. Write FIRST:LAST, as in 100:110."
+        )
+    return first, last
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How long a run is and what it leaves behind. Counts are steps; 0 means never.
+
+    Attributes:
+        steps: the run is done after this many.
+        batch_size: samples a step, of all processes together.
+        seed: of the start and of every step.
+        log_every, samples_every, checkpoint_every: besides these, the last step is
+            always saved.
+        samples: rows of a contact sheet.
+        keep, keep_every, keep_seconds: checkpoints kept, as in `checkpoint.Manager`.
+        max_bad_steps: stop after so many steps in a row with a skipped update or a
+            metric that is not finite.
+        rules, min_sharded_size, on_host: where arrays live (`sharding.Placement`).
+        xla_flags: a preset of compiler options (`xla_flags.py`), or "".
+        profile: steps to trace, "FIRST:LAST" or "".
+        watchdog: when a run counts as hung.
+        barrier_seconds: how long processes wait for one another.
+        config: all settings, a dataclass or a dict: recorded, and compared on resume.
+        may_change: names in `config` that may differ on resume, or patterns.
+    """
+
+    steps: int
+    batch_size: int
+    seed: int = 0
+    log_every: int = 50
+    samples_every: int = 0
+    samples: int = 4
+    checkpoint_every: int = 1000
+    keep: int = 3
+    keep_every: int = 0
+    keep_seconds: int = 0
+    max_bad_steps: int = 20
+    rules: sharding.Rules = ()
+    min_sharded_size: int = sharding.MIN_SHARDED_SIZE
+    on_host: tuple[str, ...] = ()
+    xla_flags: str = ""
+    profile: str = ""
+    watchdog: Watchdog = Watchdog()
+    barrier_seconds: int = 600
+    config: Any = dataclasses.field(default_factory=dict)
+    may_change: tuple[str, ...] = MAY_CHANGE
+
+    def __post_init__(self) -> None:
+        window(self.profile)  # raises
+        least = {"batch_size": 1, "samples": 1, "keep": 1, "max_bad_steps": 1}
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            low = least.get(one.name, 0)
+            if one.type is int and one.name != "seed" and value < low:
+                raise UsageError(f"{one.name} is {value}. Give {low} or more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What is left when the loop ends: the last state, and why it ended."""
+
+    step: int
+    reason: Reason
+    state: State
+    message: str = ""

@@ -17,19 +17,14 @@ import numpy as np
 
 from gendr_jax import diffusion, nets
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.weights import (
-    components,
-    export_files,
-    folder,
-    sources,
-    surgery,
-)
-from gendr_jax.weights.adapt import adapt, fold_own
+from gendr_jax.weights import export, folder, surgery
+from gendr_jax.weights.adapters import adapt, fold_own
 from gendr_jax.weights.destination import refuse_taken, replacing_folder
-from gendr_jax.weights.digest import file_sha256
+from gendr_jax.weights.foreign import components, recognise
+from gendr_jax.weights.foreign.single_files import Found, Hints
+from gendr_jax.weights.foreign.tensors import all_finite
 from gendr_jax.weights.gendr_json import Weights
-from gendr_jax.weights.single_files import Found, Hints
-from gendr_jax.weights.tensors import all_finite
+from gendr_jax.weights.sha256 import file_sha256
 
 Target = Literal["orbax", "diffusers", "peft"]
 TARGETS = ("orbax", "diffusers", "peft")
@@ -75,7 +70,7 @@ def convert(
     refuse_taken(destination, options.force)
     weights, report = load(paths, options)
     if options.to == "peft":
-        weights = export_files.adapters_alone(weights)
+        weights = export.adapters_alone(weights)
     check_finite(weights)
     with replacing_folder(destination) as temporary:
         write(temporary, weights, options.to)
@@ -105,7 +100,7 @@ def load(paths: Sequence[Path], options: Options) -> tuple[Weights, dict[str, An
             formats.append("gendr")
             part = _cast(found, early.dtype)
         else:
-            source = sources.find(path, options.hints)
+            source = recognise.find(path, options.hints)
             formats.append(source.format)
             files += _digests(source.files, options.sha256)
             left_out |= source.left_out
@@ -147,9 +142,9 @@ def load(paths: Sequence[Path], options: Options) -> tuple[Weights, dict[str, An
 def write(target: Path, weights: Weights, to: Target) -> None:
     """Into a new folder, in one of the three forms."""
     if to == "diffusers":
-        export_files.save_pipeline(target, weights)
+        export.save_pipeline(target, weights)
     elif to == "peft":
-        export_files.save_peft(target, weights)
+        export.save_peft(target, weights)
     else:
         folder.write(target, weights)
 
@@ -236,7 +231,7 @@ def _check_channels(weights: Weights) -> None:
 
 
 def _with_prompt(weights: Weights, path: Path) -> Weights:
-    prompt, texts = export_files.read_prompt(path)
+    prompt, texts = export.read_prompt(path)
     whole = {"unet", "vae"} <= weights.params.keys()
     return dataclasses.replace(
         weights,

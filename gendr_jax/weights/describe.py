@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.weights import components, sources
-from gendr_jax.weights.digest import file_sha256
-from gendr_jax.weights.single_files import Adapter, Found, Hints
-from gendr_jax.weights.tensors import Tensor, all_finite
+from gendr_jax.weights.foreign import components, recognise
+from gendr_jax.weights.foreign.single_files import Adapter, Found, Hints
+from gendr_jax.weights.foreign.tensors import Tensor, all_finite
+from gendr_jax.weights.sha256 import file_sha256
 
 
 def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
@@ -58,9 +58,9 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
 def _open(path: Path) -> tuple[Found, bool]:
     """The source, and whether its latent scale is unknown."""
     try:
-        return sources.find(path), False
+        return recognise.find(path), False
     except UsageError:  # a file that does not say the scale can be described without
-        return sources.find(path, Hints(scaling_factor=1.0)), True
+        return recognise.find(path, Hints(scaling_factor=1.0)), True
 
 
 def _tensors(tensors: Iterable[Tensor]) -> dict[str, Any]:

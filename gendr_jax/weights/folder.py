@@ -35,8 +35,8 @@ from gendr_jax.nets import Params
 from gendr_jax.sharding import tree_shardings
 from gendr_jax.weights import gendr_json
 from gendr_jax.weights.destination import replacing_folder
-from gendr_jax.weights.digest import sha256
 from gendr_jax.weights.gendr_json import MANIFEST, Weights
+from gendr_jax.weights.sha256 import sha256
 
 __all__ = ["Weights", "is_folder", "load", "save"]
 

@@ -24,8 +24,8 @@ from gendr_jax.models.lpips import LPIPSConfig
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
 from gendr_jax.nets import Params
-from gendr_jax.weights.digest import sha256
-from gendr_jax.weights.options import MOST_ENTRIES, is_count, is_number
+from gendr_jax.weights.foreign.config_json import MOST_ENTRIES, is_count, is_number
+from gendr_jax.weights.sha256 import sha256
 
 FORMAT, VERSION, MANIFEST = "gendr", 1, "gendr.json"
 Kind = Literal["restorer", "base", "vae", "dinov2", "lpips", "dists", "lora"]

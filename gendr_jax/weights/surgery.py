@@ -1,7 +1,7 @@
 """Channel surgery: a 4-channel UNet's weights for 16-channel latents.
 
 Only weights and their record are touched; which layers are then trained first is the
-base stage's business (``train/base_step.py``).
+base stage's business (``train/stages/base.py``).
 """
 
 import dataclasses

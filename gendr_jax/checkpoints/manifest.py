@@ -1,0 +1,209 @@
+"""The manifest of a checkpoint: what it holds, said in plain JSON.
+
+What lives here: how a manifest is made, summed up, and compared with a state. What
+does not: reading and writing it (`checkpoint.py`), digests (`fingerprint.py`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from gendr_jax.errors import UsageError
+from gendr_jax.sharding import path_name, replicated
+
+_SHOWN = 8  # names in a message before "and N more"
+
+Meta = Mapping[str, Any]
+
+
+def make(step: int, state: Any, clock: Meta, meta: Meta) -> dict[str, Any]:
+    """The manifest of `state`: arrays {path: [shape, dtype, digest]} and the rest.
+
+    Raises:
+        FloatingPointError: some array is not finite.
+    """
+    hashes, kinds = digests(state), describe_arrays(state)
+    strange = [name for name, (_, count) in hashes.items() if count]
+    if strange:
+        raise FloatingPointError(f"not finite: {some(strange)}")
+    arrays = {name: [*kinds[name], hashes[name][0]] for name in kinds}
+    return {
+        "step": step,
+        "arrays": arrays,
+        "clock": dict(clock),
+        "meta": dict(meta),
+        "fingerprint": whole(arrays, clock),
+    }
+
+
+def whole(arrays: Meta, clock: Meta) -> str:
+    """The fingerprint: one hash over every array and what decides how to go on."""
+    return combine({"arrays": arrays, "clock": clock})
+
+
+def wrong(arrays: Meta, tree: Any) -> list[str]:
+    """The paths whose value in `tree` is not the one of the manifest."""
+    found = digests(tree)
+    return [name for name in arrays if found.get(name, ("",))[0] != arrays[name][2]]
+
+
+def abstract_arrays(arrays: Meta) -> dict[str, jax.ShapeDtypeStruct]:
+    """{path: what to read it as}, whole on one device: needs no class, no mesh."""
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    key = jax.eval_shape(lambda: jax.random.key(0)).dtype
+    return {
+        name: jax.ShapeDtypeStruct(
+            tuple(shape), key if dtype == str(key) else np.dtype(dtype), sharding=one
+        )
+        for name, (shape, dtype, _) in arrays.items()
+    }
+
+
+def summary(manifest: Meta) -> dict[str, Any]:
+    """What `gendr inspect` shows; a role is a first part of a path."""
+    roles: dict[str, dict[str, int]] = {}
+    total = 0
+    for name, (shape, _, _) in manifest["arrays"].items():
+        size = int(np.prod(shape))
+        total += size
+        role, inside, _ = name.partition("/")
+        if inside:
+            counts = roles.setdefault(role, {"arrays": 0, "elements": 0})
+            counts["arrays"] += 1
+            counts["elements"] += size
+    return {
+        "step": manifest["step"],
+        "roles": roles,
+        "parameters": total,
+        "dtypes": sorted({dtype for _, dtype, _ in manifest["arrays"].values()}),
+        "fingerprint": manifest["fingerprint"],
+        "config": manifest["meta"].get("config", {}),
+    }
+
+
+def check_like(arrays: Mapping[str, Any], abstract: Any, step: int) -> None:
+    """Raise UsageError with every name, shape and dtype in which they differ."""
+    saved = {name: entry[:2] for name, entry in arrays.items()}
+    wanted = describe_arrays(abstract)
+    parts = []
+    for title, names in (
+        ("missing", sorted(wanted.keys() - saved.keys())),
+        ("unexpected", sorted(saved.keys() - wanted.keys())),
+    ):
+        if names:
+            parts.append(f"{title} {some(names)}")
+    differ = [
+        f"{name} is {_kind(saved[name])}, now {_kind(wanted[name])}"
+        for name in sorted(saved.keys() & wanted.keys())
+        if saved[name] != wanted[name]
+    ]
+    if differ:
+        parts.append(some(differ))
+    if parts:
+        raise UsageError(
+            f"checkpoint {step} does not fit this configuration: {'; '.join(parts)}. "
+            "Give the configuration that made it, or an empty --workdir."
+        )
+
+
+def some(names: list[str]) -> str:
+    """The first few names of a list that may be long."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _kind(entry: list[Any]) -> str:
+    shape, dtype = entry
+    return f"{dtype}{shape}"
+
+
+_SEEDS = (0x9E3779B9, 0x85EBCA6B)
+
+
+def _words(x: jax.Array) -> jax.Array:
+    """The bits of `x` as uint32; one word an element (two for 8-byte dtypes)."""
+    if x.dtype == jnp.bool_:
+        return x.astype(jnp.uint32)
+    bits = jnp.dtype(x.dtype).itemsize * 8
+    unsigned = jnp.dtype(f"uint{min(bits, 32)}")
+    return jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """The finalizer of MurmurHash3: every bit of the result depends on all of `x`."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def _digest(x: jax.Array) -> jax.Array:
+    """[hash, hash, number of values that are not finite] as uint32."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    strange = jnp.uint32(0)
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        strange = jnp.sum(~jnp.isfinite(x), dtype=jnp.uint32)
+    words = _words(x)
+    # The linear index by its axes: a reshape would gather a sharded array.
+    index = jnp.zeros(words.shape, jnp.uint32)
+    for axis, size in enumerate(words.shape):
+        place = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+        index = index * jnp.uint32(size) + place
+    sums = [
+        jnp.sum(words * (_mix(index ^ jnp.uint32(seed)) | 1), dtype=jnp.uint32)
+        for seed in _SEEDS
+    ]
+    return jnp.stack([*sums, strange])
+
+
+@lru_cache(maxsize=8)
+def _compiled(mesh: jax.sharding.Mesh | None) -> Any:
+    # Every process reads the result, so it must be whole on each.
+    return jax.jit(_digest, out_shardings=None if mesh is None else replicated(mesh))
+
+
+def digests(tree: Any) -> dict[str, tuple[str, int]]:
+    """{path: (16 hexadecimal digits, number of values that are not finite)}.
+
+    One compilation a distinct shape, one transfer for the whole tree. Equal for equal
+    values and dtypes whatever the mesh; dtype and shape themselves are not hashed.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    found = {}
+    for path, leaf in leaves:
+        placed = getattr(leaf, "sharding", None)
+        mesh = placed.mesh if isinstance(placed, NamedSharding) else None
+        found[path_name(path)] = _compiled(mesh)(leaf)
+    return {
+        name: (f"{int(words[0]):08x}{int(words[1]):08x}", int(words[2]))
+        for name, words in jax.device_get(found).items()
+    }
+
+
+def describe_arrays(tree: Any) -> dict[str, list[Any]]:
+    """{path: [shape, dtype]} of arrays or ShapeDtypeStructs, in plain JSON types."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        path_name(path): [list(np.shape(leaf)), str(leaf.dtype)]
+        for path, leaf in leaves
+    }
+
+
+def combine(entries: Mapping[str, Any]) -> str:
+    """One hash (32 hexadecimal digits) over named entries, whatever their order."""
+    text = json.dumps(entries, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def fingerprint(tree: Any) -> str:
+    """One hash over the path, shape, dtype and value of every array of `tree`."""
+    hashes = digests(tree)
+    kinds = describe_arrays(tree)
+    return combine({name: [*kinds[name], hashes[name][0]] for name in kinds})

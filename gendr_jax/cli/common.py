@@ -1,0 +1,118 @@
+"""What libraries log and cache while a command runs; nothing of our own output."""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gendr_jax.errors import UsageError
+
+
+def quiet() -> None:
+    """Keep the logs and warnings of libraries off the terminal, but with --debug.
+
+    Orbax logs a traceback for every damaged file, beside the error that it raises.
+    """
+    if os.environ.get("GENDR_DEBUG"):
+        return
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    # What it logs of a damaged picture comes to us as an error as well.
+    logging.getLogger("pyvips").setLevel(logging.CRITICAL)
+    for package in ("orbax", "jax", "flax"):
+        warnings.filterwarnings("ignore", module=rf"{package}\b")
+    _silence_closed_loops()
+
+
+def _silence_closed_loops() -> None:
+    """Drop what tensorstore's threads print when one read of many has failed.
+
+    They report to an event loop that Orbax has closed by then, or leave it tasks that
+    nobody asks; the failure itself comes to us as an exception.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    shown = sys.unraisablehook
+
+    def hook(told: Any) -> None:
+        if str(told.exc_value) != "Event loop is closed":
+            shown(told)
+
+    sys.unraisablehook = hook
+
+
+def cache_folder(name: str) -> Path | None:
+    """The folder of that name among what is kept from one command to the next.
+
+    $GENDR_CACHE_DIR, else $XDG_CACHE_HOME/gendr_jax, else ~/.cache/gendr_jax. None
+    where GENDR_CACHE=0 or where nothing can be written.
+    """
+    if os.environ.get("GENDR_CACHE") == "0":
+        return None
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    named = os.environ.get("GENDR_CACHE_DIR") or f"{base}/gendr_jax"
+    folder = Path(named).expanduser() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a read-only home: the run is slower, not wrong
+        return None
+    return folder
+
+
+def cache_programs() -> Path | None:
+    """Keep compiled programs on disk, so that a second run need not compile.
+
+    They go to `cache_folder("programs")`; JAX_COMPILATION_CACHE_DIR goes before it.
+    Returns the folder, None where there is none of ours.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return None
+    folder = cache_folder("programs")
+    if folder is None:
+        return None
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Small ones too: a second run shall compile nothing.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    return folder
+
+
+@contextlib.contextmanager
+def tidy_when_terminated() -> Iterator[None]:
+    """End by SIGTERM as by the keyboard: temporary files go, what is written stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Parser(argparse.ArgumentParser):
+    """`prog` is the whole command, such as "gendr restore"; names are not guessed."""
+
+    def __init__(self, prog: str, description: str):
+        super().__init__(
+            prog=prog,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise UsageError(f"{message}. See {self.prog} --help.")

@@ -1,0 +1,26 @@
+"""Picture files to arrays and back.
+
+What lives here: reading and writing of files, by libvips (JPEG, PNG, WebP, TIFF, AVIF,
+GIF) and Pillow (BMP, PPM), and PIL images. What does not: arithmetic on pixels
+(resize.py), kinds of arrays of callers (pictures.py), regions of huge files
+(streams.py).
+
+    picture.py   `Image`, formats, limits        loading.py   file -> vips image
+    reading.py   file -> `Image`, `probe`        profiles.py  colour management
+    writing.py   `Image` -> file                 metadata.py  EXIF and XMP
+    pillow.py    PIL images, BMP and PPM
+"""
+
+from gendr_jax.image_io.picture import FORMATS as FORMATS
+from gendr_jax.image_io.picture import MAX_PIXELS as MAX_PIXELS
+from gendr_jax.image_io.picture import PICTURE_SUFFIXES as PICTURE_SUFFIXES
+from gendr_jax.image_io.picture import Header as Header
+from gendr_jax.image_io.picture import Image as Image
+from gendr_jax.image_io.pillow import from_pil as from_pil
+from gendr_jax.image_io.pillow import to_pil as to_pil
+from gendr_jax.image_io.reading import probe as probe
+from gendr_jax.image_io.reading import read as read
+from gendr_jax.image_io.writing import fitted as fitted
+from gendr_jax.image_io.writing import require_fit as require_fit
+from gendr_jax.image_io.writing import require_place as require_place
+from gendr_jax.image_io.writing import write as write

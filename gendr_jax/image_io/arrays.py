@@ -1,0 +1,133 @@
+"""The kinds of picture a caller may hand in, and the way back to the same kind.
+
+What lives here: arrays and PIL images to `Image` and back, and `Image` to the
+float RGB that the networks see. What does not: files (image_io.py), sizes (resize.py).
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image as Pil
+
+from gendr_jax import image_io
+from gendr_jax.errors import InputError
+from gendr_jax.image_io import Image
+from gendr_jax.image_io.alpha import bleed
+
+Picture = np.ndarray | jax.Array | Pil.Image | Image
+
+# ITU-R BT.601, as Pillow's conversion to grey.
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+ROUNDING = 1e-3  # floats may leave [0, 1] by this much, as resizers' output does
+
+
+def take(picture: Picture) -> Image:
+    """The picture as an `Image`; float arrays keep their dtype.
+
+    Args: HW or HWC (1, 3 or 4 channels) uint8, uint16 or float array in [0, 1], of
+    numpy or JAX; a PIL image, turned upright by its EXIF orientation; or an `Image`.
+
+    Raises:
+        InputError: another type, shape or dtype, or floats outside [0, 1].
+    """
+    if isinstance(picture, Image):
+        return picture
+    if isinstance(picture, Pil.Image):
+        return image_io.from_pil(picture, "the picture")
+    if isinstance(picture, jax.Array):
+        picture = np.asarray(picture)
+    if isinstance(picture, str | Path):
+        raise InputError(
+            f"{picture} is a name, expected a picture. Open it by PIL.Image.open, or "
+            "use Restorer.restore([image_io.read(name)])."
+        )
+    if not isinstance(picture, np.ndarray):
+        raise InputError(
+            f"a picture is a {type(picture).__name__}, expected a numpy array or a "
+            "PIL image. Convert it."
+        )
+    pixels = picture[..., None] if picture.ndim == 2 else picture
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3, 4) or 0 in pixels.shape:
+        raise InputError(
+            f"a picture has shape {picture.shape}, expected [H, W], [H, W, 3] or "
+            "[H, W, 4]. Move channels last; give several pictures as a list."
+        )
+    _require_range(pixels)
+    if pixels.shape[-1] == 4:
+        return Image(pixels[..., :3], pixels[..., 3])
+    return Image(pixels)
+
+
+def give(image: Image, like: Picture) -> Picture:
+    """The picture in the kind of `like`: the inverse of `take`."""
+    if isinstance(like, Image):
+        return image
+    if isinstance(like, Pil.Image):
+        return image_io.to_pil(image)
+    if isinstance(like, jax.Array):
+        return jnp.asarray(give(image, np.empty(like.shape, like.dtype)))
+    if like.ndim == 2:
+        return image.pixels_hwc[..., 0]
+    if image.alpha_hw is not None:
+        return np.concatenate([image.pixels_hwc, image.alpha_hw[..., None]], axis=-1)
+    return image.pixels_hwc
+
+
+def to_unit(image: Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """(rgb_hwc, alpha_hw) in float32, [0, 1]; grey as three equal channels.
+
+    Where a pixel is transparent its colour is no one's: it is made that of its
+    surroundings, so that neither resizing nor networks draw it into what is seen.
+    """
+    top = _top(image.pixels_hwc.dtype)
+    rgb = image.pixels_hwc.astype(np.float32) / top
+    if rgb.shape[-1] == 1:
+        rgb = np.repeat(rgb, 3, axis=-1)
+    if image.alpha_hw is None:
+        return rgb, None
+    alpha = image.alpha_hw.astype(np.float32) / top
+    return (rgb if image.bled else bleed(rgb, alpha)), alpha
+
+
+def from_unit(rgb_hwc: np.ndarray, alpha_hw: np.ndarray | None, like: Image) -> Image:
+    """The inverse of `to_unit`: channels, dtype and metadata of `like`."""
+    if like.pixels_hwc.shape[-1] == 1:
+        rgb_hwc = (rgb_hwc @ LUMA)[..., None]
+    dtype = like.pixels_hwc.dtype
+    alpha = None if alpha_hw is None else _quantise(alpha_hw, dtype)
+    return dataclasses.replace(
+        like, pixels_hwc=_quantise(rgb_hwc, dtype), alpha_hw=alpha, bled=False
+    )
+
+
+def _quantise(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    x = np.clip(x, 0.0, 1.0)
+    if np.issubdtype(dtype, np.floating):
+        return x.astype(dtype)
+    return np.rint(x * _top(dtype)).astype(dtype)
+
+
+def _top(dtype: np.dtype) -> float:
+    return 1.0 if np.issubdtype(dtype, np.floating) else float(np.iinfo(dtype).max)
+
+
+def _require_range(pixels: np.ndarray) -> None:
+    if np.issubdtype(pixels.dtype, np.floating):
+        low, high = float(pixels.min()), float(pixels.max())
+        if not np.isfinite([low, high]).all():
+            raise InputError(
+                "a float picture has values that are not finite. Replace them."
+            )
+        if low < -ROUNDING or high > 1 + ROUNDING:
+            raise InputError(
+                f"a float picture has values from {low:.4g} to {high:.4g}, expected "
+                "[0, 1]. Divide by its white level."
+            )
+    elif pixels.dtype not in (np.uint8, np.uint16):
+        raise InputError(
+            f"a picture has dtype {pixels.dtype}, expected uint8, uint16 or float in "
+            "[0, 1]. Convert it."
+        )

@@ -1,0 +1,141 @@
+"""A file as a picture of libvips: found out by content, checked before it is decoded.
+
+Only the loaders named here ever see a file; what they would read in part (animations,
+several pages) or in an unknown range (floats) is refused.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyvips
+
+from gendr_jax.errors import InputError
+from gendr_jax.image_io.picture import KINDS, require_size
+
+# libvips reports through Python's logging, which without a handler prints.
+logging.getLogger("pyvips").addHandler(logging.NullHandler())
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+LOADERS = {
+    "PNG": pyvips.Image.pngload,
+    "JPEG": pyvips.Image.jpegload,
+    "WEBP": pyvips.Image.webpload,
+    "TIFF": pyvips.Image.tiffload,
+    "AVIF": pyvips.Image.heifload,
+    "GIF": pyvips.Image.gifload,
+}
+PILLOW = ("BMP", "PPM")
+DEPTHS = {"uchar": 8, "ushort": 16}
+COLOURS = ("b-w", "srgb", "rgb", "rgb16", "grey16", "cmyk", "lab", "labs")
+
+
+def kind_of(path: Path) -> str:
+    """The format by the first bytes: a key of LOADERS, or one of PILLOW.
+
+    Raises:
+        InputError: missing, a folder, empty, not to be read, or of another format.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder. Name a picture file.")
+    if path.exists() and not path.is_file():  # opening a pipe waits for ever
+        raise InputError(f"{path} is a pipe or a device. Name a picture file.")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist. Check the path.") from None
+    except PermissionError:
+        raise InputError(f"{path} may not be read. Check its permissions.") from None
+    if head.startswith(PNG_START):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if head[4:8] == b"ftyp":
+        if {b"avif", b"avis"} & {head[i : i + 4] for i in range(8, 64, 4)}:
+            return "AVIF"
+        brand = head[8:12].decode("latin-1")
+        raise InputError(
+            f"{path} is HEIF of the brand {brand!r}, of which AVIF alone is read. "
+            "Convert it to PNG or JPEG."
+        )
+    if head[:2] == b"BM":
+        return "BMP"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+        return "PPM"
+    what = "is not a picture that is read" if head else "is empty"
+    raise InputError(f"{path} {what}. {KINDS}")
+
+
+def load(path: Path, kind: str, *, max_pixels: int, access: str) -> pyvips.Image:
+    """The picture as the file has it; pixels are decoded later, on demand.
+
+    Args:
+        kind: a key of LOADERS.
+        access: "sequential" (from top to bottom, once) or "random".
+
+    Raises:
+        InputError: larger than `max_pixels`, or of a kind that is not handled.
+        pyvips.Error: a damaged header; see `errors`.
+    """
+    # Results are not taken from the cache of libvips, which goes by name.
+    image = LOADERS[kind](str(path), access=access, fail_on="error", revalidate=True)
+    require_size(str(path), image.height, image.width, max_pixels)
+    present = image.get_fields()
+    pages = image.get("n-pages") if "n-pages" in present else 1
+    if pages == 1 and _is_animated(path, kind):
+        pages = "several"
+    reason = ""
+    if pages != 1:
+        reason = f"has {pages} frames or pages, and one would be read"
+    elif image.format not in DEPTHS and image.interpretation != "lab":
+        reason = f"has {image.format} pixels, whose range is unknown"
+    elif image.interpretation not in COLOURS:
+        reason = f"is {image.interpretation}, which is not handled"
+    elif image.bands > 4 + (image.interpretation == "cmyk"):
+        reason = f"has {image.bands} channels, and 4 are handled"
+    if reason:
+        raise InputError(f"{path} {reason}. Convert it to an RGB PNG.")
+    return image
+
+
+@contextlib.contextmanager
+def errors(path: Path) -> Iterator[None]:
+    """What decoders raise, as one line that names the file."""
+    try:
+        yield
+    except pyvips.Error as error:
+        detail = (error.detail or b"") if hasattr(error, "detail") else str(error)
+        detail = (
+            detail.decode(errors="replace") if isinstance(detail, bytes) else detail
+        )
+        reason = " ".join(detail.split())[:200]
+        reason = f" ({reason})" if reason else ""
+        raise InputError(
+            f"{path} is damaged or truncated{reason}. Replace the file."
+        ) from error
+
+
+def _is_animated(path: Path, kind: str) -> bool:
+    """Whether a PNG or AVIF says so where libvips would read its first frame.
+
+    PNG: acTL before the pixels. AVIF: the brand of sequences.
+    """
+    with open(path, "rb") as file:
+        if kind == "AVIF":
+            return file.read(12)[8:] == b"avis"
+        if kind != "PNG":
+            return False
+        file.seek(len(PNG_START))
+        while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+            if head[4:] == b"acTL":
+                return True
+            file.seek(int.from_bytes(head[:4]) + 4, 1)
+    return False

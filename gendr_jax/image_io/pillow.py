@@ -1,0 +1,150 @@
+"""PIL images to `Image` and back, and the formats that Pillow alone reads (BMP, PPM).
+
+Nothing is read wrongly in silence: an image that Pillow would cut down (several
+frames, 32 bits) is refused. Profiles of RGB are passed through; CMYK becomes sRGB.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pil
+from PIL import ImageCms, ImageOps
+
+from gendr_jax.errors import InputError
+from gendr_jax.image_io import profiles
+from gendr_jax.image_io.picture import MAX_PIXELS, Image, require_size
+
+
+def read(path: Path, *, max_pixels: int) -> Image:
+    """A file of BMP or PPM.
+
+    Raises:
+        InputError: damaged, truncated, larger than `max_pixels`, or not handled.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The size is checked below; Pillow warns at the same limit.
+            warnings.simplefilter("ignore", Pil.DecompressionBombWarning)
+            with Pil.open(path, formats=("BMP", "PPM")) as opened:
+                return from_pil(opened, str(path), max_pixels=max_pixels)
+    except InputError:
+        raise
+    except Pil.DecompressionBombError:
+        raise InputError(
+            f"{path} has more than {2 * MAX_PIXELS} pixels, the limit for BMP and PPM. "
+            "Cut it into parts, or convert it to PNG or TIFF."
+        ) from None
+    except Exception as error:  # decoders raise almost anything on broken files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{path} is damaged or truncated ({reason}). Replace the file."
+        ) from error
+
+
+def from_pil(opened: Pil.Image, name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
+    """The picture that a PIL image holds; `name` is for messages.
+
+    Grey stays grey, a palette becomes RGB, bilevel becomes grey; transparency of any
+    kind becomes alpha.
+
+    Raises:
+        InputError: as `read`. Decoding errors of Pillow pass.
+    """
+    width, height = opened.size
+    require_size(name, height, width, max_pixels)
+    _refuse_unhandled(opened, name)
+    icc, exif = opened.info.get("icc_profile"), opened.getexif()
+    image = ImageOps.exif_transpose(opened)
+    image.load()
+    exif = exif.tobytes() if len(exif) else None
+    if image.mode.startswith("I;16"):
+        pixels = np.asarray(image).astype(np.uint16)
+        return Image(pixels[..., None], icc=icc, exif=exif)
+    if image.mode in ("CMYK", "LAB"):
+        image, icc = _to_srgb(image, icc)
+    image = image.convert(_plain_mode(image))
+    pixels = np.array(image)
+    if image.mode in ("LA", "RGBA"):
+        return Image(pixels[..., :-1], pixels[..., -1], icc, exif)
+    return Image(pixels.reshape(*pixels.shape[:2], -1), icc=icc, exif=exif)
+
+
+def to_pil(image: Image) -> Pil.Image:
+    """The same picture as a PIL image of mode L, LA, RGB, RGBA or I;16.
+
+    Raises:
+        InputError: 16-bit colour or 16-bit alpha, which Pillow cannot hold.
+    """
+    pixels, alpha = image.pixels_hwc, image.alpha_hw
+    if pixels.dtype == np.uint16 and (pixels.shape[-1] != 1 or alpha is not None):
+        raise InputError(
+            "a 16-bit colour picture cannot be written, Pillow holds 16 bits in grey "
+            "only. Convert it to 8 bits."
+        )
+    if alpha is not None:
+        pixels = np.concatenate([pixels, alpha[..., None]], axis=-1)
+    if pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    return Pil.fromarray(np.ascontiguousarray(pixels))
+
+
+def _to_srgb(image: Pil.Image, icc: bytes | None) -> tuple[Pil.Image, bytes]:
+    """CMYK by its profile, or a printer's usual one; Lab; to RGB with a profile."""
+    srgb = ImageCms.createProfile("sRGB")
+    if image.mode == "LAB":
+        source = ImageCms.createProfile("LAB")
+    else:
+        source = ImageCms.getOpenProfile(io.BytesIO(icc or profiles.builtin("cmyk")))
+    intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+    converted = ImageCms.profileToProfile(image, source, srgb, intent, outputMode="RGB")
+    return converted, ImageCms.ImageCmsProfile(srgb).tobytes()
+
+
+def _refuse_unhandled(image: Pil.Image, name: str) -> None:
+    """Raise for what Pillow would read only in part or in other colours."""
+    reason = ""
+    frames = getattr(image, "n_frames", 1)
+    raw_modes = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()) or ())
+    if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with previews
+        reason = f"has {frames} frames, and one would be read"
+    elif image.mode == "HSV":
+        reason = "is HSV, which is not handled"
+    elif image.mode in ("I", "F"):
+        reason = f"has {image.mode} pixels (32 bits), whose range is unknown"
+    elif not image.mode.startswith("I;16") and (";16" in raw_modes or _wide(image)):
+        reason = f"has more than 8 bits a channel, and Pillow reads 8 of {image.mode}"
+    elif image.mode.startswith("I;16") and "transparency" in image.info:
+        reason = "is 16-bit grey with a transparent level"
+    elif image.mode.startswith("I;16") and _tag(image, 262) == 0:
+        reason = "is 16-bit grey stored as a negative"
+    if reason:
+        raise InputError(
+            f"{name} {reason}. Give the file's path, a numpy array, or 8-bit RGB."
+        )
+
+
+def _wide(image: Pil.Image) -> bool:
+    """More than 8 bits a channel, by what TIFF and PPM files say of themselves."""
+    bits = _tag(image, 258) or (8,)
+    ppm = [
+        tile[3] for tile in getattr(image, "tile", ()) or () if image.format == "PPM"
+    ]
+    maxval = max(
+        (a for args in ppm if isinstance(args, tuple) for a in args[1:]), default=0
+    )
+    return max(bits) > 8 or (isinstance(maxval, int) and maxval > 255)
+
+
+def _tag(image: Pil.Image, number: int):
+    tags = getattr(image, "tag_v2", None)
+    return None if tags is None else tags.get(number)
+
+
+def _plain_mode(image: Pil.Image) -> str:
+    """The mode among L, LA, RGB and RGBA that loses nothing."""
+    grey = image.mode in ("1", "L", "LA", "La")
+    clear = image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+    clear = clear or "transparency" in image.info
+    return ("LA" if clear else "L") if grey else ("RGBA" if clear else "RGB")

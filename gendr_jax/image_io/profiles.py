@@ -1,0 +1,120 @@
+"""Colour management: from a file's colours to those that networks see, and back.
+
+Grey pictures and RGB that is sRGB, or nearly, are left as they are, with their
+profile. Other RGB profiles are converted to Display P3 and, when the result is
+written, back; CMYK and Lab become sRGB and stay so. By libvips (Little CMS), relative
+colorimetric, so that white stays white.
+"""
+
+import functools
+
+import numpy as np
+import pyvips
+
+from gendr_jax.image_io.picture import Space
+
+ICC = "icc-profile-data"
+INTENT = "relative"
+NEAR = 2  # of 255 levels: no one sees it, and conversions would cost more
+
+
+def fields(image: pyvips.Image, **blobs: bytes | None) -> pyvips.Image:
+    """A copy with these metadata; "icc_profile" stands for "icc-profile-data"."""
+    image = image.copy()
+    for name, value in blobs.items():
+        name = f"{name.replace('_', '-')}-data"
+        if value:
+            image.set_type(pyvips.GValue.blob_type, name, value)
+        elif name in image.get_fields():
+            image.remove(name)
+    return image
+
+
+def builtin(name: str) -> bytes:
+    """A profile that libvips brings: "srgb" or "p3"."""
+    return pyvips.Operation.call("profile_load", name)
+
+
+def to_working(
+    image: pyvips.Image,
+) -> tuple[pyvips.Image, Space, bytes | None]:
+    """(picture, space of its values, profile that the result shall have).
+
+    `space` "p3" comes with 16 bits a channel, whatever the file had.
+    """
+    icc = image.get(ICC) if ICC in image.get_fields() else None
+    grey = image.interpretation in ("b-w", "grey16")
+    if icc and image.interpretation != "cmyk" and not _is_embeddable(icc, grey):
+        icc = None
+    image = fields(image, icc_profile=icc)
+    deep = image.format == "ushort"
+    if image.interpretation == "cmyk":
+        options = {"embedded": True, "input_profile": "cmyk", "intent": INTENT}
+        image = image.icc_transform("srgb", depth=16 if deep else 8, **options)
+        return image, "file", builtin("srgb")
+    if image.interpretation in ("lab", "labs"):
+        image = image.colourspace("srgb").cast("uchar")
+        return image, "file", builtin("srgb")
+    if icc is None or icc[16:20] != b"RGB " or grey:
+        return image, "file", icc
+    fate = _fate(icc)
+    if fate == "keep":
+        return image, "file", icc
+    image = image.icc_transform("p3", embedded=True, intent=INTENT, depth=16)
+    return image, "p3", icc if fate == "return" else builtin("p3")
+
+
+def from_working(
+    image: pyvips.Image, space: Space, icc: bytes | None, bits: int, *, tag: bool
+) -> pyvips.Image:
+    """The inverse of `to_working`; without a tag, colours have to be sRGB."""
+    if space == "p3":
+        image = fields(image, icc_profile=None)
+        if not tag:
+            options = {"input_profile": "p3", "intent": INTENT, "depth": bits}
+            image = image.icc_transform("srgb", **options)
+        elif icc == builtin("p3"):
+            if (image.format, bits) == ("ushort", 8):
+                image = (image / 257).rint().cast("uchar")
+        else:
+            lab = image.icc_import(input_profile="p3", intent=INTENT)
+            lab = fields(lab, icc_profile=icc)
+            image = lab.icc_export(intent=INTENT, depth=bits)
+    return fields(image, icc_profile=icc if tag else None)
+
+
+@functools.lru_cache(maxsize=64)
+def _is_embeddable(icc: bytes, grey: bool) -> bool:
+    """Whether a picture with this profile can be written, as a damaged one cannot.
+
+    libpng is the strictest of those that look at it.
+    """
+    pixel = pyvips.Image.black(1, 1, bands=1 if grey else 3)
+    pixel = pixel.copy(interpretation="b-w" if grey else "srgb")
+    try:
+        stored = fields(pixel, icc_profile=icc).pngsave_buffer()
+        back = pyvips.Image.pngload_buffer(stored)
+    except pyvips.Error:
+        return False
+    return icc[36:40] == b"acsp" and ICC in back.get_fields()
+
+
+@functools.lru_cache(maxsize=64)
+def _fate(icc: bytes) -> str:
+    """ "keep": near sRGB; "return": to P3 and back; "leave": to P3 only."""
+    levels = np.linspace(0, 255, 9).round().astype(np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+    patches = pyvips.Image.new_from_array(cube).copy(interpretation="srgb")
+    patches = fields(patches, icc_profile=icc)
+    try:
+        srgb = patches.icc_transform("srgb", embedded=True, intent=INTENT, depth=8)
+        if np.abs(srgb.numpy().astype(int) - cube).max() <= NEAR:
+            return "keep"
+    except pyvips.Error:
+        return "keep"  # it says nothing that could be used
+    try:
+        lab = patches.icc_import(embedded=True, intent=INTENT)
+        lab.icc_export(intent=INTENT, depth=8).numpy()
+    except pyvips.Error:  # a profile for reading only, as scanners have
+        return "leave"
+    return "return"

@@ -1,0 +1,171 @@
+"""Pictures to files: `write`, and `save` for pixels that stream.
+
+A file appears whole or not at all: it is written under a temporary name first.
+"""
+
+import contextlib
+import dataclasses
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips
+
+from gendr_jax.errors import InputError
+from gendr_jax.image_io import profiles
+from gendr_jax.image_io.metadata import exif_for
+from gendr_jax.image_io.picture import DENSITY, FORMATS, Image
+
+SIDES = {"JPEG": 65535, "WEBP": 16383}
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "PNG": {"compression": 6},
+    "JPEG": {"Q": 95, "subsample_mode": "off"},
+    "WEBP": {"lossless": True, "exact": True},
+    "TIFF": {"compression": "deflate", "predictor": "horizontal"},
+}
+SAVERS = {
+    "PNG": pyvips.Image.pngsave,
+    "JPEG": pyvips.Image.jpegsave,
+    "WEBP": pyvips.Image.webpsave,
+    "TIFF": pyvips.Image.tiffsave,
+}
+# TIFF above this many pixels is tiled, so that viewers need not decode all of it, and
+# may exceed 4 GB.
+TILED = 64 * 1024 * 1024
+
+
+def write(path: Path | str, image: Image, *, metadata: bool = True) -> None:
+    """Write one picture; the suffix decides the format (JPEG: quality 95, 4:4:4).
+
+    Without metadata, colours are those of sRGB, as no profile says otherwise.
+
+    Raises:
+        InputError: unknown suffix, or a format that cannot hold the picture.
+    """
+    image = fitted(path, image)
+    height, width = image.pixels_hwc.shape[:2]
+    require_fit(Path(path), image, height, width, alpha=image.alpha_hw is not None)
+    save(Path(path), as_vips(image), image, metadata=metadata)
+
+
+def fitted(path: Path | str, image: Image) -> Image:
+    """Without alpha where it hides nothing and the format has none."""
+    alpha = image.alpha_hw
+    opaque = alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max
+    if opaque and FORMATS.get(Path(path).suffix.lower()) == "JPEG":
+        return dataclasses.replace(image, alpha_hw=None)
+    return image
+
+
+def as_vips(image: Image) -> pyvips.Image:
+    """The pixels, alpha last, as a picture of libvips without metadata."""
+    pixels, alpha = image.pixels_hwc, image.alpha_hw
+    if alpha is not None:
+        pixels = np.concatenate([pixels, alpha[..., None]], axis=-1)
+    grey, deep = pixels.shape[-1] < 3, pixels.dtype == np.uint16
+    name = ("grey16" if grey else "rgb16") if deep else ("b-w" if grey else "srgb")
+    array = np.ascontiguousarray(pixels)
+    return pyvips.Image.new_from_array(array, interpretation=name)
+
+
+def require_fit(
+    path: Path, like: Image, height: int, width: int, *, alpha: bool
+) -> None:
+    """Refuse a suffix that is not written or cannot hold the picture.
+
+    Raises:
+        InputError: with the reason.
+    """
+    if path.suffix.lower() not in FORMATS:
+        known = " ".join(FORMATS)
+        raise InputError(f"{path} has no suffix that is written. Use one of {known}.")
+    problem = misfit(path.suffix, height, width, bits=depth(like), alpha=alpha)
+    if problem:
+        raise InputError(f"{path}: {problem}. Use --ext png.")
+
+
+def require_place(path: Path) -> None:
+    """Refuse a file that cannot be written where it shall be, as far as can be told.
+
+    Raises:
+        InputError: with what is in the way.
+        OSError: a name that the file system does not take.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder. Name another -o, or a --suffix.")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"{path} cannot be written, as {above} is a file. Move it.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path} cannot be written, as nothing may be written into {above}. "
+            "Check its permissions, or name another -o."
+        )
+
+
+def misfit(suffix: str, height: int, width: int, *, bits: int, alpha: bool) -> str:
+    """Why files of this suffix cannot hold such a picture, or ""."""
+    kind = FORMATS[suffix.lower()]
+    if kind == "JPEG" and alpha:
+        return "JPEG cannot hold transparency"
+    if kind in ("JPEG", "WEBP") and bits == 16:
+        return f"{kind} cannot hold 16 bits"
+    limit = SIDES.get(kind)
+    if limit and max(height, width) > limit:
+        return f"{kind} ends at {limit} pixels a side, this is {width}x{height}"
+    return ""
+
+
+def depth(image: Image) -> int:
+    """Bits a channel in the file."""
+    return image.bits or 8 * image.pixels_hwc.dtype.itemsize
+
+
+def save(path: Path, pixels: pyvips.Image, like: Image, *, metadata: bool) -> None:
+    """Write what `pixels` gives, row by row, with the metadata of `like`."""
+    kind = FORMATS[path.suffix.lower()]
+    deep = pixels.format == "ushort"
+    grey = pixels.bands < 3
+    name = ("grey16" if grey else "rgb16") if deep else ("b-w" if grey else "srgb")
+    pixels = pixels.copy(interpretation=name)
+    pixels = profiles.from_working(
+        pixels, like.space, like.icc, depth(like), tag=metadata
+    )
+    pixels, keep = _described(pixels, like) if metadata else (pixels, "none")
+    across, down = (like.density if metadata else None) or (DENSITY, DENSITY)
+    pixels = pixels.copy(xres=across, yres=down)
+    options = dict(SAVE_OPTIONS[kind])
+    if kind == "TIFF" and pixels.width * pixels.height > TILED:
+        options |= {"tile": True, "tile_width": 256, "tile_height": 256}
+        options |= {"bigtiff": True}
+    with temporary(path) as unfinished:
+        try:
+            SAVERS[kind](pixels, str(unfinished), keep=keep, **options)
+        except pyvips.Error as error:
+            # Pixels are in memory: what fails is the disk.
+            raise OSError(" ".join(str(error).split())) from error
+
+
+@contextlib.contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """A name beside `path`, moved to it if the block ends well, else removed."""
+    # Not longer than the name itself may be; threads write side by side.
+    unfinished = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            unfinished.unlink()
+
+
+def _described(pixels: pyvips.Image, like: Image) -> tuple[pyvips.Image, str]:
+    """(with the metadata of `like`, which of them libvips shall write)."""
+    exif = exif_for(like.exif, pixels.height, pixels.width)
+    pixels = profiles.fields(pixels, exif=exif, xmp=like.xmp, iptc=like.iptc)
+    # libvips makes an EXIF block where there is none; JPEG keeps the density there.
+    needed = exif is not None or like.density is not None
+    return pixels, "all" if needed else "icc|xmp|iptc"

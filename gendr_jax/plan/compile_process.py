@@ -1,0 +1,78 @@
+"""One request in a process of its own: a crash or a leak ends with it.
+
+What lives here: `answer`, which starts the process, and what that process does. What
+does not: which requests there are (`sweep.py`).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gendr_jax.errors import GendrError, UsageError
+from gendr_jax.plan import request as request_lib
+from gendr_jax.plan import topologies
+from gendr_jax.plan.request import Request
+
+# Set by users for the processes that really run; here they would change the answer.
+UNWANTED = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "JAX_ENABLE_X64")
+
+
+def answer(request: Request, *, timeout: float | None = None) -> dict[str, Any]:
+    """The facts of `measure.measure`, or {"error": one line} where it broke.
+
+    Raises:
+        UsageError: the request makes no sense.
+    """
+    topology = topologies.parse(request.topology)
+    kept = {k: v for k, v in os.environ.items() if k not in UNWANTED}
+    environment = kept | topologies.environment(topology)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "answer.json"
+        command = [sys.executable, "-m", "gendr_jax.plan.compile_process", str(out)]
+        try:
+            done = subprocess.run(
+                command,
+                env=environment,
+                input=request.to_json(),
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            return {"error": f"not compiled within {timeout:g} s (--timeout)"}
+        if not out.exists():
+            return {"error": _broken(done.returncode, done.stderr)}
+        found = json.loads(out.read_text())
+    if "usage" in found:
+        raise UsageError(found["usage"])
+    return found
+
+
+def _broken(status: int, stderr: str) -> str:
+    if status == -signal.SIGKILL:
+        return "killed, as the system does where this machine's memory is too small"
+    lines = (stderr.strip().splitlines() or ["no output"])[-3:]
+    return f"exit status {status}: {' '.join(lines)[:500]}"
+
+
+def main(out: Path) -> None:
+    """Read a request from standard input and write its answer to `out`."""
+    from gendr_jax.plan.measure import measure
+
+    asked = request_lib.from_json(sys.stdin.read())
+    try:
+        found = measure(asked)
+    except GendrError as error:
+        found = {"usage": str(error)}
+    partial = out.with_suffix(".partial")
+    partial.write_text(json.dumps(found))
+    partial.replace(out)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,302 @@
+"""The loop of `gendr restore`: files are read ahead and written behind the device.
+
+What lives here: one picture from file to files, and what happens when one fails. What
+does not: flags (restore.py), names of files (jobs.py), pixels (gendr_jax/restore/).
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from gendr_jax import image_io
+from gendr_jax.errors import GendrError, InputError
+from gendr_jax.image_io import Image, resize
+from gendr_jax.image_io.regions import Reader
+from gendr_jax.image_io.resize import Target
+from gendr_jax.restore import compiling, huge
+from gendr_jax.restore.folders import comparisons
+from gendr_jax.restore.folders.naming import Job
+from gendr_jax.restore.folders.report import printable
+from gendr_jax.restore.pipeline import Restorer
+from gendr_jax.restore.residual import (
+    Residual,
+    as_picture,
+    residual,
+    residual_of_files,
+)
+
+DONE, FAILED, SKIPPED = "done", "failed", "skipped"
+FAULTS = (InputError, OSError, MemoryError)
+AHEAD, BEHIND = 2, 2  # pictures held beside the one on the device
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is done with each picture.
+
+    Attributes:
+        target: how large it gets.
+        metadata: whether the result keeps EXIF, XMP, IPTC and profile.
+        max_input_pixels: of a file.
+        compare: folder for pictures of before and after, or None.
+        layout: of those: "side" by side, or "split".
+        residual_map: folder for maps, or None.
+        max_residual: above this a result is named, or None.
+        refuse: not written, then, instead.
+        stream_above: output pixels of pictures that are never held whole.
+        stages: whether the networks are timed apart, once for each shape of pass.
+    """
+
+    target: Target
+    metadata: bool = True
+    max_input_pixels: int = image_io.MAX_PIXELS
+    compare: Path | None = None
+    layout: str = "side"
+    residual_map: Path | None = None
+    max_residual: float | None = None
+    refuse: bool = False
+    stream_above: int = 100_000_000
+    stages: bool = False
+
+
+@dataclass
+class Work:
+    """A picture on its way; without `image`, it goes from file to file."""
+
+    job: Job
+    image: Image | None = None
+    scale: float = 0.0
+    restored: Image | None = None
+    entry: dict[str, Any] = field(default_factory=dict)
+    error: Exception | None = None
+
+    def timed(self, stage: str, begin: float) -> None:
+        stages = self.entry.setdefault("stages", {})
+        stages[stage] = round(time.perf_counter() - begin, 4)
+
+
+def run(
+    todo: list[Job],
+    wishes: Wishes,
+    open_restorer: Callable[[], Restorer],
+    tell: Callable[[Work], None],
+) -> None:
+    """Restore pictures in order; `tell` gets each when it is done or has failed.
+
+    Weights are read for the first picture that needs them, and errors in them, and
+    UsageError, end the run. So does the keyboard: what is being written gets whole.
+    """
+    opened: list[Restorer] = []
+    written: list[Future[Work]] = []
+    writer = ThreadPoolExecutor(BEHIND, thread_name_prefix="write")
+    try:
+        for batch in _batches(_read_ahead(todo, wishes), opened):
+            sound = [work for work in batch if work.error is None]
+            if sound and not opened:
+                opened.append(open_restorer())
+            if sound:
+                _restore(opened[0], sound, wishes)
+            written += [writer.submit(_finish, work, wishes) for work in batch]
+            while len(written) > BEHIND or (written and written[0].done()):
+                tell(written.pop(0).result())
+        while written:
+            tell(written.pop(0).result())
+    finally:
+        writer.shutdown(cancel_futures=True)
+
+
+def _read_ahead(todo: list[Job], wishes: Wishes) -> Iterator[Work]:
+    jobs = iter(todo)
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+        ahead = [reader.submit(_read, job, wishes) for job in islice(jobs, AHEAD)]
+        while ahead:
+            work = ahead.pop(0).result()
+            ahead += [reader.submit(_read, job, wishes) for job in islice(jobs, 1)]
+            yield work
+
+
+def _batches(works: Iterator[Work], opened: list[Restorer]) -> Iterator[list[Work]]:
+    """Runs of pictures with one output size, as many as the devices take at once."""
+    batch: list[Work] = []
+    for work in works:
+        if batch and not _alike(batch[0], work):
+            yield batch
+            batch = []
+        batch.append(work)
+        if not opened or len(batch) >= opened[0].batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _alike(one: Work, other: Work) -> bool:
+    """Whether both can be in one call; huge and failed ones go alone."""
+    if one.image is None or other.image is None:
+        return False
+    sides = ("height", "width")
+    return one.scale == other.scale and all(
+        one.entry[s] == other.entry[s] for s in sides
+    )
+
+
+def _read(job: Job, wishes: Wishes) -> Work:
+    work, begin = Work(job), time.perf_counter()
+    limit = wishes.max_input_pixels
+    try:
+        reader, work.scale = look(job, wishes)
+        head = reader.header
+        height, width = resize.output_size(head.height, head.width, work.scale)
+        alpha = head.alpha
+        if height * width <= wishes.stream_above:
+            image = image_io.read(job.source, max_pixels=limit)
+            work.image = image_io.fitted(job.target, image)
+            alpha = work.image.alpha_hw is not None
+        # Before the networks run for nothing.
+        image_io.require_fit(job.target, reader.like, height, width, alpha=alpha)
+    except FAULTS as error:
+        work.error = error
+        return work
+    work.entry |= {"height": height, "width": width}
+    work.timed("read", begin)
+    return work
+
+
+def look(job: Job, wishes: Wishes) -> tuple[Reader, float]:
+    """(reader, scale) of a picture whose result has a place; pixels are not decoded.
+
+    Raises:
+        InputError, OSError: a picture that cannot be restored, or not to there.
+    """
+    image_io.require_place(job.target)
+    reader = Reader(job.source, max_pixels=wishes.max_input_pixels)
+    height, width = reader.header.height, reader.header.width
+    return reader, wishes.target.scale_of(height, width, str(job.source))
+
+
+def _restore(restorer: Restorer, works: list[Work], wishes: Wishes) -> None:
+    """Put results, or errors, into the works."""
+    begin, images = time.perf_counter(), [work.image for work in works]
+    try:
+        with compiling.watch() as seen:
+            if images == [None]:
+                _stream(restorer, works[0], wishes)
+            else:
+                results = restorer.restore(images, works[0].scale)
+                for work, result in zip(works, results, strict=True):
+                    work.restored = result
+        for work, plan in zip(works, restorer.last, strict=True):
+            work.entry |= {"tiles": plan.tiles, "compiled": seen.programs > 0}
+            work.timed("restore", begin)
+            if wishes.stages:
+                work.entry["stages"] |= _stage_seconds(restorer, plan.pass_hw)
+    except FAULTS as error:
+        if len(works) == 1:
+            works[0].error = error
+            return
+        for work in works:  # one of them is at fault
+            _restore(restorer, [work], wishes)
+
+
+def _stage_seconds(restorer: Restorer, pass_hw: tuple[int, int]) -> dict[str, float]:
+    seconds = restorer.stage_seconds(pass_hw)
+    return {f"pass_{name}": round(value, 4) for name, value in seconds.items()}
+
+
+def _stream(restorer: Restorer, work: Work, wishes: Wishes) -> None:
+    """A huge picture from file to file, checked before it gets its name."""
+    job = work.job
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix decides the format.
+    name = f".{os.getpid()}-{threading.get_ident()}.tmp{job.target.suffix}"
+    unfinished = job.target.with_name(name)
+    limit = wishes.max_input_pixels
+    try:
+        plan = huge.restore_file(
+            restorer,
+            job.source,
+            unfinished,
+            work.scale,
+            metadata=wishes.metadata,
+            max_input_pixels=limit,
+            folder=job.target.parent,
+        )
+        restorer.last = [plan]
+        found = residual_of_files(unfinished, job.source, max_pixels=limit)
+        _judge(work, found, wishes)
+        os.replace(unfinished, job.target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    if wishes.compare is not None:
+        work.entry["warning"] = f"{job.source}: too large for --compare"
+
+
+def _finish(work: Work, wishes: Wishes) -> Work:
+    """Check and write a result and what else is wished for."""
+    begin = time.perf_counter()
+    if work.error is None:
+        try:
+            if work.image is not None:
+                _write(work, wishes)
+            work.timed("write", begin)
+        except FAULTS as error:
+            work.error = error
+    stages = work.entry.get("stages", {})
+    work.entry["seconds"] = round(sum(stages.values()), 3)
+    work.entry |= {"input": str(work.job.source), "output": str(work.job.target)}
+    work.entry["status"] = DONE if work.error is None else FAILED
+    if work.error is not None:
+        work.entry["error"] = one_line(work.error, work.job.source)
+    work.image = work.restored = None
+    return work
+
+
+def _write(work: Work, wishes: Wishes) -> None:
+    _judge(work, residual(work.restored, work.image), wishes)
+    work.job.target.parent.mkdir(parents=True, exist_ok=True)
+    image_io.write(work.job.target, work.restored, metadata=wishes.metadata)
+    if wishes.compare is not None:
+        path = comparisons.path(wishes.compare, work.job)
+        comparisons.compare(work.image, work.restored, path, wishes.layout)
+
+
+def _judge(work: Work, found: Residual, wishes: Wishes) -> None:
+    """Note the difference from the input, draw it, and refuse too much of it."""
+    work.entry |= {
+        "residual": round(found.rms, 5),
+        "residual_peak": round(found.peak, 5),
+    }
+    if wishes.residual_map is not None:
+        path = comparisons.path(wishes.residual_map, work.job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image_io.write(path, as_picture(found.map_hw))
+    limit = wishes.max_residual
+    if limit is not None and found.rms > limit:
+        text = (
+            f"{work.job.source}: the result, reduced to the input's size, differs from "
+            f"it by {found.rms:.4f}, above --max-residual {limit:g}"
+        )
+        if wishes.refuse:
+            raise InputError(f"{text}. Use a smaller --strength, or raise the limit.")
+        work.entry["warning"] = text
+
+
+def one_line(error: Exception, source: Path) -> str:
+    """What to tell of an error, without a line break, the file in it."""
+    name = printable(str(source))
+    text = str(error).replace(str(source), name) or type(error).__name__
+    if isinstance(error, MemoryError):
+        text = "memory is exhausted. Use a smaller scale, or cut the picture."
+    elif isinstance(error, OSError) and error.strerror:
+        where = error.filename2 or error.filename
+        text = f"{where}: {error.strerror}" if where else error.strerror
+    if not isinstance(error, GendrError | MemoryError):
+        text = f"{text}. Check the path, permissions and space."
+    text = " ".join(line.strip() for line in text.splitlines())
+    return text if name in text else f"{name}: {text}"

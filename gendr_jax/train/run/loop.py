@@ -1,0 +1,286 @@
+"""The training loop: place, resume, step, log, save, stop.
+
+What lives here: `run`, the same for every stage. What does not: the stages
+(`*_step.py`), what is written where (`workdir.py`, `log.py`, `run_file.py`,
+`checkpoints/manager.py`), pictures (`draw.py`), hangs (`watchdog.py`), flags.
+
+`state.step` is the only clock. It decides which batch comes next and which random
+numbers are drawn, so a run that resumes goes on as if it had never stopped.
+"""
+
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from gendr_jax import sharding
+from gendr_jax.checkpoints.barrier import anyone, barrier
+from gendr_jax.train.run import compiled_step, distributed, profile
+from gendr_jax.train.run.feed import Batches, Feed
+from gendr_jax.train.run.log import Guard, Log, Meter
+from gendr_jax.train.run.resume import plain
+from gendr_jax.train.run.run_checkpoints import NotFinite, Saves
+from gendr_jax.train.run.run_json import Goodput, RunFile
+from gendr_jax.train.run.sample_sheet import Sampler
+from gendr_jax.train.run.signals import StopFlag, interruptible
+from gendr_jax.train.run.watchdog import Watchdog
+from gendr_jax.train.run.workdir import Workdir
+from gendr_jax.train.run.xla_flags import compiler_options
+from gendr_jax.train.settings import Reason, RunResult, RunSettings, window
+from gendr_jax.train.stage import Batch, Metrics, Stage, State
+
+WEIGHTS = "weights"
+
+
+def run(
+    stage: Stage,
+    batches: Batches,
+    settings: RunSettings,
+    *,
+    mesh: Mesh,
+    workdir: Path | str,
+    progress: bool = True,
+    begun: float | None = None,
+) -> RunResult:
+    """Train `stage` until it is done or is asked to stop; resume what is in `workdir`.
+
+    Writes checkpoints/, metrics.jsonl, tb/, samples/, run.json and, when done, weights/
+    under `workdir`. SIGTERM and SIGINT end the run after the step, saved.
+
+    Args:
+        stage: what is trained.
+        batches: start -> iterator of the batches of this process from `start` on.
+        settings: how long, how often.
+        mesh: from `sharding.make_mesh`; may differ from the one of the checkpoint.
+        workdir: made if absent; a folder or the URL of an object store.
+        progress: show progress on the terminal.
+        begun: time.perf_counter() when the process began to work; default now.
+
+    Raises:
+        UsageError: `workdir` holds a run that these settings cannot resume, or a batch
+            does not divide over the devices.
+        LateProcess: another process did not come to a barrier in time.
+    """
+    goodput = Goodput(begun)
+    with closing(Workdir(workdir)) as place, StopFlag() as stop:
+        record = RunFile(place.local, plain(settings.config), mesh, goodput)
+        record.update()
+        place.push()
+        try:
+            with ExitStack() as stack:
+                loop = _Loop(stage, batches, settings, mesh, place, record)
+                result = loop.run(stack, stop, goodput, progress)
+        except BaseException as error:
+            reason = "user" if isinstance(error, KeyboardInterrupt) else "error"
+            with suppress(OSError):  # a full disk: the first error is the one to see
+                record.end(reason, f"{type(error).__name__}: {error}")
+            raise
+        record.update(step=result.step)
+        record.end(result.reason, result.message)
+    return result
+
+
+class _Loop:
+    """One call of `run`: what is fixed after the start, and the counters."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        batches: Batches,
+        settings: RunSettings,
+        mesh: Mesh,
+        workdir: Workdir,
+        record: RunFile,
+    ):
+        self.stage, self.batches, self.settings = stage, batches, settings
+        self.mesh, self.workdir, self.record = mesh, workdir, record
+        init_key, *keys = jax.random.split(jax.random.key(settings.seed), 3)
+        self.init_key = init_key
+        self.step_key, sample_key = sharding.place(keys, sharding.replicated(mesh))
+        like = jax.eval_shape(stage.init, init_key, stage.start)
+        self.where = sharding.Placement(
+            mesh, settings.rules, settings.min_sharded_size, settings.on_host
+        )
+        self.placement = self.where.tree(like)
+        self.abstract = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            like,
+            self.placement,
+        )
+        placed = self.where.tree(stage.frozen, "frozen")
+        self.frozen = sharding.place(stage.frozen, placed)
+        self.sampler = Sampler(stage, batches, settings.samples, mesh, sample_key)
+
+    def run(
+        self, stack: ExitStack, stop: StopFlag, goodput: Goodput, progress: bool
+    ) -> RunResult:
+        settings, local = self.settings, self.workdir.local
+        self.goodput = goodput
+        watchdog = Watchdog(local, settings.watchdog, self.hung)
+        goodput.told = stack.enter_context(watchdog).beat
+        distributed.bound_orbax_barriers()
+        self.saves = Saves(self.workdir.checkpoints, settings, self.frozen)
+        stack.enter_context(closing(self.saves))
+        restored = self.saves.restore(self.abstract)
+        start, state = restored or (0, self.fresh())
+        self.meet("restored")
+        self.record.update(resumed_from=start if restored else None, step=start)
+        self.log = Log(local, start=start, steps=settings.steps, progress=progress)
+        stack.enter_context(closing(self.log))
+        if start >= settings.steps:
+            return self.nothing_to_do(start, state)
+        if restored:
+            self.log.say(f"resuming from step {start}")
+        feed = Feed(self.batches, start, self.mesh)
+        stack.enter_context(closing(feed))
+        self.profiler = profile.Profiler(window(settings.profile), local / "profile")
+        stack.enter_context(closing(self.profiler))
+        step, state, reason, message = self.steps(start, state, feed, stop)
+        with goodput.phase("save"):
+            self.saves.manager.wait()
+        if reason == "done":
+            self.export(state)
+        self.log.say(f"stopped at step {step}: {message or reason}")
+        return RunResult(step, reason, state, message)
+
+    def meet(self, name: str) -> None:
+        """Wait for the other processes."""
+        barrier(name, self.settings.barrier_seconds)
+
+    def hung(self, message: str) -> None:
+        """The last words of a process that the watchdog ends."""
+        self.record.end("hang", message)
+        self.workdir.push()
+
+    def fresh(self) -> State:
+        """A new state, made where it will live."""
+        stage = self.stage
+        begin = sharding.place(
+            stage.start, sharding.tree_shardings(stage.start, self.mesh)
+        )
+        init = jax.jit(stage.init, out_shardings=self.placement)
+        return init(self.init_key, begin)
+
+    def steps(
+        self, step: int, state: State, feed: Feed, stop: StopFlag
+    ) -> tuple[int, State, Reason, str]:
+        """The loop itself: (last step, state, why it ended, more words)."""
+        settings, enter, late = self.settings, self.goodput.enter, None
+        batch = self.next_batch(step, feed, stop)
+        train_step = batch and self.compile(state, batch, stop)
+        if train_step is None:
+            return step, state, stop.reason, "no step was done, so nothing is saved"
+        meter = Meter(step, settings.batch_size, lambda: feed.waited)
+        guard = Guard(settings.max_bad_steps)
+        try:
+            while True:
+                enter("step")
+                self.profiler.before(step + 1, state)
+                state, metrics = train_step(state, self.frozen, batch, self.step_key)
+                step += 1
+                # The devices work on this step while the last one's metrics are read.
+                self.note(late, meter, guard)
+                late = (step, metrics, feed.waited)
+                last = step == settings.steps
+                saves = last or _due(step, settings.checkpoint_every)
+                draws = _due(step, settings.samples_every, last)
+                if saves or draws:  # both wait for this step
+                    self.note(late, meter, guard)
+                    late = None
+                if saves:
+                    with self.goodput.phase("save"):
+                        self.saves.save(step, state)
+                if draws:
+                    with meter.paused(), self.goodput.phase("draw"):
+                        sheet = self.sampler.sheet(step, state, self.frozen)
+                        self.log.sheet(step, sheet)
+                if last:
+                    return step, state, "done", ""
+                batch = self.next_batch(step, feed, stop)
+                if batch is None:
+                    self.note(late, meter, guard)
+                    enter("save")
+                    self.saves.save(step, state)
+                    return step, state, stop.reason, ""
+        except NotFinite as error:
+            self.saves.save_if_finite(step, state)
+            return step, state, "nan", str(error)
+
+    def next_batch(self, step: int, feed: Feed, stop: StopFlag) -> Batch | None:
+        """The next batch, or None when asked to stop."""
+        if stop.agreed(step):
+            return None
+        self.goodput.enter("data")
+        try:
+            return feed.next()
+        except Exception:
+            # Ctrl-C reaches the data workers too, and they end before we do.
+            if stop.reason:
+                return None
+            raise
+
+    def compile(self, state: State, batch: Batch, stop: StopFlag) -> Any:
+        """The step, compiled ahead; None when asked to stop meanwhile."""
+        self.goodput.enter("compile")
+        given = compiled_step.Arguments(state, self.frozen, batch, self.step_key)
+        parts = compiled_step.traced(self.stage, self.where, given)
+        options = compiler_options(self.settings.xla_flags)
+        compiled = interruptible(lambda: compiled_step.compiled(parts, options), stop)
+        seconds = self.goodput.seconds()["compile"]
+        if compiled is not None:
+            self.record.update(compile_seconds=round(seconds, 2))
+            self.log.say(f"compiled the step in {seconds:.1f} s")
+            for line in sharding.report(self.trees(state), self.where).lines():
+                self.log.say(line)
+            self.meet("compiled")
+        return compiled
+
+    def trees(self, state: State) -> dict[str, Any]:
+        """All that stays on the devices, by role."""
+        return {"": state, "frozen": self.frozen}
+
+    def note(
+        self, late: tuple[int, Metrics, float] | None, meter: Meter, guard: Guard
+    ) -> None:
+        """Read and log the metrics of one finished step; the guard may stop the run."""
+        if late is None:
+            return
+        step, metrics, waited = late
+        values = {name: float(v) for name, v in jax.device_get(metrics).items()}
+        meter.add(values)
+        if _due(step, self.settings.log_every, step == self.settings.steps):
+            line = meter.line(step, values, waited)
+            line["goodput"] = self.goodput.fraction()
+            line["since_commit"] = self.saves.manager.uncommitted_seconds
+            self.log.metrics(step, line)
+        self.log.advance()
+        self.saves.manager.poll()
+        self.record.refresh(step)
+        self.workdir.refresh()
+        stuck = guard.check(step, values)
+        if stuck:
+            raise NotFinite(stuck)
+
+    def nothing_to_do(self, start: int, state: State) -> RunResult:
+        """The run had been done before; weights that are missing are written."""
+        steps = self.settings.steps
+        if start == steps and not anyone(self.workdir.exists(WEIGHTS)):
+            self.export(state)
+        message = f"nothing to do: step {start} of {steps} was reached before"
+        self.log.say(message)
+        return RunResult(start, "done", state, message)
+
+    def export(self, state: State) -> None:
+        """The weights folder that a user takes away; the first process writes it."""
+        with self.goodput.phase("export"):
+            state = distributed.whole_arrays(state, skip="opt")
+            if jax.process_index() == 0:
+                self.workdir.clear(WEIGHTS)
+                self.stage.export(state, self.workdir.local / WEIGHTS)
+            self.meet("exported")
+
+
+def _due(step: int, every: int, last: bool = False) -> bool:
+    return every > 0 and (step % every == 0 or last)

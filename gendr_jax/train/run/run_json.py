@@ -1,0 +1,244 @@
+"""WORKDIR/run.json: what runs, on what, where its time goes, and why it stopped.
+
+What lives here: the file and its history of starts. What does not: the clock
+(`goodput.py`), the decision to stop (`loop.py`).
+
+`stopped` is one of
+    running   it runs; a process that was killed leaves this, see below
+    done      all steps are trained and the weights are written
+    sigterm   asked to stop by SIGTERM, saved
+    user      asked to stop by Ctrl-C, saved
+    nan       no usable update in many steps, or weights that are not finite
+    hang      no progress for too long; stacks_PROCESS.txt shows where
+    error     anything else that Python can tell; `message` says what
+    killed    only in `starts`: the next start found "running"
+"""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from jax.sharding import Mesh
+
+import gendr_jax
+from gendr_jax.train.run.log import write_atomically
+
+Phase = Literal["start", "compile", "step", "data", "save", "draw", "export"]
+PHASES = ("start", "compile", "step", "data", "save", "draw", "export")
+
+
+class Goodput:
+    """Seconds spent in each phase since `begun`; the first phase is "start".
+
+    "start" is imports, reading weights and restoring; "compile" the compilation of the
+    step; "step" training itself; "data" waiting for a batch; "save" what a save keeps
+    the step waiting for; "draw" sample pictures; "export" the end of a done run.
+
+    Args:
+        begun: time.perf_counter() when the process started to work.
+        told: called with the new phase whenever one begins.
+    """
+
+    def __init__(
+        self, begun: float | None = None, told: Callable[[Phase], None] | None = None
+    ):
+        self._since = time.perf_counter() if begun is None else begun
+        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._phase: Phase = "start"
+        self.told = told or (lambda phase: None)
+
+    def enter(self, phase: Phase) -> None:
+        """From now on the time is that of `phase`."""
+        now = time.perf_counter()
+        self._seconds[self._phase] += now - self._since
+        self._since, self._phase = now, phase
+        self.told(phase)
+
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """The time inside the block is that of `phase`."""
+        before = self._phase
+        self.enter(phase)
+        try:
+            yield
+        finally:
+            self.enter(before)
+
+    def seconds(self) -> dict[str, float]:
+        """{phase: seconds} until now."""
+        now = time.perf_counter()
+        found = dict(self._seconds)
+        found[self._phase] += now - self._since
+        return {name: round(value, 6) for name, value in found.items()}
+
+    def fraction(self) -> float:
+        """The share of steps in the time since the start of this process."""
+        found = self.seconds()
+        return found["step"] / max(sum(found.values()), 1e-9)
+
+
+def summed(starts: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of all starts of one workdir together.
+
+    Args:
+        starts: oldest first, each with "from" and "to" (steps; None before it has read
+            a checkpoint), "seconds" ({phase: seconds}) and "away" (seconds since the
+            start before it was last heard of).
+
+    Returns:
+        seconds by phase; away; steps; redone_steps, done again because they lay beyond
+        the checkpoint that the next start began with; goodput, the share of steps that
+        were kept in all the time that went by.
+    """
+    seconds = dict.fromkeys(PHASES, 0.0)
+    steps = redone = 0
+    kept = away = 0.0
+    begins = None  # the step that the next start began with
+    for start in reversed(starts):
+        first, last = start["from"], start["to"]
+        done = 0 if first is None else last - first
+        lost = min(max(last - begins, 0), done) if done and begins is not None else 0
+        for name, value in start["seconds"].items():
+            seconds[name] = seconds.get(name, 0.0) + value
+        steps, redone, away = steps + done, redone + lost, away + start["away"]
+        kept += start["seconds"].get("step", 0.0) * (done - lost) / max(done, 1)
+        begins = begins if first is None else first
+    whole = sum(seconds.values()) + away
+    return {
+        "seconds": {name: round(value, 6) for name, value in seconds.items()},
+        "away": round(away, 6),
+        "steps": steps,
+        "redone_steps": redone,
+        "goodput": round(kept / max(whole, 1e-9), 4),
+    }
+
+
+NAME = "run.json"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_REFRESH_SECONDS = 5.0
+_START = ("started", "stopped", "message", "from", "to", "away", "seconds", "ended")
+
+
+class RunFile:
+    """The run file of one start; only the first process writes.
+
+    Args:
+        workdir: exists; the run file of the start before is read.
+        config: plain JSON.
+        mesh: what it runs on.
+        goodput: the clock of this start.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        config: Mapping[str, Any],
+        mesh: Mesh,
+        goodput: Goodput | None = None,
+    ):
+        self._path = workdir / NAME
+        self._active = jax.process_index() == 0
+        self._goodput = goodput or Goodput()
+        before = _read(self._path) if self._active else {}
+        self._earlier = _earlier(before)
+        self._this = dict.fromkeys(_START) | {
+            "started": _now(),
+            "away": _away(before),
+        }
+        self._written = 0.0
+        self._content: dict[str, Any] = {
+            "stopped": "running",
+            "message": "",
+            "step": None,
+            "resumed_from": None,
+            "started": self._this["started"],
+            "heard": None,
+            "ended": None,
+            "mesh": {n: s for n, s in mesh.shape.items() if s > 1} or {"data": 1},
+            "devices": {
+                "kind": mesh.devices.flat[0].device_kind,
+                "platform": mesh.devices.flat[0].platform,
+                "count": mesh.size,
+                "processes": jax.process_count(),
+            },
+            "versions": _versions(),
+            "config": dict(config),
+        }
+
+    def update(self, **values: Any) -> None:
+        """Change entries and write the file."""
+        self._content.update(values)
+        if not self._active:
+            return
+        now, content = _now(), self._content
+        step = content["step"]
+        self._this |= {
+            "stopped": content["stopped"],
+            "message": content["message"],
+            "from": None if step is None else content["resumed_from"] or 0,
+            "to": step,
+            "seconds": self._goodput.seconds(),
+            "ended": now,
+        }
+        starts = [*self._earlier, self._this]
+        content |= {"heard": now, "starts": starts, "goodput": summed(starts)}
+        text = json.dumps(content, indent=1, default=str) + "\n"
+        write_atomically(self._path, text.encode())
+        self._written = time.monotonic()
+
+    def refresh(self, step: int) -> None:
+        """Note progress, not more often than the file can be read."""
+        if time.monotonic() - self._written > _REFRESH_SECONDS:
+            self.update(step=step)
+
+    def end(self, reason: str, message: str = "") -> None:
+        """Write why the run stopped."""
+        self.update(stopped=reason, message=message, ended=_now())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:  # written by nobody of us: renaming is atomic
+        return {}
+
+
+def _earlier(before: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The starts that the file tells of; the last one may have died without a word."""
+    starts = [dict(start) for start in before.get("starts", [])]
+    if starts and before.get("stopped") == "running":
+        starts[-1]["stopped"] = "killed"
+    return starts
+
+
+def _away(before: Mapping[str, Any]) -> float:
+    """Seconds since the start before was last heard of."""
+    try:
+        heard = datetime.datetime.fromisoformat(before["heard"])
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+    gone = datetime.datetime.now(datetime.UTC) - heard
+    return max(round(gone.total_seconds(), 3), 0.0)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    found = {"gendr_jax": gendr_jax.__version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,103 @@
+"""Where a run writes: a folder, or an object store with a folder here in between.
+
+What lives here: `Workdir`. What does not: what is written (`log.py`, `run_file.py`,
+`checkpoints/manager.py`).
+
+Checkpoints go to the object store directly, each process its own shards. All else is
+small: it is written to a temporary folder, and `push` copies what has changed. An
+object appears whole or not at all, so nobody reads half a file.
+"""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+
+from gendr_jax.checkpoints import manager
+from gendr_jax.errors import UsageError
+from gendr_jax.weights.remote_paths import is_remote, place
+
+# What a later start goes on with; all else is only written.
+_READ_BACK = ("run.json", "metrics.jsonl")
+_LAST = ("gendr.json", "run.json")  # they say that what else is there is complete
+_PUSH_SECONDS = 30.0
+
+
+def check(path: Path | str) -> None:
+    """Refuse a workdir early.
+
+    Raises:
+        UsageError: a file is in the way, or the object store cannot be used.
+    """
+    if place(path).is_file():
+        raise UsageError(f"--workdir {path} is a file. Give a folder.")
+
+
+class Workdir:
+    """A workdir. Close it when done.
+
+    Attributes:
+        local: the folder to write to.
+        checkpoints: for `manager.Manager`.
+
+    Raises:
+        UsageError: as `check`.
+    """
+
+    def __init__(self, path: Path | str):
+        check(path)
+        self._remote = place(path) if is_remote(path) else None
+        self._sent: dict[Path, tuple[int, int]] = {}
+        self._pushed = time.monotonic()
+        if self._remote is None:
+            self.local = Path(path)
+            self.local.mkdir(parents=True, exist_ok=True)
+            self.checkpoints = self.local / manager.FOLDER
+            return
+        self.local = Path(tempfile.mkdtemp(prefix="gendr_workdir_"))
+        self.checkpoints = self._remote / manager.FOLDER
+        if jax.process_index() == 0:
+            for name in _READ_BACK:
+                if (self._remote / name).exists():
+                    content = (self._remote / name).read_bytes()
+                    (self.local / name).write_bytes(content)
+
+    def exists(self, name: str) -> bool:
+        """Whether a file or folder has been written, now or by an earlier start."""
+        return (self._remote or self.local).joinpath(name).exists()
+
+    def refresh(self) -> None:
+        """`push`, not too often."""
+        if time.monotonic() - self._pushed > _PUSH_SECONDS:
+            self.push()
+
+    def push(self) -> None:
+        """Copy to the object store what changed since the last time."""
+        if self._remote is None:
+            return
+        files = [path for path in self.local.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda p: (p.name in _LAST, p)):
+            name = path.relative_to(self.local)
+            stat = path.stat()
+            known = (stat.st_mtime_ns, stat.st_size)
+            if self._sent.get(name) == known or path.name.endswith(".tmp"):
+                continue
+            target = self._remote / name.as_posix()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "rb") as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
+            self._sent[name] = known
+        self._pushed = time.monotonic()
+
+    def clear(self, name: str) -> None:
+        """Remove what an earlier start left under `name` in the object store."""
+        if self._remote is not None and (self._remote / name).exists():
+            (self._remote / name).rmtree()
+
+    def close(self) -> None:
+        """Copy what is left, then remove the folder in between."""
+        if self._remote is not None:
+            self.push()
+            shutil.rmtree(self.local, ignore_errors=True)

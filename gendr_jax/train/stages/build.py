@@ -1,0 +1,398 @@
+"""From a configuration to a stage and its data: the one place where all is wired.
+
+Reads starting weights, declares networks, picks the step. The mathematics is in the
+``*_step.py`` files, the running in ``loop.py``.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from gendr_jax import nets, sharding
+from gendr_jax.data import pipeline
+from gendr_jax.data.open_source import BUILTIN, open_source
+from gendr_jax.errors import UsageError
+from gendr_jax.models.dinov2 import DINOv2
+from gendr_jax.models.heads import (
+    DiscriminatorHead,
+    DiscriminatorHeadConfig,
+    PatchDiscriminator,
+    RepaProjector,
+    RepaProjectorConfig,
+)
+from gendr_jax.models.unet import UNet, UNetConfig
+from gendr_jax.models.vae import VAE, VAEConfig
+from gendr_jax.nets import Params
+from gendr_jax.sharding import Placement
+from gendr_jax.train.settings import (
+    BaseSettings,
+    Common,
+    DistillSettings,
+    Init,
+    RunSettings,
+    VAESettings,
+)
+from gendr_jax.train.stage import Stage
+from gendr_jax.train.stages import base, distill, initial_weights
+from gendr_jax.train.stages.roles import DistillNets
+from gendr_jax.train.typed import typed
+from gendr_jax.weights import folder, surgery
+
+Gather = Callable[[Params, str], Params]
+Split = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A stage, its data from any step on, and how long to run."""
+
+    stage: Stage
+    batches: Callable[[int], Iterator[Any]]
+    settings: RunSettings
+
+
+def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
+    """Check the configuration, read starting weights and data, wire the stage.
+
+    Raises:
+        UsageError: a misspelt or impossible setting.
+        InputError: weights or photographs that cannot be read.
+    """
+    settings = read_settings(config, mesh)
+    stage = wire(settings, mesh)
+    return Setup(stage, data_batches(settings, mesh), run_settings(settings))
+
+
+def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
+    """The stage from shapes alone: nothing is read, nothing is allocated.
+
+    `frozen` and `start` are ShapeDtypeStructs, `export` is not to be called. The step
+    is that of `setup`, whatever weights `config.init` names; the mesh may be one of
+    devices that are not here.
+
+    Raises:
+        UsageError: a misspelt or impossible setting.
+    """
+    settings = read_settings(config, mesh)
+    settings = dataclasses.replace(settings, init=Init(random=True))
+    made: list[Stage] = []
+
+    def trees() -> tuple[Any, Any]:
+        made.append(wire(settings, mesh))
+        return made[0].frozen, made[0].start
+
+    frozen, begin = jax.eval_shape(trees)
+    return dataclasses.replace(made[0], frozen=frozen, start=begin)
+
+
+def read_settings(config: Mapping[str, Any], mesh: Mesh) -> Common:
+    """The typed settings of config.stage, checked against each other and the mesh.
+
+    Raises:
+        UsageError: a misspelt or impossible setting.
+    """
+    kinds = {"vae": VAESettings, "base": BaseSettings, "distill": DistillSettings}
+    kind = config.get("stage")
+    if kind not in kinds:
+        raise UsageError(
+            f"config.stage is {kind!r}, known are {', '.join(kinds)}. Set one of them."
+        )
+    settings = typed(kinds[kind], config)
+    check(settings, mesh)
+    return settings
+
+
+def wire(settings: Common, mesh: Mesh) -> Stage:
+    """The stage of these settings; reads the weights that they name."""
+    gather = functools.partial(
+        whole, placement=placement(settings, mesh), dtype=settings.dtype
+    )
+    split = functools.partial(sharding.split_rows, mesh=mesh)
+    makers = {"vae": _vae_stage, "base": _base_stage, "distill": _distill_stage}
+    return makers[settings.stage](settings, gather, split)
+
+
+def run_settings(settings: Common) -> RunSettings:
+    """What the loop needs to know."""
+    return RunSettings(
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        log_every=settings.log.every,
+        samples_every=settings.log.samples_every,
+        samples=settings.log.samples,
+        checkpoint_every=settings.checkpoint.every,
+        keep=settings.checkpoint.keep,
+        keep_every=settings.checkpoint.keep_every,
+        keep_seconds=settings.checkpoint.keep_seconds,
+        max_bad_steps=settings.max_bad_steps,
+        profile=settings.profile,
+        watchdog=settings.watchdog,
+        barrier_seconds=settings.processes.barrier,
+        config=settings,
+        rules=settings.sharding.rules,
+        min_sharded_size=settings.sharding.min_size,
+        on_host=tuple(on_host(settings)),
+        xla_flags=settings.xla_flags,
+    )
+
+
+def data_batches(settings: Common, mesh: Mesh) -> Callable[[int], Iterator[Any]]:
+    """start -> endless batches of this process, of what ``data.path`` names.
+
+    Raises:
+        UsageError: nothing usable is there.
+    """
+    data = settings.data
+    if not data.path:
+        raise UsageError(
+            "config.data.path is empty. Name a folder of photographs, or "
+            f"{BUILTIN} for those that come with scikit-image."
+        )
+    source = open_source(data.path)
+    share, shares = sharding.data_share(mesh)
+    return lambda first: pipeline.batches(
+        source,
+        batch_size=settings.batch_size,
+        crop=data.crop,
+        seed=settings.seed,
+        start=first,
+        process_index=share,
+        process_count=shares,
+        workers=data.workers,
+    )
+
+
+def _vae_stage(settings: VAESettings, gather: Gather, split: Split) -> Stage:
+    config, params = initial_weights.component(settings.init, "vae", settings.vae)
+    settings = dataclasses.replace(settings, vae=config)
+    build = builder(settings)
+    vae = build(VAE, config, remat=settings.remat)
+    disc = build(PatchDiscriminator, settings.discriminator)
+
+    def export(state: vae.VAEState, path: Path) -> None:
+        factor = vae.scaling_factor(state)
+        measured = dataclasses.replace(config, scaling_factor=factor)
+        folder.save(path, kind="vae", vae=(measured, state.ema))
+
+    return Stage(
+        init=vae.make_init(settings, vae, disc),
+        step=vae.make_step(settings, vae, disc, gather, split),
+        frozen={},
+        sample=vae.make_sample(vae, gather),
+        export=export,
+        start={} if params is None else {"vae": nets.cast(params, "float32")},
+    )
+
+
+def builder(settings: Common) -> Callable[..., nets.Net]:
+    """``nets.build`` with what all networks of the stage share."""
+    wide = settings.sharding.grad_reduce == "float32"
+    return functools.partial(nets.build, dtype=settings.dtype, wide_grads=wide)
+
+
+def _frozen_parts(settings: BaseSettings | DistillSettings):
+    """The frozen autoencoder, DINOv2 and prompt; settings with the VAE's own config."""
+    vae_config, vae = initial_weights.component(settings.init, "vae", settings.vae)
+    settings = dataclasses.replace(settings, vae=vae_config)
+    build = builder(settings)
+    vae_net = build(VAE, vae_config, remat=settings.remat)
+    dino_config, dino = initial_weights.component(
+        settings.init, "dino", settings.alignment.dino
+    )
+    dino_net = build(DINOv2, dino_config)
+    if vae is None:
+        vae = initial_weights.random_like(
+            vae_net, settings.seed, initial_weights.VAE_STREAM
+        )
+    if dino is None:
+        dino = initial_weights.random_like(
+            dino_net, settings.seed, initial_weights.DINO_STREAM
+        )
+    width = settings.unet.cross_attention_dim
+    frozen = {
+        "vae": nets.cast(vae, settings.dtype),
+        "dino": nets.cast(dino, settings.dtype),
+        "prompt": initial_weights.prompt(settings.init, width, settings.seed),
+    }
+    projector = build(
+        RepaProjector,
+        RepaProjectorConfig(
+            in_dim=settings.unet.block_out_channels[0],
+            hidden_dim=settings.alignment.hidden,
+            out_dim=dino_config.hidden_size,
+        ),
+    )
+    return settings, frozen, vae_net, dino_net, projector
+
+
+def _base_stage(settings: BaseSettings, gather: Gather, split: Split) -> Stage:
+    settings, frozen, vae, dino, projector = _frozen_parts(settings)
+    config = settings.unet
+    initial_weights.check_prediction(settings.init, settings.prediction)
+    found, params = initial_weights.component(settings.init, "unet", config)
+    if params is not None and found.in_channels != config.in_channels:
+        params = surgery.widen(
+            params, channels_in=config.in_channels, channels_out=config.out_channels
+        )
+    unet = builder(settings)(UNet, config, remat=settings.remat)
+    if params is not None:
+        params = nets.cast(params, "float32")
+        nets.check_like(params, unet.abstract, what=f"init.unet={settings.init.unet}")
+    parts = base.BaseNets(vae, unet, projector, dino, gather, split)
+
+    def export(state: base.BaseState, path: Path) -> None:
+        folder.save(
+            path,
+            kind="base",
+            vae=(settings.vae, frozen["vae"]),
+            unet=(config, state.ema["unet"]),
+            projector=(projector.config, state.ema["projector"]),
+            prompt=frozen["prompt"],
+            prediction=settings.prediction,
+        )
+
+    return Stage(
+        init=base.make_init(settings, parts),
+        step=base.make_step(settings, parts),
+        frozen=frozen,
+        sample=base.make_sample(settings, parts),
+        export=export,
+        start={} if params is None else {"unet": params},
+    )
+
+
+def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> Stage:
+    settings, frozen, vae, dino, projector = _frozen_parts(settings)
+    initial_weights.check_prediction(settings.init, settings.prediction)
+    config, params = initial_weights.component(settings.init, "unet", settings.unet)
+    check_channels(config, settings.vae)
+    build = builder(settings)
+    unet = build(UNet, config, remat=settings.remat)
+    adapted = build(UNet, config, remat=settings.remat, lora=settings.lora)
+    if params is None:
+        params = initial_weights.random_like(
+            unet, settings.seed, initial_weights.UNET_STREAM
+        )
+    head = DiscriminatorHeadConfig(
+        in_channels=config.block_out_channels[-1],
+        hidden_channels=settings.discriminator_width,
+        norm_groups=config.norm_groups,
+    )
+    parts = DistillNets(
+        vae=vae,
+        unet=unet,
+        adapted=adapted,
+        projector=projector,
+        dino=dino,
+        head=build(DiscriminatorHead, head),
+        gather=gather,
+        split=split,
+    )
+    # What adapters add can be less than half a step of bfloat16 at the base's value.
+    merged = settings.adapters == "merged"
+    frozen["unet"] = nets.cast(params, "float32" if merged else settings.dtype)
+    begin = {"unet": params} | initial_weights.projector(settings.init, projector)
+    step = distill.Distill(settings, parts)
+
+    def export(state: distill.DistillState, path: Path) -> None:
+        weights = distill.restorer_weights(settings, state, frozen["unet"])
+        folder.save(
+            path,
+            kind="restorer",
+            vae=(settings.vae, frozen["vae"]),
+            unet=(config, jax.tree.map(jnp.asarray, weights)),
+            prompt=frozen["prompt"],
+            prediction=settings.prediction,
+        )
+
+    return Stage(
+        init=distill.make_init(settings, parts),
+        step=step.step,
+        phases=step.lines,
+        frozen=frozen,
+        sample=step.sample,
+        export=export,
+        start=begin,
+    )
+
+
+def check(settings: Common, mesh: Mesh) -> None:
+    """Refuse sizes that do not fit each other, before anything is read."""
+    unit = settings.vae.factor * 2
+    if settings.data.crop % unit:
+        raise UsageError(
+            f"data.crop={settings.data.crop} is no multiple of {unit} (the VAE's "
+            f"factor {settings.vae.factor}, twice). Choose one."
+        )
+    if not isinstance(settings, VAESettings):
+        check_channels(settings.unet, settings.vae)
+    if (
+        isinstance(settings, DistillSettings)
+        and settings.data.crop % settings.data.scale
+    ):
+        raise UsageError(
+            f"data.crop={settings.data.crop} is no multiple of data.scale="
+            f"{settings.data.scale}. Choose one."
+        )
+    shards = sharding.row_shards(mesh)
+    if settings.accumulate < 1 or settings.batch_size % (shards * settings.accumulate):
+        raise UsageError(
+            f"batch_size={settings.batch_size} does not divide over {shards} devices "
+            f"times accumulate={settings.accumulate}. Choose a multiple."
+        )
+    unit *= mesh.shape[sharding.SPACE]
+    if settings.data.crop % unit:
+        raise UsageError(
+            f"data.crop={settings.data.crop} is no multiple of {unit}, which "
+            f"space={mesh.shape[sharding.SPACE]} needs. Choose another."
+        )
+
+
+def check_channels(unet: UNetConfig, vae: VAEConfig) -> None:
+    """Refuse a UNet that does not work on this autoencoder's latents."""
+    channels = (unet.in_channels, unet.out_channels)
+    if channels != (vae.latent_channels,) * 2:
+        raise UsageError(
+            f"the UNet takes {channels[0]} channels and gives {channels[1]}, the VAE's "
+            f"latents have {vae.latent_channels}. Combine networks of one training, or "
+            "let stage base widen the UNet (config.unet.in_channels, out_channels)."
+        )
+
+
+def placement(settings: Common, mesh: Mesh) -> Placement:
+    """Where every array of the stage lives."""
+    rules = settings.sharding
+    return Placement(mesh, rules.rules, rules.min_size, tuple(on_host(settings)))
+
+
+def on_host(settings: Common) -> Iterator[str]:
+    """Patterns of the paths of moments that live in the host's memory."""
+    if isinstance(settings, DistillSettings):
+        roles = {
+            "generator": settings.optim.generator,
+            "fake": settings.optim.fake,
+            "real": settings.optim.real,
+            "disc": settings.optim.discriminator,
+        }
+    elif isinstance(settings, VAESettings):
+        roles = {"vae": settings.optim, "disc": settings.optim_discriminator}
+    else:
+        roles = {"base": settings.optim}
+    for name, adam in roles.items():
+        if adam.memory != "device":
+            yield f"^{name}/opt/"
+
+
+def whole(params: Params, where: str, *, placement: Placement, dtype: str) -> Params:
+    """Weights in the compute dtype, whole on every device; call inside jit.
+
+    ``where``: their path in the state or in the frozen weights.
+    """
+    return sharding.gather(params, placement.tree(params, where), dtype)

@@ -1,0 +1,302 @@
+"""Stage 2: one iteration of VSD, SiD, CiD or CiDA (docs/algorithm.md, eq. 25-28).
+
+Roles (generator, fake score, real score, discriminator) are data over one graph: a
+frozen base UNet and one adapter tree each; the generator may also be a full copy.
+How a role is evaluated is in ``roles.py``, the generator's loss and its gradient in
+``generator_loss.py``.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gendr_jax import diffusion, losses
+from gendr_jax import nets as nets_lib
+from gendr_jax.data.degrade import recipe
+from gendr_jax.losses import finite_mean
+from gendr_jax.nets import Params
+from gendr_jax.train import stage
+from gendr_jax.train.settings import DistillSettings
+from gendr_jax.train.stages import accumulate, optimisers, samples
+from gendr_jax.train.stages.generator_loss import GeneratorLoss
+from gendr_jax.train.stages.optimisers import Role, Scalars
+from gendr_jax.train.stages.roles import DistillNets, DistillState, Pair, Roles
+from gendr_jax.train.stages.samples import Keys
+
+Array = jax.Array
+Loss = Callable[..., tuple[Array, Scalars]]  # (params, batched...) -> loss, metrics
+ROLES = ("fake", "real", "discriminator", "score", "adversarial")
+DRAWS = (
+    "degrade",
+    "prompt",
+    *(f"t_{role}" for role in ROLES),
+    *(f"eps_{role}" for role in ROLES),
+)
+
+
+def role_optimisers(
+    settings: DistillSettings,
+) -> dict[str, optax.GradientTransformation]:
+    """{role: its rule}, by the roles' names in the state."""
+    adam = settings.optim
+    by_role = {"generator": adam.generator, "fake": adam.fake, "real": adam.real}
+    by_role["disc"] = adam.discriminator
+    return {name: optimisers.adamw(one) for name, one in by_role.items()}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """What the lines of an iteration leave for the next ones; rows, but ``loss``."""
+
+    keys: Keys
+    pair: Pair
+    z_g_bhwc: Array
+    grad_z_bhwc: Array | None = None
+    loss: Array | None = None
+
+
+class Distill:
+    """Pure functions over settings and networks; holds no weights and no state."""
+
+    def __init__(self, settings: DistillSettings, nets: DistillNets):
+        self.settings, self.nets = settings, nets
+        merged = settings.lora.scale if settings.adapters == "merged" else None
+        self.roles = Roles(nets, settings.generator, settings.prediction, merged)
+        self.generator_loss = GeneratorLoss(settings, nets, self.roles)
+        self.recipe = recipe(settings.data.preset)
+        self.encode = samples.encoder(nets.vae, settings.vae)
+        self.decode = samples.decoder(nets.vae, settings.vae)
+        self.tx = role_optimisers(settings)
+
+    def step(
+        self, state: DistillState, frozen: Any, batch: Any, key: Array
+    ) -> tuple[DistillState, Scalars]:
+        """Algorithm 1, its lines one after the other, as one function."""
+        return stage.composed(self.lines)(state, frozen, batch, key)
+
+    @property
+    def lines(self) -> tuple[stage.Phase, ...]:
+        """Algorithm 1: scores and discriminator on z_g, then the generator.
+
+        Each may be a program of its own. What one leaves for the next, besides the
+        state, has the batch as its first axis or is a scalar.
+        """
+        settings = self.settings
+        lines = [stage.Phase("pair", self.answer)]
+        lines.append(stage.Phase("fake", self.update_fake))
+        if settings.trains_real:
+            lines.append(stage.Phase("real", self.update_real))
+        if settings.adversarial:
+            lines.append(stage.Phase("disc", self.update_disc))
+        lines.append(stage.Phase("score", self.latent_gradient))
+        lines.append(stage.Phase("generator", self.update_generator))
+        return tuple(lines)
+
+    def answer(
+        self, state: DistillState, left: Any, frozen: Any, batch: Any, key: Array
+    ):
+        """Lines 1-2: a pair of latents, and the generator's answer without gradient."""
+        key = jax.random.fold_in(key, state.step)
+        keys = samples.draws(key, batch["index"], DRAWS)
+
+        def pair_and_answer(batch: Any, keys: Keys) -> tuple[Pair, Array]:
+            pair, params = self.pair(frozen, batch, keys), state.generator.params
+            return pair, self.roles.generate(frozen, params, pair.z_low_bhwc)[0]
+
+        parts = self.settings.accumulate
+        pair, z_g = accumulate.rows(parts, pair_and_answer, batch, keys)
+        return state, Left(keys, pair, jax.lax.stop_gradient(z_g)), {}
+
+    def update_fake(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 3: fake score psi learns z_g."""
+        role, metrics = self.update("fake", state.fake, frozen, left, left.z_g_bhwc)
+        return dataclasses.replace(state, fake=role), left, metrics
+
+    def update_real(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 4: real score phi learns z_h."""
+        z_high = left.pair.z_high_bhwc
+        role, metrics = self.update("real", state.real, frozen, left, z_high)
+        return dataclasses.replace(state, real=role), left, metrics
+
+    def update_disc(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 5: discriminator D tells z_h from z_g."""
+        latents = left.pair.z_high_bhwc, left.z_g_bhwc
+        role, metrics = self.update("disc", state.disc, frozen, left, *latents)
+        return dataclasses.replace(state, disc=role), left, metrics
+
+    def latent_gradient(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 6: what the scores just updated, and the rest, say of z_g."""
+        grad_z, (loss, metrics) = accumulate.both(
+            self.settings.accumulate,
+            lambda *b: self.generator_loss.on_latent(state, frozen, *b),
+            left.pair,
+            left.z_g_bhwc,
+            left.keys,
+        )
+        return state, dataclasses.replace(left, grad_z_bhwc=grad_z, loss=loss), metrics
+
+    def update_generator(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+        """Line 7: generator theta."""
+        grads, loss_repa, metrics = accumulate.mean(
+            self.settings.accumulate,
+            lambda *b: self.generator_loss.on_weights(state, frozen, *b),
+            left.pair,
+            left.grad_z_bhwc,
+        )
+        loss = left.loss + loss_repa
+        role, guard = optimisers.apply(
+            state.generator,
+            self.tx["generator"],
+            grads,
+            loss,
+            enabled=state.step >= self.settings.warmup_steps,
+        )
+        metrics |= optimisers.named("generator", guard | {"loss": loss})
+        ema = optimisers.ema(
+            state.ema, role.params["unet"], self.settings.ema, state.step
+        )
+        new = dataclasses.replace(state, step=state.step + 1, generator=role, ema=ema)
+        return new, None, metrics
+
+    def update(
+        self, name: str, role: Role, frozen: Any, left: "Left", *latents: Array
+    ) -> tuple[Role, Scalars]:
+        """One step of a role that is not the generator."""
+        loss = {
+            "fake": self.fake_loss,
+            "real": self.real_loss,
+            "disc": self.disc_loss,
+        }[name](frozen)
+        role, metrics = optimisers.update(
+            role,
+            self.tx[name],
+            loss,
+            *latents,
+            left.keys,
+            parts=self.settings.accumulate,
+        )
+        return role, optimisers.named(name, metrics)
+
+    def pair(self, frozen: Any, batch: Any, keys: Keys) -> Pair:
+        """Line 1: x_l = degrade(x_h), enlarged; z = s E(x), posterior mode."""
+        x_high = samples.high_quality(batch)
+        scale = self.settings.data.scale
+        x_low = samples.low_quality(keys["degrade"], batch, self.recipe, scale)
+        vae = self.nets.gather(frozen["vae"], "frozen/vae")
+        x_high, x_low = self.nets.split(x_high), self.nets.split(x_low)
+        z_high, z_low = samples.apart(
+            self.encode(vae, samples.interleave(x_high, x_low))
+        )
+        return Pair(x_high, z_high, z_low)
+
+    def fake_loss(self, frozen: Any) -> Loss:
+        """Eq. 25: denoising of generated latents, positive prompt."""
+
+        def loss(adapters: Params, z_g: Array, keys: Keys):
+            context = samples.prompt(frozen["prompt"]["positive"], len(z_g))
+            return self._denoising(adapters, frozen, z_g, context, keys, "fake")
+
+        return loss
+
+    def real_loss(self, frozen: Any) -> Loss:
+        """Eq. 26: denoising of true latents, the prompt dropped now and then."""
+
+        def loss(adapters: Params, z_high: Array, keys: Keys):
+            rate = self.settings.prompt_dropout
+            context = samples.drop_prompt(keys["prompt"], frozen["prompt"], rate)
+            return self._denoising(adapters, frozen, z_high, context, keys, "real")
+
+        return loss
+
+    def disc_loss(self, frozen: Any) -> Loss:
+        """Eq. 27: true against generated latents under one noise per sample."""
+
+        def loss(params: Params, z_high: Array, z_g: Array, keys: Keys):
+            s = self.settings.score
+            t, eps = samples.noise(keys, "discriminator", z_high, s.t_min, s.t_max)
+            z_t = samples.interleave(
+                diffusion.add_noise(z_high, eps, t), diffusion.add_noise(z_g, eps, t)
+            )
+            logits = self.roles.logits(frozen, params, z_t, samples.interleave(t, t))
+            real, fake = samples.apart(logits)
+            value = finite_mean(losses.discriminator_loss(real, fake))
+            margin = jnp.mean(real) - jnp.mean(fake)
+            return value, {"loss": value, "logit_margin": margin}
+
+        return loss
+
+    def sample(
+        self, state: DistillState, frozen: Any, batch: Any, key: Array
+    ) -> dict[str, Array]:
+        """Degraded, restored by the averaged generator, autoencoder's bound, truth."""
+        keys = samples.draws(key, batch["index"], DRAWS)
+        scale = self.settings.data.scale
+        x_low = samples.low_quality(keys["degrade"], batch, self.recipe, scale)
+        x_high = samples.high_quality(batch)
+        vae = self.nets.gather(frozen["vae"], "frozen/vae")
+        params = state.generator.params | {"unet": state.ema}
+        z_g, _ = self.roles.generate(frozen, params, self.encode(vae, x_low))
+        recoded = self.decode(vae, self.encode(vae, x_high))
+        return {
+            "low quality, bicubic": samples.to_unit(x_low),
+            "GenDR": samples.to_unit(self.decode(vae, z_g)),
+            "autoencoder": samples.to_unit(recoded),
+            "photograph": samples.to_unit(x_high),
+        }
+
+    def _denoising(self, adapters, frozen, z, context, keys, name):
+        last = diffusion.NUM_TIMESTEPS - 1
+        t, eps = samples.noise(keys, name, z, 0, last)
+        z_t = diffusion.add_noise(z, eps, t)
+        out, _ = self.roles.unet(frozen, adapters, f"{name}/params")(z_t, t, context)
+        prediction = self.settings.prediction
+        target = diffusion.prediction_target(z, eps, t, prediction)
+        loss = finite_mean(losses.denoising(out, target))
+        return loss, {"loss": loss}
+
+
+def make_init(
+    settings: DistillSettings, nets: DistillNets
+) -> Callable[[Array, Params], DistillState]:
+    """(key, start) -> fresh state: every role starts as start["unet"]."""
+
+    def init(key: Array, start: Params) -> DistillState:
+        tx = role_optimisers(settings)
+        keys = jax.random.split(key, 6)
+
+        full = settings.generator == "full"
+        unet = start["unet"] if full else nets.adapted.init_adapters(keys[0])
+        generator = {
+            "unet": nets_lib.cast(unet, jnp.float32),
+            "projector": start.get("projector") or nets.projector.init(keys[1]),
+        }
+        disc = {
+            "unet": nets.adapted.init_adapters(keys[4]),
+            "head": nets.head.init(keys[5]),
+        }
+        return DistillState(
+            step=jnp.zeros((), jnp.int32),
+            generator=optimisers.new_role(generator, tx["generator"]),
+            fake=optimisers.new_role(nets.adapted.init_adapters(keys[2]), tx["fake"]),
+            real=optimisers.new_role(nets.adapted.init_adapters(keys[3]), tx["real"])
+            if settings.trains_real
+            else None,
+            disc=optimisers.new_role(disc, tx["disc"])
+            if settings.adversarial
+            else None,
+            ema=jax.tree.map(jnp.array, generator["unet"]),
+        )
+
+    return init
+
+
+def restorer_weights(settings: DistillSettings, state: DistillState, base: Params):
+    """The averaged generator as plain UNet weights, adapters merged."""
+    if settings.generator == "full":
+        return state.ema
+    return nets_lib.merge_lora(base, state.ema, settings.lora.scale)

@@ -1,0 +1,177 @@
+"""The generator's loss and its gradient: score, adversarial, alignment, paired terms.
+
+Every term is differentiated with respect to z_g (or the alignment tokens) alone; the
+sum goes through the generator once. The other roles' losses are in
+``distill_step.py``, formulas in ``losses/``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gendr_jax import diffusion, losses
+from gendr_jax.losses import finite_mean
+from gendr_jax.losses.reduction import zero_nonfinite
+from gendr_jax.nets import Params
+from gendr_jax.train.settings import DistillSettings
+from gendr_jax.train.stages import samples
+from gendr_jax.train.stages.optimisers import Scalars
+from gendr_jax.train.stages.roles import DistillNets, DistillState, Pair, Roles
+from gendr_jax.train.stages.samples import Keys
+
+Array = jax.Array
+Term = Callable[[Array], Array]  # z_g -> scalar
+
+
+class GeneratorLoss:
+    """Pure functions over settings and networks; holds no weights and no state."""
+
+    def __init__(self, settings: DistillSettings, nets: DistillNets, roles: Roles):
+        self.settings, self.nets, self.roles = settings, nets, roles
+        self.decode = samples.decoder(nets.vae, settings.vae)
+
+    def on_latent(
+        self, state: DistillState, frozen: Any, pair: Pair, z_g: Array, keys: Keys
+    ) -> tuple[Array, tuple[Array, Scalars]]:
+        """Eq. 28 without its alignment term: (gradient w.r.t. z_g, (loss, metrics)).
+
+        Every term is differentiated with respect to z_g alone, one after the other, so
+        that one network's activations are alive at a time.
+        """
+        loss, grad_z, metrics = self.score_term(state, frozen, pair, z_g, keys)
+        metrics["z_bias"] = jnp.mean(z_g - pair.z_high_bhwc)
+        metrics["z_std_ratio"] = jnp.std(z_g) / jnp.std(pair.z_high_bhwc)
+        weight = self.settings.weights.score
+        loss, grad_z = weight * loss, weight * grad_z
+        score_norm = optax.global_norm(grad_z)
+        for name, (rate, term) in self.other_terms(state, frozen, pair, keys).items():
+            value, g_z = jax.value_and_grad(term)(z_g)
+            loss, grad_z = loss + rate * value, grad_z + rate * g_z
+            metrics[f"loss_{name}"] = value
+            if name == "adversarial":
+                ratio = rate * optax.global_norm(g_z) / (score_norm + 1e-12)
+                metrics["adversarial_to_score"] = ratio
+        return grad_z, (loss, metrics)
+
+    def on_weights(
+        self, state: DistillState, frozen: Any, pair: Pair, grad_z: Array
+    ) -> tuple[Params, Array, Scalars]:
+        """Eq. 28 w.r.t. theta: (gradient, loss of the alignment term, metrics).
+
+        The sum of the latent's gradients goes through the generator once, together
+        with the alignment term l3 L_repa on the generator's own features. With
+        ``on_latent`` equal to plain autodiff of the whole loss.
+        """
+
+        def forward(params: Params):
+            z_g, down0 = self.roles.generate(frozen, params, pair.z_low_bhwc)
+            if not self.settings.aligned:
+                return z_g, jnp.zeros((len(z_g), 0, 0), z_g.dtype)
+            return z_g, self.roles.project(params, down0)
+
+        (_, tokens), pull = jax.vjp(forward, state.generator.params)
+        loss, metrics = jnp.zeros((), jnp.float32), {}
+        grad_tokens = jnp.zeros_like(tokens)
+        if self.settings.aligned:
+            grid = self.roles.token_grid(pair.z_high_bhwc)
+            dino = self.roles.dino(frozen)
+            target = samples.dino_tokens(dino, pair.x_high_bhwc, grid)
+            value, grad_tokens = jax.value_and_grad(
+                lambda tokens: finite_mean(losses.repa(tokens, target))
+            )(tokens)
+            weight = self.settings.weights.repa
+            loss, grad_tokens = weight * value, weight * grad_tokens
+            metrics["loss_repa"] = value
+        # A broken sample is left out; where all are broken, the update is skipped.
+        grad_z, alive_z = _kept(grad_z)
+        grad_tokens, alive_tokens = _kept(grad_tokens)
+        (grads,) = pull((grad_z, grad_tokens))
+        return grads, jnp.where(alive_z & alive_tokens, loss, jnp.nan), metrics
+
+    def score_term(
+        self, state: DistillState, frozen: Any, pair: Pair, z_g: Array, keys: Keys
+    ) -> tuple[Array, Array, Scalars]:
+        """L_vsd, L_sid or L_cid with its gradient w.r.t. z_g (eq. 10-15)."""
+        s = self.settings.score
+        kind = "cid" if self.settings.kind == "cida" else self.settings.kind
+        chosen = losses.ScoreSettings(kind, s.alpha, s.xi, s.rho, s.literal)
+        t, eps = samples.noise(keys, "score", z_g, s.t_min, s.t_max)
+        a, sigma = diffusion.alpha_sigma(t, z_g.ndim)
+        real = None if state.real is None else state.real.params
+        fake = state.fake.params
+
+        def predict_p(z_t):
+            return self.roles.x0(frozen, real, z_t, t, s.kappa, "real/params")
+
+        def predict_q(z_t):
+            return self.roles.x0(frozen, fake, z_t, t, 1.0, "fake/params")
+
+        if s.sequential:
+            loss_b, grad, aux = losses.score_gradient(
+                chosen,
+                predict_p,
+                predict_q,
+                z_g,
+                pair.z_high_bhwc,
+                a=a,
+                sigma=sigma,
+                eps_bhwc=eps,
+            )
+            metrics = {
+                name.removesuffix("_b"): finite_mean(v) for name, v in aux.items()
+            }
+        else:
+
+            def total(z_g):
+                z_t = a * z_g + sigma * eps
+                p, q = predict_p(z_t), predict_q(z_t)
+                loss_b = losses.score_loss(chosen, p, q, z_g, pair.z_high_bhwc)
+                return jnp.sum(loss_b), loss_b
+
+            grad, loss_b = jax.grad(total, has_aux=True)(z_g)
+            metrics = {}
+        grad = grad * losses.finite_weights(loss_b)[:, None, None, None]
+        loss = jnp.where(jnp.any(jnp.isfinite(loss_b)), finite_mean(loss_b), jnp.nan)
+        return loss, grad, metrics | {f"loss_{kind}": loss}
+
+    def other_terms(
+        self, state: DistillState, frozen: Any, pair: Pair, keys: Keys
+    ) -> dict[str, tuple[Array | float, Term]]:
+        """{name: (weight, z_g -> scalar)} of the terms that are on."""
+        w, terms = self.settings.weights, {}
+        if self.settings.adversarial:
+            s = self.settings.score
+            t, eps = samples.noise(
+                keys, "adversarial", pair.z_high_bhwc, s.t_min, s.t_max
+            )
+
+            def adversarial(z_g):
+                z_t = diffusion.add_noise(z_g, eps, t)
+                logits = self.roles.logits(frozen, state.disc.params, z_t, t)
+                return finite_mean(losses.generator_loss(logits))
+
+            on = (state.step >= self.settings.adversarial_start).astype(jnp.float32)
+            terms["adversarial"] = (w.adversarial * on, adversarial)
+        if w.latent > 0:
+            terms["latent"] = (
+                w.latent,
+                lambda z_g: finite_mean(losses.l2(z_g, pair.z_high_bhwc)),
+            )
+        if w.pixel > 0:
+            vae = self.nets.gather(frozen["vae"], "frozen/vae")
+            terms["pixel"] = (
+                w.pixel,
+                lambda z_g: finite_mean(
+                    losses.l1(self.decode(vae, z_g), pair.x_high_bhwc)
+                ),
+            )
+        return terms
+
+
+def _kept(grad: Array) -> tuple[Array, Array]:
+    """The gradient without samples that are not finite, and whether any is left."""
+    finite_b = jnp.all(jnp.isfinite(grad), axis=tuple(range(1, grad.ndim)))
+    return zero_nonfinite(grad), jnp.any(finite_b)

@@ -1,0 +1,120 @@
+"""Optimisers, and the one guarded update that every role shares.
+
+A role is its trainable parameters and their optimiser state. What its loss is stands
+in the stages' steps; where arrays live stands in ``sharding.py``.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gendr_jax.nets import Params
+from gendr_jax.train.settings import Adam
+from gendr_jax.train.stages import accumulate
+
+Scalars = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """Trainable parameters (float32) with their optimiser state."""
+
+    params: Params
+    opt: optax.OptState
+
+
+def adamw(settings: Adam, *, hold: int = 0) -> optax.GradientTransformation:
+    """Clip, then AdamW with linear warm-up; learning rate 0 for the first ``hold``."""
+    rise = max(settings.warmup, 1)
+
+    def schedule(count):
+        step = jnp.asarray(count - hold, jnp.float32)
+        return settings.lr * jnp.clip((step + 1) / rise, 0.0, 1.0) * (step >= 0)
+
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip),
+        optax.adamw(
+            schedule,
+            b1=settings.b1,
+            b2=settings.b2,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+        ),
+    )
+
+
+def new_role(params: Params, tx: optax.GradientTransformation) -> Role:
+    """A role with fresh buffers: two roles never share one, so a step may donate."""
+    params = jax.tree.map(jnp.array, params)
+    return Role(params, tx.init(params))
+
+
+def update(
+    role: Role,
+    tx: optax.GradientTransformation,
+    loss_fn: Callable[..., tuple[jax.Array, Scalars]],
+    *batched: Any,
+    parts: int = 1,
+) -> tuple[Role, Scalars]:
+    """One step of ``loss_fn(params, *batched) -> (scalar loss, metrics)``.
+
+    ``parts``: in how many parts the gradient is taken (``accumulate.py``).
+    """
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, metrics), grads = accumulate.mean(
+        parts, lambda *piece: gradient(role.params, *piece), *batched
+    )
+    role, guard = apply(role, tx, grads, loss)
+    return role, metrics | guard
+
+
+def apply(
+    role: Role,
+    tx: optax.GradientTransformation,
+    grads: Params,
+    loss: jax.Array,
+    enabled: jax.Array | bool = True,
+) -> tuple[Role, Scalars]:
+    """Apply gradients unless they, or the loss, are not finite.
+
+    ``enabled`` False leaves the role as it is without counting as skipped (warm-up of
+    the other roles). Returns metrics ``grad_norm`` and ``skipped``.
+    """
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+
+    role = Role(role.params, _on_device(role.opt))
+    updates, opt = tx.update(grads, role.opt, role.params)
+    stepped = Role(optax.apply_updates(role.params, updates), opt)
+    # A select fuses into the update and stays in place; a lax.cond would hold a copy.
+    keep = finite & jnp.asarray(enabled)
+    role = jax.tree.map(lambda new, old: jnp.where(keep, new, old), stepped, role)
+    skipped = (~finite & jnp.asarray(enabled)).astype(jnp.float32)
+    return role, {"grad_norm": norm, "skipped": skipped}
+
+
+def _on_device(opt: optax.OptState) -> optax.OptState:
+    """Moments that live in the host's memory, fetched for the update."""
+    device, host = jax.memory.Space.Device, jax.memory.Space.Host
+
+    def fetch(x: jax.Array) -> jax.Array:
+        return jax.device_put(x, device) if jax.typeof(x).memory_space == host else x
+
+    return jax.tree.map(fetch, opt)
+
+
+def ema(average: Params, params: Params, decay: float, step: jax.Array) -> Params:
+    """Exponential moving average; early steps use a shorter memory."""
+    step = step.astype(jnp.float32)
+    rate = 1.0 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, p: a + rate * (p - a), average, params)
+
+
+def named(prefix: str, metrics: Scalars) -> Scalars:
+    """Metrics of one role: ``skipped_fake``, ``grad_norm_fake``, ``loss_fake``..."""
+    return {f"{name}_{prefix}": value for name, value in metrics.items()}

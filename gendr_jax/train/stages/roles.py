@@ -1,0 +1,153 @@
+"""What the roles of the distillation are, and how each evaluates the shared UNet.
+
+Here: the state of all roles; base weights plus a role's adapters, guidance, the
+one-step generator, the discriminator's logits. Not here: losses, updates, where
+weights are placed.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gendr_jax import diffusion
+from gendr_jax.nets import Net, Params, merge_lora, overlay
+from gendr_jax.train.stages import samples
+from gendr_jax.train.stages.optimisers import Role
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillNets:
+    """The networks without weights. ``adapted`` is ``unet`` with adapter paths.
+
+    ``gather`` brings weights to the compute dtype, whole on every device; its second
+    argument is their path in state or frozen, by which the table of rules knows them.
+    ``split`` cuts pictures along the height where the mesh has a ``space`` axis.
+    """
+
+    vae: Net
+    unet: Net
+    adapted: Net
+    projector: Net
+    dino: Net
+    head: Net
+    gather: Callable[[Params, str], Params]
+    split: Callable[[jax.Array], jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DistillState:
+    """Trained roles; ``real`` and ``disc`` are None for kinds that do not train them.
+
+    generator.params: {"unet": full or adapters, "projector"}; fake, real: adapters;
+    disc.params: {"unet": adapters, "head"}; ema: the generator's unet averaged.
+    """
+
+    step: jax.Array
+    generator: Role
+    fake: Role
+    real: Role | None
+    disc: Role | None
+    ema: Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A photograph and its degraded twin: images in [-1, 1] and their latents."""
+
+    x_high_bhwc: jax.Array
+    z_high_bhwc: jax.Array
+    z_low_bhwc: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Roles:
+    """Evaluation of roles; ``frozen`` holds "unet" and "prompt".
+
+    ``merged`` is the scale of adapters that are added to the base weights before these
+    are gathered; None leaves them a side path of every layer.
+    """
+
+    nets: DistillNets
+    generator: str
+    prediction: str
+    merged: float | None = None
+
+    def unet(self, frozen: Any, adapters: Params | None, where: str):
+        """The UNet of a role, its adapters found at ``where``; None is the base."""
+        base = frozen["unet"]
+        if adapters is not None and self.merged is not None:
+            # On the shards and in the base's dtype: what travels is one set of weights.
+            base, adapters = merge_lora(base, adapters, self.merged), None
+        base = self.nets.gather(base, "frozen/unet")
+        if adapters is None:
+            return self.nets.unet.bind(base)
+        return self.nets.adapted.bind(overlay(base, self.nets.gather(adapters, where)))
+
+    def generate(
+        self, frozen: Any, params: Params, z_low_bhwc: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """z_g in one step from z_l (eq. 8), and the map after the first down block."""
+        if self.generator == "full":
+            unet = self.nets.unet.bind(
+                self.nets.gather(params["unet"], "generator/params/unet")
+            )
+        else:
+            unet = self.unet(frozen, params["unet"], "generator/params/unet")
+        batch = len(z_low_bhwc)
+        context = samples.prompt(frozen["prompt"]["positive"], batch)
+        out, features = unet(z_low_bhwc, jnp.full((batch,), diffusion.T_STAR), context)
+        z_g = diffusion.one_step(z_low_bhwc, out, self.prediction)
+        return z_g, features["down0"]
+
+    def x0(
+        self,
+        frozen: Any,
+        adapters: Params | None,
+        z_t_bhwc: jax.Array,
+        t_b: jax.Array,
+        kappa: float,
+        where: str,
+    ) -> jax.Array:
+        """f(z_t): the role's x0 prediction, guided by ``kappa`` (eq. 7); 1 is plain."""
+        unet = self.unet(frozen, adapters, where)
+        batch = len(z_t_bhwc)
+        positive = samples.prompt(frozen["prompt"]["positive"], batch)
+        if kappa == 1.0:
+            out, _ = unet(z_t_bhwc, t_b, positive)
+        else:
+            negative = samples.prompt(frozen["prompt"]["negative"], batch)
+            twice = lambda x: samples.interleave(x, x)  # noqa: E731
+            context = samples.interleave(negative, positive)
+            both, _ = unet(twice(z_t_bhwc), twice(t_b), context)
+            out = diffusion.cfg(*samples.apart(both), kappa)
+        return diffusion.to_x0(out, z_t_bhwc, t_b, self.prediction)
+
+    def logits(
+        self, frozen: Any, disc: Params, z_t_bhwc: jax.Array, t_b: jax.Array
+    ) -> jax.Array:
+        """Discriminator: the base's encoder with adapters, then the head (5.1)."""
+        context = samples.prompt(frozen["prompt"]["positive"], len(z_t_bhwc))
+        unet = self.unet(frozen, disc["unet"], "disc/params/unet")
+        features = unet.encode(z_t_bhwc, t_b, context)
+        head = self.nets.head.bind(self.nets.gather(disc["head"], "disc/params/head"))
+        return diffusion.at_least_fp32(head(features["mid"]))
+
+    def project(self, params: Params, down0_bhwc: jax.Array) -> jax.Array:
+        """The alignment tokens of the generator's own pass."""
+        projector = self.nets.projector.bind(
+            self.nets.gather(params["projector"], "generator/params/projector")
+        )
+        return diffusion.at_least_fp32(projector(samples.tokens(down0_bhwc)))
+
+    def dino(self, frozen: Any):
+        """The frozen DINOv2."""
+        return self.nets.dino.bind(self.nets.gather(frozen["dino"], "frozen/dino"))
+
+    def token_grid(self, z_bhwc: jax.Array) -> tuple[int, int]:
+        """Height and width of the map after the first down block."""
+        return -(-z_bhwc.shape[1] // 2), -(-z_bhwc.shape[2] // 2)

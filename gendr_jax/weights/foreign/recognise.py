@@ -1,0 +1,167 @@
+"""What a path holds: recognised by its files and the names in them, opened, not read.
+
+A source is a component folder, a pipeline folder, an adapter folder, or a single file
+(LDM, DINOv2's hub, LPIPS, DISTS, adapters). What lives here: the choice between them.
+What does not: single files (``single_files.py``), reading (``components.py``), our own
+folders (``folder.py``).
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from gendr_jax.errors import InputError
+from gendr_jax.weights import export
+from gendr_jax.weights.foreign import component_folder, config_json, single_files
+from gendr_jax.weights.foreign.components import Component
+from gendr_jax.weights.foreign.single_files import Found, Hints
+from gendr_jax.weights.foreign.tensors import OpenFile, open_file
+
+CLASSES = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
+EXPORTED = ("unet", "vae", "dinov2", "lpips", "dists")
+ADAPTER = "adapter_config.json"
+ADAPTER_STEMS = ("adapter_model", "pytorch_lora_weights")
+
+
+def find(path: Path, hints: Hints = Hints()) -> Found:  # noqa: B008  frozen
+    """Recognise and open a foreign source.
+
+    Raises:
+        InputError: nothing that is known, damaged files, or options that we lack.
+    """
+    if path.is_file():
+        return single_files.recognise(open_file(path), hints)
+    if not path.is_dir():
+        raise InputError(f"{path} does not exist. Check the path.")
+    if (path / ADAPTER).is_file():
+        return _adapter_folder(path, hints)
+    if (path / component_folder.CONFIG).is_file():
+        return _component_folder(path, hints)
+    # What we exported may hold networks that no pipeline of diffusers has.
+    exported = (path / export.SETTINGS).is_file()
+    parts = EXPORTED if exported else ("unet", "vae")
+    inside = [name for name in parts if (path / name).is_dir()]
+    if inside:
+        return _pipeline(path, inside, hints)
+    for stem in ADAPTER_STEMS:
+        for file in (path / f"{stem}.safetensors", path / f"{stem}.bin"):
+            if file.is_file():
+                return find(file, hints)
+    files = [p for p in sorted(path.iterdir()) if single_files.is_weights(p)]
+    if files:
+        return _files(path, files, hints)
+    raise InputError(
+        f"{path} holds no config.json, no unet/ or vae/, no {ADAPTER} and no weights "
+        "file. Name a component, pipeline or adapter folder, or a file."
+    )
+
+
+def _component_folder(path: Path, hints: Hints) -> Found:
+    raw = component_folder.read_json(path / component_folder.CONFIG)
+    name, model = raw.get("_class_name"), raw.get("model_type")
+    kind = "dinov2" if model == "dinov2" else CLASSES.get(str(name))
+    if kind is None:
+        raise InputError(
+            f"{path / component_folder.CONFIG} is of "
+            f"{name or model or 'no known class'}. "
+            f"Name a folder of {', '.join([*CLASSES, 'Dinov2Model'])}."
+        )
+    component = component_folder.open_component(path, kind, variant=hints.variant)
+    library = "transformers" if kind == "dinov2" else "diffusers"
+    return Found(
+        format=f"{library} {kind}",
+        components={kind: component},
+        files=component_folder.weight_files(path, hints.variant),
+        prediction=hints.prediction
+        or (_scheduler(path.parent) if kind == "unet" else None),
+    )
+
+
+def _pipeline(path: Path, inside: list[str], hints: Hints) -> Found:
+    parts = {name: _part(path / name, hints) for name in inside}
+    for name, part in parts.items():
+        if name not in part.components:
+            raise InputError(
+                f"{path / name} is {part.format}, expected {name}. Download it again."
+            )
+    found = Found(
+        format="diffusers pipeline",
+        components={n: c for p in parts.values() for n, c in p.components.items()},
+        files=[file for part in parts.values() for file in part.files],
+        prediction=hints.prediction or _scheduler(path),
+    )
+    lora = path / export.DIFFUSERS_LORA
+    if (path / export.SETTINGS).is_file() and lora.is_file():
+        side = find(lora, hints)
+        found = dataclasses.replace(
+            found, adapter=side.adapter, files=[*found.files, *side.files]
+        )
+    return dataclasses.replace(found, settings=export.read_settings(path))
+
+
+def _part(path: Path, hints: Hints) -> Found:
+    files = [p for p in sorted(path.iterdir()) if single_files.is_weights(p)]
+    if path.name in ("lpips", "dists") and files:
+        return _files(path, files, hints)
+    return _component_folder(path, hints)
+
+
+def _scheduler(pipeline: Path) -> str | None:
+    """The prediction type that a pipeline's scheduler names."""
+    file = pipeline / "scheduler" / "scheduler_config.json"
+    if not file.is_file():
+        return None
+    # diffusers' own default, where the key is absent
+    name = component_folder.read_json(file).get("prediction_type", "epsilon")
+    if str(name) not in PREDICTIONS:
+        raise InputError(
+            f"{file} has prediction_type {name!r}, known are {list(PREDICTIONS)}. "
+            "Use a model that predicts one of them."
+        )
+    return PREDICTIONS[name]
+
+
+def _adapter_folder(path: Path, hints: Hints) -> Found:
+    for suffix in component_folder.SUFFIXES:
+        file = path / f"adapter_model{suffix}"
+        if file.is_file():
+            config = component_folder.read_json(path / ADAPTER)
+            return single_files.adapters(open_file(file), hints, config)
+    raise InputError(
+        f"{path} has {ADAPTER} and no adapter_model.safetensors. Download it again."
+    )
+
+
+def _files(path: Path, files: list[Path], hints: Hints) -> Found:
+    """A folder of bare files: one, or the two that make up LPIPS or DISTS."""
+    opened = [open_file(file) for file in files]
+    if len(opened) == 1:
+        return single_files.recognise(opened[0], hints)
+    merged: dict[str, Any] = {}
+    for file in opened:
+        twice = sorted(merged.keys() & file.tensors.keys())
+        if twice:
+            listed = ", ".join(f.name for f in files)
+            raise InputError(
+                f"{path} holds several files ({listed}) and {twice[0]} stands in two. "
+                "Name one file, or a folder of those of one network."
+            )
+        merged |= file.tensors
+    whole = OpenFile(path, merged, {})
+    return dataclasses.replace(single_files.recognise(whole, hints), files=files)
+
+
+def component(path: Path, kind: str, hints: Hints = Hints()) -> Component:  # noqa: B008
+    """The one network of this kind in a source.
+
+    Raises:
+        InputError: as ``find``, or it is not there.
+    """
+    if (path / component_folder.CONFIG).is_file() and kind in config_json.KINDS:
+        return component_folder.open_component(path, kind, variant=hints.variant)
+    found = find(path, hints)
+    if kind not in found.components:
+        kept = ", ".join(found.components) or found.format
+        raise InputError(f"{path} holds {kept}, not {kind}. Name another one.")
+    return found.components[kind]

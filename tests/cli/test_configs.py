@@ -1,0 +1,157 @@
+"""The configuration files: full size as documented, tiny ones that run."""
+
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from gendr_jax import nets
+from gendr_jax.errors import UsageError
+from gendr_jax.models.dinov2 import DINOv2
+from gendr_jax.models.heads import (
+    DiscriminatorHead,
+    DiscriminatorHeadConfig,
+    PatchDiscriminator,
+    RepaProjector,
+    RepaProjectorConfig,
+)
+from gendr_jax.models.unet import UNet
+from gendr_jax.models.vae import VAE
+from gendr_jax.train import settings as settings_lib
+from gendr_jax.train.stages import build
+from gendr_jax.train.typed import typed
+from tests.helpers.tiny_stages import OWN, PARTS, fewer_passes, one_device
+
+FULL = {"vae16": "vae", "base": "base", "distill": "distill"}
+TINY = {"tiny_vae": "vae", "tiny_base": "base", "tiny_distill": "distill"}
+LADDER = {"tiny_ladder": "distill"}
+SETTINGS = {
+    "vae": settings_lib.VAESettings,
+    "base": settings_lib.BaseSettings,
+    "distill": settings_lib.DistillSettings,
+}
+quick = pytest.fixture(scope="module", autouse=True)(fewer_passes)
+
+
+def read(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def settings(name):
+    return typed(SETTINGS[(FULL | TINY | LADDER)[name]], read(name))
+
+
+def size(model, config, **kw):
+    return nets.count(nets.build(model, config, **kw).abstract)
+
+
+@pytest.mark.parametrize("name", [*FULL, *TINY, *LADDER])
+def test_every_file_is_a_valid_configuration_of_its_stage(name):
+    s = settings(name)
+    assert s.stage == (FULL | TINY | LADDER)[name]
+    build.check(s, one_device())
+    build.run_settings(s)
+    # Full-size crops and batches suit meshes of eight and more.
+    if name in FULL:
+        assert s.batch_size % 8 == 0 and s.dtype == "bfloat16"
+        assert s.remat == ("block" if name == "vae16" else "none")
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_full_size_file_agrees_with_the_defaults_of_the_settings(name):
+    """Two places for one number: a file may set what a run decides, nothing else."""
+    run = {"steps", "batch_size", "data", "checkpoint", "log", "init"}
+    run |= {"adversarial_start"} if name == "vae16" else set()
+    run |= {"optim", "optim_discriminator"} if name == "vae16" else set()
+    given, default = settings(name), SETTINGS[FULL[name]]()
+    for field in vars(default):
+        if field not in run:
+            assert getattr(given, field) == getattr(default, field), field
+
+
+def test_sizes_of_the_networks_are_the_published_ones():
+    """From abstract shapes; nothing is allocated."""
+    vae, base, distill = (settings(name) for name in FULL)
+    assert size(VAE, vae.vae) == 57_266_643
+    assert vae.vae.factor == 8 and vae.vae == base.vae == distill.vae
+    assert base.unet == distill.unet
+    assert size(DINOv2, base.alignment.dino) == 86_580_480
+    shapes = RepaProjectorConfig(
+        base.unet.block_out_channels[0],
+        base.alignment.hidden,
+        base.alignment.dino.hidden_size,
+    )
+    assert size(RepaProjector, shapes) == 6_427_392
+    adapted = nets.build(UNet, distill.unet, lora=distill.lora).abstract
+    frozen, adapters = nets.split_lora(adapted)
+    assert nets.count(frozen) == 865_979_856
+    # 258 modules; 64.9 M as counted in the specification, 4.06 M at rank 4.
+    assert len(nets.flatten(adapters)) == 2 * 258
+    assert round(nets.count(adapters) / 1e6, 1) == 64.9
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_networks_are_tiny(name):
+    s = settings(name)
+    total = size(VAE, s.vae)
+    if s.stage == "vae":
+        total += size(PatchDiscriminator, s.discriminator)
+    else:
+        total += size(UNet, s.unet) + size(DINOv2, s.alignment.dino)
+    if s.stage == "distill":
+        width = s.unet.block_out_channels[-1]
+        head = DiscriminatorHeadConfig(width, s.discriminator_width, s.unet.norm_groups)
+        total += size(DiscriminatorHead, head)
+    assert total < 8_000_000
+
+
+def test_tiny_stages_fit_each_other():
+    vae, base, distill = (settings(name) for name in TINY)
+    assert vae.vae == base.vae == distill.vae
+    assert base.unet == distill.unet and base.alignment == distill.alignment
+    assert base.prediction == distill.prediction
+
+
+@pytest.mark.parametrize("name", ["base", "distill"])
+def test_full_size_needs_weights_to_start_from(name, tmp_path):
+    made = read(name)
+    with pytest.raises(UsageError, match=r"config\.init\.vae is empty") as caught:
+        build.setup(made, one_device())
+    assert "init.random=True" in str(caught.value)
+
+
+def test_full_size_needs_photographs():
+    with pytest.raises(UsageError, match=r"config\.data\.path is empty"):
+        build.setup(read("vae16"), one_device())
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_tiny_file_sets_up_on_photographs_in_memory(name):
+    """The file's own wiring, with widths smaller still."""
+    pytest.importorskip("skimage")
+    made = read(name)
+    networks = OWN["vae"] if name == "tiny_vae" else PARTS
+    for part in ("vae", "unet", "alignment", "discriminator"):
+        if part in made and part in networks:
+            made[part].update(networks[part])
+    made.data.crop = 16
+    made.batch_size = 2
+    with jax.default_prng_impl("unsafe_rbg"):
+        setup = build.setup(made, one_device())
+    assert setup.settings.steps == made.steps
+    rows = next(setup.batches(0))
+    assert rows["hq"].shape == (2, 16, 16, 3) and np.std(rows["hq"]) > 0
+    key = jax.random.key(0)
+    state = jax.eval_shape(setup.stage.init, key, setup.stage.start)
+    new, metrics = jax.eval_shape(
+        setup.stage.step, state, setup.stage.frozen, rows, key
+    )
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    same = jax.tree.map(
+        lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), new, state
+    )
+    assert all(jax.tree.leaves(same))
+    assert all(m.shape == () for m in metrics.values()) and metrics
+    columns = jax.eval_shape(setup.stage.sample, state, setup.stage.frozen, rows, key)
+    assert {c.shape for c in columns.values()} == {(2, 16, 16, 3)}

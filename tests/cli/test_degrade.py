@@ -1,0 +1,252 @@
+"""`gendr degrade`: files in, pairs and a manifest out."""
+
+import hashlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+import gendr_jax
+from gendr_jax.cli import degrade
+from gendr_jax.data import pairs_manifest
+from gendr_jax.data.degrade import PRESETS, chain, draws, recipe
+from gendr_jax.data.degrade import degrade as run_chain
+from gendr_jax.errors import UsageError
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three sizes on two canvases, one name twice but for its extension."""
+    root = tmp_path / "hq"
+    (root / "more").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, (height, width) in {
+        "a.png": (61, 50),
+        "a.bmp": (64, 64),
+        "more/b.png": (40, 63),
+    }.items():
+        x = ndimage.gaussian_filter(rng.random((height, width, 3)), (2, 2, 0))
+        x = (x - x.min()) / np.ptp(x) * 255
+        Image.fromarray(x.astype(np.uint8)).save(root / name)
+    return root
+
+
+def read(folder):
+    return {
+        str(p.relative_to(folder)): np.asarray(Image.open(p))
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_pairs(photos, tmp_path):
+    out = tmp_path / "out"
+    assert degrade.main(["-i", str(photos), "-o", str(out), "--seed", "5"]) == 0
+    lq, hq = read(out / "LR"), read(out / "HR")
+    assert list(lq) == list(hq) == ["a.bmp.png", "a.png.png", "more/b.png"]
+    assert lq["a.png.png"].shape == (15, 12, 3) and hq["a.png.png"].shape == (60, 48, 3)
+    source = np.asarray(Image.open(photos / "a.png"))
+    np.testing.assert_array_equal(hq["a.png.png"], source[:60, :48])
+    assert lq["more/b.png"].std() > 2
+
+    # the same again from fewer files: a picture's draws are its own
+    (photos / "a.bmp").unlink()
+    (photos / "a.png").unlink()
+    again = tmp_path / "again"
+    assert degrade.main(["-i", str(photos), "-o", str(again), "--seed", "5"]) == 0
+    np.testing.assert_array_equal(read(again / "LR")["more/b.png"], lq["more/b.png"])
+    other = tmp_path / "other"
+    assert degrade.main(["-i", str(photos), "-o", str(other), "--seed", "6"]) == 0
+    assert (read(other / "LR")["more/b.png"] != lq["more/b.png"]).any()
+
+
+def test_bad_files_are_named_and_the_rest_is_done(photos, tmp_path, capsys):
+    (photos / "broken.png").write_bytes((photos / "a.png").read_bytes()[:500])
+    Image.new("RGB", (20, 90)).save(photos / "tiny.png")
+    out = tmp_path / "out"
+    flags = ["-i", str(photos), "-o", str(out), "--preset", "bicubic", "-s", "3"]
+    assert degrade.main(flags) == 1
+    error = capsys.readouterr().err
+    assert "broken.png" in error and "tiny.png: sides of 18x90" in error
+    lq = read(out / "LR")
+    assert len(lq) == 3 and lq["a.png.png"].shape == (20, 16, 3)
+    pillow = Image.open(photos / "a.png").crop((0, 0, 48, 60))
+    pillow = np.asarray(pillow.resize((16, 20), Image.BICUBIC)).astype(int)
+    assert np.abs(pillow - lq["a.png.png"]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--preset", "nope"], "no degradation preset named 'nope'"),
+        (["-s", "0"], "scale 0"),
+        (["-o", "{hq}/out"], "lies inside the input"),
+        (["-i", "{hq}/nowhere"], "there is no folder"),
+    ],
+)
+def test_usage_errors(photos, tmp_path, flags, message):
+    given = ["-i", str(photos), "-o", str(tmp_path / "out")]
+    given += [flag.format(hq=photos) for flag in flags]
+    with pytest.raises(UsageError, match=message):
+        degrade.main(given)
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def lines(folder):
+    text = (folder / "manifest.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_twice_the_same_bytes_and_neighbours_do_not_matter(photos, tmp_path):
+    once, twice, alone = (tmp_path / name for name in ("once", "twice", "alone"))
+    for out in (once, twice, twice):  # the last one over its own result
+        assert degrade.main(["-i", str(photos), "-o", str(out)]) == 0
+    assert contents(once) == contents(twice)
+    assert len(contents(once)) == 7
+
+    single = tmp_path / "single"
+    (single / "more").mkdir(parents=True)
+    (single / "more" / "b.png").write_bytes((photos / "more/b.png").read_bytes())
+    assert degrade.main(["-i", str(single), "-o", str(alone)]) == 0
+    few, many = contents(alone), contents(once)
+    for name in ("LR/more/b.png", "HR/more/b.png"):
+        assert few[name] == many[name]
+    assert lines(alone)[0] == lines(once)[0]
+    assert lines(alone)[1] == lines(once)[3]
+
+
+def test_manifest(photos, tmp_path):
+    out = tmp_path / "out"
+    assert degrade.main(["-i", str(photos), "-o", str(out), "--seed", "7"]) == 0
+    head, *pictures = lines(out)
+    assert head["gendr_jax"] == gendr_jax.__version__
+    assert (head["preset"], head["scale"], head["seed"]) == ("realesrgan", 4, 7)
+    assert [p["input"] for p in pictures] == ["a.bmp", "a.png", "more/b.png"]
+    for p in pictures:
+        assert (p["preset"], p["scale"], p["key"]["seed"]) == ("realesrgan", 4, 7)
+        for name, file in (
+            ("input", photos / p["input"]),
+            ("LR", out / p["LR"]),
+            ("HR", out / p["HR"]),
+        ):
+            assert p["sha256"][name] == hashlib.sha256(file.read_bytes()).hexdigest()
+    # the key alone makes the picture again
+    last = pictures[0]
+    hq = np.asarray(Image.open(out / last["HR"]))[None].astype(np.float32) / 255
+    key = pairs_manifest.key(last["key"]["seed"], last["key"]["index"])
+    sizes = jnp.asarray([hq.shape[1:3]], jnp.int32)
+    again = run_chain(key[None], jnp.asarray(hq), recipe(), 4, sizes)
+    want = np.asarray(Image.open(out / last["LR"]))
+    np.testing.assert_array_equal(np.round(np.asarray(again[0]) * 255), want)
+    assert len({p["key"]["index"] for p in pictures}) == 3
+
+
+def test_parameters_are_those_of_the_chain(monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def sample(key, preset):
+        raise Seen(key)
+
+    key = pairs_manifest.key(3, 4)
+    monkeypatch.setattr(chain.laws, "sample", sample)
+    x, size = jnp.zeros((32, 32, 3)), jnp.asarray([32, 32])
+    with pytest.raises(Seen) as seen:
+        chain._degrade_one(key, x, size, recipe=recipe(), scale=4)
+    used = jax.random.key_data(seen.value.args[0])
+    told = jax.random.key_data(jax.random.fold_in(key, 0))
+    np.testing.assert_array_equal(used, told)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_parameters_read_as_they_were_drawn(name):
+    preset = recipe(name)
+    for index in range(8):
+        key = pairs_manifest.key(0, index)
+        found = pairs_manifest.parameters(key, preset)
+        json.dumps(found)
+        if name == "bicubic":
+            assert found == {}
+            continue
+        drawn = pairs_manifest._sample(jax.random.fold_in(key, 0), preset)
+        first = found["first"]
+        assert first["factor"] == pytest.approx(float(drawn.first.factor), rel=1e-5)
+        low, high = preset.first.jpeg
+        assert low <= found["jpeg_qualities"][0] <= high
+        assert ("second" in found) == bool(drawn.has_second)
+        bounds = {"gaussian": preset.first.gaussian, "poisson": preset.first.poisson}
+        low, high = bounds[first["noise"]]
+        assert low - 1e-3 <= first["noise_strength"] <= high + 1e-3
+
+
+def test_kernels_are_described():
+    kernels = draws.kernels
+    bell = kernels.blur_kernel(
+        kernels.GAUSSIAN, jnp.int32(21), 2.0, 1.0, jnp.deg2rad(30.0), 1.0
+    )
+    found = pairs_manifest._kernel(np.asarray(bell))
+    assert found["kind"] == "bell" and found["size"] == 21
+    np.testing.assert_allclose(found["sigma"], [2.0, 1.0], rtol=0.01)
+    assert found["angle"] == pytest.approx(30, abs=0.5)
+    sinc = kernels.sinc_kernel(jnp.int32(9), jnp.float32(1.5))
+    want = {"kind": "sinc", "size": 9}
+    assert pairs_manifest._kernel(np.asarray(sinc)) == want
+    none = pairs_manifest._kernel(np.asarray(kernels.identity_kernel()))
+    assert none == {"kind": "none"}
+
+
+def test_a_killed_run_leaves_whole_files_and_no_manifest(photos, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    flags = ["-i", str(photos), "-o", str(out)]
+    assert degrade.main(flags) == 0
+    want, calls = contents(out), []
+
+    def replace(source, target):
+        calls.append(target)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        source.replace(target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pairs_manifest.os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            degrade.main(flags)
+    left = contents(out)
+    assert "manifest.jsonl" not in left and left.items() < want.items()
+    # what a power cut leaves is cleared away by the next run
+    (out / "LR" / ".a.png.png.partial").write_bytes(b"half")
+    assert degrade.main(flags) == 0
+    assert contents(out) == want
+
+
+def test_pictures_of_another_run_are_not_mixed_in(photos, tmp_path):
+    out = tmp_path / "out"
+    (out / "LR").mkdir(parents=True)
+    (out / "LR" / "old.png").write_bytes(b"x")
+    with pytest.raises(UsageError, match="old.png is not made from this input"):
+        degrade.main(["-i", str(photos), "-o", str(out)])
+
+
+def test_names_stay_apart():
+    names = ["a.bmp", "a.png", "a.png.webp", "b.png", "more/a.png"]
+    targets = degrade._targets(names)
+    assert len(set(targets.values())) == len(names)
+    assert targets["b.png"] == "b.png" and targets["more/a.png"] == "more/a.png"
+
+
+def test_help_lists_the_presets(capsys):
+    with pytest.raises(SystemExit):
+        degrade.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in PRESETS) and "manifest.jsonl" in text

@@ -1,0 +1,206 @@
+"""An exported restorer in PyTorch: its README runs, the libraries load it silently."""
+
+import contextlib
+import logging
+import re
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from gendr_jax import nets
+from gendr_jax.models.unet import UNet, UNetConfig
+from gendr_jax.models.vae import VAE, VAEConfig
+from gendr_jax.restore.pipeline import Restorer
+from gendr_jax.weights import folder
+from gendr_jax.weights.convert import Options, convert
+from gendr_jax.weights.gendr_json import read as read_manifest
+
+pytestmark = pytest.mark.torch
+
+UNET = UNetConfig(
+    in_channels=4,
+    out_channels=4,
+    block_out_channels=(16, 32),
+    layers_per_block=1,
+    heads=(2, 4),
+    attention=(True, False),
+    cross_attention_dim=12,
+    norm_groups=8,
+)
+VAE_CONFIG = VAEConfig(
+    latent_channels=4,
+    block_out_channels=(8, 16),
+    layers_per_block=1,
+    norm_groups=8,
+    scaling_factor=0.7,
+    shift_factor=0.1,
+)
+SIZE, SCALE = (13, 19), 4
+
+
+def drawn(model, config, seed):
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf):
+        fan = max(leaf.size // leaf.shape[-1], 1) if leaf.ndim > 1 else 4
+        return (rng.standard_normal(leaf.shape) / fan**0.5).astype(np.float32)
+
+    return jax.tree.map(draw, nets.build(model, config).abstract)
+
+
+@pytest.fixture(scope="module", params=["eps", "v"])
+def exported(request, tmp_path_factory):
+    """(our restorer's folder, the same for diffusers)."""
+    pytest.importorskip("diffusers")
+    place = tmp_path_factory.mktemp(request.param)
+    rng = np.random.default_rng(3)
+    prompt = {
+        n: rng.standard_normal((7, 12)).astype(np.float32)
+        for n in ("positive", "negative")
+    }
+    ours = folder.save(
+        place / "ours",
+        kind="restorer",
+        unet=(UNET, drawn(UNet, UNET, 1)),
+        vae=(VAE_CONFIG, drawn(VAE, VAE_CONFIG, 2)),
+        prompt=prompt,
+        prediction=request.param,
+        t_star=123,
+        prompt_text={"positive": "sharp", "negative": ""},
+        provenance={"stage": "distill"},
+    )
+    convert([ours], place / "theirs", Options(to="diffusers"))
+    return ours, place / "theirs"
+
+
+@contextlib.contextmanager
+def silence():
+    """No warning, and nothing logged at the level of one."""
+    lines = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    loggers = [logging.getLogger(n) for n in (None, "diffusers", "transformers")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+    assert not lines
+
+
+def run_readme(theirs, source):
+    """The variables that README.md's program leaves."""
+    text = (theirs / "README.md").read_text("utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    stated = 'folder, source, scale = ".", "photo.jpg", 4\n'
+    assert stated in program
+    mine = f"folder, source, scale = {str(theirs)!r}, {str(source)!r}, {SCALE}\n"
+    variables = {}
+    exec(compile(program.replace(stated, mine), "README.md", "exec"), variables)
+    return variables
+
+
+def test_the_program_in_the_readme_is_our_restorer(exported, tmp_path, monkeypatch):
+    from PIL import Image
+
+    ours, theirs = exported
+    rng = np.random.default_rng(4)
+    picture = rng.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    with silence():
+        variables = run_readme(theirs, tmp_path / "photo.png")
+    expected = variables["y"].numpy() / 255
+    assert expected.shape == (SCALE * SIZE[0], SCALE * SIZE[1], 3)
+    assert expected.std() > 0.05 and ((0 < expected) & (expected < 1)).mean() > 0.5
+
+    # The same enlargement, which the README rounds to eight bits and we do not.
+    restorer = Restorer(folder.load(ours), dtype="float32", color_fix="none")
+    up = np.moveaxis(variables["x"].numpy(), 1, -1) / 2 + 0.5
+    assert up.shape[1:3] == (64, 128)
+    sizes = np.array([expected.shape[:2]], np.int32)
+    got, spread = restorer._programs.whole(up, sizes, "none", (1.0, 1.0))
+    got = np.asarray(got)[0, : expected.shape[0], : expected.shape[1]]
+    assert np.isfinite(spread).all()
+    assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
+
+    saved = np.asarray(Image.open(tmp_path / "restored.png"), np.float64)
+    np.testing.assert_array_equal(saved, np.round(expected * 255))
+    whole = restorer(picture, SCALE)
+    assert whole.shape == saved.shape
+    assert np.abs(whole - saved).mean() < 1
+
+
+def test_the_libraries_load_it_without_a_word(exported):
+    import diffusers
+    import torch
+
+    from tests.helpers.torch_parity import assert_close, nchw, nhwc
+
+    ours, theirs = exported
+    with silence():
+        unet, facts = diffusers.UNet2DConditionModel.from_pretrained(
+            theirs, subfolder="unet", output_loading_info=True
+        )
+        vae, more = diffusers.AutoencoderKL.from_pretrained(
+            theirs, subfolder="vae", output_loading_info=True
+        )
+        scheduler = diffusers.DDIMScheduler.from_pretrained(
+            theirs, subfolder="scheduler"
+        )
+    for found in (facts, more):
+        assert not any(found.values()), found
+    weights = folder.load(ours)
+    said = {"eps": "epsilon", "v": "v_prediction"}[weights.prediction]
+    assert scheduler.config.prediction_type == said
+    from gendr_jax import diffusion
+
+    alphas = scheduler.alphas_cumprod.numpy()
+    np.testing.assert_allclose(alphas, diffusion.ALPHA_BAR, rtol=1e-4)
+
+    rng = np.random.default_rng(5)
+    z = rng.standard_normal((1, 6, 10, 4)).astype(np.float32)
+    context = weights.prompt["negative"][None]
+    with torch.no_grad():
+        expected = unet.eval()(nchw(z), torch.tensor([20]), torch.tensor(context))
+        decoded = vae.eval().decode(nchw(z)).sample
+    net = nets.build(UNet, UNET)
+    got = jax.jit(lambda p: net.bind(p)(z, np.array([20]), context)[0])
+    assert_close(got(weights.params["unet"]), nhwc(expected.sample), "exported unet")
+    net_vae = nets.build(VAE, VAE_CONFIG)
+    got = jax.jit(lambda p: net_vae.bind(p).decode(z))(weights.params["vae"])
+    assert_close(got, nhwc(decoded), "exported vae")
+
+
+def test_it_comes_back_with_all_that_our_folder_says(exported, tmp_path):
+    ours, theirs = exported
+    report = convert([theirs], tmp_path / "again", Options())
+    assert report["formats"] == ["diffusers pipeline"]
+    one, two = read_manifest(ours), read_manifest(tmp_path / "again")
+    for key in one.keys() - {"provenance"}:
+        assert one[key] == two[key], key
+    assert two["provenance"]["stage"] == "distill"
+    # and through a narrower dtype
+    convert([ours], tmp_path / "half", Options(to="diffusers", dtype="bfloat16"))
+    convert([tmp_path / "half"], tmp_path / "back", Options())
+    two = read_manifest(tmp_path / "back")
+    assert two["components"]["unet"]["dtypes"].keys() == {"bfloat16"}
+    assert (two["kind"], two["t_star"]) == ("restorer", 123)
+
+
+def test_a_missing_prompt_is_said(exported, tmp_path):
+    import shutil
+
+    from gendr_jax.errors import InputError
+
+    theirs = shutil.copytree(exported[1], tmp_path / "copy")
+    (theirs / "prompt.safetensors").unlink()
+    with pytest.raises(InputError, match="prompt.safetensors is missing"):
+        convert([theirs], tmp_path / "new", Options())
+    assert not (tmp_path / "new").exists()
