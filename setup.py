@@ -9,8 +9,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-INIT = (ROOT / "gendr_jax" / "__init__.py").read_text()
-VERSION = re.search(r'^__version__ = "([^"]+)"', INIT, re.MULTILINE).group(1)
+VERSION_PY = (ROOT / "gendr_jax" / "version.py").read_text()
+VERSION = re.search(r'^__version__ = "([^"]+)"', VERSION_PY, re.MULTILINE).group(1)
 
 SCIKIT_IMAGE = "scikit-image>=0.24,<1"
 MATPLOTLIB = "matplotlib>=3.9"

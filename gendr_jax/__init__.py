@@ -27,7 +27,7 @@ Reading order:
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from gendr_jax.version import __version__ as __version__
 
 __all__ = [
     "Restorer",

@@ -29,6 +29,8 @@ ROOMS = {
     "gendr_jax.errors": Room(0, set()),
     "gendr_jax.models": Room(0, {"jax", "numpy", "flax"}),
     "gendr_jax.cpu_compiler": Room(0, {"jax"}),
+    "gendr_jax.files": Room(0, set()),
+    "gendr_jax.version": Room(0, set()),
     "gendr_jax.diffusion": Room(0, {"jax", "numpy"}),
     "gendr_jax.flops": Room(0, {"jax", "numpy"}),
     "gendr_jax.losses": Room(0, {"jax", "numpy"}, {"gendr_jax.diffusion"}),
@@ -59,20 +61,26 @@ ROOMS = {
         | {"torch", "huggingface_hub"},
         {"gendr_jax.nets", "gendr_jax.sharding"},
     ),
+    "gendr_jax.weights.verify": Room(
+        1,
+        {"jax", "numpy", "torch", "diffusers", "transformers"},
+        {"gendr_jax.nets", "gendr_jax.weights"},
+    ),
+    "gendr_jax.checkpoints": Room(
+        1,
+        {"jax", "numpy", "orbax", "etils"},
+        {"gendr_jax.nets", "gendr_jax.sharding", "gendr_jax.weights"},
+    ),
+    "gendr_jax.data.pairs_manifest": Room(
+        1, {"jax", "numpy", "PIL"}, {"gendr_jax.data", "gendr_jax.weights"}
+    ),
     "gendr_jax.data": Room(
         1,
         {"numpy", "PIL", "grain", "tensorflow_datasets", "skimage", "absl"}
         | {"array_record"},
     ),
-    "gendr_jax.image_io": Room(1, {"numpy", "PIL", "pyvips"}),
-    "gendr_jax.image_io.regions": Room(
-        1,
-        {"numpy", "pyvips"},
-        {"gendr_jax.image_io"},
-    ),
-    "gendr_jax.image_io.alpha": Room(0, {"numpy"}),
-    "gendr_jax.image_io.resize": Room(1, {"jax", "numpy", "PIL"}),
-    "gendr_jax.restore": Room(2, {"jax", "numpy", "PIL"}),
+    "gendr_jax.image_io": Room(1, {"jax", "numpy", "PIL", "pyvips"}),
+    "gendr_jax.restore": Room(2, {"jax", "numpy", "PIL", "tqdm"}),
     "gendr_jax.evaluate": Room(
         2, {"jax", "numpy", "PIL"}, {"gendr_jax.metrics.table", "gendr_jax.restore"}
     ),
@@ -103,7 +111,7 @@ ROOMS = {
     ),
     "gendr_jax": Room(3, set()),  # __init__.py: names, each imported at first use
 }
-FREE = {"gendr_jax.errors"}
+FREE = {"gendr_jax.errors", "gendr_jax.files", "gendr_jax.version"}
 
 
 class Import(NamedTuple):
@@ -164,11 +172,16 @@ def room_of(module: str) -> str:
     return max(fits, key=len)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_downward(module):
+def test_imports_go_downward():
+    wrong = [line for module in MODULES for line in upward(module)]
+    assert not wrong, "imports that the rooms do not allow:\n" + "\n".join(wrong)
+
+
+def upward(module: str) -> list[str]:
+    """What a module imports beyond its room (`ROOMS`), inside functions too."""
     name = room_of(module)
     if name == "gendr_jax" and module != "gendr_jax":
-        pytest.fail(f"{module} has no room: give it a line in ROOMS and a level")
+        return [f"{module} has no room: give it a line in ROOMS and a level"]
     here = ROOMS[name]
     wrong = []
     for target, line, _ in imports(MODULES[module]):
@@ -184,16 +197,14 @@ def test_imports_go_downward(module):
             fine = lower or other in {name, *here.beside, *FREE}
         if not fine:
             wrong.append(f"{MODULES[module].relative_to(ROOT)}:{line}: {target}")
-    assert not wrong, f"{name} (level {here.level}) may not import:\n" + "\n".join(
-        wrong
-    )
+    return [f"{line}, from {name} (level {here.level})" for line in wrong]
 
 
 def test_no_import_cycles():
     graph = {}
     for module, path in MODULES.items():
-        eager = {i.target for i in imports(path) if not i.in_function}
-        graph[module] = (eager & MODULES.keys()) - {module, "gendr_jax"}
+        targets = {i.target for i in imports(path)}
+        graph[module] = (targets & MODULES.keys()) - {module, "gendr_jax"}
     graph.pop("gendr_jax")  # lazy: what it names at the top is for type checkers
     tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
 
@@ -239,11 +250,6 @@ def test_configs_import_ml_collections_alone():
     for path in files:
         targets = {i.target for i in imports(path)} - STDLIB
         assert targets <= {"ml_collections"}, path
-
-
-def test_tools_are_short():
-    for path in sorted((ROOT / "tools").glob("*.py")):
-        assert len(path.read_text(encoding="utf-8").splitlines()) < 80, path
 
 
 def test_restoring_loads_no_training_or_data_package():

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-import gendr_jax
+from gendr_jax.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "diffusers")
 GIB = 2**30
@@ -60,7 +60,7 @@ def peak_memory(device: jax.Device) -> dict[str, int]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"gendr_jax": gendr_jax.__version__, "python": platform.python_version()}
+    found = {"gendr_jax": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

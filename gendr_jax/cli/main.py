@@ -136,9 +136,9 @@ def _dispatch(args: list[str]) -> int:
         print(usage())
         return 0
     if args[0] == "--version":
-        import gendr_jax
+        from gendr_jax.version import __version__
 
-        print(f"gendr {gendr_jax.__version__}")
+        print(f"gendr {__version__}")
         return 0
     if args[0] not in COMMANDS:
         import difflib

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import gendr_jax
 from gendr_jax.data.degrade import Recipe, draws, sample_keys
 from gendr_jax.data.degrade.kernels import RADIUS
 from gendr_jax.data.degrade.resize import MODES
+from gendr_jax.version import __version__
 from gendr_jax.weights.sha256 import file_sha256
 
 NAME = "manifest.jsonl"
@@ -40,7 +40,7 @@ def header(preset: str, scale: int, seed: int) -> dict:
     import PIL
 
     return {
-        "gendr_jax": gendr_jax.__version__,
+        "gendr_jax": __version__,
         "preset": preset,
         "scale": scale,
         "seed": seed,

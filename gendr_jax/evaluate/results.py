@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gendr_jax
 from gendr_jax.errors import UsageError
 from gendr_jax.evaluate import statistics
 from gendr_jax.evaluate.measuring import Figures
@@ -32,6 +31,7 @@ from gendr_jax.evaluate.methods import Method
 from gendr_jax.evaluate.set_metrics import Figure, Whole
 from gendr_jax.evaluate.statistics import Mean
 from gendr_jax.metrics.table import Metric, Opened, OpenedSet
+from gendr_jax.version import __version__
 
 DECIMALS = 6
 
@@ -68,7 +68,7 @@ def collect(
     common = _common(tables, names)
     return {
         "protocol": {**protocol, "ci95": statistics.PROTOCOL},
-        "gendr_jax": gendr_jax.__version__,
+        "gendr_jax": __version__,
         "set": about.test_set,
         "gt": about.gt,
         "lr": about.lr,

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-import gendr_jax
 from gendr_jax import nets
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models.heads import RepaProjectorConfig
+from gendr_jax.version import __version__
 from gendr_jax.weights import gendr_json
 from gendr_jax.weights.foreign import (
     component_folder,
@@ -147,7 +147,7 @@ def _settings(weights: Weights) -> dict[str, Any]:
         if n == "projector"
     }
     return ours | {
-        "gendr_jax": gendr_jax.__version__,
+        "gendr_jax": __version__,
         "kind": weights.kind,
         "prediction_type": weights.prediction,
         "t_star": weights.t_star,

@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import jax
 import numpy as np
 
-import gendr_jax
 from gendr_jax import diffusion, nets
 from gendr_jax.errors import GendrError, InputError
 from gendr_jax.models.dinov2 import DINOv2Config
@@ -24,6 +23,7 @@ from gendr_jax.models.lpips import LPIPSConfig
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
 from gendr_jax.nets import Params
+from gendr_jax.version import __version__
 from gendr_jax.weights.foreign.config_json import MOST_ENTRIES, is_count, is_number
 from gendr_jax.weights.sha256 import sha256
 
@@ -95,7 +95,7 @@ def to_json(weights: Weights) -> str:
         "components": {
             name: describe(tree) for name, tree in weights.components().items()
         },
-        "provenance": {"gendr_jax": gendr_jax.__version__, **weights.provenance},
+        "provenance": {"gendr_jax": __version__, **weights.provenance},
     }
     return json.dumps(manifest, indent=2, allow_nan=False) + "\n"
 
@@ -133,7 +133,7 @@ def read(folder: Path | str) -> dict[str, Any]:
     if manifest.get("version") != VERSION:
         raise InputError(
             f"{path} has version {manifest.get('version')!r}, this gendr_jax "
-            f"{gendr_jax.__version__} reads {VERSION}. Install the matching release."
+            f"{__version__} reads {VERSION}. Install the matching release."
         )
     for key in ("configs", "components"):
         value = manifest.get(key)

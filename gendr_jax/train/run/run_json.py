@@ -27,8 +27,8 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh
 
-import gendr_jax
 from gendr_jax.train.run.log import write_atomically
+from gendr_jax.version import __version__
 
 Phase = Literal["start", "compile", "step", "data", "save", "draw", "export"]
 PHASES = ("start", "compile", "step", "data", "save", "draw", "export")
@@ -235,7 +235,7 @@ def _now() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"gendr_jax": gendr_jax.__version__, "python": platform.python_version()}
+    found = {"gendr_jax": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
