@@ -188,11 +188,13 @@ def test_data_workers_that_end_with_us_are_no_error(tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
+from gendr_jax.train.run import loop
+from pathlib import Path
 from tests.helpers import linear_run as t
 kill = lambda: os.kill(os.getpid(), signal.Signals(int(sys.argv[3])))
 twice = lambda: (kill(), kill())
-t.loop.Feed = t.waiting({5: twice})
-t.train(t.Path(sys.argv[2]), steps=9, checkpoint_every=2)
+loop.Feed = t.waiting({5: twice})
+t.train(Path(sys.argv[2]), steps=9, checkpoint_every=2)
 """
 
 

@@ -102,8 +102,9 @@ def mount(folder, kib):
 FULL = """
 import sys
 sys.path.insert(0, sys.argv[1])
+from pathlib import Path
 from tests.helpers import linear_run as t
-t.train(t.Path(sys.argv[2]), steps=400, checkpoint_every=1, keep=400)
+t.train(Path(sys.argv[2]), steps=400, checkpoint_every=1, keep=400)
 """
 
 
