@@ -16,7 +16,9 @@ from jax.sharding import Mesh
 
 from gendr_jax import nets, sharding
 from gendr_jax.data import pipeline
+from gendr_jax.data.fingerprint import fingerprint
 from gendr_jax.data.open_source import BUILTIN, open_source
+from gendr_jax.data.sources import Source
 from gendr_jax.errors import UsageError
 from gendr_jax.models.dinov2 import DINOv2
 from gendr_jax.models.heads import (
@@ -39,7 +41,7 @@ from gendr_jax.train.settings import (
     VAESettings,
 )
 from gendr_jax.train.stage import Stage
-from gendr_jax.train.stages import base, distill, initial_weights
+from gendr_jax.train.stages import base, distill, initial_weights, vae
 from gendr_jax.train.stages.roles import DistillNets
 from gendr_jax.train.typed import typed
 from gendr_jax.weights import folder, surgery
@@ -66,7 +68,10 @@ def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
     """
     settings = read_settings(config, mesh)
     stage = wire(settings, mesh)
-    return Setup(stage, data_batches(settings, mesh), run_settings(settings))
+    source = data_source(settings)
+    batches = data_batches(settings, mesh, source)
+    running = dataclasses.replace(run_settings(settings), data=fingerprint(source))
+    return Setup(stage, batches, running)
 
 
 def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
@@ -143,8 +148,8 @@ def run_settings(settings: Common) -> RunSettings:
     )
 
 
-def data_batches(settings: Common, mesh: Mesh) -> Callable[[int], Iterator[Any]]:
-    """start -> endless batches of this process, of what ``data.path`` names.
+def data_source(settings: Common) -> Source:
+    """What ``data.path`` names.
 
     Raises:
         UsageError: nothing usable is there.
@@ -155,7 +160,14 @@ def data_batches(settings: Common, mesh: Mesh) -> Callable[[int], Iterator[Any]]
             "config.data.path is empty. Name a folder of photographs, or "
             f"{BUILTIN} for those that come with scikit-image."
         )
-    source = open_source(data.path)
+    return open_source(data.path)
+
+
+def data_batches(
+    settings: Common, mesh: Mesh, source: Source
+) -> Callable[[int], Iterator[Any]]:
+    """start -> endless batches of this process, of pictures of ``source``."""
+    data = settings.data
     share, shares = sharding.data_share(mesh)
     return lambda first: pipeline.batches(
         source,
@@ -173,7 +185,7 @@ def _vae_stage(settings: VAESettings, gather: Gather, split: Split) -> Stage:
     config, params = initial_weights.component(settings.init, "vae", settings.vae)
     settings = dataclasses.replace(settings, vae=config)
     build = builder(settings)
-    vae = build(VAE, config, remat=settings.remat)
+    net = build(VAE, config, remat=settings.remat)
     disc = build(PatchDiscriminator, settings.discriminator)
 
     def export(state: vae.VAEState, path: Path) -> None:
@@ -182,10 +194,10 @@ def _vae_stage(settings: VAESettings, gather: Gather, split: Split) -> Stage:
         folder.save(path, kind="vae", vae=(measured, state.ema))
 
     return Stage(
-        init=vae.make_init(settings, vae, disc),
-        step=vae.make_step(settings, vae, disc, gather, split),
+        init=vae.make_init(settings, net, disc),
+        step=vae.make_step(settings, net, disc, gather, split),
         frozen={},
-        sample=vae.make_sample(vae, gather),
+        sample=vae.make_sample(net, gather),
         export=export,
         start={} if params is None else {"vae": nets.cast(params, "float32")},
     )
