@@ -41,7 +41,10 @@ from gendr_jax.train.settings import (
     VAESettings,
 )
 from gendr_jax.train.stage import Stage
-from gendr_jax.train.stages import base, distill, initial_weights, vae
+from gendr_jax.train.stages import base as base_stage
+from gendr_jax.train.stages import distill as distill_stage
+from gendr_jax.train.stages import initial_weights
+from gendr_jax.train.stages import vae as vae_stage
 from gendr_jax.train.stages.roles import DistillNets
 from gendr_jax.train.typed import typed
 from gendr_jax.weights import folder, surgery
@@ -185,19 +188,19 @@ def _vae_stage(settings: VAESettings, gather: Gather, split: Split) -> Stage:
     config, params = initial_weights.component(settings.init, "vae", settings.vae)
     settings = dataclasses.replace(settings, vae=config)
     build = builder(settings)
-    net = build(VAE, config, remat=settings.remat)
+    vae = build(VAE, config, remat=settings.remat)
     disc = build(PatchDiscriminator, settings.discriminator)
 
-    def export(state: vae.VAEState, path: Path) -> None:
-        factor = vae.scaling_factor(state)
+    def export(state: vae_stage.VAEState, path: Path) -> None:
+        factor = vae_stage.scaling_factor(state)
         measured = dataclasses.replace(config, scaling_factor=factor)
         folder.save(path, kind="vae", vae=(measured, state.ema))
 
     return Stage(
-        init=vae.make_init(settings, net, disc),
-        step=vae.make_step(settings, net, disc, gather, split),
+        init=vae_stage.make_init(settings, vae, disc),
+        step=vae_stage.make_step(settings, vae, disc, gather, split),
         frozen={},
-        sample=vae.make_sample(net, gather),
+        sample=vae_stage.make_sample(vae, gather),
         export=export,
         start={} if params is None else {"vae": nets.cast(params, "float32")},
     )
@@ -257,9 +260,9 @@ def _base_stage(settings: BaseSettings, gather: Gather, split: Split) -> Stage:
     if params is not None:
         params = nets.cast(params, "float32")
         nets.check_like(params, unet.abstract, what=f"init.unet={settings.init.unet}")
-    parts = base.BaseNets(vae, unet, projector, dino, gather, split)
+    parts = base_stage.BaseNets(vae, unet, projector, dino, gather, split)
 
-    def export(state: base.BaseState, path: Path) -> None:
+    def export(state: base_stage.BaseState, path: Path) -> None:
         folder.save(
             path,
             kind="base",
@@ -271,10 +274,10 @@ def _base_stage(settings: BaseSettings, gather: Gather, split: Split) -> Stage:
         )
 
     return Stage(
-        init=base.make_init(settings, parts),
-        step=base.make_step(settings, parts),
+        init=base_stage.make_init(settings, parts),
+        step=base_stage.make_step(settings, parts),
         frozen=frozen,
-        sample=base.make_sample(settings, parts),
+        sample=base_stage.make_sample(settings, parts),
         export=export,
         start={} if params is None else {"unet": params},
     )
@@ -311,10 +314,10 @@ def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> S
     merged = settings.adapters == "merged"
     frozen["unet"] = nets.cast(params, "float32" if merged else settings.dtype)
     begin = {"unet": params} | initial_weights.projector(settings.init, projector)
-    step = distill.Distill(settings, parts)
+    step = distill_stage.Distill(settings, parts)
 
-    def export(state: distill.DistillState, path: Path) -> None:
-        weights = distill.restorer_weights(settings, state, frozen["unet"])
+    def export(state: distill_stage.DistillState, path: Path) -> None:
+        weights = distill_stage.restorer_weights(settings, state, frozen["unet"])
         folder.save(
             path,
             kind="restorer",
@@ -325,7 +328,7 @@ def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> S
         )
 
     return Stage(
-        init=distill.make_init(settings, parts),
+        init=distill_stage.make_init(settings, parts),
         step=step.step,
         phases=step.lines,
         frozen=frozen,

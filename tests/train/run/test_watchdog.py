@@ -84,6 +84,7 @@ def test_progress_keeps_it_quiet_and_zero_turns_it_off(tmp_path, monkeypatch):
 HUNG = """
 import sys, time, jax, numpy as np
 sys.path.insert(0, sys.argv[1])
+from pathlib import Path
 from tests.helpers import linear_run as t
 from gendr_jax.train.settings import Watchdog
 
@@ -98,7 +99,7 @@ def hang(state, frozen, batch, key):
     return new, metrics
 
 limits = Watchdog(1.0, 60.0)
-t.train(t.Path(sys.argv[2]), "data=1", of=t.stage(step=hang), steps=9,
+t.train(Path(sys.argv[2]), "data=1", of=t.stage(step=hang), steps=9,
         checkpoint_every=2, watchdog=limits)
 """
 
