@@ -16,7 +16,9 @@ from jax.sharding import Mesh
 
 from gendr_jax import nets, sharding
 from gendr_jax.data import pipeline
+from gendr_jax.data.fingerprint import fingerprint
 from gendr_jax.data.open_source import BUILTIN, open_source
+from gendr_jax.data.sources import Source
 from gendr_jax.errors import UsageError
 from gendr_jax.models.dinov2 import DINOv2
 from gendr_jax.models.heads import (
@@ -69,7 +71,10 @@ def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
     """
     settings = read_settings(config, mesh)
     stage = wire(settings, mesh)
-    return Setup(stage, data_batches(settings, mesh), run_settings(settings))
+    source = data_source(settings)
+    batches = data_batches(settings, mesh, source)
+    running = dataclasses.replace(run_settings(settings), data=fingerprint(source))
+    return Setup(stage, batches, running)
 
 
 def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
@@ -146,8 +151,8 @@ def run_settings(settings: Common) -> RunSettings:
     )
 
 
-def data_batches(settings: Common, mesh: Mesh) -> Callable[[int], Iterator[Any]]:
-    """start -> endless batches of this process, of what ``data.path`` names.
+def data_source(settings: Common) -> Source:
+    """What ``data.path`` names.
 
     Raises:
         UsageError: nothing usable is there.
@@ -158,7 +163,14 @@ def data_batches(settings: Common, mesh: Mesh) -> Callable[[int], Iterator[Any]]
             "config.data.path is empty. Name a folder of photographs, or "
             f"{BUILTIN} for those that come with scikit-image."
         )
-    source = open_source(data.path)
+    return open_source(data.path)
+
+
+def data_batches(
+    settings: Common, mesh: Mesh, source: Source
+) -> Callable[[int], Iterator[Any]]:
+    """start -> endless batches of this process, of pictures of ``source``."""
+    data = settings.data
     share, shares = sharding.data_share(mesh)
     return lambda first: pipeline.batches(
         source,
