@@ -48,7 +48,7 @@ ROOMS = {
     "gendr_jax.metrics.pyiqa_bridge": Room(
         2,
         {"numpy", "torch", "pyiqa"},
-        {"gendr_jax.restore", "gendr_jax.metrics.table"},
+        {"gendr_jax.restore"},
     ),
     "gendr_jax.data.degrade": Room(0, {"jax", "numpy"}),
     "gendr_jax.restore.color": Room(0, {"jax", "numpy"}),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ladder_pictures import Pictures, enlarged, pairs, recoded, side_by_side
 
-from gendr_jax.metrics.table import Opened, Settings, open_metrics
+from gendr_jax.metrics.kinds import Opened, Settings
+from gendr_jax.metrics.table import open_metrics
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.weights import folder
 

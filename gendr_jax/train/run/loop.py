@@ -42,6 +42,7 @@ from gendr_jax.train.settings import (
 from gendr_jax.train.stage import Batch, Metrics, Stage, State
 
 WEIGHTS = "weights"
+PLAIN_START = Start()
 
 
 def run(
@@ -53,7 +54,7 @@ def run(
     workdir: Path | str,
     progress: bool = True,
     begun: float | None = None,
-    start: Start = Start(),
+    start: Start = PLAIN_START,
 ) -> RunResult:
     """Train `stage` until it is done or is asked to stop; resume what is in `workdir`.
 
@@ -211,7 +212,9 @@ class _Loop:
                 "command; to do it again, change a setting or use --fork"
             )
             back = None
-        found: Restored | None = saves.restore(self.abstract, begin.accept_changes, back)
+        found: Restored | None = saves.restore(
+            self.abstract, begin.accept_changes, back
+        )
         steered: dict[str, Any] = {}
         if found is None and begin.fork:
             found = saves.fork(begin.fork, self.abstract)
@@ -293,7 +296,9 @@ class _Loop:
                 if batch is None:
                     self.note(late, meter, guard)
                     if guard.streak:
-                        words = f"not saved, the last {guard.streak} updates are skipped"
+                        words = (
+                            f"not saved, the last {guard.streak} updates are skipped"
+                        )
                         return step, state, stop.reason, f"{stop.reason}, {words}"
                     self.save(step, state)
                     return step, state, stop.reason, ""
