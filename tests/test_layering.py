@@ -252,6 +252,13 @@ def test_configs_import_the_defaults_alone():
         assert targets <= {"ml_collections", "gendr_jax.train.defaults"}, path
 
 
+def test_tools_import_nothing_of_the_tests():
+    files = sorted((ROOT / "tools").glob("*.py"))
+    assert files
+    for path in files:
+        assert not [i for i in imports(path) if i.target == "tests"], path
+
+
 def test_restoring_loads_no_training_or_data_package():
     code = (
         "import sys, gendr_jax.restore.pipeline, gendr_jax.api\n"
