@@ -277,7 +277,12 @@ class DistillSettings(Common):
         require_paired_term(self.score.literal, self.weights.latent)
 
 
-STAGES = {"vae": VAESettings, "base": BaseSettings, "distill": DistillSettings}
+Settings = VAESettings | BaseSettings | DistillSettings
+STAGES: dict[str, type[Settings]] = {
+    "vae": VAESettings,
+    "base": BaseSettings,
+    "distill": DistillSettings,
+}
 
 # These decide how long, how fast and where a run goes, not what it computes. Another
 # path of the same data or weights is fine: weights are compared by their values.
