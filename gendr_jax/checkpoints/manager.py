@@ -75,7 +75,7 @@ class Manager:
         self._folder = place(folder)
         self._barrier_seconds = barrier_seconds
         policies = ocp.training.preservation_policies
-        kept = [policies.LatestN(keep)]
+        kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
         kept += [policies.EveryNSteps(keep_every)] * (keep_every > 0)
         kept += [policies.EveryNSeconds(keep_seconds)] * (keep_seconds > 0)
         self._protected = _Protected()

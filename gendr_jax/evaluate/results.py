@@ -235,6 +235,8 @@ def _differences(tables: dict[str, Any], names: list[str]) -> list[dict[str, Any
             if not pairs:
                 continue
             d = statistics.difference(*zip(*pairs, strict=True))
+            if d is None:  # no figure of a pair is finite
+                continue
             counts = {"above": d.above, "below": d.below}
             found.append({"a": a, "b": b, "metric": name, **_json(d.mean), **counts})
     return found

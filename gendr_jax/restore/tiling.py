@@ -70,7 +70,10 @@ def layout(
     if overlap is None:
         overlap = tile // OVERLAP_PARTS
     overlap = min(max(overlap, 1), tile // 2)
-    shape = tuple(min(tile, bucket(side, multiple)) for side in (height, width))
+    shape = (
+        min(tile, bucket(height, multiple)),
+        min(tile, bucket(width, multiple)),
+    )
     rows = _origins(height, shape[0], overlap)
     columns = _origins(width, shape[1], overlap)
     return Layout(height, width, shape, overlap, rows, columns)
