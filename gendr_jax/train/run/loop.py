@@ -211,7 +211,9 @@ class _Loop:
                 "command; to do it again, change a setting or use --fork"
             )
             back = None
-        found: Restored | None = saves.restore(self.abstract, begin.accept_changes, back)
+        found: Restored | None = saves.restore(
+            self.abstract, begin.accept_changes, back
+        )
         steered: dict[str, Any] = {}
         if found is None and begin.fork:
             found = saves.fork(begin.fork, self.abstract)
@@ -293,7 +295,9 @@ class _Loop:
                 if batch is None:
                     self.note(late, meter, guard)
                     if guard.streak:
-                        words = f"not saved, the last {guard.streak} updates are skipped"
+                        words = (
+                            f"not saved, the last {guard.streak} updates are skipped"
+                        )
                         return step, state, stop.reason, f"{stop.reason}, {words}"
                     self.save(step, state)
                     return step, state, stop.reason, ""
