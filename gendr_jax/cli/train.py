@@ -112,8 +112,8 @@ def _train(config: configs.ConfigDict, values: flags.FlagValues, begun: float) -
     )
     if result.reason == "nan":
         print(
-            f"gendr: error: training stopped, {result.message}. Nothing was saved since "
-            "the first of them: start again with a lower learning rate, "
+            f"gendr: error: training stopped, {result.message}. Nothing was saved "
+            "since the first of them: start again with a lower learning rate, "
             "or add --from-step N to go back to checkpoint N.",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""One short hash of a source of photographs: do two starts of a run see the same ones?"""
+"""One short hash of a source of photographs, to compare two starts of a run."""
 
 import hashlib
 

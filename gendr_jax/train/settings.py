@@ -342,6 +342,14 @@ class PixSettings(PixelSettings):
     mask_radius: float = 2.0
 
 
+STAGES = {
+    "vae": VAESettings,
+    "base": BaseSettings,
+    "distill": DistillSettings,
+    "adc": AdcSettings,
+    "pix": PixSettings,
+}
+
 # These decide how long, how fast and where a run goes, not what it computes. Another
 # path of the same data or weights is fine: weights are compared by their values.
 MAY_CHANGE = (

@@ -42,6 +42,7 @@ from gendr_jax.train.settings import (
 from gendr_jax.train.stage import Batch, Metrics, Stage, State
 
 WEIGHTS = "weights"
+PLAIN_START = Start()
 
 
 def run(
@@ -53,7 +54,7 @@ def run(
     workdir: Path | str,
     progress: bool = True,
     begun: float | None = None,
-    start: Start = Start(),
+    start: Start = PLAIN_START,
 ) -> RunResult:
     """Train `stage` until it is done or is asked to stop; resume what is in `workdir`.
 

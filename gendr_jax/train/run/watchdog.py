@@ -83,7 +83,7 @@ class Watchdog:
                 os._exit(TRY_AGAIN)
 
     def _tell(self, message: str) -> None:
-        """Stacks and last words; a disk or an object store that hangs is not waited for."""
+        """Stacks and last words; does not wait for a disk or store that hangs."""
 
         def say() -> None:
             self._dump(message)

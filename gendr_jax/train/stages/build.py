@@ -35,6 +35,7 @@ from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Params
 from gendr_jax.sharding import Placement
 from gendr_jax.train.settings import (
+    STAGES,
     AdcSettings,
     BaseSettings,
     Common,
@@ -110,19 +111,13 @@ def read_settings(config: Mapping[str, Any], mesh: Mesh) -> Common:
     Raises:
         UsageError: a misspelt or impossible setting.
     """
-    kinds = {
-        "vae": VAESettings,
-        "base": BaseSettings,
-        "distill": DistillSettings,
-        "adc": AdcSettings,
-        "pix": PixSettings,
-    }
-    kind = config.get("stage")
-    if kind not in kinds:
+    stage = config.get("stage")
+    if stage not in STAGES:
         raise UsageError(
-            f"config.stage is {kind!r}, known are {', '.join(kinds)}. Set one of them."
+            f"config.stage is {stage!r}, known are {', '.join(STAGES)}. "
+            "Set one of them."
         )
-    settings = typed(kinds[kind], config)
+    settings = typed(STAGES[stage], config)
     check(settings, mesh)
     return settings
 

@@ -5,7 +5,6 @@ import math
 
 import jax
 import numpy as np
-import pytest
 from PIL import Image
 
 from gendr_jax.image_io.sheets import contact_sheet

@@ -6,11 +6,11 @@ import sys
 import threading
 from pathlib import Path
 
-from gendr_jax.train.run import watchdog as watchdog_lib
 from gendr_jax.errors import TRY_AGAIN
+from gendr_jax.train.run import watchdog as watchdog_lib
 from gendr_jax.train.run.watchdog import Watchdog
 from gendr_jax.train.settings import Watchdog as Limits
-from tests.helpers.micro_run import run_file
+from tools.micro_run import run_file
 
 PATIENCE = 30.0
 
