@@ -342,7 +342,8 @@ class PixSettings(PixelSettings):
     mask_radius: float = 2.0
 
 
-STAGES = {
+Settings = VAESettings | BaseSettings | DistillSettings | AdcSettings | PixSettings
+STAGES: dict[str, type[Settings]] = {
     "vae": VAESettings,
     "base": BaseSettings,
     "distill": DistillSettings,

@@ -44,6 +44,7 @@ from gendr_jax.train.settings import (
     PixelSettings,
     PixSettings,
     RunSettings,
+    Settings,
     VAESettings,
 )
 from gendr_jax.train.stage import Stage
@@ -105,7 +106,7 @@ def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
     return dataclasses.replace(made[0], frozen=frozen, start=begin)
 
 
-def read_settings(config: Mapping[str, Any], mesh: Mesh) -> Common:
+def read_settings(config: Mapping[str, Any], mesh: Mesh) -> Settings:
     """The typed settings of config.stage, checked against each other and the mesh.
 
     Raises:
@@ -122,23 +123,24 @@ def read_settings(config: Mapping[str, Any], mesh: Mesh) -> Common:
     return settings
 
 
-def wire(settings: Common, mesh: Mesh) -> Stage:
+def wire(settings: Settings, mesh: Mesh) -> Stage:
     """The stage of these settings; reads the weights that they name."""
     gather = functools.partial(
         whole, placement=placement(settings, mesh), dtype=settings.dtype
     )
     split = functools.partial(sharding.split_rows, mesh=mesh)
-    makers = {
-        "vae": _vae_stage,
-        "base": _base_stage,
-        "distill": _distill_stage,
-        "adc": _pixel_stage,
-        "pix": _pixel_stage,
-    }
-    return makers[settings.stage](settings, gather, split)
+    match settings:
+        case VAESettings():
+            return _vae_stage(settings, gather, split)
+        case BaseSettings():
+            return _base_stage(settings, gather, split)
+        case DistillSettings():
+            return _distill_stage(settings, gather, split)
+        case AdcSettings() | PixSettings():
+            return _pixel_stage(settings, gather, split)
 
 
-def run_settings(settings: Common) -> RunSettings:
+def run_settings(settings: Settings) -> RunSettings:
     """What the loop needs to know."""
     return RunSettings(
         steps=settings.steps,
@@ -196,7 +198,9 @@ def data_batches(
     )
 
 
-def _vae_stage(settings: VAESettings, gather: Gather, split: Split) -> Stage:
+def _vae_stage(
+    settings: VAESettings, gather: Gather, split: Split
+) -> Stage[vae_stage.VAEState]:
     config, params = initial_weights.component(settings.init, "vae", settings.vae)
     settings = dataclasses.replace(settings, vae=config)
     build = builder(settings)
@@ -259,7 +263,9 @@ def _frozen_parts(settings: BaseSettings | DistillSettings):
     return settings, frozen, vae_net, dino_net, projector
 
 
-def _base_stage(settings: BaseSettings, gather: Gather, split: Split) -> Stage:
+def _base_stage(
+    settings: BaseSettings, gather: Gather, split: Split
+) -> Stage[base_stage.BaseState]:
     settings, frozen, vae, dino, projector = _frozen_parts(settings)
     config = settings.unet
     initial_weights.check_prediction(settings.init, settings.prediction)
@@ -295,7 +301,9 @@ def _base_stage(settings: BaseSettings, gather: Gather, split: Split) -> Stage:
     )
 
 
-def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> Stage:
+def _distill_stage(
+    settings: DistillSettings, gather: Gather, split: Split
+) -> Stage[distill_stage.DistillState]:
     settings, frozen, vae, dino, projector = _frozen_parts(settings)
     initial_weights.check_prediction(settings.init, settings.prediction)
     config, params = initial_weights.component(settings.init, "unet", settings.unet)
@@ -454,7 +462,7 @@ def _perceptual(
     return builder(settings)(LPIPS, config, remat=settings.remat), params
 
 
-def check(settings: Common, mesh: Mesh) -> None:
+def check(settings: Settings, mesh: Mesh) -> None:
     """Refuse sizes that do not fit each other, before anything is read."""
     unit = settings.vae.factor * 2
     if settings.data.crop % unit:
@@ -507,13 +515,13 @@ def check_channels(unet: UNetConfig, vae: VAEConfig) -> None:
         )
 
 
-def placement(settings: Common, mesh: Mesh) -> Placement:
+def placement(settings: Settings, mesh: Mesh) -> Placement:
     """Where every array of the stage lives."""
     rules = settings.sharding
     return Placement(mesh, rules.rules, rules.min_size, tuple(on_host(settings)))
 
 
-def on_host(settings: Common) -> Iterator[str]:
+def on_host(settings: Settings) -> Iterator[str]:
     """Patterns of the paths of moments that live in the host's memory."""
     if isinstance(settings, DistillSettings):
         roles = {
