@@ -30,6 +30,8 @@ ROOMS = {
     "gendr_jax.models": Room(0, {"jax", "numpy", "flax"}),
     "gendr_jax.cpu_compiler": Room(0, {"jax"}),
     "gendr_jax.files": Room(0, set()),
+    "gendr_jax.overwriting": Room(0, set()),
+    "gendr_jax.picture_walk": Room(0, set()),
     "gendr_jax.version": Room(0, set()),
     "gendr_jax.diffusion": Room(0, {"jax", "numpy"}),
     "gendr_jax.flops": Room(0, {"jax", "numpy"}),
@@ -111,7 +113,10 @@ ROOMS = {
     ),
     "gendr_jax": Room(3, set()),  # __init__.py: names, each imported at first use
 }
-FREE = {"gendr_jax.errors", "gendr_jax.files", "gendr_jax.version"}
+FREE = {"gendr_jax.errors", "gendr_jax.files", "gendr_jax.version"} | {
+    "gendr_jax.overwriting",
+    "gendr_jax.picture_walk",
+}
 
 
 class Import(NamedTuple):

@@ -6,6 +6,7 @@ Reads starting weights, declares networks, picks the step. The mathematics is in
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,20 @@ from gendr_jax.models.heads import (
     RepaProjector,
     RepaProjectorConfig,
 )
+from gendr_jax.models.lpips import LPIPS, LPIPSConfig
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Params
 from gendr_jax.sharding import Placement
 from gendr_jax.train.settings import (
     STAGES,
+    AdcSettings,
     BaseSettings,
     Common,
     DistillSettings,
     Init,
+    PixelSettings,
+    PixSettings,
     RunSettings,
     Settings,
     VAESettings,
@@ -45,7 +50,7 @@ from gendr_jax.train.settings import (
 from gendr_jax.train.stage import Stage
 from gendr_jax.train.stages import base as base_stage
 from gendr_jax.train.stages import distill as distill_stage
-from gendr_jax.train.stages import initial_weights
+from gendr_jax.train.stages import initial_weights, pixel
 from gendr_jax.train.stages import vae as vae_stage
 from gendr_jax.train.stages.roles import DistillNets
 from gendr_jax.train.typed import typed
@@ -131,6 +136,8 @@ def wire(settings: Settings, mesh: Mesh) -> Stage:
             return _base_stage(settings, gather, split)
         case DistillSettings():
             return _distill_stage(settings, gather, split)
+        case AdcSettings() | PixSettings():
+            return _pixel_stage(settings, gather, split)
 
 
 def run_settings(settings: Settings) -> RunSettings:
@@ -351,6 +358,110 @@ def _distill_stage(
     )
 
 
+def _pixel_stage(
+    settings: AdcSettings | PixSettings, gather: Gather, split: Split
+) -> Stage:
+    vae_config, vae = initial_weights.component(settings.init, "vae", settings.vae)
+    initial_weights.check_prediction(settings.init, settings.prediction)
+    config, teacher = initial_weights.component(settings.init, "unet", settings.unet)
+    check_channels(config, vae_config)
+    settings = dataclasses.replace(settings, vae=vae_config, unet=config)
+    build, seed = builder(settings), settings.seed
+    vae_net = build(VAE, vae_config, remat=settings.remat)
+    teacher_net = build(UNet, config, remat=settings.remat)
+    if vae is None:
+        stream = initial_weights.VAE_STREAM
+        vae = initial_weights.random_like(vae_net, seed, stream)
+    if teacher is None:
+        stream = initial_weights.UNET_STREAM
+        teacher = initial_weights.random_like(teacher_net, seed, stream)
+    student, before, params = _pixel_ends(settings, config, teacher)
+    lpips_net, lpips = _perceptual(settings)
+    head = DiscriminatorHeadConfig(
+        in_channels=config.block_out_channels[-1],
+        hidden_channels=settings.discriminator_width,
+        norm_groups=config.norm_groups,
+    )
+    parts = pixel.PixelNets(
+        vae=vae_net,
+        teacher=teacher_net,
+        student=build(UNet, student, remat=settings.remat),
+        adapted=build(UNet, before, remat=settings.remat, lora=settings.lora),
+        head=build(DiscriminatorHead, head),
+        lpips=lpips_net,
+        gather=gather,
+        split=split,
+    )
+    frozen = {
+        "vae": nets.cast(vae, settings.dtype),
+        "unet": nets.cast(teacher, settings.dtype),
+        "features": nets.cast(params["features"], settings.dtype),
+        "prompt": initial_weights.prompt(
+            settings.init, config.cross_attention_dim, seed
+        ),
+    }
+    if lpips is not None:
+        frozen["lpips"] = nets.cast(lpips, settings.dtype)
+    step = pixel.Pixel(settings, parts)
+
+    def export(state: pixel.PixelState, path: Path) -> None:
+        folder.save(
+            path,
+            kind=settings.stage,
+            vae=None if step.to_pixels else (settings.vae, frozen["vae"]),
+            unet=(student, state.ema),
+            prompt=frozen["prompt"],
+            prediction=settings.prediction,
+        )
+
+    return Stage(
+        init=pixel.make_init(settings, parts),
+        step=step.step,
+        phases=step.lines,
+        frozen=frozen,
+        sample=step.sample,
+        export=export,
+        start={"student": params["student"]},
+    )
+
+
+def _pixel_ends(
+    settings: AdcSettings | PixSettings, config: UNetConfig, teacher: Params
+) -> tuple[UNetConfig, UNetConfig, dict[str, Params]]:
+    """The student's and the discriminator's UNet, with the weights both start from.
+
+    Adc begins as GenDR with another conv_in and is judged by GenDR's features; Pix
+    begins as Adc with another conv_out and is judged by Adc's.
+    """
+    channels = settings.pixel_channels
+    adc = dataclasses.replace(config, in_channels=channels)
+    pixels_in = surgery.pixels_in(teacher, channels=channels)
+    if isinstance(settings, AdcSettings):
+        return adc, config, {"student": pixels_in, "features": teacher}
+    read = initial_weights.component(settings.init, "adc", adc)[1]
+    before = pixels_in if read is None else read
+    pix = dataclasses.replace(adc, out_channels=channels)
+    key = jax.random.fold_in(jax.random.key(settings.seed), initial_weights.PIX_STREAM)
+    student = surgery.pixels_out(before, key, factor=settings.factor)
+    return pix, adc, {"student": student, "features": before}
+
+
+def _perceptual(
+    settings: AdcSettings | PixSettings,
+) -> tuple[nets.Net | None, Params | None]:
+    """LPIPS where it has a weight and init.lpips names one; without, it is said."""
+    if settings.weights.perceptual <= 0:
+        return None, None
+    if not settings.init.lpips:
+        logging.getLogger(__name__).warning(
+            "The perceptual term is off: config.init.lpips is empty. Name weights of "
+            "LPIPS (gendr convert), or set config.weights.perceptual=0."
+        )
+        return None, None
+    config, params = initial_weights.component(settings.init, "lpips", LPIPSConfig())
+    return builder(settings)(LPIPS, config, remat=settings.remat), params
+
+
 def check(settings: Settings, mesh: Mesh) -> None:
     """Refuse sizes that do not fit each other, before anything is read."""
     unit = settings.vae.factor * 2
@@ -361,8 +472,18 @@ def check(settings: Settings, mesh: Mesh) -> None:
         )
     if not isinstance(settings, VAESettings):
         check_channels(settings.unet, settings.vae)
+    if isinstance(settings, PixelSettings) and settings.data.crop % settings.factor:
+        raise UsageError(
+            f"data.crop={settings.data.crop} is no multiple of factor="
+            f"{settings.factor}. Choose one."
+        )
+    if isinstance(settings, PixelSettings) and settings.factor != settings.vae.factor:
+        raise UsageError(
+            f"factor={settings.factor} puts pixels on another grid than the "
+            f"autoencoder's factor {settings.vae.factor}. Make them equal."
+        )
     if (
-        isinstance(settings, DistillSettings)
+        isinstance(settings, DistillSettings | PixelSettings)
         and settings.data.crop % settings.data.scale
     ):
         raise UsageError(
@@ -409,6 +530,9 @@ def on_host(settings: Settings) -> Iterator[str]:
             "real": settings.optim.real,
             "disc": settings.optim.discriminator,
         }
+    elif isinstance(settings, PixelSettings):
+        adam = settings.optim
+        roles = {"generator": adam.generator, "disc": adam.discriminator}
     elif isinstance(settings, VAESettings):
         roles = {"vae": settings.optim, "disc": settings.optim_discriminator}
     else:
