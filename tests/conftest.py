@@ -37,7 +37,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What compares with PyTorch and its libraries skips where one of them is missing."""
+    """Comparisons with PyTorch skip where one of its libraries is missing."""
     needed = ("torch", "diffusers", "transformers", "peft")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
