@@ -7,7 +7,7 @@ GIF) and Pillow (BMP, PPM), and PIL images. What does not: arithmetic on pixels
 
     picture.py   `Image`, formats, limits        loading.py   file -> vips image
     reading.py   file -> `Image`, `probe`        profiles.py  colour management
-    writing.py   `Image` -> file                 metadata.py  EXIF and XMP
+    writing.py   `Image` -> file                 exif.py, xmp.py  edits in their bytes
     pillow.py    PIL images, BMP and PPM
 """
 
