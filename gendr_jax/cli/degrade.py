@@ -1,8 +1,7 @@
 """`gendr degrade`: a folder of good pictures to pairs, DIR/LR and DIR/HR.
 
-What lives here: flags, file names and the loop over files. The degradation itself is
-`gendr_jax.data.degrade`, the record of what was done degrade_manifest.py; heavy
-imports wait until there is something to do.
+The degradation itself is `gendr_jax.data.degrade`, the record of what was done
+degrade_manifest.py; heavy imports wait until there is something to do.
 
 Every picture is degraded whole, at its own size cropped at the right and at the bottom
 to a multiple of the scale. It lies at the start of a canvas from a short ladder of

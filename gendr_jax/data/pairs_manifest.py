@@ -1,9 +1,8 @@
 """DIR/manifest.jsonl of `gendr degrade`: what was done to each picture.
 
-What lives here: the lines of that file and the keys they are about; how a file gets
-its name only when it is whole. One JSON object a line: first what holds for the run,
-then one object a picture, in the order of their names. A picture's line does not
-depend on the other pictures, except for the name of its pair (degrade.py).
+One JSON object a line: first what holds for the run, then one object a picture, in the
+order of their names. A picture's line does not depend on the other pictures, except for
+the name of its pair (degrade.py).
 """
 
 import hashlib
