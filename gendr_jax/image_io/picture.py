@@ -16,15 +16,24 @@ FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
     ".webp": "WEBP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-# Taken from a folder. The last two rows cannot be read: better an error than silence.
+RAW_SUFFIXES = frozenset(
+    [".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".srw", ".pef"]
+    + [".raf", ".orf", ".rw2", ".rwl", ".3fr", ".fff", ".iiq", ".erf", ".mef", ".mos"]
+    + [".mrw", ".x3f", ".dcr", ".kdc"]
+)
+# Taken from a folder. The last three rows cannot be read: an error rather than silence.
 PICTURE_SUFFIXES = frozenset(
-    [*FORMATS, ".avif", ".bmp", ".gif", ".ppm", ".pgm", ".pbm"]
-    + [".heic", ".heif", ".jp2", ".jxl", ".psd", ".exr", ".hdr"]
-    + [".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"]
+    [*FORMATS, ".avif", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo"]
+    + [".apng", ".avifs", ".jif", ".pjpeg", ".pjp"]
+    + [".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".psd", ".psb", ".exr"]
+    + [".hdr", ".pam", ".pfm", ".tga", ".ico"]
+    + sorted(RAW_SUFFIXES)
 )
 KINDS = "Give PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP or PPM."
 
