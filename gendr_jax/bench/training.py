@@ -1,9 +1,4 @@
-"""A training step, measured: each of its programs, and the wait for data.
-
-What lives here: a few steps of a stage on data of its configuration, or on noise where
-that names none. What does not: the loop with its files (`train/run/loop.py`), steps for
-devices that are not here (`gendr_jax/plan/`).
-"""
+"""A training step, measured: each of its programs, and the wait for data."""
 
 import contextlib
 import time

@@ -1,9 +1,5 @@
 """Checkpoints of a training run: saved in the background, verified when read.
 
-What lives here: `Manager`, thin over Orbax, and `describe` for `gendr inspect`. What
-does not: what a run may change between two starts (`train/run/resume.py`), the weights
-folder a user takes away (`folder.py`).
-
 On disk a state is a nested dict with string keys, the path of every array, so that a
 checkpoint can be read without the classes that made it. Beside the arrays stands a
 manifest with shape, dtype and digest of each: Orbax itself returns wrong values for a

@@ -1,8 +1,4 @@
-"""`gendr bench`: how fast this machine restores and trains.
-
-What lives here: flags, the table, the file a user names. What does not: measuring
-(`gendr_jax/bench/`).
-"""
+"""`gendr bench`: how fast this machine restores and trains."""
 
 import re
 from pathlib import Path

@@ -2,8 +2,7 @@
 
 Pictures belong together by file stem: `a.png` and `a.jpg`. Endings that programs add
 (`a_x4`, `a-out`, `a_LR4`) are looked through where that leaves no doubt, and so are the
-two ways to write an accent, of which archives made on a Mac use the other one. What
-lives here: names. What does not: reading any of the files.
+two ways to write an accent, of which archives made on a Mac use the other one.
 """
 
 import re

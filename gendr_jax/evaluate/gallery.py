@@ -1,8 +1,5 @@
 """Pictures for the report: a thumbnail of each, and crops where methods differ most.
 
-What lives here: where to cut and what to keep; everything is encoded at once, so that
-no pixels are held. What does not: figures, the page that shows them (page.py).
-
 Crops are at 1:1 and without loss. There are CROPS of them at most, of the pictures
 that most methods have and on which they differ most, and no more than fit in BYTES.
 """

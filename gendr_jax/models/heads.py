@@ -1,8 +1,8 @@
 """Small networks on features and images: alignment projector, discriminators.
 
-What lives here: declarations. The losses that use them are in ``losses/alignment.py``
-and ``losses/adversarial.py``. Last layers of discriminators start at zero, so that
-every logit is 0 and the first update moves the discriminator alone.
+The losses that use them are in ``losses/alignment.py`` and ``losses/adversarial.py``.
+Last layers of discriminators start at zero, so that every logit is 0 and the first
+update moves the discriminator alone.
 """
 
 import dataclasses

@@ -1,8 +1,4 @@
-"""A compiled program's text as computations and instructions, and how often each runs.
-
-What lives here: reading `compiled.as_text()` of any backend. What does not: what is
-counted in it (`collectives.py`, `loops.py`).
-"""
+"""A compiled program's text as computations and instructions, and their counts."""
 
 import functools
 import math

@@ -1,7 +1,5 @@
 """Machines by name: `v5e:16x16`, `2*v5p:4x4x4`, `v5e-256`, `cpu:8`, `gpu`.
 
-What lives here: reading and checking names, the devices behind them, the environment
-in which libtpu is silent. What does not: meshes (`sharding/`), figures (`chips.py`).
 No jax at import, so that the command line can check names at once.
 """
 

@@ -1,10 +1,9 @@
 """Colour fixes: give a restored picture the colours of its bicubic enlargement.
 
-What lives here: pure functions of whole pictures; no networks, tiles or files. A fix
-is always computed over the whole picture, so that it cannot leave seams: in one call,
-or for huge pictures from `Stats` gathered band by band (adain, lab) or on bands with a
-halo of WAVELET_RADIUS pixels (wavelet). All work in float32, take memory linear in the
-picture, and do not clip.
+A fix is always computed over the whole picture, so that it cannot leave seams: in one
+call, or for huge pictures from `Stats` gathered band by band (adain, lab) or on bands
+with a halo of WAVELET_RADIUS pixels (wavelet). All work in float32, take memory linear
+in the picture, and do not clip.
 
 `adain` and `lab` applied twice do what they do once. `wavelet` is no projection: its
 blur B lets pass some of what it should stop, so a second time moves colours again, by

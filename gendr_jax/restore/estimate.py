@@ -1,9 +1,4 @@
-"""What restoring a picture will take, known before any weight is read.
-
-What lives here: arithmetic on declared networks: tiles, FLOPs counted in the traced
-program, bytes by a rule, seconds by a short measurement. What does not: compiled
-programs, whose true memory is checked before each pass (memory.py).
-"""
+"""What restoring a picture will take, known before any weight is read."""
 
 import dataclasses
 import functools

@@ -1,9 +1,4 @@
-"""The pure pass: a batch of enlarged pictures in, restored pictures out.
-
-What lives here: the mathematics of GenDR's inference on arrays (method.md 1), to be
-jitted, sharded or lifted out. What does not: sizes and kinds of pictures, placement,
-colour fixes.
-"""
+"""The pure pass: a batch of enlarged pictures in, restored pictures out."""
 
 import dataclasses
 import functools

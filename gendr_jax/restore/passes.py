@@ -1,9 +1,4 @@
-"""The way of pictures through compiled programs: in one pass, or by tiles.
-
-What lives here: the choice between the two, batches of equal sizes, what follows when
-memory runs out. What does not: what a user may ask for (pipeline.py), devices
-(programs.py), the order of work on one large picture (tiled.py).
-"""
+"""The way of pictures through compiled programs: in one pass, or by tiles."""
 
 from collections.abc import Callable, Iterator, Sequence
 

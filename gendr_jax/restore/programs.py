@@ -1,8 +1,5 @@
 """Weights on devices, and one compiled program for each shape of pass.
 
-What lives here: placement, compilation, memory checks, the queue that keeps devices
-busy. What does not: the mathematics (forward.py), sizes and kinds of pictures.
-
 Two ways over a mesh. A whole picture is split by rows over the axis `space`, and
 pictures of a batch over the other axes; the partitioner exchanges halos. Tiles go one
 to a device, each through the program of one tile, so that their bits do not depend on

@@ -1,8 +1,5 @@
 """A picture of any size by tiles: shared statistics, blending, colour of the whole.
 
-What lives here: the order of work on one large picture, on the host. What does not:
-geometry (tiling.py), devices (programs.py), where pixels come from and go to.
-
 Three walks over the picture: samples give the statistics that all tiles share; tiles
 are restored, blended and kept uncorrected, while moments of colour are gathered; then
 colours are corrected block by block. Memory stays at a row of tiles.

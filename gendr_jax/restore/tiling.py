@@ -1,8 +1,5 @@
 """How a large picture is cut into passes of one shape, and blended again.
 
-What lives here: geometry and weights, numpy alone. What does not: networks, devices,
-colour, files.
-
 Tiles of one shape lie evenly over the picture, neighbours share at least `overlap`
 pixels. Weights sum to one exactly: along each axis a ramp rises once between two
 neighbours, over the middle `overlap` pixels of what they share, and the weight of a

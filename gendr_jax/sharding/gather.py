@@ -1,7 +1,4 @@
-"""Moving arrays: weights made whole inside the step, pictures cut, hosts to devices.
-
-What lives here: constraints and copies. What does not: which array is split (rules.py).
-"""
+"""Moving arrays: weights made whole inside the step, pictures cut, hosts to devices."""
 
 from typing import Any
 

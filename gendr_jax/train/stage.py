@@ -1,8 +1,5 @@
 """The contract between a training stage and the loop that runs it.
 
-What lives here: the `Stage` record and the types it is made of. What does not: any
-stage (`*_step.py`), the loop (`loop.py`), files, meshes.
-
 A stage is data and pure functions. Frozen weights are an argument of every function,
 so that they are never compiled in as constants and never written to a checkpoint.
 """

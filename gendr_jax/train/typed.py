@@ -1,8 +1,4 @@
-"""From a configuration to frozen dataclasses: the border where misspelt keys stop.
-
-What lives here: `typed`, which checks every key and type of a nested mapping against a
-dataclass and builds it. What does not: any setting (`settings.py`), flags, files.
-"""
+"""From a configuration to frozen dataclasses: the border where misspelt keys stop."""
 
 import dataclasses
 import difflib

@@ -6,9 +6,6 @@
     DIR/dinov2/ lpips/ dists/ lora/   the same, of what conversion brings
     DIR/prompt.npz      prompt embeddings by name, each [L, D], float32
 
-What lives here: writing, reading and checking such folders. What does not: PyTorch
-files (torch_files.py), training state (checkpoint.py).
-
 Orbax neither notices a flipped byte in its data files nor a dtype that is not the
 one expected, hence our own digest and `check_like`.
 """

@@ -1,8 +1,4 @@
-"""gendr.json: what a weights folder says of itself.
-
-What lives here: the `Weights` record, and its settings as JSON and back. What does
-not: arrays on disk (folder.py).
-"""
+"""gendr.json: what a weights folder says of itself."""
 
 import dataclasses
 import json
