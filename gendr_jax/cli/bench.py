@@ -63,7 +63,10 @@ def main(args: list[str]) -> int:
     from gendr_jax.cli.common import quiet
 
     quiet()
-    result = _train(values, config) if training else _restore(values, config)
+    if training and config is not None:
+        result = _train(values, config)
+    else:
+        result = _restore(values, config)
     _show(result)
     if values.json:
         from gendr_jax.bench import report

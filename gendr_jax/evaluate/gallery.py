@@ -153,7 +153,9 @@ def _places(side: int, length: int) -> np.ndarray:
 
 def _luma(pixels_hwc: np.ndarray) -> np.ndarray:
     """Levels 0 to 255, near enough to compare by."""
-    return to_8_bits(pixels_hwc).astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+    return to_8_bits(pixels_hwc).astype(np.float32) @ np.asarray(
+        [0.299, 0.587, 0.114], np.float32
+    )
 
 
 def to_8_bits(pixels_hwc: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from gendr_jax.evaluate.measuring import Figures
 from gendr_jax.evaluate.methods import Method
 from gendr_jax.evaluate.set_metrics import Figure, Whole
 from gendr_jax.evaluate.statistics import Mean
-from gendr_jax.metrics.table import Metric, Opened, OpenedSet
+from gendr_jax.metrics.kinds import Metric, Opened, OpenedSet
 from gendr_jax.version import __version__
 
 DECIMALS = 6
@@ -235,6 +235,8 @@ def _differences(tables: dict[str, Any], names: list[str]) -> list[dict[str, Any
             if not pairs:
                 continue
             d = statistics.difference(*zip(*pairs, strict=True))
+            if d is None:  # no figure of a pair is finite
+                continue
             counts = {"above": d.above, "below": d.below}
             found.append({"a": a, "b": b, "metric": name, **_json(d.mean), **counts})
     return found

@@ -101,9 +101,11 @@ def parse(text: str) -> Topology:
             f"axes{limit}. {HOW}."
         )
     found = Topology(kind, shape, slices)
-    if found.num_devices > MAX_DEVICES:
+    devices = found.num_devices
+    assert devices is not None  # of a TPU with a size
+    if devices > MAX_DEVICES:
         raise UsageError(
-            f"topology {text!r} has {found.num_devices} devices, the most is "
+            f"topology {text!r} has {devices} devices, the most is "
             f"{MAX_DEVICES}. Take a smaller one; bytes per device change little."
         )
     return found

@@ -19,6 +19,7 @@ from gendr_jax.models import shared_norms
 from gendr_jax.models.shared_norms import Moments
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
+from gendr_jax.weights.gendr_json import Prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Recipe:
 
     vae: VAEConfig
     unet: UNetConfig
-    prediction: str
+    prediction: Prediction
     t_star: int
     dtype: str
 

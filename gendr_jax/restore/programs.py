@@ -76,7 +76,7 @@ class Programs:
         with memory.errors(what):
             up = jax.device_put(up_bhwc, self._pictures_at)
             hw = jax.device_put(hw_b2, self._batch_at)
-            values = jax.device_put(np.float32(strengths), self._everywhere)
+            values = jax.device_put(np.asarray(strengths, np.float32), self._everywhere)
             sr, spread_b2 = program(self._params, up)
             return jax.device_get((corrected(sr, up, hw, values), spread_b2))
 

@@ -112,7 +112,7 @@ def correct(
     if matched:
         ours, theirs = _stats(plan, enlarged, store, color_fix)
     halo = color.WAVELET_RADIUS if color_fix == "wavelet" else 0
-    values = np.float32(strengths)
+    values = np.asarray(strengths, np.float32)
     for (top, left, height, width), (core_top, core_left, core) in _blocks(plan, halo):
         sr_bhwc, mask_bhw = _block(store.read(top, left, height, width))
         up_bhwc, _ = _block(enlarged(top, left, height, width))

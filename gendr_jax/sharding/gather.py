@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gendr_jax.sharding.mesh import BATCH_AXES, SPACE, replicated
+from gendr_jax.sharding.mesh import BATCH_AXES, SPACE
 
 
 def gather(params: Any, shardings: Any, dtype: Any) -> Any:
@@ -35,7 +35,9 @@ def gather(params: Any, shardings: Any, dtype: Any) -> Any:
         if sharding.is_fully_replicated:
             return x
         x = jax.lax.with_sharding_constraint(x, sharding)
-        return jax.lax.with_sharding_constraint(x, replicated(sharding.mesh))
+        return jax.lax.with_sharding_constraint(
+            x, NamedSharding(sharding.mesh, PartitionSpec())
+        )
 
     return jax.tree.map(whole, params, shardings)
 

@@ -52,7 +52,7 @@ def typed(cls: type[T], mapping: Mapping[str, Any], where: str = "config") -> T:
     return built
 
 
-def _dataclass(cls: type, value: Any, where: str, problems: list[str]) -> Any:
+def _dataclass(cls: Any, value: Any, where: str, problems: list[str]) -> Any:
     if isinstance(value, cls):
         return value
     if not _is_mapping(value):

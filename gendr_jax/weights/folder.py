@@ -74,7 +74,8 @@ def save(
 
     Args:
         folder: where; parents are made.
-        kind: "restorer" (unet, vae and prompt), "base" (unet, others optional), "vae".
+        kind: "restorer" or "adc" (unet, vae and prompt), "pix" (unet and prompt),
+            "base" (unet, others optional), "vae".
         unet, vae, projector: (configuration, weights), weights in any floating dtype.
         prompt: {"positive": [L, D], "negative": [L, D]}, the second optional.
         prediction, t_star, prompt_text, provenance: as in `Weights`.
