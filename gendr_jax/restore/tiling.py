@@ -1,5 +1,8 @@
 """How a large picture is cut into passes of one shape, and blended again.
 
+What lives here: geometry and weights, numpy alone. What does not: networks, devices,
+colour, files.
+
 Tiles of one shape lie evenly over the picture, neighbours share at least `overlap`
 pixels. Weights sum to one exactly: along each axis a ramp rises once between two
 neighbours, over the middle `overlap` pixels of what they share, and the weight of a
@@ -71,13 +74,15 @@ def layout(
     if overlap is None:
         overlap = tile // OVERLAP_PARTS
     overlap = min(max(overlap, 1), tile // 2)
-    shape, origins = [], []
-    for side in (height, width):
-        # What fits into a tile stays one pass: its margin makes the pass larger.
-        fits = side <= tile
-        shape.append(_pass_side(side, multiple) if fits else tile)
-        origins.append((-MARGIN,) if fits else _origins(side, tile, overlap))
-    return Layout(height, width, (shape[0], shape[1]), overlap, *origins)
+
+    def along(length: int) -> tuple[int, tuple[int, ...]]:
+        """(side of a pass, first line of every tile)."""
+        if length <= tile:  # stays one pass, which its margin makes larger
+            return _pass_side(length, multiple), (-MARGIN,)
+        return tile, _origins(length, tile, overlap)
+
+    (rows_side, rows), (columns_side, columns) = along(height), along(width)
+    return Layout(height, width, (rows_side, columns_side), overlap, rows, columns)
 
 
 def bucket(side: int, multiple: int) -> int:
