@@ -29,20 +29,8 @@ from gendr_jax.errors import InputError, UsageError
 
 # Sides of canvases: complete JPEG units. Steps of small ones are wide: to compile one
 # more program takes longer than to compute the empty pixels.
-LADDER = (
-    64,
-    128,
-    256,
-    512,
-    768,
-    1024,
-    1536,
-    2048,
-    3072,
-    4096,
-    6144,
-    8192,
-    12288,
+SMALL, LARGE = (64, 128, 256, 512, 768, 1024, 1536, 2048), (3072, 4096, 6144, 8192)
+LADDER = (*SMALL, *LARGE, 12288, 16384)
 MIN_SIDE = 32
 REMEDY = "Choose an empty folder with -o."
 
