@@ -46,7 +46,8 @@ def test_a_folder_that_is_none_or_empty(tmp_path):
 
 def test_endings_of_programs_are_looked_through():
     assert stems(["a", "b"], ["a_x4", "b-out"]) == {"a": "a_x4", "b": "b-out"}
-    assert stems(["0853_HR"], ["0853_LRx4"]) == {}  # what is no known ending
+    assert stems(["0853_HR"], ["0853_LRx4"]) == {"0853_HR": "0853_LRx4"}
+    assert stems(["0853_HR"], ["0853_LRbest"]) == {}  # what is no known ending
     assert stems(["a_HR"], ["a_LR4"]) == {"a_HR": "a_LR4"}
     assert stems(["a_LR4"], ["a_LR4_x4_out"]) == {"a_LR4": "a_LR4_x4_out"}
     # Never the whole stem, and never letters that are part of a word.
