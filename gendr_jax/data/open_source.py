@@ -84,6 +84,11 @@ def open_source(path: str) -> sources.Source:
         )
     pieces = split_mixture(path)
     if not pieces:
+        if re.search(rf"@({_NUMBER})\s*,", path) and not Path(path).exists():
+            raise UsageError(
+                f"a part of the mixture {path!r} has no weight. Write "
+                "PATH@WEIGHT,PATH@WEIGHT with numbers above 0, such as a@0.7,b@0.3."
+            )
         return _open_one(path)
     for text, weight in pieces:
         if not text or not weight:
@@ -96,11 +101,7 @@ def open_source(path: str) -> sources.Source:
 
 
 def split_mixture(path: str) -> list[tuple[str, Fraction]]:
-    """[(path, weight)] of a mixture; empty when the text is a single source.
-
-    Raises:
-      UsageError: some pieces have weights and others have none.
-    """
+    """[(path, weight)] of a mixture; empty when the text is a single source."""
     weighted = re.compile(rf"(.*?)@({_NUMBER})\s*(?:,\s*|$)", re.DOTALL)
     found, position = [], 0
     while match := weighted.match(path, position):
@@ -109,13 +110,8 @@ def split_mixture(path: str) -> list[tuple[str, Fraction]]:
     rest = path[position:].strip()
     if not found:
         return []
-    if rest:
-        if len(found) == 1 and not re.search(r"@[^,]*,", path):
-            return []
-        raise UsageError(
-            f"{rest!r} in the mixture {path!r} has no weight. Write "
-            "PATH@WEIGHT,PATH@WEIGHT with numbers above 0, such as a@0.7,b@0.3."
-        )
+    if rest:  # a name with a comma in it, or a forgotten weight (open_source)
+        return []
     return found
 
 

@@ -131,4 +131,4 @@ def test_blanks_and_a_comma_at_the_end_do_not_count(text):
 @pytest.mark.parametrize("text", ["a@0.7,b", "a@0.5,b@0.5,c"])
 def test_a_forgotten_weight_is_named(text):
     with pytest.raises(UsageError, match="has no weight. Write PATH@WEIGHT"):
-        open_source.split_mixture(text)
+        open_source.open_source(text)
