@@ -28,7 +28,7 @@ def draw(workdir: Path) -> tuple[float, float]:
     truth = _held_out()
     key = jax.random.key(SEED)[None]
     unit = truth[None].astype(np.float32) / 255.0
-    low = np.asarray(degrade(key, unit, recipe("realesrgan"), SCALE))[0]
+    low = np.asarray(degrade(key, unit, recipe(), SCALE))[0]
     low = np.round(low * 255.0).astype(np.uint8)
     restorer = Restorer.from_pretrained(workdir / "weights", dtype="float32")
     ours = restorer(low, scale=SCALE)

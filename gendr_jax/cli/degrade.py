@@ -50,7 +50,7 @@ def main(args: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from gendr_jax.data.degrade import PRESETS
+    from gendr_jax.data.degrade.recipe import DEFAULT, PRESETS
     from gendr_jax.data.pairs_manifest import NAME
 
     parser = argparse.ArgumentParser(
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", required=True, metavar="DIR", help="where LR and HR go")
     add("-s", "--scale", type=int, default=4, help="times smaller (default: 4)")
     known = ", ".join(PRESETS)
-    add("--preset", default="realesrgan", help=f"{known} (default: realesrgan)")
+    add("--preset", default=DEFAULT, help=f"{known} (default: {DEFAULT})")
     add("--seed", type=int, default=0, help="of every random draw (default: 0)")
     add("--resume", action="store_true", help="keep the pairs of an interrupted run")
     return parser

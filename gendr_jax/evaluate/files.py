@@ -1,8 +1,9 @@
 """Pictures of a folder, and which of them belong together.
 
 Pictures belong together by file stem: `a.png` and `a.jpg`. Endings that programs add
-(`a_x4`, `a-out`, `a_LR4`) are looked through where that leaves no doubt, and so are the
-two ways to write an accent, of which archives made on a Mac use the other one.
+(`a_x4`, `0801x4`, `a_bicLRx4`, `a-out`, `a_LR4`) are looked through where that leaves
+no doubt, and so are the two ways to write an accent, of which archives made on a Mac
+use the other one. What lives here: names. What does not: reading any of the files.
 """
 
 import re
@@ -16,7 +17,7 @@ from gendr_jax.errors import UsageError
 from gendr_jax.image_io import PICTURE_SUFFIXES
 
 ENDINGS = re.compile(
-    r"([-_](x\d+(\.\d+)?|\d+x|[lhs]r\d*|[lh]q|gt|out|output|result|restored))+$",
+    r"((?<=\d)x[2-8][a-z]?$|[-_](bic)?lrx\d|[-_](x\d+(\.\d+)?|\d+x|[lhs]r\d*|[lh]q|gt|out|output|result|restored))+$",
     re.IGNORECASE,
 )
 
@@ -69,19 +70,45 @@ def find(folder: Path, *, recursive: bool = False) -> Found:
     return Found(single, frozenset(twins), tuple(problems))
 
 
-def match(wanted: Iterable[str], have: dict[str, Path]) -> dict[str, Path]:
+def match(
+    wanted: Iterable[str], have: dict[str, Path], suffix: str = ""
+) -> dict[str, Path]:
     """{wanted stem: file}: equal stems, then stems that are equal without endings.
 
-    The second only where one wanted and one given stem come to the same. What found
-    no partner is not in the result.
+    The second only where one wanted and one given stem come to the same. The last
+    resort is one ending that all the rest share, as a network's name: `a_SwinIR`,
+    `b_SwinIR`. What found no partner is not in the result.
+
+    Args:
+        suffix: the ending of the given stems, if it is known; nothing else is tried.
     """
     wanted = list(wanted)
+    if suffix:
+        return {w: have[w + suffix] for w in wanted if w + suffix in have}
     found = {stem: have[stem] for stem in wanted if stem in have}
     theirs = _plain(stem for stem in have if stem not in found)
     for plain, mine in _plain(stem for stem in wanted if stem not in found).items():
         if len(mine) == 1 and len(theirs.get(plain, ())) == 1:
             found[mine[0]] = have[theirs[plain][0]]
-    return found
+    if found:
+        return found
+    shared = _shared_ending(wanted, list(have))
+    return {w: have[w + shared] for w in wanted if shared and w + shared in have}
+
+
+def _shared_ending(wanted: list[str], have: list[str]) -> str:
+    """What every given stem has behind a wanted one; "" where they differ.
+
+    It begins with a mark, so that `10` is no partner of `1`.
+    """
+    known, endings = set(wanted), set()
+    for stem in have:
+        cuts = [k for k in range(len(stem) - 1, 0, -1) if stem[:k] in known]
+        cuts = [k for k in cuts if stem[k] in "-_. "]
+        if not cuts:
+            return ""
+        endings.add(stem[cuts[0] :])
+    return endings.pop() if len(endings) == 1 else ""
 
 
 def _plain(stems: Iterable[str]) -> dict[str, list[str]]:

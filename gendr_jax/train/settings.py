@@ -44,7 +44,7 @@ class Data:
     """Where photographs come from (data/open_source.py), how they become pairs."""
 
     path: str = ""
-    preset: str = "realesrgan"
+    preset: str = "osediff"
     crop: int = 512
     scale: int = 4
     workers: int = 0

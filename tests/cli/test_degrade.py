@@ -134,10 +134,10 @@ def test_manifest(photos, tmp_path):
     assert degrade.main(["-i", str(photos), "-o", str(out), "--seed", "7"]) == 0
     head, *pictures = lines(out)
     assert head["gendr_jax"] == gendr_jax.__version__
-    assert (head["preset"], head["scale"], head["seed"]) == ("realesrgan", 4, 7)
+    assert (head["preset"], head["scale"], head["seed"]) == ("osediff", 4, 7)
     assert [p["input"] for p in pictures] == ["a.bmp", "a.png", "more/b.png"]
     for p in pictures:
-        assert (p["preset"], p["scale"], p["key"]["seed"]) == ("realesrgan", 4, 7)
+        assert (p["preset"], p["scale"], p["key"]["seed"]) == ("osediff", 4, 7)
         for name, file in (
             ("input", photos / p["input"]),
             ("LR", out / p["LR"]),
