@@ -73,8 +73,9 @@ ROOMS = {
         {"jax", "numpy", "orbax", "etils"},
         {"gendr_jax.nets", "gendr_jax.sharding", "gendr_jax.weights"},
     ),
-    "gendr_jax.data.pairs_manifest": Room(
-        1, {"jax", "numpy", "PIL"}, {"gendr_jax.data", "gendr_jax.weights"}
+    "gendr_jax.data.pairs_manifest": Room(1, {"jax", "numpy", "PIL"}),
+    "gendr_jax.data.degrade_folder": Room(
+        1, {"jax", "numpy", "PIL"}, {"gendr_jax.data", "gendr_jax.data.pairs_manifest"}
     ),
     "gendr_jax.data": Room(
         1,

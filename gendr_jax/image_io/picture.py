@@ -51,13 +51,15 @@ class Image:
         pixels_hwc: uint8 or uint16, one (grey) or three (RGB) channels.
         alpha_hw: opacity in the same dtype, or None; colours are not multiplied by it.
         icc: the colour profile that the written file shall have, or None.
-        exif: the EXIF block, or None; its orientation has been applied.
-        xmp: the XMP packet, or None.
+        exif: the EXIF block as the file has it, or None; its orientation has been
+            applied, and is reset when the picture is written.
+        xmp: the XMP packet, likewise, or None.
         iptc: the IPTC block, or None.
         space: how `pixels_hwc` stand for colours.
         bits: of a channel in files, where `pixels_hwc` have more.
         density: pixels a millimetre, across and down, where the file states them.
         bled: whether colours under what is transparent are those of its surroundings.
+        from_hw: height and width of the file, upright, that sizes in `xmp` go by.
     """
 
     pixels_hwc: np.ndarray
@@ -70,6 +72,7 @@ class Image:
     bits: int | None = None
     density: tuple[float, float] | None = None
     bled: bool = False
+    from_hw: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

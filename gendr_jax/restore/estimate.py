@@ -127,7 +127,8 @@ def one_pass(height: int, width: int, multiple: int, limit: int | None) -> Layou
         InputError: more padded pixels than the limit.
     """
     whole = tiling.whole(height, width, multiple)
-    padded = whole.pass_hw[0] * whole.pass_hw[1]
+    # The limit counts what users ask for, without the margin that is cropped again.
+    padded = tiling.bucket(height, multiple) * tiling.bucket(width, multiple)
     if limit is not None and padded > limit:
         raise InputError(
             f"the output would be {width}x{height} ({padded} pixels when padded), the "

@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gendr_jax import cpu_compiler
 from gendr_jax.nets import Params
-from gendr_jax.restore import color, forward, memory
+from gendr_jax.restore import color, forward, memory, tiling
 from gendr_jax.restore.forward import Recipe
 
 SPACE = "space"
@@ -160,9 +160,12 @@ class Programs:
         """Apart from the networks, which another colour fix shall not compile again."""
 
         def corrected(sr_bhwc, up_bhwc, hw_b2, strengths):
-            rows = jnp.arange(size[0])[None, :, None] < hw_b2[:, 0, None, None]
-            columns = jnp.arange(size[1])[None, None, :] < hw_b2[:, 1, None, None]
-            return finish(color_fix, sr_bhwc, up_bhwc, rows & columns, strengths)
+            # The margin and what fills the pass up have no say in colours.
+            rows = jnp.arange(size[0])[None, :, None] - tiling.MARGIN
+            columns = jnp.arange(size[1])[None, None, :] - tiling.MARGIN
+            inside = (rows >= 0) & (rows < hw_b2[:, 0, None, None])
+            inside &= (columns >= 0) & (columns < hw_b2[:, 1, None, None])
+            return finish(color_fix, sr_bhwc, up_bhwc, inside, strengths)
 
         def lower():
             batch = self.batch_size

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gendr_jax.errors import InputError
+from gendr_jax.image_io import resize
 from gendr_jax.restore import color, tiling
 from gendr_jax.restore.programs import Programs
 from gendr_jax.restore.tiling import Layout
@@ -146,11 +147,8 @@ def _statistics(programs: Programs, plan: Layout, enlarged: Enlarged) -> Any:
 
 
 def _padded(enlarged, plan, place, size):
-    """The part at this place, mirrored where the picture ends before it."""
-    height = min(size[0], plan.height - place[0])
-    width = min(size[1], plan.width - place[1])
-    extra = ((0, size[0] - height), (0, size[1] - width), (0, 0))
-    return np.pad(enlarged(*place, height, width), extra, mode="reflect")
+    """The part at this place, mirrored where the picture has ended."""
+    return resize.mirrored_part(enlarged, (plan.height, plan.width), (*place, *size))
 
 
 def _stats(plan, enlarged, store, name):
