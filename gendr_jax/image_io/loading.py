@@ -9,6 +9,7 @@ import logging
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyvips
 
@@ -114,7 +115,7 @@ def _open(path: Path, kind: str, access: str) -> tuple[pyvips.Image, Pages | Non
         InputError: a TIFF file with several pictures, or with reduced copies alone.
     """
     # Results are not taken from the cache of libvips, which goes by name.
-    options: dict[str, object] = {"access": access, "fail_on": "error"}
+    options: dict[str, Any] = {"access": access, "fail_on": "error"}
     found = _pages(path) if kind == "TIFF" else None
     if found is not None:
         if len(found.full) != 1:

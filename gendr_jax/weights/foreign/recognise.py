@@ -12,8 +12,9 @@ from gendr_jax.errors import InputError
 from gendr_jax.weights import export
 from gendr_jax.weights.foreign import component_folder, config_json, single_files
 from gendr_jax.weights.foreign.components import Component
+from gendr_jax.weights.foreign.open_file import open_file
 from gendr_jax.weights.foreign.single_files import Found, Hints
-from gendr_jax.weights.foreign.tensors import OpenFile, open_file
+from gendr_jax.weights.foreign.tensors import OpenFile
 
 CLASSES = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
