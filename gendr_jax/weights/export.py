@@ -31,7 +31,8 @@ from gendr_jax.weights.foreign import (
     lpips,
     names,
 )
-from gendr_jax.weights.foreign.tensors import open_file, write_safetensors
+from gendr_jax.weights.foreign.open_file import open_file
+from gendr_jax.weights.foreign.tensors import write_safetensors
 from gendr_jax.weights.gendr_json import Weights
 
 SETTINGS, PROMPT = "gendr_export.json", "prompt.safetensors"

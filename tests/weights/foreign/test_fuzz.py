@@ -13,7 +13,7 @@ import pytest
 
 from gendr_jax.errors import InputError
 from gendr_jax.weights import convert
-from gendr_jax.weights.foreign.tensors import open_file
+from gendr_jax.weights.foreign.open_file import open_file
 from tests.helpers import weights_mutations as fuzz
 from tests.helpers import weights_samples
 
