@@ -2,17 +2,16 @@
 
 Pictures belong together by file stem: `a.png` and `a.jpg`. Endings that programs add
 (`a_x4`, `a-out`, `a_LR4`) are looked through where that leaves no doubt, and so are the
-two ways to write an accent, of which archives made on a Mac use the other one. What
-lives here: names. What does not: reading any of the files.
+two ways to write an accent, of which archives made on a Mac use the other one.
 """
 
-import os
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gendr_jax import picture_walk
 from gendr_jax.errors import UsageError
 from gendr_jax.image_io import PICTURE_SUFFIXES
 
@@ -44,21 +43,20 @@ def find(folder: Path, *, recursive: bool = False) -> Found:
     Raises:
         UsageError: no such folder, no picture in it, or a name that is not UTF-8.
     """
-    if _shown(folder) != str(folder):
-        raise UsageError(f"{_shown(folder)}: the name is not UTF-8. Rename the folder.")
+    if not picture_walk.is_utf8(folder):
+        shown = picture_walk.shown(folder)
+        raise UsageError(f"{shown}: the name is not UTF-8. Rename the folder.")
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise UsageError(f"{folder} {what}. Give a folder of pictures.")
-    paths = sorted(walk(folder, recursive=recursive))
-    if not paths:
+    walked = picture_walk.walk(folder, PICTURE_SUFFIXES, recursive=recursive)
+    paths = [folder / name for name in walked.names]
+    problems = list(walked.left_out.values())
+    if not paths and not problems:
         deeper = "" if recursive else " (--recursive looks deeper)"
         raise UsageError(f"{folder} has no pictures{deeper}. Give another folder.")
     by_stem: dict[str, list[Path]] = {}
-    problems = []
     for path in paths:
-        if _shown(path) != str(path):  # libvips and files of results want UTF-8
-            problems.append(f"{_shown(path)}: the name is not UTF-8. Rename the file.")
-            continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
         by_stem.setdefault(stem, []).append(path)
     twins = {stem: paths for stem, paths in by_stem.items() if len(paths) > 1}
@@ -69,10 +67,6 @@ def find(folder: Path, *, recursive: bool = False) -> Found:
     ]
     single = {s: paths[0] for s, paths in sorted(by_stem.items()) if s not in twins}
     return Found(single, frozenset(twins), tuple(problems))
-
-
-def _shown(path: Path) -> str:
-    return str(path).encode(errors="replace").decode()
 
 
 def match(wanted: Iterable[str], have: dict[str, Path]) -> dict[str, Path]:
@@ -97,13 +91,3 @@ def _plain(stems: Iterable[str]) -> dict[str, list[str]]:
         left = ENDINGS.sub("", stem) or stem
         groups.setdefault(unicodedata.normalize("NFC", left), []).append(stem)
     return groups
-
-
-def walk(folder: Path, *, recursive: bool) -> Iterable[Path]:
-    """The picture files of a folder, by their suffix, in no order."""
-    for root, below, names in os.walk(folder, followlinks=True):
-        below[:] = [b for b in below if recursive and not b.startswith(".")]
-        for name in names:
-            path = Path(root, name)
-            if path.suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
-                yield path

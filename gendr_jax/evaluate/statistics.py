@@ -63,7 +63,7 @@ def mean(values: Sequence[float]) -> Mean | None:
 def difference(a: Sequence[float], b: Sequence[float]) -> Difference | None:
     """Paired: `a[i]` and `b[i]` are figures of one picture."""
     d_n = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    middle = mean(d_n)
+    middle = mean(d_n.tolist())
     if middle is None:
         return None
     return Difference(middle, int((d_n > 0).sum()), int((d_n < 0).sum()))
