@@ -1,6 +1,7 @@
-"""Tensors in files: a lazy one for each name, read one at a time, and written.
+"""A tensor in a file: its name, dtype and shape, read when asked for; and the writer.
 
-Plain reads, not mapped pages: memory holds what was asked for and nothing more.
+Bytes are read one tensor at a time with plain reads, so memory holds what was asked for
+and no mapped pages. Opening files is ``open_file.py``'s.
 """
 
 import dataclasses
@@ -15,7 +16,6 @@ import numpy as np
 
 from gendr_jax.errors import InputError
 
-SAFETENSORS, PICKLES = (".safetensors",), (".bin", ".ckpt", ".pt", ".pth")
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -26,7 +26,13 @@ DTYPES = {
     "I16": np.dtype(np.int16),
     "I8": np.dtype(np.int8),
     "U8": np.dtype(np.uint8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
     "BOOL": np.dtype(np.bool_),
+    # No network of ours is read from these; a file may hold them for a text encoder.
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
 # Of floating numbers: the bits of the exponent, all set in NaN and Inf alone.
 EXPONENT = {
@@ -49,11 +55,22 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class OpenFile:
-    """The directory of one file: its tensors by name, and what else it says."""
+    """The directory of one file.
+
+    Attributes:
+        tensors: by name; of a training checkpoint, the state dict.
+        metadata: plain values that the file says of itself.
+        averages: the same names with averaged weights, where the file keeps both.
+        groups: every dict of tensors in a pickle, by its key.
+        left_out: how many tensors of what meaning are in none of these.
+    """
 
     path: Path
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
+    averages: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    groups: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def located(
