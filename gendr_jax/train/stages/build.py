@@ -4,6 +4,7 @@ Reads starting weights, declares networks, picks the step. The mathematics is in
 ``*_step.py`` files, the running in ``loop.py``.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +42,7 @@ from gendr_jax.train.settings import (
 from gendr_jax.train.stage import Stage
 from gendr_jax.train.stages import base as base_stage
 from gendr_jax.train.stages import distill as distill_stage
-from gendr_jax.train.stages import initial_weights
+from gendr_jax.train.stages import initial_weights, patch_components
 from gendr_jax.train.stages import vae as vae_stage
 from gendr_jax.train.stages.roles import DistillNets
 from gendr_jax.train.typed import typed
@@ -68,8 +69,24 @@ def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
         InputError: weights or photographs that cannot be read.
     """
     settings = read_settings(config, mesh)
-    stage = wire(settings, mesh)
-    return Setup(stage, data_batches(settings, mesh), run_settings(settings))
+    stage, batches = wire(settings, mesh), data_batches(settings, mesh)
+    if isinstance(settings, VAESettings) and settings.vae.linear_path:
+        stage = _from_components(settings, stage, batches)
+    return Setup(stage, batches, run_settings(settings))
+
+
+def _from_components(
+    settings: VAESettings, stage: Stage, batches: Callable[[int], Iterator[Any]]
+) -> Stage:
+    """A fresh linear path starts at the principal components of the run's data."""
+    if stage.start:
+        return stage
+    net = builder(settings)(VAE, settings.vae)
+    fresh = initial_weights.random_like(net, settings.seed, initial_weights.VAE_STREAM)
+    with contextlib.closing(batches(0)) as first:
+        path = patch_components.from_batches(settings.vae, first)
+    start = {"vae": fresh | {"linear_path": jax.tree.map(jnp.asarray, path)}}
+    return dataclasses.replace(stage, start=start)
 
 
 def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
