@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gendr_jax.models import winograd
+from gendr_jax.models import kernel_gradient, winograd
 from gendr_jax.models.remat import CONV, LINEAR, named
 
 Product = Callable[[jax.Array, jax.Array], jax.Array]  # (x, kernel) -> y, bilinear
@@ -77,6 +77,8 @@ class Conv(nnx.Module):
         kernel = kernel[...].astype(self.dtype)
         if winograd.suits(x, kernel, stride, padding):
             return winograd.convolve(x, kernel)
+        if kernel_gradient.suits(x, kernel, stride, padding):
+            return kernel_gradient.convolve(x, kernel)
         product = functools.partial(
             jax.lax.conv_general_dilated,
             window_strides=(stride, stride),
