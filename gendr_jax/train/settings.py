@@ -66,7 +66,6 @@ class Init:
     unet: str = ""
     dino: str = ""
     prompt: str = ""
-    vgg: str = ""
     random: bool = False
 
 
@@ -225,7 +224,6 @@ class Weights:
     repa: float = 0.5
     latent: float = 0.0
     pixel: float = 0.0
-    perceptual: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -297,17 +295,10 @@ class DistillSettings(Common):
                 "literal form. Set score.literal=False."
             )
         require_paired_term(self.score.literal, self.weights.latent)
-        paired = self.weights.latent, self.weights.pixel, self.weights.perceptual
-        if not self.scored and not any(paired):
+        if not self.scored and not (self.weights.latent or self.weights.pixel):
             raise UsageError(
-                "kind=paired with weights.latent, pixel and perceptual all 0 trains "
-                "nothing. Set weights.pixel=1."
-            )
-        if self.weights.perceptual > 0 and not self.init.vgg:
-            raise UsageError(
-                f"weights.perceptual={self.weights.perceptual} needs a trained VGG16, "
-                "and init.vgg is empty. Name an lpips weights folder "
-                "(tools/convert_hed.py writes one), or set weights.perceptual=0."
+                "kind=paired with weights.latent=0 and weights.pixel=0 trains nothing. "
+                "Set weights.pixel=1."
             )
 
 

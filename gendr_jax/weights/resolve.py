@@ -1,7 +1,8 @@
 """From what a user typed after --weights to a folder on this machine.
 
-What lives here: local paths, and Hub ids where huggingface_hub happens to be
-installed. No id is built in: public weights move and vanish.
+What lives here: local paths, weights that come with the package, and Hub ids where
+huggingface_hub happens to be installed. No id is built in: public weights move and
+vanish.
 """
 
 import re
@@ -9,11 +10,20 @@ from pathlib import Path
 
 from gendr_jax.errors import InputError, UsageError
 
+DEFAULT = "gendr-tiny"  # what restores when no weights are named
+SHIPPED = Path(__file__).parents[1] / "pretrained"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def shipped() -> list[str]:
+    """Names of the weights that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/gendr.json"))
 
 
 def locate(path_or_name: str | Path) -> Path:
     """The local folder of these weights; a Hub id is downloaded (and cached).
+
+    A folder goes before a name of weights that come with the package.
 
     Raises:
         InputError: there is no such folder.
@@ -25,8 +35,13 @@ def locate(path_or_name: str | Path) -> Path:
         return path.resolve()
     if path.exists():
         raise InputError(f"{text} is a file, not a folder of weights. Name the folder.")
+    if text in shipped():
+        return SHIPPED / text
     if isinstance(path_or_name, Path) or not HUB_ID.fullmatch(text):
-        raise InputError(f"there is no weights folder {text}. Check the path.")
+        raise InputError(
+            f"there is no weights folder {text}. Check the path, or name weights that "
+            f"come with the package: {', '.join(shipped())}."
+        )
     try:
         import huggingface_hub
     except ImportError:

@@ -160,14 +160,13 @@ class GeneratorLoss:
     def paired_terms(self, frozen: Any, pair: Pair) -> dict[str, tuple[float, Term]]:
         """{name: (weight, z_g -> scalar)} of the terms that compare with the truth."""
         w, terms = self.settings.weights, {}
-
         if w.latent > 0:
             terms["latent"] = (
                 w.latent,
                 lambda z_g: finite_mean(losses.l2(z_g, pair.z_high_bhwc)),
             )
-        vae = self.nets.gather(frozen["vae"], "frozen/vae")
         if w.pixel > 0:
+            vae = self.nets.gather(frozen["vae"], "frozen/vae")
             terms["pixel"] = (
                 w.pixel,
                 lambda z_g: finite_mean(
