@@ -30,6 +30,7 @@ setup(
     packages=find_packages(include=["gendr_jax", "gendr_jax.*"]),
     package_data={
         "gendr_jax": ["py.typed"],
+        "gendr_jax.pretrained": ["*/*", "*/*/*", "*/*/*/*", "*/*/*/*/*", "*/*/*/*/*/*"],
         "gendr_jax.evaluate": ["page.html", "page.css", "*.js", "sets/*.sha256"],
     },
     install_requires=[

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gendr_jax import overwriting
-from gendr_jax.cli.common import Parser, tidy_when_terminated
+from gendr_jax.cli.common import DEFAULT_WEIGHTS, Parser, tidy_when_terminated
 from gendr_jax.errors import UsageError
 from gendr_jax.restore.folders.report import say_error
 
@@ -290,7 +290,8 @@ def _parser() -> Parser:
         action="append",
         default=[],
         metavar="[NAME=]WEIGHTS",
-        help="a method too: --lr restored with these weights, as gendr restore does",
+        help="a method too: --lr restored with these weights, as gendr restore does; "
+        f"{DEFAULT_WEIGHTS} where no method is named",
     )
     add("--dtype", choices=["bf16", "fp32"], help="of --restore (default: as restore)")
     add("--gt", metavar="DIR", help="the truths")
@@ -347,7 +348,9 @@ def _output_flags(group: Any) -> None:
 
 def _check(flags: Any) -> None:
     if not flags.sr and not flags.restore:
-        raise UsageError("no method is named. Name a folder of results with --sr.")
+        if not (flags.lr or flags.set):
+            raise UsageError("no method is named. Name a folder of results with --sr.")
+        flags.restore.append(DEFAULT_WEIGHTS)
     if (flags.set is None) != (flags.root is None):
         raise UsageError("--set and --root go together. Give both or neither.")
     if flags.set and (flags.gt or flags.lr):

@@ -73,6 +73,16 @@ def strip(panels: dict[str, np.ndarray]) -> Image.Image:
     return sheet
 
 
+def stack(rows: list[Image.Image]) -> Image.Image:
+    """Pictures one above the other."""
+    size = max(row.width for row in rows), sum(row.height for row in rows)
+    sheet, top = Image.new("RGB", size, "white"), 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
+
+
 def split(before: np.ndarray, after: np.ndarray) -> Image.Image:
     """One picture: its left half before, its right half after, a line between."""
     middle = before.shape[1] // 2

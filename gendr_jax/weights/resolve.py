@@ -16,12 +16,20 @@ from etils import epath
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.weights.remote_paths import files_of, is_remote, place
 
+DEFAULT = "gendr-tiny"  # what restores when no weights are named
+SHIPPED = Path(__file__).parents[1] / "pretrained"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-PACKAGED = Path(__file__).parent.parent / "pretrained"
+
+
+def shipped() -> list[str]:
+    """Names of the weights that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/gendr.json"))
 
 
 def resolve(name: str | Path) -> Path:
     """The local file or folder of these weights.
+
+    A folder goes before a name of weights that come with the package.
 
     Raises:
         InputError: there is nothing of that name.
@@ -33,10 +41,13 @@ def resolve(name: str | Path) -> Path:
     path = Path(text).expanduser()
     if path.exists():
         return path.resolve() if path.is_dir() else path.absolute()
-    if "/" not in text and (PACKAGED / text / "gendr.json").is_file():
-        return PACKAGED / text
+    if text in shipped():
+        return SHIPPED / text
     if isinstance(name, Path) or not HUB_ID.fullmatch(text):
-        raise InputError(f"{text} does not exist. Check the path.")
+        raise InputError(
+            f"{text} does not exist. Check the path, or name weights that come with "
+            f"the package: {', '.join(shipped())}."
+        )
     return _from_hub(text)
 
 
@@ -52,7 +63,8 @@ def locate(name: str | Path) -> Path:
         if "does not exist" not in str(error):
             raise
         raise InputError(
-            f"there is no weights folder {name}. Check the path."
+            f"there is no weights folder {name}. Check the path, or name weights that "
+            f"come with the package: {', '.join(shipped())}."
         ) from error
     if not path.is_dir():
         raise InputError(f"{name} is a file, not a folder of weights. Name the folder.")

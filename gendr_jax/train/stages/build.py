@@ -4,6 +4,7 @@ Reads starting weights, declares networks, picks the step. The mathematics is in
 ``*_step.py`` files, the running in ``loop.py``.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -50,7 +51,7 @@ from gendr_jax.train.settings import (
 from gendr_jax.train.stage import Stage
 from gendr_jax.train.stages import base as base_stage
 from gendr_jax.train.stages import distill as distill_stage
-from gendr_jax.train.stages import initial_weights, pixel
+from gendr_jax.train.stages import initial_weights, patch_components, pixel
 from gendr_jax.train.stages import vae as vae_stage
 from gendr_jax.train.stages.roles import DistillNets
 from gendr_jax.train.typed import typed
@@ -80,8 +81,24 @@ def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
     stage = wire(settings, mesh)
     source = data_source(settings)
     batches = data_batches(settings, mesh, source)
+    if isinstance(settings, VAESettings) and settings.vae.linear_path:
+        stage = _from_components(settings, stage, batches)
     running = dataclasses.replace(run_settings(settings), data=fingerprint(source))
     return Setup(stage, batches, running)
+
+
+def _from_components(
+    settings: VAESettings, stage: Stage, batches: Callable[[int], Iterator[Any]]
+) -> Stage:
+    """A fresh linear path starts at the principal components of the run's data."""
+    if stage.start:
+        return stage
+    net = builder(settings)(VAE, settings.vae)
+    fresh = initial_weights.random_like(net, settings.seed, initial_weights.VAE_STREAM)
+    with contextlib.closing(batches(0)) as first:
+        path = patch_components.from_batches(settings.vae, first)
+    start = {"vae": fresh | {"linear_path": jax.tree.map(jnp.asarray, path)}}
+    return dataclasses.replace(stage, start=start)
 
 
 def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:

@@ -157,6 +157,11 @@ class GeneratorLoss:
 
             on = (state.step >= self.settings.adversarial_start).astype(jnp.float32)
             terms["adversarial"] = (w.adversarial * on, adversarial)
+        return terms | self.paired_terms(frozen, pair)
+
+    def paired_terms(self, frozen: Any, pair: Pair) -> dict[str, tuple[float, Term]]:
+        """{name: (weight, z_g -> scalar)} of the terms that compare with the truth."""
+        w, terms = self.settings.weights, {}
         if w.latent > 0:
             terms["latent"] = (
                 w.latent,

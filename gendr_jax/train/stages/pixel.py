@@ -300,8 +300,8 @@ def role_optimisers(
     """{role: its rule}, by the roles' names in the state."""
     adam = settings.optim
     return {
-        "generator": optimisers.adamw(adam.generator),
-        "disc": optimisers.adamw(adam.discriminator),
+        "generator": optimisers.adamw(adam.generator, steps=settings.steps),
+        "disc": optimisers.adamw(adam.discriminator, steps=settings.steps),
     }
 
 

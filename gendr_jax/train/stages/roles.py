@@ -40,7 +40,7 @@ class DistillNets:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DistillState:
-    """Trained roles; ``real`` and ``disc`` are None for kinds that do not train them.
+    """Trained roles; all but the generator are None for kinds that do not train them.
 
     generator.params: {"unet": full or adapters, "projector"}; fake, real: adapters;
     disc.params: {"unet": adapters, "head"}; ema: the generator's unet averaged.
@@ -48,7 +48,7 @@ class DistillState:
 
     step: jax.Array
     generator: Role
-    fake: Role
+    fake: Role | None
     real: Role | None
     disc: Role | None
     ema: Params

@@ -6,7 +6,7 @@ Weights are read in ``torch_files.py``.
 from collections.abc import Callable
 from typing import Any
 
-from gendr_jax.errors import InputError
+from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models.dinov2 import DINOv2Config
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
@@ -123,6 +123,11 @@ def is_number(value: Any) -> bool:
 
 
 ComponentConfig = UNetConfig | VAEConfig | DINOv2Config
+# Fields that diffusers' networks lack.
+OURS_ALONE = {
+    "vae": ("patch", "linear_path", "convolutions"),
+    "unet": ("mid_attention", "norm", "input_shortcut"),
+}
 
 KINDS = ("unet", "vae", "dinov2")
 
@@ -184,9 +189,21 @@ def kind_of(config: ComponentConfig) -> str:
 
 
 def dump(config: ComponentConfig) -> dict[str, Any]:
-    """What diffusers or transformers expects in config.json for this network."""
+    """What diffusers or transformers expects in config.json for this network.
+
+    Raises:
+        UsageError: a network that they cannot build.
+    """
+    kind = kind_of(config)
+    for name in OURS_ALONE.get(kind, ()):
+        value = getattr(config, name)
+        if value != getattr(type(config)(), name):
+            raise UsageError(
+                f"diffusers has no {kind} with {name}={value}. Keep these weights in "
+                "our own format: --to orbax."
+            )
     write = {"unet": _dump_unet, "vae": _dump_vae, "dinov2": _dump_dinov2}
-    return write[kind_of(config)](config)
+    return write[kind](config)
 
 
 def _parse_unet(options: Options) -> UNetConfig:

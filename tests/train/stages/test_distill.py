@@ -229,6 +229,22 @@ def test_the_adversarial_term_waits_for_its_step():
         assert (m["adversarial_to_score"] > 0) == (weight > 0)  # ratio of gradients
 
 
+def test_paired_is_the_paired_terms_and_the_generator_alone():
+    """One program, no other role, and the gradient is that of the terms themselves."""
+    weights = {"latent": 0.5, "pixel": 1.0}
+    distill, frozen, state = build("paired", weights=weights)
+    assert (state.fake, state.real, state.disc) == (None, None, None)
+    assert [line.name for line in distill.lines] == ["generator"]
+    one = batch()
+    new, metrics = jax.jit(distill.step)(state, frozen, one, KEY)
+    total = 0.5 * metrics["loss_latent_generator"] + metrics["loss_pixel_generator"]
+    np.testing.assert_allclose(metrics["loss_generator"], total, rtol=1e-5)
+    assert not same(new.generator.params["unet"], state.generator.params["unet"])
+    assert same(new.generator.params["projector"], state.generator.params["projector"])
+    rate = distill.settings.optim.generator.lr
+    np.testing.assert_allclose(metrics["lr_generator"], rate, rtol=1e-6)
+
+
 def test_the_average_follows_the_generator():
     distill, frozen, state, step = stepped("cida", "full")
     state = at(state, 5)
