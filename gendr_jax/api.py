@@ -1,9 +1,4 @@
-"""The networks as Python callables, from a folder on disk: `load_vae` and its like.
-
-What lives here: from a folder, ours or a component folder of diffusers and
-transformers, to compiled functions with weights inside. What does not: restoring
-(restore/pipeline.py), reading files (weights/).
-"""
+"""The networks as Python callables, from a folder on disk: `load_vae` and its like."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,8 +1,7 @@
 """What a command writes is never what it reads: outputs against inputs, by real path.
 
 Links are followed on both sides, so that an output folder whose HR leads to the
-photographs is noticed. What lives here: the comparison. What does not: writing
-(files.py).
+photographs is noticed.
 """
 
 import os

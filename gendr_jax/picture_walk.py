@@ -2,8 +2,8 @@
 
 Files are taken by their suffix. Symbolic links are followed, a folder is read once
 however many links lead to it, so that a link to a folder above ends. Hidden names and
-our temporary ones are left out in silence; everything else that is not taken has a
-line that says why. What lives here: names. What does not: reading the files.
+our temporary ones are left out in silence; everything else that is not taken has a line
+that says why.
 """
 
 import os

@@ -1,8 +1,4 @@
-"""`gendr convert`: weights from PyTorch files to ours, and back.
-
-What lives here: flags and the printed report. What does not: the work
-(gendr_jax/weights/convert.py) and the comparison of frameworks (convert_verify.py).
-"""
+"""`gendr convert`: weights from PyTorch files to ours, and back."""
 
 import json
 from pathlib import Path

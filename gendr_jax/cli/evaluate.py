@@ -1,9 +1,4 @@
-"""`gendr evaluate`: how good restored pictures are, by the protocol of the field.
-
-What lives here: what flags lead to, progress. What does not: the flags
-(evaluate_flags.py), pairing, measuring, the report (gendr_jax/evaluate/), formulas
-(gendr_jax/metrics/).
-"""
+"""`gendr evaluate`: how good restored pictures are, by the protocol of the field."""
 
 import sys
 import time

@@ -1,8 +1,4 @@
-"""`gendr inspect`: what a weights file, folder or training workdir holds.
-
-What lives here: flags and the two forms of the answer. What does not: reading
-(gendr_jax/weights/).
-"""
+"""`gendr inspect`: what a weights file, folder or training workdir holds."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,7 @@
 """`gendr quickstart`: the whole system, small, on photographs that pip installed.
 
 Three stages through the same code as `gendr train`, then one picture restored through
-the same code as `gendr restore`. What lives here: the order of things and the small
-numbers; the comparison picture is in comparison.py.
+the same code as `gendr restore`.
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """One image file to HWC uint8 sRGB, or the reason why it cannot be trusted.
 
-What lives here: which files are pictures to learn from, and their conversion. A file
-is judged by its content, never by its name, and is either converted correctly or
+A file is judged by its content, never by its name, and is either converted correctly or
 refused: Pillow by itself would drop transparency, ignore the orientation, saturate
 16-bit gray and show the first frame of an animation without a word.
 

@@ -1,9 +1,8 @@
 """Source to batches of crops, in one global order that a single integer describes.
 
-What lives here: the order of samples and the cutting of crops. The order is made for
-the whole job first and shared out to hosts last, so sample k, its crop and its flip
-are the same for any number of hosts and worker processes, and `start` is all there
-is to save. No jax: worker processes import this file.
+The order is made for the whole job first and shared out to hosts last, so sample k, its
+crop and its flip are the same for any number of hosts and worker processes, and `start`
+is all there is to save. No jax: worker processes import this file.
 
     pictures -> shuffle (anew each epoch) -> repeat -> mix -> crop, flip -> my share
              -> batch

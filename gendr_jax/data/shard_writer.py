@@ -1,9 +1,8 @@
 """A folder of photographs into ArrayRecord shards, by several processes.
 
-What lives here: checking, writing and the manifest. The format of a record and the
-reading are shards.py's. Which picture goes into which shard depends on the sorted
-names alone, so the files are the same bytes for any number of processes, and order in
-the shards is the order of `sources.folder`.
+The format of a record and the reading are shards.py's. Which picture goes into which
+shard depends on the sorted names alone, so the files are the same bytes for any number
+of processes, and order in the shards is the order of `sources.folder`.
 
     manifest.json  {"format": "GDR1", "pictures": n,
                     "shards": [{"file", "records", "bytes", "sides": [...]}],

@@ -1,9 +1,9 @@
 """Many pictures behind one index: a folder of files, or a list of arrays.
 
-What lives here: finding pictures and handing them out complete. Shards and TFDS
-datasets are sources of the same kind (shards.py, tfds_source.py; open_source.py opens
-any). What is cut from them, and in which order, is the pipeline's (pipeline.py); what
-a file may contain is decode.py's. No jax: worker processes import this file.
+Shards and TFDS datasets are sources of the same kind (shards.py, tfds_source.py;
+open_source.py opens any). What is cut from them, and in which order, is the pipeline's
+(pipeline.py); what a file may contain is decode.py's. No jax: worker processes import
+this file.
 """
 
 import logging

@@ -1,8 +1,4 @@
-"""What is measured: every picture with its truth, its input and each method's file.
-
-What lives here: who belongs to whom, sizes by the headers, and a line for whatever has
-no partner. What does not: names (files.py), pixels (measuring.py).
-"""
+"""What is measured: every picture with its truth, its input and each method's file."""
 
 import statistics
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 picture.py   `Image`, formats, limits        loading.py   file -> vips image
 reading.py   file -> `Image`, `probe`        profiles.py  colour management
-writing.py   `Image` -> file                 metadata.py  EXIF and XMP
+writing.py   `Image` -> file                 exif.py, xmp.py  edits in their bytes
 pillow.py    PIL images, BMP and PPM         arrays.py    kinds of callers' arrays
 regions.py   regions of files too large to hold
 resize.py    bicubic enlargement             alpha.py     colours under transparency

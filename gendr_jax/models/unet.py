@@ -16,6 +16,7 @@ from gendr_jax.models.layers import (
     Conv,
     Downsample,
     GroupNorm,
+    LayerArguments,
     Linear,
     ResnetBlock,
     Upsample,
@@ -83,7 +84,7 @@ class UNet(nnx.Module):
     def __init__(
         self, config: UNetConfig, *, dtype, remat: Policy = "none", rngs: nnx.Rngs
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         widths = config.block_out_channels
         time_dim = 4 * widths[0]
         self.config, self.dtype, self.remat = config, dtype, remat
@@ -139,7 +140,7 @@ class DownBlock(nnx.Module):
     def __init__(
         self, config: UNetConfig, level: int, time_dim: int, *, dtype, rngs: nnx.Rngs
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         widths = config.block_out_channels
         cin, cout = widths[max(level - 1, 0)], widths[level]
         self.resnets = nnx.List(
@@ -171,7 +172,7 @@ class MidBlock(nnx.Module):
     """Resnet, attention, resnet."""
 
     def __init__(self, config: UNetConfig, time_dim: int, *, dtype, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         width, heads = config.block_out_channels[-1], config.heads[-1]
         self.resnets = nnx.List(
             [_resnet(width, width, config, time_dim, **kw) for _ in range(2)]
@@ -190,7 +191,7 @@ class UpBlock(nnx.Module):
     def __init__(
         self, config: UNetConfig, level: int, time_dim: int, *, dtype, rngs: nnx.Rngs
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         widths = config.block_out_channels
         below = widths[min(level + 1, len(widths) - 1)]
         cout, count = widths[level], config.layers_per_block + 1

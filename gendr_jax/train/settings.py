@@ -58,6 +58,8 @@ class Init:
     unet: str = ""
     dino: str = ""
     prompt: str = ""
+    adc: str = ""
+    lpips: str = ""
     random: bool = False
 
 
@@ -277,7 +279,77 @@ class DistillSettings(Common):
         require_paired_term(self.score.literal, self.weights.latent)
 
 
-STAGES = {"vae": VAESettings, "base": BaseSettings, "distill": DistillSettings}
+@dataclass(frozen=True)
+class PixelWeights:
+    """Weights of the terms of eq. 34 and 35 beside L1; Adc has the first alone."""
+
+    adversarial: float = 0.05
+    perceptual: float = 0.0
+    fourier: float = 0.0
+
+
+@dataclass(frozen=True)
+class PixelOptim:
+    """One optimiser per role."""
+
+    generator: Adam = Adam(lr=1e-5, weight_decay=1e-2)
+    discriminator: Adam = Adam(lr=1e-5, weight_decay=1e-2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelSettings(Common):
+    """What the two stages of GenDR-Pix share.
+
+    ``unet`` is the teacher's, GenDR's; the student's ends follow from ``factor``.
+    ``init.unet`` names the teacher's weights folder, ``init.adc`` (Pix) those of Adc,
+    ``init.lpips`` (Pix) the weights of the perceptual term.
+    """
+
+    remat: Policy = "none"
+    factor: int = 8
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    prediction: Prediction = "eps"
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    optim: PixelOptim = field(default_factory=PixelOptim)
+    discriminator_width: int = 256
+    warmup_steps: int = 0
+    adversarial_start: int = 0
+
+    @property
+    def pixel_channels(self) -> int:
+        """Channels of an RGB picture after pixel-unshuffle."""
+        return 3 * self.factor**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdcSettings(PixelSettings):
+    """GenDR-Adc: the encoder goes; pixels in, latents out."""
+
+    stage: Literal["adc"] = "adc"
+    weights: PixelWeights = PixelWeights()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixSettings(PixelSettings):
+    """GenDR-Pix: the decoder goes too; pixels in, pixels out.
+
+    ``mask_radius``: bins around each peak that the masked Fourier loss sees.
+    """
+
+    stage: Literal["pix"] = "pix"
+    weights: PixelWeights = PixelWeights(perceptual=1.0, fourier=0.1)
+    mask_radius: float = 2.0
+
+
+Settings = VAESettings | BaseSettings | DistillSettings | AdcSettings | PixSettings
+STAGES: dict[str, type[Settings]] = {
+    "vae": VAESettings,
+    "base": BaseSettings,
+    "distill": DistillSettings,
+    "adc": AdcSettings,
+    "pix": PixSettings,
+}
 
 # These decide how long, how fast and where a run goes, not what it computes. Another
 # path of the same data or weights is fine: weights are compared by their values.

@@ -1,8 +1,4 @@
-"""Adapters that come with a UNet: kept beside it, or folded into it.
-
-What lives here: which network they adapt. What does not: the names in adapter files
-(``lora_files.py``), running them (``nets.overlay``).
-"""
+"""Adapters that come with a UNet: kept beside it, or folded into it."""
 
 import dataclasses
 from pathlib import Path

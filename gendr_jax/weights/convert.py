@@ -1,9 +1,4 @@
-"""From foreign sources to our weights and back: what ``gendr convert`` does.
-
-What lives here: the order of the work, and the choices that join several sources. What
-does not: recognising (``sources.py``), reading (``components.py``), and writing
-(``folder.py``, ``export_files.py``), flags (``cli/convert.py``).
-"""
+"""From foreign sources to our weights and back: what ``gendr convert`` does."""
 
 import dataclasses
 import time

@@ -1,7 +1,4 @@
-"""Where weights are written: taken places are refused, and a folder appears whole.
-
-What lives here: the check and the exchange of folders. What does not: what is written.
-"""
+"""Where weights are written: taken places are refused, and a folder appears whole."""
 
 import contextlib
 import os

@@ -6,9 +6,6 @@
     DIR/dinov2/ lpips/ dists/ lora/   the same, of what conversion brings
     DIR/prompt.npz      prompt embeddings by name, each [L, D], float32
 
-What lives here: writing, reading and checking such folders. What does not: PyTorch
-files (torch_files.py), training state (checkpoint.py).
-
 Orbax neither notices a flipped byte in its data files nor a dtype that is not the
 one expected, hence our own digest and `check_like`.
 """
@@ -74,7 +71,8 @@ def save(
 
     Args:
         folder: where; parents are made.
-        kind: "restorer" (unet, vae and prompt), "base" (unet, others optional), "vae".
+        kind: "restorer" or "adc" (unet, vae and prompt), "pix" (unet and prompt),
+            "base" (unet, others optional), "vae".
         unet, vae, projector: (configuration, weights), weights in any floating dtype.
         prompt: {"positive": [L, D], "negative": [L, D]}, the second optional.
         prediction, t_star, prompt_text, provenance: as in `Weights`.

@@ -1,8 +1,4 @@
-"""Folders here and in object stores (gs://, s3://) under one kind of path.
-
-What lives here: from what a user types to an `epath.Path`, and a folder set aside. What
-does not: what is written there.
-"""
+"""Folders here and in object stores (gs://, s3://) under one kind of path."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,6 @@
 """From what a user typed after --weights to a folder on this machine.
 
-What lives here: local paths, and Hub ids where huggingface_hub happens to be
-installed. No id is built in: public weights move and vanish.
+No id is built in: public weights move and vanish.
 """
 
 import re

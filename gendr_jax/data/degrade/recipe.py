@@ -1,7 +1,6 @@
 """The numbers of each degradation: frozen settings, and the presets by name.
 
-What lives here: ranges and probabilities, no arrays. How they are drawn is in
-draws.py, what is done with them in chain.py.
+How they are drawn is in draws.py, what is done with them in chain.py.
 
 Sources: Real-ESRGAN (Wang et al., 2021) and OSEDiff train with the same values, which
 are the default; SeeSR and StableSR are milder, InvSR skips the second order half of

@@ -5,7 +5,7 @@ schedule in ``diffusion.py``. Equations are numbered in docs/algorithm.md.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -57,7 +57,7 @@ def optimiser(settings: BaseSettings) -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(label, params)
 
     hold = settings.surgery_steps if settings.surgery else 0
-    groups = {
+    groups: dict[Hashable, optax.GradientTransformation] = {
         "new": optimisers.adamw(settings.optim_new),
         "rest": optimisers.adamw(settings.optim, hold=hold),
     }

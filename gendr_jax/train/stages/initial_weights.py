@@ -18,11 +18,11 @@ from gendr_jax.train.settings import Init
 from gendr_jax.weights import folder, gendr_json
 
 PROMPT_TOKENS = 77
-PROMPT_STREAM, DINO_STREAM, UNET_STREAM, VAE_STREAM = range(4)
+PROMPT_STREAM, DINO_STREAM, UNET_STREAM, VAE_STREAM, PIX_STREAM = range(5)
 
 
 def component(init: Init, name: str, config: Any) -> tuple[Any, Params | None]:
-    """(configuration, weights) of init.vae, init.unet, init.dino or a projector.
+    """(configuration, weights) of init.vae, unet, dino, adc or lpips.
 
     Returns (config, None) where the field is empty and random weights are allowed.
 
@@ -38,7 +38,7 @@ def component(init: Init, name: str, config: Any) -> tuple[Any, Params | None]:
                 "config.init.random=True to start from random weights."
             )
         return config, None
-    found, params = load_component(path, name)
+    found, params = load_component(path, "unet" if name == "adc" else name)
     ours, theirs = dataclasses.asdict(config), dataclasses.asdict(found)
     free = ("scaling_factor", "shift_factor", "in_channels", "out_channels")
     differ = {k for k in ours if ours[k] != theirs.get(k) and k not in free}

@@ -1,9 +1,7 @@
 """LoRA weights of PEFT, diffusers and kohya's scripts, to our adapters and back.
 
 ``read`` makes adapters that run beside the base, ``read_modules`` and ``merge`` fold
-any LoRA into it, ``to_peft`` and ``to_diffusers`` write. What lives here: which tensors
-belong together, their shapes and scales. What does not: their names
-(``lora_names.py``), PEFT's settings (``lora_settings.py``), files (``tensors.py``).
+any LoRA into it, ``to_peft`` and ``to_diffusers`` write.
 """
 
 import dataclasses

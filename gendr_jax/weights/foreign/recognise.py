@@ -1,9 +1,7 @@
 """What a path holds: recognised by its files and the names in them, opened, not read.
 
 A source is a component folder, a pipeline folder, an adapter folder, or a single file
-(LDM, DINOv2's hub, LPIPS, DISTS, adapters). What lives here: the choice between them.
-What does not: single files (``single_files.py``), reading (``components.py``), our own
-folders (``folder.py``).
+(LDM, DINOv2's hub, LPIPS, DISTS, adapters).
 """
 
 import dataclasses

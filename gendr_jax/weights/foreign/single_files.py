@@ -1,9 +1,7 @@
 """Single weights files of other programs, recognised by the names of their tensors.
 
 Known are LDM/CompVis checkpoints (whole, or one of their networks), DINOv2's original
-files, LPIPS and DISTS and their trunks, and adapters. What lives here: which names mean
-which network. What does not: the names themselves (``ldm.py``, ``dinov2_hub.py``,
-``lpips_files.py``, ``dists_files.py``, ``lora_files.py``).
+files, LPIPS and DISTS and their trunks, and adapters.
 """
 
 import dataclasses

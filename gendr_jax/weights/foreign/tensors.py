@@ -2,8 +2,7 @@
 
 ``open_file`` checks a file's directory and gives one lazy ``Tensor`` a name; bytes are
 read one tensor at a time with plain reads, so memory holds what was asked for and no
-mapped pages beside it. What does not live here: what names mean (``layouts.py``), which
-network a file holds (``sources.py``), the pickle format (``pickles.py``).
+mapped pages beside it.
 """
 
 import dataclasses
