@@ -3,7 +3,7 @@
 Pictures belong together by file stem: `a.png` and `a.jpg`. Endings that programs add
 (`a_x4`, `0801x4`, `a_bicLRx4`, `a-out`, `a_LR4`) are looked through where that leaves
 no doubt, and so are the two ways to write an accent, of which archives made on a Mac
-use the other one. What lives here: names. What does not: reading any of the files.
+use the other one.
 """
 
 import re
