@@ -222,7 +222,7 @@ class LinearPath(nnx.Module):
     """
 
     def __init__(self, config: VAEConfig, *, dtype, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw: LayerArguments = {"dtype": dtype, "rngs": rngs}
         pixels, c = config.in_channels * config.factor**2, config.latent_channels
         self.factor = config.factor
         self.down = Conv(pixels, 2 * c, 1, **kw)

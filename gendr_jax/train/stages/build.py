@@ -4,7 +4,6 @@ Reads starting weights, declares networks, picks the step. The mathematics is in
 ``*_step.py`` files, the running in ``loop.py``.
 """
 
-import contextlib
 import dataclasses
 import functools
 import logging
@@ -95,8 +94,13 @@ def _from_components(
         return stage
     net = builder(settings)(VAE, settings.vae)
     fresh = initial_weights.random_like(net, settings.seed, initial_weights.VAE_STREAM)
-    with contextlib.closing(batches(0)) as first:
+    first = batches(0)
+    try:
         path = patch_components.from_batches(settings.vae, first)
+    finally:
+        close = getattr(first, "close", None)  # of generators and grain's iterators
+        if close is not None:
+            close()
     start = {"vae": fresh | {"linear_path": jax.tree.map(jnp.asarray, path)}}
     return dataclasses.replace(stage, start=start)
 

@@ -97,10 +97,11 @@ class GeneratorLoss:
         """L_vsd, L_sid or L_cid with its gradient w.r.t. z_g (eq. 10-15)."""
         s = self.settings.score
         kind = "cid" if self.settings.kind == "cida" else self.settings.kind
-        chosen = losses.ScoreSettings(kind, s.alpha, s.xi, s.rho, s.literal)
         t, eps = samples.noise(keys, "score", z_g, s.t_min, s.t_max)
         a, sigma = diffusion.alpha_sigma(t, z_g.ndim)
         real = None if state.real is None else state.real.params
+        assert state.fake is not None and kind != "paired"  # which has no scores
+        chosen = losses.ScoreSettings(kind, s.alpha, s.xi, s.rho, s.literal)
         fake = state.fake.params
 
         def predict_p(z_t):

@@ -18,7 +18,7 @@ What does not live here: names in files (``lora.py``), files.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -40,7 +40,7 @@ PARTS = (*LORA, *LOHA, *LOKR, *DIFF, *MAGNITUDES, "alpha")
 TUCKER = "ij...,jr,ip->pr..."
 
 
-def algebra(parts: Parts) -> Algebra | None:
+def algebra(parts: Mapping[str, Any]) -> Algebra | None:
     """Which of the equations these parts belong to; None: halves are missing."""
     names = parts.keys() - {"alpha", *MAGNITUDES}
     if {"down", "up"} <= names <= set(LORA):
@@ -165,7 +165,7 @@ def difference(
     parts: Mapping[str, np.ndarray], scale: float, weight: np.ndarray
 ) -> np.ndarray:
     """What equations (1)-(5) add to a weight, float32, in its shape."""
-    kind = algebra(parts)  # type: ignore[arg-type]  # names alone are looked at
+    kind = algebra(parts)
     p = {name: array.astype(np.float32) for name, array in parts.items()}
     if kind == "diff":
         if "set_weight" in p:

@@ -18,7 +18,10 @@ from gendr_jax.weights.foreign.component_folder import read_json
 from gendr_jax.weights.foreign.messages import listed
 from gendr_jax.weights.foreign.tensors import Tensor
 
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
+PREDICTIONS: dict[str, Literal["eps", "v"]] = {
+    "epsilon": "eps",
+    "v_prediction": "v",
+}
 TRAINED = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
