@@ -54,7 +54,9 @@ def refuse_unused(
             "--ema yes asks for averaged weights and no source holds any. "
             "Leave it away."
         )
-    if hints.variant and not any(f".{hints.variant}." in name for name in files):
+    # Shards are named model.fp16-00001-of-00002, single files model.fp16.
+    marks = (f".{hints.variant}.", f".{hints.variant}-")
+    if hints.variant and not any(mark in name for name in files for mark in marks):
         raise UsageError(
             f"--variant {hints.variant} chooses among the files of a component folder "
             "and none was read. Leave it away."

@@ -1,6 +1,7 @@
 """weights/folder.py, gendr_json.py, digest.py: round trip, damage, refusals."""
 
 import dataclasses
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -150,10 +151,10 @@ def test_a_failed_save_leaves_the_old_folder(parts, tmp_path, monkeypatch):
     path = folder.save(tmp_path / "v", kind="vae", vae=parts["vae"])
 
     def full(*_):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(folder, "_write_component", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match="is full"):
         folder.save(path, kind="vae", vae=parts["vae"])
     assert [p.name for p in tmp_path.iterdir()] == ["v"]
     assert_same(folder.load(path).params["vae"], parts["vae"][1])
@@ -224,7 +225,7 @@ def test_a_missing_component_is_named(copy, name):
         ({"version": 2}, "version 2.*reads 1"),
         ({"version": None}, "version None"),
         ({"format": "other"}, "format"),
-        ({"kind": "pix"}, "kind 'pix'"),
+        ({"kind": "pics"}, "kind 'pics'"),
         ({"components": None}, "components"),
         ({"prediction_type": "x"}, "prediction_type 'x'"),
         ({"t_star": 1000}, "t_star 1000"),
