@@ -1,8 +1,4 @@
-"""`gendr bench`: how fast this machine restores and trains.
-
-What lives here: flags, the table, the file a user names. What does not: measuring
-(`gendr_jax/bench/`).
-"""
+"""`gendr bench`: how fast this machine restores and trains."""
 
 import re
 from pathlib import Path
@@ -64,7 +60,10 @@ def main(args: list[str]) -> int:
     from gendr_jax.cli.common import quiet
 
     quiet()
-    result = _train(values, config) if training else _restore(values, config)
+    if training and config is not None:
+        result = _train(values, config)
+    else:
+        result = _restore(values, config)
     _show(result)
     if values.json:
         from gendr_jax.bench import report

@@ -1,7 +1,7 @@
 """`gendr quickstart`: photographs that pip installed, restored, and a picture of it.
 
-What lives here: flags and the order of things. What does not: the pictures
-(comparison.py), `--train`, the whole system in small (quickstart_training.py).
+Three stages through the same code as `gendr train`, then one picture restored through
+the same code as `gendr restore`.
 """
 
 from pathlib import Path

@@ -1,14 +1,10 @@
-"""`gendr restore --dry-run`: what each picture will take, before any weight is read.
-
-What lives here: headers and gendr.json to lines and totals. What does not: the
-arithmetic (restore/estimate.py).
-"""
+"""`gendr restore --dry-run`: what each picture will take, before any weight is read."""
 
 from collections.abc import Callable
 from typing import Any
 
 from gendr_jax import image_io
-from gendr_jax.cli.restore import dtype_of, mesh_of, weights_are_configuration
+from gendr_jax.cli.restore_devices import dtype_of, mesh_of, weights_are_configuration
 from gendr_jax.image_io import resize
 from gendr_jax.restore import estimate, memory
 from gendr_jax.restore.estimate import Estimate

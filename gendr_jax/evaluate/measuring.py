@@ -1,9 +1,4 @@
-"""Every metric of every picture of every method, in batches of one size.
-
-What lives here: reading, batches, and what to do about pictures that cannot be used:
-each is named and the rest is done. What does not: formulas (`gendr_jax/metrics/`),
-means (statistics.py).
-"""
+"""Every metric of every picture of every method, in batches of one size."""
 
 import itertools
 import math
@@ -18,7 +13,7 @@ from gendr_jax.errors import InputError
 from gendr_jax.evaluate import methods as methods_lib
 from gendr_jax.evaluate.methods import Method
 from gendr_jax.evaluate.pairing import Item, Pairs
-from gendr_jax.metrics.table import Opened
+from gendr_jax.metrics.kinds import Opened
 
 BATCH_PIXELS = 8 * 512 * 512  # of results; networks that compare hold much more
 BATCH = 64

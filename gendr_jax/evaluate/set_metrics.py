@@ -2,9 +2,7 @@
 
 Such a metric (FID) reads folders. Pictures of a method may lie among others, have 16
 bits, or be made within the command, so all are written as they were measured, as 8-bit
-PNG files in a temporary folder. What lives here: those files, and which sets are
-compared. What does not: the metrics (gendr_jax/metrics/), figures of single pictures
-(measuring.py).
+PNG files in a temporary folder.
 
 A figure of few pictures is higher than one of many of the same kind: methods that lack
 pictures are measured on their own and once more on the pictures that all have. There
@@ -27,7 +25,7 @@ from PIL import Image as Pil
 from gendr_jax.errors import InputError
 from gendr_jax.evaluate import gallery
 from gendr_jax.evaluate.measuring import Seen
-from gendr_jax.metrics.table import OpenedSet
+from gendr_jax.metrics.kinds import OpenedSet
 
 FEWEST = 2  # pictures of which there is a covariance
 TRUTHS = "truths"

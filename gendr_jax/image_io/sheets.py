@@ -1,8 +1,4 @@
-"""A contact sheet: columns of pictures under their titles, as one image.
-
-What lives here: arrays to one picture. What does not: which pictures (a stage's
-`sample`), when, and where they go (`loop.py`, `log.py`).
-"""
+"""A contact sheet: columns of pictures under their titles, as one image."""
 
 import os
 from collections.abc import Mapping

@@ -8,10 +8,12 @@ meshes, files or configs.
 
 import functools
 from collections.abc import Callable
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from gendr_jax.models import kernel_gradient, winograd
 from gendr_jax.models.remat import CONV, LINEAR, named
@@ -46,6 +48,13 @@ class Linear(nnx.Module):
             y = y + jnp.asarray(self.lora_scale, y.dtype) * side
         y = y if self.bias is None else y + _along_last(self.bias, y)
         return named(y, LINEAR)
+
+
+class LayerArguments(TypedDict):
+    """What a network hands to every one of its layers."""
+
+    dtype: DTypeLike
+    rngs: nnx.Rngs
 
 
 class Conv(nnx.Module):
@@ -195,6 +204,7 @@ class ResnetBlock(nnx.Module):
     def __call__(self, x: jax.Array, time_bd: jax.Array | None = None) -> jax.Array:
         h = self.conv1(nnx.silu(self.norm1(x)))
         if self.time_emb_proj is not None:
+            assert time_bd is not None, "this block was made for a time embedding"
             h = h + self.time_emb_proj(nnx.silu(time_bd))[:, None, None, :]
         h = self.conv2(nnx.silu(self.norm2(h)))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))

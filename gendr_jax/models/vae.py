@@ -16,6 +16,7 @@ from gendr_jax.models.layers import (
     Conv,
     Downsample,
     GroupNorm,
+    LayerArguments,
     Linear,
     ResnetBlock,
     Upsample,
@@ -81,7 +82,7 @@ class AttentionBlock(nnx.Module):
     """One head as wide as the map, over all positions, with a residual."""
 
     def __init__(self, channels: int, groups: int, *, dtype, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         self.group_norm = GroupNorm(channels, groups, EPS, **kw)
         self.to_q = Linear(channels, channels, **kw)
         self.to_k = Linear(channels, channels, **kw)
@@ -101,7 +102,7 @@ class MidBlock(nnx.Module):
     def __init__(
         self, channels: int, groups: int, attention: bool, *, dtype, rngs: nnx.Rngs
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         self.resnets = nnx.List(
             [_resnet(channels, channels, groups, **kw) for _ in range(2)]
         )
@@ -122,7 +123,7 @@ class Level(nnx.Module):
     def __init__(
         self, cin: int, cout: int, count: int, groups: int, resize: str, *, dtype, rngs
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         self.resnets = nnx.List(
             [_resnet(cin if i == 0 else cout, cout, groups, **kw) for i in range(count)]
         )
@@ -148,7 +149,7 @@ class Encoder(nnx.Module):
     """Image to mean and log-variance channels."""
 
     def __init__(self, config: VAEConfig, *, dtype, remat: Policy, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         widths, groups = config.block_out_channels, config.norm_groups
         self.remat, self.patch = remat, config.patch
         channels = config.in_channels * config.patch**2
@@ -182,7 +183,7 @@ class Decoder(nnx.Module):
     """Latent to image."""
 
     def __init__(self, config: VAEConfig, *, dtype, remat: Policy, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         widths, groups = config.block_out_channels[::-1], config.norm_groups
         self.remat, self.patch = remat, config.patch
         self.conv_in = Conv(config.latent_channels, widths[0], **kw)
@@ -246,7 +247,7 @@ class VAE(nnx.Module):
     def __init__(
         self, config: VAEConfig, *, dtype, remat: Policy = "none", rngs: nnx.Rngs
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         c = config.latent_channels
         on = config.convolutions
         self.encoder = Encoder(config, remat=remat, **kw) if on else None

@@ -1,8 +1,5 @@
 """A photograph in, a larger one out: `Restorer`.
 
-What lives here: what a user may ask for and gets back. What does not: the way of
-pictures through programs (passes.py), the mathematics (forward.py), devices
-(programs.py), tiles (tiled.py, tiling.py), files too large to hold (huge.py), flags.
 No random numbers are drawn: equal pictures give equal results.
 """
 

@@ -52,7 +52,7 @@ class Data:
     """Where photographs come from (data/open_source.py), how they become pairs."""
 
     path: str = ""
-    preset: str = "realesrgan"
+    preset: str = "osediff"
     crop: int = 512
     scale: int = 4
     workers: int = 0
@@ -66,6 +66,8 @@ class Init:
     unet: str = ""
     dino: str = ""
     prompt: str = ""
+    adc: str = ""
+    lpips: str = ""
     random: bool = False
 
 
@@ -302,6 +304,78 @@ class DistillSettings(Common):
             )
 
 
+@dataclass(frozen=True)
+class PixelWeights:
+    """Weights of the terms of eq. 34 and 35 beside L1; Adc has the first alone."""
+
+    adversarial: float = 0.05
+    perceptual: float = 0.0
+    fourier: float = 0.0
+
+
+@dataclass(frozen=True)
+class PixelOptim:
+    """One optimiser per role."""
+
+    generator: Adam = Adam(lr=1e-5, weight_decay=1e-2)
+    discriminator: Adam = Adam(lr=1e-5, weight_decay=1e-2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelSettings(Common):
+    """What the two stages of GenDR-Pix share.
+
+    ``unet`` is the teacher's, GenDR's; the student's ends follow from ``factor``.
+    ``init.unet`` names the teacher's weights folder, ``init.adc`` (Pix) those of Adc,
+    ``init.lpips`` (Pix) the weights of the perceptual term.
+    """
+
+    remat: Policy = "none"
+    factor: int = 8
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    prediction: Prediction = "eps"
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    optim: PixelOptim = field(default_factory=PixelOptim)
+    discriminator_width: int = 256
+    warmup_steps: int = 0
+    adversarial_start: int = 0
+
+    @property
+    def pixel_channels(self) -> int:
+        """Channels of an RGB picture after pixel-unshuffle."""
+        return 3 * self.factor**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdcSettings(PixelSettings):
+    """GenDR-Adc: the encoder goes; pixels in, latents out."""
+
+    stage: Literal["adc"] = "adc"
+    weights: PixelWeights = PixelWeights()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixSettings(PixelSettings):
+    """GenDR-Pix: the decoder goes too; pixels in, pixels out.
+
+    ``mask_radius``: bins around each peak that the masked Fourier loss sees.
+    """
+
+    stage: Literal["pix"] = "pix"
+    weights: PixelWeights = PixelWeights(perceptual=1.0, fourier=0.1)
+    mask_radius: float = 2.0
+
+
+Settings = VAESettings | BaseSettings | DistillSettings | AdcSettings | PixSettings
+STAGES: dict[str, type[Settings]] = {
+    "vae": VAESettings,
+    "base": BaseSettings,
+    "distill": DistillSettings,
+    "adc": AdcSettings,
+    "pix": PixSettings,
+}
+
 # These decide how long, how fast and where a run goes, not what it computes. Another
 # path of the same data or weights is fine: weights are compared by their values.
 MAY_CHANGE = (
@@ -322,6 +396,27 @@ MAY_CHANGE = (
     "watchdog.*",
     "processes.*",
 )
+
+# These change what is computed from here on and leave the state's arrays as they are:
+# a run goes on with them when the user says so (--accept-changes), and run.json tells.
+WITH_CONSENT = (
+    "optim*",
+    "*weight*",
+    "score.*",
+    "adversarial_start",
+    "warmup_steps",
+    "surgery",
+    "surgery_steps",
+    "prompt_dropout",
+    "ema",
+    "batch_size",
+    "data.*",
+    "dtype",
+    "adapters",
+    "sample_steps",
+)
+
+NAN_STARTS = 3  # so many starts in a row may end without a usable update
 
 Reason = Literal["done", "sigterm", "user", "nan"]
 
@@ -364,6 +459,8 @@ class RunSettings:
         barrier_seconds: how long processes wait for one another.
         config: all settings, a dataclass or a dict: recorded, and compared on resume.
         may_change: names in `config` that may differ on resume, or patterns.
+        with_consent: the same, of those that need `Start.accept_changes`.
+        data: what the data source is (`data_fingerprint`), recorded; a change is told.
     """
 
     steps: int
@@ -386,6 +483,8 @@ class RunSettings:
     barrier_seconds: int = 600
     config: Any = dataclasses.field(default_factory=dict)
     may_change: tuple[str, ...] = MAY_CHANGE
+    with_consent: tuple[str, ...] = WITH_CONSENT
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         window(self.profile)  # raises
@@ -395,6 +494,24 @@ class RunSettings:
             low = least.get(one.name, 0)
             if one.type is int and one.name != "seed" and value < low:
                 raise UsageError(f"{one.name} is {value}. Give {low} or more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What the user asks of one start of a run, besides its settings.
+
+    Attributes:
+        accept_changes: go on with other values of what `WITH_CONSENT` names.
+        from_step: go on from this checkpoint; newer ones are renamed. None: the newest.
+        fork: another run's workdir, or one of its checkpoints, to start from where the
+            workdir has no checkpoint yet.
+        take_over: end a run that is at work in the workdir.
+    """
+
+    accept_changes: bool = False
+    from_step: int | None = None
+    fork: str = ""
+    take_over: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

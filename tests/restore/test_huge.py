@@ -37,7 +37,7 @@ def test_files_restore_as_pictures_do(restorer, tmp_path, name, channels):
         tmp_path / f"out_{name}",
         progress=lambda *pair: heard.append(pair),
     )
-    assert plan.tiles == 9 and heard == [(i + 1, 9) for i in range(9)]
+    assert plan.tiles == 12 and heard == [(i + 1, 12) for i in range(12)]
     found = image_io.read(tmp_path / f"out_{name}")
     wanted = restorer.restore([image_io.read(tmp_path / name)])[0]
     assert (
@@ -64,7 +64,7 @@ import numpy as np
 from tests.helpers import tiny_restorer
 from gendr_jax.restore import huge, image_io
 from gendr_jax.restore.pipeline import Restorer
-from tools.limited_worker import peak_kib
+from tools.fuzz import peak_kib
 
 folder, = sys.argv[1:]
 restorer = Restorer(tiny_restorer.weights(), dtype="float32", tile=256)

@@ -145,12 +145,14 @@ class Distill:
     def update_real(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
         """Line 4: real score phi learns z_h."""
         z_high = left.pair.z_high_bhwc
+        assert state.real is not None  # a phase of kinds that train it
         role, metrics = self.update("real", state.real, frozen, left, z_high)
         return dataclasses.replace(state, real=role), left, metrics
 
     def update_disc(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
         """Line 5: discriminator D tells z_h from z_g."""
         latents = left.pair.z_high_bhwc, left.z_g_bhwc
+        assert state.disc is not None  # a phase of kinds that train it
         role, metrics = self.update("disc", state.disc, frozen, left, *latents)
         return dataclasses.replace(state, disc=role), left, metrics
 

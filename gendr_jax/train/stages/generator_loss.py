@@ -143,6 +143,8 @@ class GeneratorLoss:
         """{name: (weight, z_g -> scalar)} of the terms that are on."""
         w, terms = self.settings.weights, {}
         if self.settings.adversarial:
+            assert state.disc is not None
+            disc = state.disc.params
             s = self.settings.score
             t, eps = samples.noise(
                 keys, "adversarial", pair.z_high_bhwc, s.t_min, s.t_max
@@ -150,7 +152,7 @@ class GeneratorLoss:
 
             def adversarial(z_g):
                 z_t = diffusion.add_noise(z_g, eps, t)
-                logits = self.roles.logits(frozen, state.disc.params, z_t, t)
+                logits = self.roles.logits(frozen, disc, z_t, t)
                 return finite_mean(losses.generator_loss(logits))
 
             on = (state.step >= self.settings.adversarial_start).astype(jnp.float32)

@@ -109,7 +109,8 @@ def apply(
 
     role = Role(role.params, _on_device(role.opt))
     updates, opt = tx.update(grads, role.opt, role.params)
-    stepped = Role(optax.apply_updates(role.params, updates), opt)
+    moved: Any = optax.apply_updates(role.params, updates)  # of the tree of params
+    stepped = Role(moved, opt)
     # A select fuses into the update and stays in place; a lax.cond would hold a copy.
     keep = finite & jnp.asarray(enabled)
     role = jax.tree.map(lambda new, old: jnp.where(keep, new, old), stepped, role)

@@ -74,7 +74,7 @@ class Roles:
 
     nets: DistillNets
     generator: str
-    prediction: str
+    prediction: diffusion.PredictionType
     merged: float | None = None
 
     def unet(self, frozen: Any, adapters: Params | None, where: str):

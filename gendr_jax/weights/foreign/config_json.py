@@ -1,7 +1,6 @@
 """config.json of diffusers and transformers components, to our dataclasses and back.
 
-What lives here: the meaning of every option, and the refusal of those that our networks
-do not have. Weights are read in ``torch_files.py``.
+Weights are read in ``torch_files.py``.
 """
 
 from collections.abc import Callable

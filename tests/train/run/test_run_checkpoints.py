@@ -83,7 +83,7 @@ def test_an_error_in_the_background_stops_the_run_at_the_next_step(
         name = "save_checkpointables_async"
         patch.setattr(ocp.training.Checkpointer, name, fail_at_four)
         batches = Batches()
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(checkpoints.SaveFailed, match="No space left"):
             train(tmp_path, batches=batches, steps=50, checkpoint_every=2)
     record = record_of(tmp_path)
     assert record["stopped"] == "error" and "No space left" in record["message"]
