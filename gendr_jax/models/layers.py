@@ -159,6 +159,7 @@ class ResnetBlock(nnx.Module):
     """GroupNorm-SiLU-Conv twice with a residual; the time embedding joins between.
 
     A fresh block is the identity (or its shortcut), as in the original diffusion code.
+    Without ``norm`` its input goes to SiLU as it is.
     """
 
     def __init__(
@@ -169,15 +170,21 @@ class ResnetBlock(nnx.Module):
         time_dim: int | None,
         groups: int,
         eps: float,
+        norm: bool = True,
         dtype,
         rngs: nnx.Rngs,
     ):
-        self.norm1 = GroupNorm(cin, groups, eps, dtype=dtype, rngs=rngs)
+        def normalise(channels: int) -> GroupNorm | Identity:
+            if not norm:
+                return Identity()
+            return GroupNorm(channels, groups, eps, dtype=dtype, rngs=rngs)
+
+        self.norm1 = normalise(cin)
         self.conv1 = Conv(cin, cout, dtype=dtype, rngs=rngs)
         self.time_emb_proj = (
             None if time_dim is None else Linear(time_dim, cout, dtype=dtype, rngs=rngs)
         )
-        self.norm2 = GroupNorm(cout, groups, eps, dtype=dtype, rngs=rngs)
+        self.norm2 = normalise(cout)
         self.conv2 = zero(Conv(cout, cout, dtype=dtype, rngs=rngs))
         self.conv_shortcut = (
             None if cin == cout else Conv(cin, cout, 1, dtype=dtype, rngs=rngs)
@@ -218,6 +225,27 @@ def zero(layer: Linear | Conv) -> Linear | Conv:
     """The layer with a zero kernel: a residual branch that starts as nothing."""
     layer.kernel = nnx.Param(jnp.zeros_like(layer.kernel[...]))
     return layer
+
+
+def space_to_channel(x_bhwc: jax.Array, side: int) -> jax.Array:
+    """Patches of side x side pixels as channels: row, column, channel, in this order.
+
+    Exact for sides that are multiples of ``side``; 1 leaves all as it is.
+    """
+    if side == 1:
+        return x_bhwc
+    b, h, w, c = x_bhwc.shape
+    x = x_bhwc.reshape(b, h // side, side, w // side, side, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // side, w // side, -1)
+
+
+def channel_to_space(x_bhwc: jax.Array, side: int) -> jax.Array:
+    """The inverse of ``space_to_channel``."""
+    if side == 1:
+        return x_bhwc
+    b, h, w, c = x_bhwc.shape
+    x = x_bhwc.reshape(b, h, w, side, side, c // side**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * side, w * side, -1)
 
 
 def nearest(x_bhwc: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -16,9 +16,11 @@ from gendr_jax.models.layers import (
     Conv,
     Downsample,
     GroupNorm,
+    Identity,
     Linear,
     ResnetBlock,
     Upsample,
+    zero,
 )
 from gendr_jax.models.remat import Policy, remat
 from gendr_jax.models.transformer import SpatialTransformer
@@ -26,7 +28,14 @@ from gendr_jax.models.transformer import SpatialTransformer
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig:
-    """Widths of SD2.1 with 16-channel latents by default."""
+    """Widths of SD2.1 with 16-channel latents by default.
+
+    Attributes:
+        mid_attention: whether the middle block attends.
+        norm: group norms; without them no position sees all others but by attention.
+        input_shortcut: a linear map of the input is added to the output. It starts so
+            that one step at t* returns its input (see ``diffusion.one_step``).
+    """
 
     in_channels: int = 16
     out_channels: int = 16
@@ -38,6 +47,9 @@ class UNetConfig:
     norm_groups: int = 32
     linear_projection: bool = True
     norm_eps: float = 1e-5
+    mid_attention: bool = True
+    norm: bool = True
+    input_shortcut: bool = False
 
     def __post_init__(self):
         levels = len(self.block_out_channels)
@@ -47,7 +59,8 @@ class UNetConfig:
                     f"UNetConfig.{name} has {len(getattr(self, name))} entries, "
                     f"block_out_channels has {levels}. Give one per level."
                 )
-        used = (*self.attention[:-1], True)  # the middle block attends, always
+        # The middle block is as wide as the last level.
+        used = (*self.attention[:-1], self.attention[-1] or self.mid_attention)
         for width, heads, attends in zip(
             self.block_out_channels, self.heads, used, strict=True
         ):
@@ -96,10 +109,15 @@ class UNet(nnx.Module):
         self.up_blocks = nnx.List(
             [UpBlock(config, i, time_dim, **kw) for i in reversed(range(len(widths)))]
         )
-        self.conv_norm_out = GroupNorm(
-            widths[0], config.norm_groups, config.norm_eps, **kw
+        self.conv_norm_out = (
+            GroupNorm(widths[0], config.norm_groups, config.norm_eps, **kw)
+            if config.norm
+            else Identity()
         )
         self.conv_out = Conv(widths[0], config.out_channels, **kw)
+        self.conv_shortcut = _input_shortcut(config, **kw)
+        if self.conv_shortcut is not None:
+            self.conv_out = zero(self.conv_out)
 
     def __call__(
         self, z_bhwc: jax.Array, t_b: jax.Array, context_bld: jax.Array
@@ -109,6 +127,8 @@ class UNet(nnx.Module):
         for block in self.up_blocks:
             x, skips = block(x, skips, time_bd, context, self.remat)
         x = self.conv_out(nnx.silu(self.conv_norm_out(x)))
+        if self.conv_shortcut is not None:
+            x = x + self.conv_shortcut(z_bhwc)
         return x, features
 
     def encode(
@@ -176,11 +196,14 @@ class MidBlock(nnx.Module):
         self.resnets = nnx.List(
             [_resnet(width, width, config, time_dim, **kw) for _ in range(2)]
         )
-        self.attentions = nnx.List([_transformer(width, heads, config, **kw)])
+        self.attentions = nnx.List(
+            [_transformer(width, heads, config, **kw)] if config.mid_attention else []
+        )
 
     def __call__(self, x, time_bd, context):
         x = self.resnets[0](x, time_bd)
-        x = self.attentions[0](x, context)
+        for attention in self.attentions:
+            x = attention(x, context)
         return self.resnets[1](x, time_bd)
 
 
@@ -227,8 +250,19 @@ def _resnet(cin, cout, config, time_dim, **kw):
         time_dim=time_dim,
         groups=config.norm_groups,
         eps=config.norm_eps,
+        norm=config.norm,
         **kw,
     )
+
+
+def _input_shortcut(config, **kw):
+    """Starts as the noise that one step at alpha_bar = 1/2 takes away for z = z_l."""
+    if not config.input_shortcut:
+        return None
+    shortcut = Conv(config.in_channels, config.out_channels, 1, **kw)
+    eye = jnp.eye(config.in_channels, config.out_channels, dtype=jnp.float32)
+    shortcut.kernel = nnx.Param((math.sqrt(2.0) - 1.0) * eye[None, None])
+    return shortcut
 
 
 def _attentions(config, level, count, **kw):

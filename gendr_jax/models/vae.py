@@ -19,16 +19,27 @@ from gendr_jax.models.layers import (
     Linear,
     ResnetBlock,
     Upsample,
+    channel_to_space,
+    space_to_channel,
+    zero,
 )
 from gendr_jax.models.remat import Policy, remat
 
 EPS = 1e-6
+SURE = -12.0  # log-variance of latents that are known to a 400th of their spread
 
 
 @dataclasses.dataclass(frozen=True)
 class VAEConfig:
     """VAE16 by default. SD: latent_channels=4, scaling_factor=0.18215. FLUX/SD3:
     no quantisation convolutions and a shift factor.
+
+    Attributes:
+        patch: pixels along a side that become channels before the first convolution,
+            and again pixels after the last; 1 is none.
+        linear_path: a linear map between patches of ``factor`` pixels and latents, to
+            which the convolutions add.
+        convolutions: False leaves the linear path alone.
     """
 
     in_channels: int = 3
@@ -41,11 +52,21 @@ class VAEConfig:
     mid_attention: bool = True
     scaling_factor: float = 0.2614
     shift_factor: float = 0.0
+    patch: int = 1
+    linear_path: bool = False
+    convolutions: bool = True
+
+    def __post_init__(self):
+        if not (self.convolutions or self.linear_path):
+            raise ValueError(
+                "VAEConfig has neither convolutions nor a linear path. "
+                "Set linear_path=True."
+            )
 
     @property
     def factor(self) -> int:
         """Pixels per latent position along one side."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return self.patch * 2 ** (len(self.block_out_channels) - 1)
 
     def to_model(self, z_bhwc: jax.Array) -> jax.Array:
         """Latents as the diffusion model sees them (about unit variance)."""
@@ -129,8 +150,9 @@ class Encoder(nnx.Module):
     def __init__(self, config: VAEConfig, *, dtype, remat: Policy, rngs: nnx.Rngs):
         kw = {"dtype": dtype, "rngs": rngs}
         widths, groups = config.block_out_channels, config.norm_groups
-        self.remat = remat
-        self.conv_in = Conv(config.in_channels, widths[0], **kw)
+        self.remat, self.patch = remat, config.patch
+        channels = config.in_channels * config.patch**2
+        self.conv_in = Conv(channels, widths[0], **kw)
         self.down_blocks = nnx.List(
             [
                 Level(
@@ -149,7 +171,7 @@ class Encoder(nnx.Module):
         self.conv_out = Conv(widths[-1], 2 * config.latent_channels, **kw)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.conv_in(x)
+        x = self.conv_in(space_to_channel(x, self.patch))
         for block in self.down_blocks:
             x = block(x, self.remat)
         x = remat(self.mid_block, self.remat)(x)
@@ -162,7 +184,7 @@ class Decoder(nnx.Module):
     def __init__(self, config: VAEConfig, *, dtype, remat: Policy, rngs: nnx.Rngs):
         kw = {"dtype": dtype, "rngs": rngs}
         widths, groups = config.block_out_channels[::-1], config.norm_groups
-        self.remat = remat
+        self.remat, self.patch = remat, config.patch
         self.conv_in = Conv(config.latent_channels, widths[0], **kw)
         self.mid_block = MidBlock(widths[0], groups, config.mid_attention, **kw)
         self.up_blocks = nnx.List(
@@ -179,13 +201,43 @@ class Decoder(nnx.Module):
             ]
         )
         self.conv_norm_out = GroupNorm(widths[-1], groups, EPS, **kw)
-        self.conv_out = Conv(widths[-1], config.in_channels, **kw)
+        channels = config.in_channels * config.patch**2
+        self.conv_out = Conv(widths[-1], channels, **kw)
+        if config.linear_path:
+            self.conv_out = zero(self.conv_out)
 
     def __call__(self, z: jax.Array) -> jax.Array:
         x = remat(self.mid_block, self.remat)(self.conv_in(z))
         for block in self.up_blocks:
             x = block(x, self.remat)
-        return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+        x = self.conv_out(nnx.silu(self.conv_norm_out(x)))
+        return channel_to_space(x, self.patch)
+
+
+class LinearPath(nnx.Module):
+    """Patches to latents and back, each by one matrix; see ``patch_components.py``.
+
+    Fresh logvar is SURE everywhere: the posterior is a point until training widens it.
+    """
+
+    def __init__(self, config: VAEConfig, *, dtype, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "rngs": rngs}
+        pixels, c = config.in_channels * config.factor**2, config.latent_channels
+        self.factor = config.factor
+        self.down = Conv(pixels, 2 * c, 1, **kw)
+        self.up = Conv(c, pixels, 1, **kw)
+        mean, logvar = jnp.split(self.down.kernel[...], 2, axis=-1)
+        kernel = jnp.concatenate([mean, jnp.zeros_like(logvar)], axis=-1)
+        self.down.kernel = nnx.Param(kernel)
+        self.down.bias = nnx.Param(jnp.repeat(jnp.array([0.0, SURE]), c))
+
+    def encode(self, x: jax.Array) -> jax.Array:
+        """Image to mean and log-variance channels."""
+        return self.down(space_to_channel(x, self.factor))
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """Latent to image."""
+        return channel_to_space(self.up(z), self.factor)
 
 
 class VAE(nnx.Module):
@@ -196,24 +248,37 @@ class VAE(nnx.Module):
     ):
         kw = {"dtype": dtype, "rngs": rngs}
         c = config.latent_channels
-        self.encoder = Encoder(config, remat=remat, **kw)
-        self.decoder = Decoder(config, remat=remat, **kw)
-        self.quant_conv = Conv(2 * c, 2 * c, 1, **kw) if config.quant_conv else None
-        self.post_quant_conv = Conv(c, c, 1, **kw) if config.post_quant_conv else None
+        on = config.convolutions
+        self.encoder = Encoder(config, remat=remat, **kw) if on else None
+        self.decoder = Decoder(config, remat=remat, **kw) if on else None
+        self.linear_path = LinearPath(config, **kw) if config.linear_path else None
+        quant, post_quant = on and config.quant_conv, on and config.post_quant_conv
+        self.quant_conv = Conv(2 * c, 2 * c, 1, **kw) if quant else None
+        self.post_quant_conv = Conv(c, c, 1, **kw) if post_quant else None
 
     def encode(self, x_bhwc: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Image in [-1, 1] to the posterior's (mean, log-variance), unscaled."""
-        moments = self.encoder(x_bhwc)
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
+        parts = []
+        if self.encoder is not None:
+            moments = self.encoder(x_bhwc)
+            parts.append(
+                moments if self.quant_conv is None else self.quant_conv(moments)
+            )
+        if self.linear_path is not None:
+            parts.append(self.linear_path.encode(x_bhwc))
+        moments = sum(parts[1:], parts[0])
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, z_bhwc: jax.Array) -> jax.Array:
         """Unscaled latents to an image, about [-1, 1], not clipped."""
-        if self.post_quant_conv is not None:
-            z_bhwc = self.post_quant_conv(z_bhwc)
-        return self.decoder(z_bhwc)
+        parts = []
+        if self.decoder is not None:
+            post = self.post_quant_conv
+            parts.append(self.decoder(z_bhwc if post is None else post(z_bhwc)))
+        if self.linear_path is not None:
+            parts.append(self.linear_path.decode(z_bhwc))
+        return sum(parts[1:], parts[0])
 
 
 def _resnet(cin, cout, groups, **kw):

@@ -27,7 +27,13 @@ Prediction = Literal["eps", "v"]
 
 @dataclass(frozen=True)
 class Adam:
-    """AdamW after clipping by global norm; ``warmup`` steps of linear rise."""
+    """AdamW after clipping by global norm, and its learning rate over the run.
+
+    Attributes:
+        warmup: steps of linear rise to ``lr``.
+        schedule: then "constant"; "cosine" falls to 0 at the last step; "wsd" stays
+            until the last ``decay`` steps, in which it falls to 0 linearly.
+    """
 
     lr: float = 1e-5
     b1: float = 0.9
@@ -36,6 +42,8 @@ class Adam:
     weight_decay: float = 0.0
     clip: float = 1.0
     warmup: int = 0
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    decay: int = 0
     memory: Literal["device", "pinned_host"] = "device"  # of the moments
 
 
@@ -58,6 +66,7 @@ class Init:
     unet: str = ""
     dino: str = ""
     prompt: str = ""
+    vgg: str = ""
     random: bool = False
 
 
@@ -216,6 +225,7 @@ class Weights:
     repa: float = 0.5
     latent: float = 0.0
     pixel: float = 0.0
+    perceptual: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -230,7 +240,9 @@ class DistillOptim:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings(Common):
-    """Stage 2: one-step distillation by VSD, SiD, CiD or CiDA.
+    """Stage 2: one-step distillation by VSD, SiD, CiD or CiDA, or plain regression.
+
+    kind: "paired" has the paired terms of ``weights`` and nothing else.
 
     adapters: "side" runs them beside every layer (half of the weight gradient's
     operations, twice the traffic); "merged" adds them to the base's float32 weights
@@ -239,7 +251,7 @@ class DistillSettings(Common):
 
     stage: Literal["distill"] = "distill"
     remat: Policy = "none"
-    kind: Literal["vsd", "sid", "cid", "cida"] = "cida"
+    kind: Literal["paired", "vsd", "sid", "cid", "cida"] = "cida"
     generator: Literal["full", "lora"] = "full"
     vae: VAEConfig = field(default_factory=VAEConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
@@ -254,6 +266,16 @@ class DistillSettings(Common):
     prompt_dropout: float = 0.1
     warmup_steps: int = 1000
     adversarial_start: int = 2000
+
+    @property
+    def scored(self) -> bool:
+        """Whether scores tell the generator what to do, and thus train."""
+        return self.kind != "paired"
+
+    @property
+    def generator_start(self) -> int:
+        """The step in which the generator begins to learn."""
+        return self.warmup_steps if self.scored else 0
 
     @property
     def trains_real(self) -> bool:
@@ -275,6 +297,18 @@ class DistillSettings(Common):
                 "literal form. Set score.literal=False."
             )
         require_paired_term(self.score.literal, self.weights.latent)
+        paired = self.weights.latent, self.weights.pixel, self.weights.perceptual
+        if not self.scored and not any(paired):
+            raise UsageError(
+                "kind=paired with weights.latent, pixel and perceptual all 0 trains "
+                "nothing. Set weights.pixel=1."
+            )
+        if self.weights.perceptual > 0 and not self.init.vgg:
+            raise UsageError(
+                f"weights.perceptual={self.weights.perceptual} needs a trained VGG16, "
+                "and init.vgg is empty. Name an lpips weights folder "
+                "(tools/convert_hed.py writes one), or set weights.perceptual=0."
+            )
 
 
 # These decide how long, how fast and where a run goes, not what it computes. Another

@@ -56,12 +56,17 @@ def optimiser(settings: BaseSettings) -> optax.GradientTransformation:
 
         return jax.tree_util.tree_map_with_path(label, params)
 
-    hold = settings.surgery_steps if settings.surgery else 0
+    hold = held(settings)
     groups = {
-        "new": optimisers.adamw(settings.optim_new),
-        "rest": optimisers.adamw(settings.optim, hold=hold),
+        "new": optimisers.adamw(settings.optim_new, steps=settings.steps),
+        "rest": optimisers.adamw(settings.optim, steps=settings.steps, hold=hold),
     }
     return optax.partition(groups, labels)
+
+
+def held(settings: BaseSettings) -> int:
+    """Steps in which the new layers of a widened UNet learn alone."""
+    return settings.surgery_steps if settings.surgery else 0
 
 
 def make_init(
@@ -130,6 +135,10 @@ def make_step(
             keys,
             parts=settings.accumulate,
         )
+        rate = optimisers.rate(
+            settings.optim, steps=settings.steps, hold=held(settings)
+        )
+        m["lr"] = rate(state.step)
         ema = optimisers.ema(state.ema, role.params, settings.ema, state.step)
         return BaseState(state.step + 1, role, ema), optimisers.named("base", m)
 

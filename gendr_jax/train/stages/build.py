@@ -4,6 +4,7 @@ Reads starting weights, declares networks, picks the step. The mathematics is in
 ``*_step.py`` files, the running in ``loop.py``.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gendr_jax import nets, sharding
+from gendr_jax.api import load_component
 from gendr_jax.data import pipeline
 from gendr_jax.data.open_source import BUILTIN, open_source
 from gendr_jax.errors import UsageError
@@ -26,6 +28,7 @@ from gendr_jax.models.heads import (
     RepaProjector,
     RepaProjectorConfig,
 )
+from gendr_jax.models.lpips import LPIPS
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Params
@@ -39,7 +42,8 @@ from gendr_jax.train.settings import (
     VAESettings,
 )
 from gendr_jax.train.stage import Stage
-from gendr_jax.train.stages import base, distill, initial_weights
+from gendr_jax.train.stages import base, distill, initial_weights, patch_components
+from gendr_jax.train.stages import vae as vae_stage
 from gendr_jax.train.stages.roles import DistillNets
 from gendr_jax.train.typed import typed
 from gendr_jax.weights import folder, surgery
@@ -65,8 +69,24 @@ def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
         InputError: weights or photographs that cannot be read.
     """
     settings = read_settings(config, mesh)
-    stage = wire(settings, mesh)
-    return Setup(stage, data_batches(settings, mesh), run_settings(settings))
+    stage, batches = wire(settings, mesh), data_batches(settings, mesh)
+    if isinstance(settings, VAESettings) and settings.vae.linear_path:
+        stage = _from_components(settings, stage, batches)
+    return Setup(stage, batches, run_settings(settings))
+
+
+def _from_components(
+    settings: VAESettings, stage: Stage, batches: Callable[[int], Iterator[Any]]
+) -> Stage:
+    """A fresh linear path starts at the principal components of the run's data."""
+    if stage.start:
+        return stage
+    net = builder(settings)(VAE, settings.vae)
+    fresh = initial_weights.random_like(net, settings.seed, initial_weights.VAE_STREAM)
+    with contextlib.closing(batches(0)) as first:
+        path = patch_components.from_batches(settings.vae, first)
+    start = {"vae": fresh | {"linear_path": jax.tree.map(jnp.asarray, path)}}
+    return dataclasses.replace(stage, start=start)
 
 
 def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
@@ -176,16 +196,16 @@ def _vae_stage(settings: VAESettings, gather: Gather, split: Split) -> Stage:
     vae = build(VAE, config, remat=settings.remat)
     disc = build(PatchDiscriminator, settings.discriminator)
 
-    def export(state: vae.VAEState, path: Path) -> None:
-        factor = vae.scaling_factor(state)
+    def export(state: vae_stage.VAEState, path: Path) -> None:
+        factor = vae_stage.scaling_factor(state)
         measured = dataclasses.replace(config, scaling_factor=factor)
         folder.save(path, kind="vae", vae=(measured, state.ema))
 
     return Stage(
-        init=vae.make_init(settings, vae, disc),
-        step=vae.make_step(settings, vae, disc, gather, split),
+        init=vae_stage.make_init(settings, vae, disc),
+        step=vae_stage.make_step(settings, vae, disc, gather, split),
         frozen={},
-        sample=vae.make_sample(vae, gather),
+        sample=vae_stage.make_sample(vae, gather),
         export=export,
         start={} if params is None else {"vae": nets.cast(params, "float32")},
     )
@@ -292,6 +312,7 @@ def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> S
         projector=projector,
         dino=dino,
         head=build(DiscriminatorHead, head),
+        vgg=_vgg(settings, frozen),
         gather=gather,
         split=split,
     )
@@ -321,6 +342,15 @@ def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> S
         export=export,
         start=begin,
     )
+
+
+def _vgg(settings: DistillSettings, frozen: dict[str, Any]) -> nets.Net | None:
+    """The network of the perceptual term, its weights put into ``frozen``; or None."""
+    if settings.weights.perceptual == 0:
+        return None
+    config, params = load_component(settings.init.vgg, "lpips")
+    frozen["vgg"] = nets.cast(params, settings.dtype)
+    return builder(settings)(LPIPS, config, remat=settings.remat)
 
 
 def check(settings: Common, mesh: Mesh) -> None:

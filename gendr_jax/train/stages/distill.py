@@ -1,5 +1,7 @@
 """Stage 2: one iteration of VSD, SiD, CiD or CiDA (docs/algorithm.md, eq. 25-28).
 
+With kind="paired" the iteration is the regression that comes before them.
+
 Roles (generator, fake score, real score, discriminator) are data over one graph: a
 frozen base UNet and one adapter tree each; the generator may also be a full copy.
 How a role is evaluated is in ``roles.py``, the generator's loss and its gradient in
@@ -20,7 +22,7 @@ from gendr_jax.data.degrade import recipe
 from gendr_jax.losses import finite_mean
 from gendr_jax.nets import Params
 from gendr_jax.train import stage
-from gendr_jax.train.settings import DistillSettings
+from gendr_jax.train.settings import Adam, DistillSettings
 from gendr_jax.train.stages import accumulate, optimisers, samples
 from gendr_jax.train.stages.generator_loss import GeneratorLoss
 from gendr_jax.train.stages.optimisers import Role, Scalars
@@ -42,10 +44,31 @@ def role_optimisers(
     settings: DistillSettings,
 ) -> dict[str, optax.GradientTransformation]:
     """{role: its rule}, by the roles' names in the state."""
-    adam = settings.optim
-    by_role = {"generator": adam.generator, "fake": adam.fake, "real": adam.real}
-    by_role["disc"] = adam.discriminator
-    return {name: optimisers.adamw(one) for name, one in by_role.items()}
+    return {
+        name: optimisers.adamw(adam, steps=steps)
+        for name, (adam, steps) in _optimised(settings).items()
+    }
+
+
+def rates(settings: DistillSettings, state: DistillState) -> Scalars:
+    """{"lr_ROLE": learning rate of this step} of the roles that train."""
+    step = {"generator": state.step - settings.generator_start}
+    return {
+        f"lr_{name}": optimisers.rate(adam, steps=steps)(step.get(name, state.step))
+        for name, (adam, steps) in _optimised(settings).items()
+        if getattr(state, name) is not None
+    }
+
+
+def _optimised(settings: DistillSettings) -> dict[str, tuple[Adam, int]]:
+    """{role: (its settings, number of its updates)}; the generator begins late."""
+    adam, steps = settings.optim, settings.steps
+    return {
+        "generator": (adam.generator, steps - settings.generator_start),
+        "fake": (adam.fake, steps),
+        "real": (adam.real, steps),
+        "disc": (adam.discriminator, steps),
+    }
 
 
 @jax.tree_util.register_dataclass
@@ -87,6 +110,8 @@ class Distill:
         state, has the batch as its first axis or is a scalar.
         """
         settings = self.settings
+        if not settings.scored:
+            return (stage.Phase("generator", self.regress),)
         lines = [stage.Phase("pair", self.answer)]
         lines.append(stage.Phase("fake", self.update_fake))
         if settings.trains_real:
@@ -154,14 +179,45 @@ class Distill:
             self.tx["generator"],
             grads,
             loss,
-            enabled=state.step >= self.settings.warmup_steps,
+            enabled=state.step >= self.settings.generator_start,
         )
         metrics |= optimisers.named("generator", guard | {"loss": loss})
-        ema = optimisers.ema(
-            state.ema, role.params["unet"], self.settings.ema, state.step
+        return self.stepped(state, role, metrics)
+
+    def regress(
+        self, state: DistillState, left: Any, frozen: Any, batch: Any, key: Array
+    ):
+        """Lines 1 and 7 of kind "paired": theta learns z_h from z_l."""
+        key = jax.random.fold_in(key, state.step)
+        keys = samples.draws(key, batch["index"], DRAWS)
+
+        def loss(params: Params, batch: Any, keys: Keys) -> tuple[Array, Scalars]:
+            pair = self.pair(frozen, batch, keys)
+            z_g, _ = self.roles.generate(frozen, params, pair.z_low_bhwc)
+            terms = self.generator_loss.paired_terms(frozen, pair)
+            values = {name: term(z_g) for name, (_, term) in terms.items()}
+            total = sum(terms[name][0] * value for name, value in values.items())
+            metrics = {f"loss_{name}": value for name, value in values.items()}
+            return total, metrics | {"loss": total}
+
+        role, metrics = optimisers.update(
+            state.generator,
+            self.tx["generator"],
+            loss,
+            batch,
+            keys,
+            parts=self.settings.accumulate,
         )
-        new = dataclasses.replace(state, step=state.step + 1, generator=role, ema=ema)
-        return new, None, metrics
+        return self.stepped(state, role, optimisers.named("generator", metrics))
+
+    def stepped(self, state: DistillState, generator: Role, metrics: Scalars):
+        """The end of an iteration: the generator averaged, the clock moved on."""
+        unet, decay = generator.params["unet"], self.settings.ema
+        ema = optimisers.ema(state.ema, unet, decay, state.step)
+        new = dataclasses.replace(
+            state, step=state.step + 1, generator=generator, ema=ema
+        )
+        return new, None, metrics | rates(self.settings, state)
 
     def update(
         self, name: str, role: Role, frozen: Any, left: "Left", *latents: Array
@@ -282,7 +338,9 @@ def make_init(
         return DistillState(
             step=jnp.zeros((), jnp.int32),
             generator=optimisers.new_role(generator, tx["generator"]),
-            fake=optimisers.new_role(nets.adapted.init_adapters(keys[2]), tx["fake"]),
+            fake=optimisers.new_role(nets.adapted.init_adapters(keys[2]), tx["fake"])
+            if settings.scored
+            else None,
             real=optimisers.new_role(nets.adapted.init_adapters(keys[3]), tx["real"])
             if settings.trains_real
             else None,

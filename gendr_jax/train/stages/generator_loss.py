@@ -155,18 +155,29 @@ class GeneratorLoss:
 
             on = (state.step >= self.settings.adversarial_start).astype(jnp.float32)
             terms["adversarial"] = (w.adversarial * on, adversarial)
+        return terms | self.paired_terms(frozen, pair)
+
+    def paired_terms(self, frozen: Any, pair: Pair) -> dict[str, tuple[float, Term]]:
+        """{name: (weight, z_g -> scalar)} of the terms that compare with the truth."""
+        w, terms = self.settings.weights, {}
         if w.latent > 0:
             terms["latent"] = (
                 w.latent,
                 lambda z_g: finite_mean(losses.l2(z_g, pair.z_high_bhwc)),
             )
+        vae = self.nets.gather(frozen["vae"], "frozen/vae")
         if w.pixel > 0:
-            vae = self.nets.gather(frozen["vae"], "frozen/vae")
             terms["pixel"] = (
                 w.pixel,
                 lambda z_g: finite_mean(
                     losses.l1(self.decode(vae, z_g), pair.x_high_bhwc)
                 ),
+            )
+        if w.perceptual > 0:
+            vgg = self.nets.vgg.bind(self.nets.gather(frozen["vgg"], "frozen/vgg"))
+            terms["perceptual"] = (
+                w.perceptual,
+                lambda z_g: finite_mean(vgg(self.decode(vae, z_g), pair.x_high_bhwc)),
             )
         return terms
 

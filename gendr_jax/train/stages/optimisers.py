@@ -28,18 +28,37 @@ class Role:
     opt: optax.OptState
 
 
-def adamw(settings: Adam, *, hold: int = 0) -> optax.GradientTransformation:
-    """Clip, then AdamW with linear warm-up; learning rate 0 for the first ``hold``."""
+def rate(settings: Adam, *, steps: int, hold: int = 0) -> optax.Schedule:
+    """The learning rate of each update, counted from 0; 0 for the first ``hold``.
+
+    ``steps``: number of updates in the run, ``hold`` included; the last one of a
+    schedule that decays still learns a little.
+    """
     rise = max(settings.warmup, 1)
+    rest = max(steps - hold, 1)
+    if settings.schedule == "cosine":
+        shape = optax.cosine_decay_schedule(settings.lr, max(rest - rise, 1))
+    elif settings.schedule == "wsd":
+        decay = min(settings.decay, rest)
+        begin = max(rest - rise - decay, 0)
+        shape = optax.linear_schedule(settings.lr, 0.0, max(decay, 1), begin)
+    else:
+        shape = optax.constant_schedule(settings.lr)
 
     def schedule(count):
         step = jnp.asarray(count - hold, jnp.float32)
-        return settings.lr * jnp.clip((step + 1) / rise, 0.0, 1.0) * (step >= 0)
+        risen = jnp.maximum(step - rise, 0)  # updates since the peak
+        return shape(risen) * jnp.clip((step + 1) / rise, 0.0, 1.0) * (step >= 0)
 
+    return schedule
+
+
+def adamw(settings: Adam, *, steps: int, hold: int = 0) -> optax.GradientTransformation:
+    """Clip, then AdamW at the learning rate of ``rate``."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip),
         optax.adamw(
-            schedule,
+            rate(settings, steps=steps, hold=hold),
             b1=settings.b1,
             b2=settings.b2,
             eps=settings.eps,

@@ -25,6 +25,7 @@ class DistillNets:
     ``gather`` brings weights to the compute dtype, whole on every device; its second
     argument is their path in state or frozen, by which the table of rules knows them.
     ``split`` cuts pictures along the height where the mesh has a ``space`` axis.
+    ``vgg`` is None without the perceptual term.
     """
 
     vae: Net
@@ -35,12 +36,13 @@ class DistillNets:
     head: Net
     gather: Callable[[Params, str], Params]
     split: Callable[[jax.Array], jax.Array]
+    vgg: Net | None = None
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DistillState:
-    """Trained roles; ``real`` and ``disc`` are None for kinds that do not train them.
+    """Trained roles; all but the generator are None for kinds that do not train them.
 
     generator.params: {"unet": full or adapters, "projector"}; fake, real: adapters;
     disc.params: {"unet": adapters, "head"}; ema: the generator's unet averaged.
@@ -48,7 +50,7 @@ class DistillState:
 
     step: jax.Array
     generator: Role
-    fake: Role
+    fake: Role | None
     real: Role | None
     disc: Role | None
     ema: Params

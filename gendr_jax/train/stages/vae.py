@@ -43,8 +43,10 @@ def make_init(
     def init(key: jax.Array, start: Params) -> VAEState:
         key_vae, key_disc = jax.random.split(key)
         params = start.get("vae") or vae.init(key_vae)
-        role = optimisers.new_role(params, optimisers.adamw(settings.optim))
-        tx_disc = optimisers.adamw(settings.optim_discriminator)
+        role = optimisers.new_role(
+            params, optimisers.adamw(settings.optim, steps=settings.steps)
+        )
+        tx_disc = optimisers.adamw(settings.optim_discriminator, steps=settings.steps)
         return VAEState(
             step=jnp.zeros((), jnp.int32),
             vae=role,
@@ -66,8 +68,8 @@ def make_step(
     split: Callable[[jax.Array], jax.Array],
 ) -> Callable[..., tuple[VAEState, dict[str, jax.Array]]]:
     """One update of the discriminator (if any), then of the autoencoder."""
-    tx = optimisers.adamw(settings.optim)
-    tx_disc = optimisers.adamw(settings.optim_discriminator)
+    tx = optimisers.adamw(settings.optim, steps=settings.steps)
+    tx_disc = optimisers.adamw(settings.optim_discriminator, steps=settings.steps)
 
     def reconstruct(params: Params, x: jax.Array, keys_b: jax.Array):
         model = vae.bind(gather(params, "vae/params"))
@@ -133,6 +135,7 @@ def make_step(
             latent_var=jnp.where(m["skipped"] > 0, state.latent_var, new_var),
         )
         m["latent_std"] = jnp.sqrt(new_state.latent_var)
+        m["lr"] = optimisers.rate(settings.optim, steps=settings.steps)(state.step)
         return new_state, metrics | optimisers.named("vae", m)
 
     return step

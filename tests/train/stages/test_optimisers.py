@@ -31,7 +31,7 @@ def buffers(tree):
 
 def test_update_is_clip_then_adamw():
     """Three steps against the textbook formulas in float64."""
-    tx = optimisers.adamw(ADAM)
+    tx = optimisers.adamw(ADAM, steps=100)
     role = optimisers.new_role(params(), tx)
     p = np.concatenate([np.ravel(x) for x in jax.tree.leaves(params())]).astype(float)
     m, v = np.zeros_like(p), np.zeros_like(p)
@@ -51,7 +51,7 @@ def test_update_is_clip_then_adamw():
 
 
 def test_update_is_the_chain_of_optax():
-    tx = optimisers.adamw(ADAM)
+    tx = optimisers.adamw(ADAM, steps=100)
     chain = optax.chain(
         optax.clip_by_global_norm(0.5),
         optax.adamw(1e-2, b1=0.8, b2=0.95, eps=1e-7, weight_decay=0.1),
@@ -75,7 +75,7 @@ def warm_role(tx):
 
 @pytest.mark.parametrize("where", ["loss", "gradient", "both"])
 def test_a_step_that_is_not_finite_changes_nothing(where):
-    tx = optimisers.adamw(ADAM)
+    tx = optimisers.adamw(ADAM, steps=100)
     role = warm_role(tx)
     grads = jax.tree.map(jnp.ones_like, role.params)
     if where != "loss":
@@ -93,7 +93,7 @@ def test_a_step_that_is_not_finite_changes_nothing(where):
 
 @pytest.mark.parametrize("poison", [False, True])
 def test_a_disabled_role_waits_without_being_skipped(poison):
-    tx = optimisers.adamw(ADAM)
+    tx = optimisers.adamw(ADAM, steps=100)
     role = warm_role(tx)
     grads = jax.tree.map(jnp.ones_like, role.params)
     loss = jnp.float32(jnp.nan if poison else 1.0)
@@ -103,7 +103,7 @@ def test_a_disabled_role_waits_without_being_skipped(poison):
 
 
 def test_a_nan_in_the_loss_function_is_caught_by_update():
-    tx = optimisers.adamw(ADAM)
+    tx = optimisers.adamw(ADAM, steps=100)
     role = warm_role(tx)
     new, metrics = optimisers.update(role, tx, quadratic, jnp.nan)
     assert same(new, role)
@@ -112,7 +112,7 @@ def test_a_nan_in_the_loss_function_is_caught_by_update():
 
 def rates(settings, hold=0, steps=8):
     """The learning rate of each step, seen through Adam's unit steps."""
-    tx = optimisers.adamw(settings, hold=hold)
+    tx = optimisers.adamw(settings, steps=steps, hold=hold)
     p = {"w": jnp.zeros((1,))}
     state, found = tx.init(p), []
     for _ in range(steps):
@@ -133,8 +133,28 @@ def test_hold_comes_before_warm_up():
     np.testing.assert_allclose(found, [0, 0, 1], rtol=1e-4)
 
 
+def test_cosine_falls_from_the_peak_to_almost_nothing():
+    found = rates(Adam(lr=1.0, eps=0.0, warmup=2, schedule="cosine"), steps=12)
+    expected = [0.5, 1] + [(1 + np.cos(np.pi * k / 10)) / 2 for k in range(10)]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_wsd_stays_and_then_falls_linearly():
+    settings = Adam(lr=1.0, eps=0.0, warmup=2, schedule="wsd", decay=4)
+    found = rates(settings, hold=1, steps=10)
+    expected = [0, 0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_the_rate_that_is_logged_is_the_one_that_is_used():
+    settings = Adam(lr=1.0, eps=0.0, warmup=2, schedule="wsd", decay=4)
+    logged = optimisers.rate(settings, steps=10, hold=1)
+    told = [float(logged(jnp.int32(k))) for k in range(10)]
+    np.testing.assert_allclose(told, rates(settings, hold=1, steps=10), rtol=1e-3)
+
+
 def test_hold_stops_weight_decay_too():
-    tx = optimisers.adamw(Adam(lr=1.0, weight_decay=0.5), hold=1)
+    tx = optimisers.adamw(Adam(lr=1.0, weight_decay=0.5), steps=9, hold=1)
     p = {"w": jnp.ones((2,))}
     updates, _ = tx.update({"w": jnp.ones((2,))}, tx.init(p), p)
     assert np.all(np.asarray(updates["w"]) == 0)
@@ -151,7 +171,7 @@ def test_ema_has_a_shorter_memory_at_first(step, memory):
 
 
 def test_roles_never_share_buffers_and_can_be_donated():
-    tx = optimisers.adamw(ADAM)
+    tx = optimisers.adamw(ADAM, steps=100)
     start = params()
     first, second = optimisers.new_role(start, tx), optimisers.new_role(start, tx)
     arrays = buffers(start) + buffers(first) + buffers(second)
@@ -178,7 +198,7 @@ def test_names_of_metrics():
 
 def test_moments_in_the_hosts_memory_give_the_same_update():
     """They are fetched for the update and come back where they were."""
-    tx = optimisers.adamw(ADAM)
+    tx = optimisers.adamw(ADAM, steps=100)
     role = optimisers.new_role(params(), tx)
     where = sharding.Placement(sharding.make_mesh("fsdp=8"), on_host=("^opt/",))
     places = where.tree(role)
