@@ -10,47 +10,29 @@ tools/ladder.py trains the four kinds with it, docs/ladder.md has what came out.
 
 from ml_collections import ConfigDict
 
+from gendr_jax.train import defaults
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
+    return defaults.config(
+        "distill",
         dict(
-            stage="distill",
-            kind="cida",
-            generator="full",
             steps=200,
             batch_size=8,
-            seed=0,
-            mesh="",
-            accumulate=1,
             dtype="float32",
-            remat="none",
             ema=0.98,
-            max_bad_steps=20,
-            data=dict(
-                path="builtin:photographs",
-                preset="realesrgan",
-                crop=32,
-                scale=4,
-                workers=0,
-            ),
-            init=dict(vae="", unet="", dino="", prompt="", random=True),
-            checkpoint=dict(every=0, keep=1, keep_every=0, keep_seconds=0),
-            log=dict(every=10, samples_every=0, samples=4),
-            profile="",
-            watchdog=dict(seconds=1800.0, start_seconds=7200.0, ends=True),
-            processes=dict(meet=300, heartbeat=50, barrier=600),
+            data=dict(path="builtin:photographs", crop=32),
+            init=dict(random=True),
+            checkpoint=dict(every=0, keep=1),
+            log=dict(every=10, samples_every=0),
             vae=dict(
-                latent_channels=16,
                 block_out_channels=(32, 64, 64),
                 layers_per_block=1,
                 norm_groups=8,
                 mid_attention=False,
                 scaling_factor=1.0,
-                shift_factor=0.0,
             ),
             unet=dict(
-                in_channels=16,
-                out_channels=16,
                 block_out_channels=(32, 64),
                 layers_per_block=1,
                 heads=(2, 4),
@@ -67,28 +49,17 @@ def get_config() -> ConfigDict:
                 ),
                 hidden=128,
             ),
-            prediction="eps",
             lora=dict(rank=8, alpha=16.0),
-            score=dict(
-                alpha=1.0,
-                xi=0.5,
-                rho=1.0,
-                literal=False,
-                kappa=1.0,
-                t_min=20,
-                t_max=979,
-                sequential=False,
-            ),
-            weights=dict(score=1.0, adversarial=0.05, repa=0.5, latent=0.3, pixel=0.0),
+            score=dict(kappa=1.0, sequential=False),
+            weights=dict(latent=0.3),
             optim=dict(
-                generator=dict(lr=3e-4, b1=0.9, clip=1.0, warmup=50),
-                fake=dict(lr=1e-3, b1=0.9, clip=1.0, warmup=0),
-                real=dict(lr=1e-4, clip=1.0, warmup=0),
-                discriminator=dict(lr=3e-4, b1=0.5, clip=1.0, warmup=0),
+                generator=dict(lr=3e-4, b1=0.9, warmup=50),
+                fake=dict(lr=1e-3, b1=0.9),
+                real=dict(lr=1e-4),
+                discriminator=dict(lr=3e-4, b1=0.5),
             ),
-            prompt_dropout=0.1,
             discriminator_width=32,
             warmup_steps=20,
             adversarial_start=50,
-        )
+        ),
     )

@@ -15,3 +15,10 @@ class UsageError(GendrError):
 
 class InputError(GendrError):
     """A file or array that cannot be used (exit status 1 when others went on)."""
+
+
+TRY_AGAIN = 75  # exit status EX_TEMPFAIL of sysexits.h: start the same command again
+
+
+class TryAgainError(GendrError):
+    """Nothing is wrong with the command, it cannot run just now (exit status 75)."""

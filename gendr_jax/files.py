@@ -113,9 +113,9 @@ def temporary_name(path: Path) -> Path:
         _cleared.add(path.parent)
     if new:
         clear_stale(path.parent)
-    start = _process_start(os.getpid()) or 0
+    start = process_start(os.getpid()) or 0
     # Not the target's own name, which may be as long as the file system allows.
-    owner = f"{PREFIX}{_host()}-{os.getpid()}-{start}-{number}"
+    owner = f"{PREFIX}{this_host()}-{os.getpid()}-{start}-{number}"
     return path.with_name(f"{owner}.tmp{path.suffix}")
 
 
@@ -141,7 +141,7 @@ def clear_stale(folder: Path) -> None:
 
 
 def _is_stale(path: Path, match: re.Match[str]) -> bool:
-    if match["host"] != _host():
+    if match["host"] != this_host():
         # Nothing is known of processes elsewhere; shared folders have no other clue.
         with contextlib.suppress(OSError):
             return time.time() - path.lstat().st_mtime > OTHER_HOST_SECONDS
@@ -154,7 +154,7 @@ def _is_stale(path: Path, match: re.Match[str]) -> bool:
     except OSError:
         pass  # alive, of another user
     # The number of a dead process may have been given to a new one.
-    start = _process_start(pid)
+    start = process_start(pid)
     return start is not None and str(start) != match["start"]
 
 
@@ -164,19 +164,22 @@ def _target(path: Path) -> Path:
 
 
 @functools.cache
-def _host() -> str:
-    """Eight hexadecimal digits for this machine since it was started."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
+def this_host() -> str:
+    """Eight hexadecimal digits for this machine since it was started.
+
+    Containers that number their processes apart count as machines of their own.
+    """
+    name, boot = socket.gethostname(), Path("/proc/sys/kernel/random/boot_id")
     with contextlib.suppress(OSError):
-        return _digest(socket.gethostname() + boot.read_text())
-    return _digest(socket.gethostname())
+        name += boot.read_text() + os.readlink("/proc/self/ns/pid")
+    return _digest(name)
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _process_start(pid: int) -> int | None:
+def process_start(pid: int) -> int | None:
     """When the process started, in clock ticks since boot; None where nobody says."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

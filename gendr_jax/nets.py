@@ -146,8 +146,9 @@ def merge_lora(base: Params, adapters: Params, scale: float) -> Params:
 
 
 def cast(params: Params, dtype: Any) -> Params:
-    """Every array in another dtype."""
-    return jax.tree.map(lambda x: x.astype(dtype), params)
+    """Every array in another dtype; arrays that have it already are not copied."""
+    wanted = jnp.dtype(dtype)
+    return jax.tree.map(lambda x: x if x.dtype == wanted else x.astype(wanted), params)
 
 
 def count(params: Params) -> int:

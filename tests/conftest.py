@@ -1,11 +1,12 @@
-"""Settings every test runs under, and the fixture that finds the shared data.
+"""Settings every test runs under, and fixtures; helpers are in tests/helpers/.
 
-What lives here: eight CPU devices, strict rank promotion, no cache of programs,
-`shared_data`. No helpers:
-a helper that two test files need belongs in the library or is written twice.
+Eight CPU devices, strict rank promotion, and compiled programs that the processes of
+one run share on disk, so that what many tests need is compiled once.
 """
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before jax is imported: a GPU or TPU on this machine must not change the results.
@@ -15,7 +16,12 @@ os.environ["JAX_PLATFORMS"] = PLATFORM
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # No test reads or fills the user's cache; one that is about the cache turns it on.
 os.environ["GENDR_CACHE"] = "0"
-os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+# The first process of a run makes the folder; its workers and commands inherit it.
+if "GENDR_TEST_PROGRAMS" not in os.environ:
+    os.environ["GENDR_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="gendr_test_programs_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["GENDR_TEST_PROGRAMS"]
+# Reading a program that took less to compile gains nothing.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -25,6 +31,28 @@ import pytest  # noqa: E402
 jax.config.update("jax_platforms", PLATFORM)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", os.environ["GENDR_TEST_PROGRAMS"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the workers end before
+        shutil.rmtree(os.environ["GENDR_TEST_PROGRAMS"], ignore_errors=True)
+
+
+@pytest.fixture
+def no_shared_programs(monkeypatch):
+    """For tests about compilation and its caches: every program is compiled anew."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    folder = jax.config.jax_compilation_cache_dir
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

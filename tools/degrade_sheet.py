@@ -2,7 +2,7 @@
 
     python -m tools.degrade_sheet FILES -o docs/images/degraded.jpg
 
-FILES: see tests/helpers/degrade_reference.py. Of each pair the upper picture is ours.
+FILES: see tools/degrade_reference.py. Of each pair the upper picture is ours.
 Both have the same parameters, drawn by the law of the default preset; each has its own
 noise. Low-quality pixels are shown two wide and high.
 """
@@ -16,8 +16,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from gendr_jax.data.photos import photographs
-from tests.data.degrade.test_goldens import ours
-from tests.helpers.degrade_reference import Reference, draw
+from tools.degrade_parameters import ours
+from tools.degrade_reference import Reference, draw
 
 SIDE, COLUMNS, GAP, TITLE = 256, 12, 4, 16
 CELL = SIDE // 2

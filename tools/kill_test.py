@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gendr_jax.checkpoints import manager  # noqa: E402
-from tests.helpers.micro_run import committed, finish, losses, prepare, run_file, start  # noqa: E402
+from tools.micro_run import committed, finish, losses, prepare, run_file, start  # noqa: E402
 
 
 def kill_once(rng, config, workdir):
@@ -59,13 +59,13 @@ def main():
         lost += max(before - newest, 0) + max(before - (resumed or before), 0)
         print(f"kill {number}: committed {before} -> {newest}, in a save: {in_save}")
         before = newest
-    steps, whole = before + 4, folder / "whole"
-    ends = [finish(start(config, w, f"steps={steps}"))[0] for w in (cut, whole)]
+    steps, unbroken = before + 4, folder / "unbroken"
+    ends = [finish(start(config, w, f"steps={steps}"))[0] for w in (cut, unbroken)]
     assert [status for status, _ in ends] == [0, 0], ends
     lost += before - (run_file(cut)["resumed_from"] or 0)
-    prints = [manager.describe(w)["fingerprint"] for w in (cut, whole)]
+    prints = [manager.describe(w)["fingerprint"] for w in (cut, unbroken)]
     aside = len(list((cut / manager.FOLDER).glob("*.damaged-*")))
-    same = prints[0] == prints[1] and losses(cut) == losses(whole)
+    same = prints[0] == prints[1] and losses(cut) == losses(unbroken)
     print(f"kills {flags.kills}, after compiling {training}, in a save {saves}")
     print(f"committed steps lost {lost}, checkpoints set aside {aside}")
     print(f"{steps} steps: {'equal' if same else 'DIFFERENT'} fingerprint and losses")

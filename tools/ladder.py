@@ -7,20 +7,53 @@
 A pair set is a folder with LR and HR, as `gendr degrade` writes it; of each picture the
 middle is restored. --vary changes one setting at a time, beside the runs that change
 none. A run is `gendr train` in DIR/NAME; one that is done is not repeated, one that
-fails is named, and the others go on. Tables and plot: DIR/ladder.* (ladder_table.py).
+fails is named, and the others go on. Tables: DIR/ladder.json, .csv and .md.
+
+    python tools/ladder.py plot DIR/ladder.json -o ladder.png [--columns "photos psnr"]
+
+draws them beside the paper's figures; needs the extra [plots].
 """
 
 import argparse
 import concurrent.futures
+import csv
+import dataclasses
+import json
+import re
+import statistics
+import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from ladder_measure import Measure
-from ladder_runs import logged, planned, train
-from ladder_table import KINDS, write
+import jax
+import numpy as np
 
+from gendr_jax import nets
 from gendr_jax.cli.common import cache_programs
+from gendr_jax.data import decode
+from gendr_jax.errors import UsageError
+from gendr_jax.image_io.resize import bicubic
+from gendr_jax.metrics.kinds import Opened, Settings
+from gendr_jax.metrics.table import open_metrics
+from gendr_jax.models.vae import VAE
+from gendr_jax.restore.pipeline import Restorer
+from gendr_jax.train.stages import samples
+from gendr_jax.weights import folder
+from gendr_jax.weights.folder import Weights
+
+SCALE = 4
+KINDS = ("vsd", "sid", "cid", "cida")
+PAPER = {"vsd": 4.373, "sid": 4.391, "cid": 4.428, "cida": 4.453}  # Q-Align
+GENDR = "import sys; from gendr_jax.cli.main import main; sys.exit(main())"
+Pictures = list[np.ndarray]
+Make = Callable[[Pictures, Pictures], Pictures]
+Scores = dict[str, list[float]]  # {"set metric": a figure a picture}
+Rows = dict[str, dict[str, dict[str, float]]]  # [row][column][seed]
+
+
+# Command line
 
 
 def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -45,6 +78,8 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(args: list[str]) -> int:
+    if args[:1] == ["plot"]:
+        return plot(args[1:])
     options, overrides = parse(args)
     shared = [f"--config={options.config}", *overrides]
     shared += [f"--config.init.{part}={options.base}" for part in ("vae", "unet")]
@@ -71,6 +106,302 @@ def main(args: list[str]) -> int:
             done = {n: scores[n] for n in (*references, *runs) if n in scores}
             write(options.workdir, done, failed)
     return 1 if failed else 0
+
+
+# Runs: `gendr train` as a process; asked.json holds what was asked of it
+
+
+def planned(options: argparse.Namespace) -> dict[str, list[str]]:
+    """{name of a run: its overrides}; every seed's runs before those of the next."""
+    changes: list[list[str]] = [[]]
+    for text in options.vary:
+        key, _, values = text.partition("=")
+        changes += [[f"{key}={value}"] for value in values.split(",")]
+    return {
+        "-".join([kind, *change, f"seed{seed}"]): [f"kind={kind}", f"seed={seed}"]
+        + change
+        for seed in options.seeds
+        for change in changes
+        for kind in options.kinds
+    }
+
+
+def train(workdir: Path, args: list[str]) -> str:
+    """Why it failed; empty if it is done, now or before."""
+    asked, kept = workdir / "asked.json", json.dumps(args)
+    run = workdir / "run.json"
+    if run.exists() and asked.exists() and asked.read_text() != kept:
+        return f"{workdir} was trained with other settings; remove it, or rename it"
+    if run.exists() and json.loads(run.read_text())["stopped"] == "done":
+        return ""
+    workdir.mkdir(parents=True, exist_ok=True)
+    asked.write_text(kept)
+    command = [sys.executable, "-c", GENDR, "train", "--workdir", str(workdir), *args]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    stopped = run.exists() and json.loads(run.read_text())["stopped"]
+    (workdir / "train.log").write_text(ended.stdout + ended.stderr)
+    last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
+    return "" if stopped == "done" else f"exit status {ended.returncode}: {last}"
+
+
+def logged(workdir: Path) -> dict[str, list[float]]:
+    """What training said in its second half of z_g: kinds of a seed saw one data."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines[len(lines) // 2 :]]
+    keys = {"training distance": "loss_latent", "training spread": "z_std_ratio"}
+    return {
+        column: [line[key] for line in told]
+        for column, key in keys.items()
+        if key in told[-1]
+    }
+
+
+# Pictures: pairs, of each the middle
+
+
+def pairs(where: Path, side: int, most: int) -> tuple[Pictures, Pictures]:
+    """The middles of LR/ and HR/, partners by name but for an ending _LR4 or _HR."""
+    low, high = (
+        {re.sub(r"_(LR|HR)\d*$", "", p.stem): p for p in sorted((where / k).iterdir())}
+        for k in ("LR", "HR")
+    )
+    if low.keys() != high.keys() or not low:
+        odd = sorted(low.keys() ^ high.keys())
+        raise UsageError(f"{where}: {len(low)} pictures in LR, partners lack: {odd}.")
+    names = list(low)[:: -(-len(low) // most)]
+    return (
+        [middle(decode.read(low[name]), side // SCALE, 1) for name in names],
+        [middle(decode.read(high[name]), side, SCALE) for name in names],
+    )
+
+
+def middle(pixels_hwc: np.ndarray, side: int, unit: int) -> np.ndarray:
+    """The middle `side` x `side`, from a whole pixel of the small picture on."""
+    if not side:
+        return pixels_hwc
+    top, left = (max((n - side) // 2 // unit * unit, 0) for n in pixels_hwc.shape[:2])
+    return pixels_hwc[top : top + side, left : left + side]
+
+
+def side_by_side(pictures: Pictures) -> np.ndarray:
+    """Pictures of one size as one, four in a row; what fills no row is left out."""
+    across = min(4, len(pictures))
+    rows = [
+        np.concatenate(pictures[i : i + across], axis=1)
+        for i in range(0, len(pictures) - across + 1, across)
+    ]
+    return np.concatenate(rows, axis=0)
+
+
+def enlarged(low_hwc: np.ndarray) -> np.ndarray:
+    height, width = (SCALE * n for n in low_hwc.shape[:2])
+    up_hwc = bicubic(low_hwc.astype(np.float32) / 255.0, (height, width))
+    return np.round(np.clip(up_hwc, 0, 1) * 255).astype(np.uint8)
+
+
+def recoded(weights: Weights, pictures: Pictures) -> Pictures:
+    """What the autoencoder alone makes of pictures: no student is better."""
+    config = weights.configs["vae"]
+    vae = nets.build(VAE, config)
+    encode, decoded = samples.encoder(vae, config), samples.decoder(vae, config)
+    again = jax.jit(lambda params, x_bhwc: decoded(params, encode(params, x_bhwc)))
+    results = []
+    for picture in pictures:
+        x_bhwc = picture[None].astype(np.float32) / 127.5 - 1.0
+        y_hwc = np.asarray(again(weights.params["vae"], x_bhwc))[0]
+        results.append(np.round((np.clip(y_hwc, -1, 1) + 1) * 127.5).astype(np.uint8))
+    return results
+
+
+# Scores of students on pairs of pictures, kept beside each run
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """Pairs {set: (LR, HR)} and metrics."""
+
+    pairs: dict[str, tuple[Pictures, Pictures]]
+    metrics: list[Opened]
+    side: int
+    what: list[str]  # everything that the figures depend on, besides the weights
+
+    @classmethod
+    def open(cls, options: argparse.Namespace) -> "Measure":
+        named = [text.partition("=")[::2] for text in options.pairs]
+        sets = {
+            name: pairs(Path(where), options.side, options.most)
+            for name, where in named
+        }
+        metrics = open_metrics(options.metrics, Settings(niqe=options.niqe))
+        what = [*options.pairs, f"middle {options.side}", f"most {options.most}"]
+        what += [f"{m.metric.name}: {m.protocol}" for m in metrics]
+        return cls(sets, metrics, options.side, what)
+
+    def references(self, base: Path) -> dict[str, Scores]:
+        """Enlargement, the base in one step; of the truth, autoencoder and itself."""
+        weights = dataclasses.replace(folder.load(base), kind="restorer")
+        return {
+            "bicubic": self.of(lambda low, high: [enlarged(x) for x in low]),
+            "base": self.of(restoring(Restorer(weights, dtype="float32", batch=4))),
+            "autoencoder": self.of(lambda low, high: recoded(weights, high)),
+            "photograph": self.of(lambda low, high: high),
+        }
+
+    def run(self, workdir: Path) -> Scores:
+        """Of the weights of a finished run; read where they were measured before."""
+        kept = workdir / "scores.json"
+        if kept.exists():
+            found = json.loads(kept.read_text())
+            if found["what"] == self.what:
+                return found["scores"]
+        restorer = Restorer.from_pretrained(workdir / "weights", "float32", batch=4)
+        scores = self.of(restoring(restorer))
+        kept.write_text(json.dumps({"what": self.what, "scores": scores}))
+        return scores
+
+    def of(self, make: Make) -> Scores:
+        """Figures of what `make` makes of a set's LR and HR."""
+        scores: Scores = {}
+        for name, (low, high) in self.pairs.items():
+            results = make(low, high)
+            second = {"nothing": None, "gt": high, "lr": low}
+            for opened in self.metrics:
+                # A small picture has too few blocks for a covariance of its own.
+                pooled = opened.metric.name == "niqe" and self.side
+                shown = [side_by_side(results)] if pooled else results
+                figures = opened.measure(shown, second[opened.metric.against])
+                scores[f"{name} {opened.metric.name}"] = [float(x) for x in figures]
+        return scores
+
+
+def restoring(restorer: Restorer) -> Make:
+    return lambda low, high: restorer(low)
+
+
+# Tables: a row is a kind, or a kind with one setting changed; figures are means over
+# pictures, then mean and standard deviation over seeds. A step is the difference of two
+# rows, seed by seed: both saw the same pictures in the same order.
+
+
+def collect(scores: dict[str, dict[str, list[float]]]) -> Rows:
+    """{"cid-seed0": {"photos psnr": one a picture}} -> means [row][column]["0"]."""
+    rows: Rows = {}
+    for name, columns in scores.items():
+        row, _, seed = name.partition("-seed")
+        for column, figures in columns.items():
+            by_seed = rows.setdefault(row, {}).setdefault(column, {})
+            by_seed[seed] = statistics.fmean(figures)
+    return rows
+
+
+def differences(rows: Rows) -> Rows:
+    """Each rung less the one below, each changed setting less the kind unchanged."""
+    rungs = [kind for kind in KINDS if kind in rows]
+    pairs = list(zip(rungs[1:], rungs, strict=False))
+    pairs += [(row, row.partition("-")[0]) for row in rows if "=" in row]
+    found: Rows = {}
+    for after, before in pairs:
+        if before in rows:
+            found[f"{after} - {before}"] = {
+                column: {s: x - rows[before][column][s] for s, x in by_seed.items()
+                         if s in rows[before][column]}
+                for column, by_seed in rows[after].items()
+            }  # fmt: skip
+    return found
+
+
+def table(rows: Rows, signed: bool = False) -> str:
+    """Markdown: mean ± standard deviation over seeds; nothing of no rows."""
+    if not rows:
+        return ""
+    columns = list({column: 0 for figures in rows.values() for column in figures})
+    lines = [["run", "seeds", *columns], ["---"] * (2 + len(columns))]
+    for row, figures in rows.items():
+        seeds = str(max(len(x) for x in figures.values()))
+        lines.append(
+            [row, seeds, *(_cell(figures.get(c, {}), signed) for c in columns)]
+        )
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(by_seed: dict[str, float], signed: bool) -> str:
+    values = list(by_seed.values())
+    if not values:
+        return "-"
+    text = f"{statistics.fmean(values):{'+' if signed else ''}.4f}"
+    return text + (f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def write(folder: Path, scores: dict, failed: dict[str, str]) -> None:
+    """All three files, of what there is so far."""
+    rows = collect(scores)
+    told = {"rows": rows, "differences": differences(rows), "failed": failed}
+    (folder / "ladder.json").write_text(json.dumps(told | {"pictures": scores}))
+    with (folder / "ladder.csv").open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["run", "seed", "column", "mean"])
+        for row, columns in rows.items():
+            for column, by_seed in columns.items():
+                out.writerows([row, s, column, x] for s, x in by_seed.items())
+    text = table(rows) + "\n" + table(differences(rows), signed=True)
+    text += "".join(f"\nFailed: {name}, {why}\n" for name, why in failed.items())
+    (folder / "ladder.md").write_text(text)
+
+
+# Plot
+
+
+def panel(axis, rows: Rows, column: str) -> None:
+    """One figure of ours over the kinds."""
+    rungs = [kind for kind in PAPER if kind in rows]
+    for at, rung in enumerate(rungs):
+        values = list(rows[rung][column].values())
+        axis.plot([at] * len(values), values, "C0o", alpha=0.5, markersize=4)
+    axis.plot([statistics.fmean(rows[r][column].values()) for r in rungs], "C0-")
+    if column in rows.get("base", {}):
+        axis.axhline(rows["base"][column][""], color="0.6", linestyle=":")
+    axis.set_xticks(range(len(rungs)), rungs)
+    axis.set_title(f"here: {column}", fontsize=9)
+
+
+def plot(args: list[str]) -> int:
+    """A dot is a seed, the line joins their means, dotted is the base."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    parser = argparse.ArgumentParser(prog="ladder.py plot", description=plot.__doc__)
+    parser.add_argument("ladder", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--columns", nargs="+", help="default: all")
+    options = parser.parse_args(args)
+    rows = json.loads(options.ladder.read_text())["rows"]
+    if not PAPER.keys() & rows.keys():
+        raise SystemExit(f"{options.ladder} has none of {', '.join(PAPER)}.")
+    known = list(rows[next(kind for kind in PAPER if kind in rows)])
+    columns = options.columns or known
+    if odd := [c for c in columns if c not in known]:
+        raise SystemExit(f"no column {odd}; there are {', '.join(known)}.")
+    across = min(4, 1 + len(columns))
+    down = -(-(1 + len(columns)) // across)
+    figure, axes = plt.subplots(
+        down, across, figsize=(2.6 * across, 2.4 * down), squeeze=False
+    )
+    first, *others = axes.flat
+    first.plot(list(PAPER), list(PAPER.values()), "ko-", markersize=4)
+    first.set_title("paper: Q-Align", fontsize=9)
+    for axis, column in zip(others, columns, strict=False):
+        panel(axis, rows, column)
+    for axis in axes.flat:
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    for axis in others[len(columns) :]:
+        axis.axis("off")
+    figure.tight_layout()
+    figure.savefig(options.output, dpi=90, metadata={"Software": None})
+    print(options.output)
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m tools.make_degrade_goldens FILES [--photos SHARED] [-o FOLDER]
 
-FILES: see tests/helpers/degrade_reference.py. SHARED holds photos/val and
+FILES: see tools/degrade_reference.py. SHARED holds photos/val and
 photos/train; without it the statistics of photographs are not made anew. Needs torch,
 scipy, cv2; the tests that read the golden files need none of these but scipy.
 """
@@ -15,9 +15,51 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.helpers import degrade_statistics as measures
-from tests.helpers.degrade_cases import cases, pictures
-from tests.helpers.degrade_reference import Reference, draw
+from tools import degrade_statistics as measures
+from tools.degrade_reference import NONE, SINC, Reference, draw
+
+CASES, GAUSSIAN_CASES = 28, 18
+
+
+def pictures() -> dict[str, np.ndarray]:
+    """Two crops of photographs, and one picture of eight flat colours."""
+    from skimage import data
+
+    rows, columns = np.mgrid[:128, :128] // 32
+    flat = np.stack([rows * 60, columns * 60, (rows + columns) % 2 * 200], -1)
+    wide = data.coffee()[150:246, 200:360]
+    return {"square": data.astronaut()[:128, 170:298], "wide": wide, "flat": flat + 20}
+
+
+def cases() -> list[dict]:
+    """Parameters by the law, with what they should cover put in by turns.
+
+    The last ten have shot noise; four of those are too flat for 256 levels.
+    """
+    rng, made = random.Random(4), []
+    for i in range(CASES):
+        p = draw(rng)
+        p |= {"case": i, "hq": ("square", "wide")[i % 2], "recipe": "realesrgan"}
+        p |= {"k1_kind": i % (SINC + 1), "jpeg_last": i // 2 % 2}
+        p |= {"mode1": i % 3, "mode2": i // 3 % 3, "mode3": i // 9 % 3}
+        p |= {"gray1": i // 3 % 2, "gray2": i // 5 % 2, "gauss1": 1, "gauss2": 1}
+        if i % 7 in (0, 2, 4):
+            p["k1_sy"] = p["k1_sx"]
+        if i % 12 == 10:
+            p |= {"recipe": "invsr", "has_second": 0, "hq": "square"}
+        if i % 12 == 11:
+            p |= {"recipe": "stablesr", "sharpen": 1, "hq": "wide"}
+        if i in (9, 21, 27):
+            p |= {"recipe": "apisr", "k3_kind": NONE, "jpeg_last": 1, "hq": "square"}
+            p |= {"place1": i % 4 // 2 * 2, "place2": i // 9 - 1}
+            p["s1"] = min(p["s1"], 1.1875)
+        if i >= GAUSSIAN_CASES:
+            p |= {"gauss1": i % 2, "gauss2": 1 - i % 2}
+        if i >= CASES - 6 and i < CASES - 2:
+            p |= {"hq": "flat", "k1_kind": 0, "k1_sx": 0.2, "k1_sy": 0.2, "s1": 1.0}
+            p |= {"gauss1": 0, "recipe": "realesrgan", "has_second": 1, "sharpen": 0}
+        made.append(p)
+    return made
 
 
 def law(reference: Reference, hq_bhwc: np.ndarray, count: int, seed: int) -> np.ndarray:

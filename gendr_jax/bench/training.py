@@ -83,7 +83,8 @@ def measure(
 def _feed(settings: Common, mesh: Mesh) -> Feed:
     """Batches of the configuration's data, or of noise."""
     if settings.data.path:
-        return Feed(build.data_batches(settings, mesh), 0, mesh)
+        source = build.data_source(settings)
+        return Feed(build.data_batches(settings, mesh, source), 0, mesh)
     _, shares = sharding.data_share(mesh)
     rows, crop = settings.batch_size // shares, settings.data.crop
     rng = np.random.default_rng(settings.seed)

@@ -13,7 +13,7 @@ newest one that does is used.
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from orbax.checkpoint import v1 as ocp
 from gendr_jax.checkpoints import manifest
 from gendr_jax.checkpoints.barrier import SECONDS, anyone, barrier
 from gendr_jax.checkpoints.manifest import Meta
-from gendr_jax.errors import InputError, UsageError
+from gendr_jax.errors import GendrError, InputError, UsageError
 from gendr_jax.sharding import path_name
 from gendr_jax.weights.remote_paths import move_folder, place
 
@@ -33,6 +33,20 @@ _STATE = "state"
 
 class _Broken(Exception):
     """A checkpoint that cannot be read or does not hold what was saved."""
+
+
+class SaveFailed(GendrError):
+    """A checkpoint could not be written; older ones are as they were."""
+
+
+class _Protected:
+    """A preservation policy of Orbax: some steps are kept whatever the others say."""
+
+    def __init__(self) -> None:
+        self.steps: set[int] = set()
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> Sequence[bool]:
+        return [checkpoint.step in self.steps for checkpoint in checkpoints]
 
 
 class Manager:
@@ -64,6 +78,8 @@ class Manager:
         kept = [policies.LatestN(keep)]
         kept += [policies.EveryNSteps(keep_every)] * (keep_every > 0)
         kept += [policies.EveryNSeconds(keep_seconds)] * (keep_seconds > 0)
+        self._protected = _Protected()
+        kept.append(self._protected)
         self._kept = policies.AnyPreservationPolicy(kept)
         self._pending: Any = None
         self._committed = time.monotonic()
@@ -82,6 +98,10 @@ class Manager:
     def steps(self) -> list[int]:
         """Committed steps, oldest first; not yet verified."""
         return [checkpoint.step for checkpoint in self._orbax.checkpoints]
+
+    def protect(self, step: int | None) -> None:
+        """Keep this step whatever else is kept; None gives up the one before."""
+        self._protected.steps = set() if step is None else {step}
 
     @property
     def uncommitted_seconds(self) -> float:
@@ -103,7 +123,7 @@ class Manager:
 
         Raises:
             FloatingPointError: some array is not finite; nothing was written.
-            OSError, RuntimeError: the save before this one failed.
+            SaveFailed: this save cannot begin, or the one before it failed.
         """
         self.wait()
         steps = self.steps
@@ -113,32 +133,52 @@ class Manager:
                 warnings.warn(text, stacklevel=2)
             return False
         described = manifest.make(step, state, clock, meta)
-        self._pending = self._orbax.save_checkpointables_async(
-            step,
-            {_STATE: _nest(_named(state))},
-            force=True,
-            custom_metadata=described,
-        )
+        try:
+            self._pending = self._orbax.save_checkpointables_async(
+                step,
+                {_STATE: _nest(_named(state))},
+                force=True,
+                custom_metadata=described,
+            )
+        except Exception as error:  # Orbax raises many kinds
+            raise self._failed(error) from error
         if self._pending is None:
             raise RuntimeError(f"Orbax refused to save step {step} in {self._folder}")
         return True
 
     def poll(self) -> None:
-        """Raise what went wrong in the background, if anything has."""
+        """Raise SaveFailed if something has gone wrong in the background."""
         if self._pending is not None:
-            try:
-                self._pending.result(timeout=0)
-            except TimeoutError:
-                return
-            self._pending = None
-            self._committed = time.monotonic()
+            self._settle(timeout=0)
 
     def wait(self) -> None:
-        """Until the save in the background is on disk; raises what went wrong."""
+        """Until the save in the background is on disk.
+
+        Raises:
+            SaveFailed: it is not.
+        """
         if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
-            self._committed = time.monotonic()
+            self._settle(timeout=None)
+
+    def _settle(self, timeout: float | None) -> None:
+        pending, self._pending = self._pending, None
+        try:
+            pending.result(timeout=timeout)
+        except TimeoutError as error:
+            if timeout is None:
+                raise self._failed(error) from error
+            self._pending = pending
+            return
+        except Exception as error:  # Orbax raises many kinds
+            raise self._failed(error) from error
+        self._committed = time.monotonic()
+
+    def _failed(self, error: Exception) -> SaveFailed:
+        return SaveFailed(
+            f"a checkpoint cannot be written to {self._folder} ({_reason(error)}). "
+            "Older ones are intact: make room or mend the store, then start the same "
+            "command again."
+        )
 
     def close(self) -> None:
         """Wait, then give up threads and files."""
@@ -165,15 +205,12 @@ class Manager:
         bad: dict[int, str] = {}
         for step in reversed(self.steps):
             try:
-                described = _described(self._orbax, step)
-                accept(described["meta"])
-                manifest.check_like(described["arrays"], abstract, step)
-                state = self._load(step, described, abstract)
+                state = _restored(self._orbax, step, abstract, accept)
             except _Broken as error:
                 bad[step] = str(error)
                 warnings.warn(f"checkpoint {step} is damaged: {error}", stacklevel=2)
             else:
-                self._set_aside(bad)
+                self._set_aside(list(bad), "damaged")
                 return step, state
         if bad:
             raise UsageError(
@@ -183,24 +220,127 @@ class Manager:
             )
         return None
 
-    def _load(self, step: int, described: Meta, abstract: Any) -> Any:
-        flat = _read(self._orbax, step, _named(abstract), described)
-        leaves, treedef = jax.tree_util.tree_flatten_with_path(abstract)
-        return treedef.unflatten([flat[path_name(path)] for path, _ in leaves])
+    def rewind(
+        self,
+        step: int,
+        abstract: Any,
+        accept: Callable[[Meta], None] = lambda meta: None,
+    ) -> tuple[int, Any]:
+        """(step, state) of this checkpoint; newer ones are renamed `N.abandoned-K`.
 
-    def _set_aside(self, steps: Mapping[int, str]) -> None:
-        """Rename damaged steps, so that training can save under their numbers."""
+        Raises:
+            UsageError: as `restore`, or there is no such checkpoint, or it is damaged.
+        """
+        if step not in self.steps:
+            raise UsageError(
+                f"there is no checkpoint {step} under {self._folder}, there are "
+                f"{', '.join(map(str, self.steps)) or 'none'}. Give one of them."
+            )
+        try:
+            state = _restored(self._orbax, step, abstract, accept)
+        except _Broken as error:
+            raise UsageError(
+                f"checkpoint {step} under {self._folder} is damaged ({error}). Give "
+                "another step."
+            ) from error
+        self._set_aside([newer for newer in self.steps if newer > step], "abandoned")
+        return step, state
+
+    def _set_aside(self, steps: Sequence[int], why: str) -> None:
+        """Rename steps, so that training can save under their numbers."""
         if not steps:
             return
         self._orbax.close()
         if jax.process_index() == 0:
             for step in steps:
                 number = 0
-                while (target := self._folder / f"{step}.damaged-{number}").exists():
+                while (target := self._folder / f"{step}.{why}-{number}").exists():
                     number += 1
                 move_folder(self._folder / str(step), target)
-        barrier("set aside damaged checkpoints", self._barrier_seconds)
+        barrier(f"set aside {why} checkpoints", self._barrier_seconds)
         self._open()
+
+
+def find(path: Path | str) -> tuple[Any, int | None]:
+    """(workdir, step) of `WORKDIR/checkpoints/STEP`; the step is None for a workdir.
+
+    Raises:
+        UsageError: there is no such checkpoint, or no checkpoints at all.
+    """
+    folder, step = place(path), None
+    if folder.name.isdigit() and folder.parent.name == FOLDER:
+        folder, step = folder.parent.parent, int(folder.name)
+    there = folder / FOLDER / str(step) if step is not None else folder / FOLDER
+    if not there.is_dir():
+        raise UsageError(
+            f"{path} holds no checkpoint. Give a training workdir, or one of its "
+            f"checkpoints, as in {folder}/{FOLDER}/1000."
+        )
+    return folder, step
+
+
+def load(
+    path: Path | str,
+    abstract: Any,
+    accept: Callable[[Meta], None] = lambda meta: None,
+    step: int | None = None,
+) -> tuple[int, Any]:
+    """(step, state) of a checkpoint of a run that may be at work: nothing is changed.
+
+    Args:
+        path: a workdir, of which the newest good checkpoint is taken, or
+            `WORKDIR/checkpoints/STEP`.
+        abstract, accept: as `Manager.restore`.
+        step: of a workdir, this checkpoint.
+
+    Raises:
+        UsageError: as `Manager.restore`, or there is no such checkpoint.
+        InputError: it is damaged, or all are.
+    """
+    folder, named = find(path)
+    step = named if step is None else step
+    with ocp.training.Checkpointer(folder / FOLDER) as orbax:
+        steps = sorted((c.step for c in orbax.checkpoints), reverse=True)
+        if step is not None and step not in steps:
+            raise UsageError(
+                f"there is no checkpoint {step} in {folder}, there are "
+                f"{', '.join(map(str, sorted(steps))) or 'none'}. Give one of them."
+            )
+        damaged = {}
+        for one in steps if step is None else [step]:
+            try:
+                return one, _restored(orbax, one, abstract, accept)
+            except _Broken as error:
+                damaged[one] = str(error)
+    reasons = "; ".join(f"{one}: {why}" for one, why in damaged.items())
+    raise InputError(
+        f"{folder} has no good checkpoint ({reasons or 'it has none yet'}). Give "
+        "another one."
+    )
+
+
+def config_of(path: Path | str, step: int | None = None) -> tuple[int, dict[str, Any]]:
+    """(step, settings of the run) of a checkpoint, from its manifest alone.
+
+    Args:
+        path, step: as `load`; without a step the newest whose manifest can be read.
+
+    Raises:
+        UsageError, InputError: as `load`.
+    """
+    folder, named = find(path)
+    step = named if step is None else step
+    with ocp.training.Checkpointer(folder / FOLDER) as orbax:
+        steps = sorted((c.step for c in orbax.checkpoints), reverse=True)
+        for one in steps if step is None else [s for s in steps if s == step]:
+            try:
+                return one, dict(_described(orbax, one)["meta"]["config"])
+            except _Broken:
+                continue
+    raise InputError(
+        f"{folder} has no good checkpoint {'' if step is None else step}, it has "
+        f"{', '.join(map(str, sorted(steps))) or 'none'}. Give another one."
+    )
 
 
 def describe(workdir: Path | str, *, verify: bool = True) -> dict[str, Any]:
@@ -249,6 +389,18 @@ def _described(orbax: Any, step: int) -> dict[str, Any]:
     if not good or found["step"] != step:
         raise _Broken("its manifest was changed")
     return found
+
+
+def _restored(
+    orbax: Any, step: int, abstract: Any, accept: Callable[[Meta], None]
+) -> Any:
+    """The state of a step, placed and typed as `abstract` says."""
+    described = _described(orbax, step)
+    accept(described["meta"])
+    manifest.check_like(described["arrays"], abstract, step)
+    flat = _read(orbax, step, _named(abstract), described)
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(abstract)
+    return treedef.unflatten([flat[path_name(path)] for path, _ in leaves])
 
 
 def _read(

@@ -103,7 +103,7 @@ def _check_names(args: list[str], config: ConfigDict) -> None:
     if problems:
         raise UsageError(
             f"the configuration has no {'; no '.join(problems)}. "
-            "Give a name that stands in the file."
+            "Give the name of a setting."
         )
 
 

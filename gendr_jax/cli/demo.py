@@ -5,7 +5,7 @@ import socket
 from typing import Any
 
 from gendr_jax.cli.common import Parser, tidy_when_terminated
-from gendr_jax.cli.restore import dtype_of, weights_are_configuration
+from gendr_jax.cli.restore_devices import dtype_of, weights_are_configuration
 from gendr_jax.errors import UsageError
 
 

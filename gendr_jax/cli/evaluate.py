@@ -40,7 +40,8 @@ def main(args: list[str]) -> int:
 def _run(flags: Any) -> int:
     from gendr_jax.evaluate import pairing, results
     from gendr_jax.evaluate.gallery import Gallery
-    from gendr_jax.metrics.table import OF_SETS, open_metrics, open_set_metrics
+    from gendr_jax.metrics.kinds import OF_SETS
+    from gendr_jax.metrics.table import open_metrics, open_set_metrics
 
     folders, about = _folders(flags)
     names = _metrics(flags, folders)
@@ -130,7 +131,7 @@ def _folders(flags: Any) -> tuple[Any, Any]:
 
 
 def _settings(flags: Any, scale: float) -> Any:
-    from gendr_jax.metrics.table import Settings
+    from gendr_jax.metrics.kinds import Settings
 
     files = {name: getattr(flags, name) for name in PARAMETERS}
     return Settings(

@@ -1,6 +1,7 @@
 """The entry point `gendr`: find the subcommand, run it, turn errors into one line.
 
-Exit status: 0 all done; 1 some inputs failed; 2 usage or configuration error.
+Exit status: 0 all done; 1 some inputs failed; 2 usage or configuration error; 75 not
+done yet, start the same command again.
 """
 
 import io
@@ -8,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from gendr_jax.errors import GendrError, UsageError
+from gendr_jax.errors import TRY_AGAIN, GendrError, TryAgainError, UsageError
 
 
 def _quickstart(args: list[str]) -> int:
@@ -158,6 +159,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1, ""
     text = " ".join(str(error).split())
+    if isinstance(error, TryAgainError):
+        return TRY_AGAIN, text
     if isinstance(error, GendrError):
         return (2 if isinstance(error, UsageError) else 1), text
     return 1, f"{text or type(error).__name__}. Check the path, permissions and space."

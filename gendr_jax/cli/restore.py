@@ -4,14 +4,16 @@ What lives here: what flags lead to. What does not: the flags (restore_flags.py)
 loop over files (restore_files.py), their names (jobs.py), pixels (gendr_jax/restore/).
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gendr_jax.cli import restore_flags
 from gendr_jax.cli.common import tidy_when_terminated
-from gendr_jax.errors import InputError, UsageError
+from gendr_jax.cli.restore_devices import (
+    dtype_of,
+    mesh_of,
+    weights_are_configuration,
+)
 from gendr_jax.restore.folders import report as report_lib
 
 SIZES = ("outscale", "width", "height", "longest_side", "megapixels")
@@ -147,35 +149,3 @@ def open_restorer(flags: Any) -> Any:
             batch=flags.batch,
             max_pixels=MAX_PIXELS if flags.max_pixels is None else flags.max_pixels,
         )
-
-
-@contextlib.contextmanager
-def weights_are_configuration() -> Iterator[None]:
-    """Bad weights are no failed picture: exit status 2."""
-    try:
-        yield
-    except InputError as error:
-        raise UsageError(str(error)) from error
-
-
-def dtype_of(flags: Any) -> str:
-    """What --dtype says, or what suits the device."""
-    import jax
-
-    # Processors have no bfloat16 arithmetic worth the name.
-    return flags.dtype or ("fp32" if jax.default_backend() == "cpu" else "bf16")
-
-
-def mesh_of(flags: Any) -> Any:
-    """The devices of --mesh; None is the first one."""
-    from gendr_jax import sharding
-
-    if flags.mesh is None:
-        return None
-    named = {part.partition("=")[0].strip() for part in flags.mesh.split(",")}
-    if named & {sharding.DCN, sharding.FSDP}:
-        raise UsageError(
-            f"--mesh {flags.mesh}: restoring has the axes data and space. "
-            "Write it as data=2,space=4."
-        )
-    return sharding.make_mesh(flags.mesh)

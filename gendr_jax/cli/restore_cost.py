@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gendr_jax import image_io
-from gendr_jax.cli.restore import dtype_of, mesh_of, weights_are_configuration
+from gendr_jax.cli.restore_devices import dtype_of, mesh_of, weights_are_configuration
 from gendr_jax.image_io import resize
 from gendr_jax.restore import estimate, memory
 from gendr_jax.restore.estimate import Estimate

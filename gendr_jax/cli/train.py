@@ -5,13 +5,14 @@ answered at once.
 """
 
 import os
+import re
 import sys
 import time
 
 from absl import flags
 
 from gendr_jax.cli import configs
-from gendr_jax.errors import UsageError
+from gendr_jax.errors import TRY_AGAIN, UsageError
 
 USAGE = """\
 usage: gendr train --config FILE --workdir DIR [--config.section.key=value ...]
@@ -24,11 +25,18 @@ on where it stopped. Ctrl-C and SIGTERM stop it after the step, saved.
                         --config.data.path=PHOTOS, --config.mesh=data=2,fsdp=4
   --workdir DIR         checkpoints, metrics.jsonl, tb/, samples/, run.json, weights/;
                         a folder, or gs://BUCKET/PATH
+  --accept-changes      go on with other loss weights, batch size, data settings...
+                        than before; learning rates and schedules need no flag
+  --from-step N         go on from checkpoint N; newer ones are renamed
+  --fork DIR            start a new --workdir from another run's checkpoint, with its
+                        moments and all roles: OLD, or OLD/checkpoints/STEP
+  --take-over           end a run that is at work in the same workdir
   --distributed         one of several processes: join them (jax.distributed) first
   --help                this text
 
-exit status: 0 done, or stopped by a signal and saved; 1 an error, or updates were not
-finite; 2 wrong usage; 75 no progress for config.watchdog.seconds; 128 + N a second
+exit status: 0 done; 1 an error, or updates were not finite; 2 wrong usage; 75 not done
+yet, start the same command again: stopped by a signal and saved, no progress for
+config.watchdog.seconds, or another run is at work in the workdir; 128 + N a second
 signal N. run.json says which.
 """
 
@@ -36,38 +44,51 @@ signal N. run.json says which.
 def main(args: list[str]) -> int:
     """Run the command; the exit status.
 
-    0: done, or stopped on request and saved. 1: stopped because updates were not
+    0: done. 75: stopped on request and saved. 1: stopped because updates were not
     finite. Raises UsageError for flags, configurations and workdirs that do not fit.
     """
     begun = time.perf_counter()
     if {"--help", "-h", "-help"} & set(args):
         print(USAGE, end="")
         return 0
-    values, config = configs.parse(args, _define)
+    values, config = configs.parse(_spelt(args), _define)
     if not values.workdir:
         raise UsageError("--workdir is missing. Give a folder for all that is written.")
-    return _train(config, values.workdir, values.distributed, begun)
+    from gendr_jax.cli.common import tidy_when_terminated
+
+    with tidy_when_terminated():  # until the loop takes the signals itself
+        return _train(config, values, begun)
+
+
+def _spelt(args: list[str]) -> list[str]:
+    """absl knows no dashes in names."""
+    for name in ("accept-changes", "take-over", "from-step"):
+        plain = name.replace("-", "_")
+        args = [re.sub(rf"^--?(no)?{name}(?==|$)", rf"--\1{plain}", a) for a in args]
+    return args
 
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "", "", flag_values=values)
     flags.DEFINE_bool("distributed", False, "", flag_values=values)
+    flags.DEFINE_bool("accept_changes", False, "", flag_values=values)
+    flags.DEFINE_bool("take_over", False, "", flag_values=values)
+    flags.DEFINE_integer("from_step", None, "", flag_values=values, lower_bound=0)
+    flags.DEFINE_string("fork", "", "", flag_values=values)
 
 
-def _train(
-    config: configs.ConfigDict, workdir: str, flag_distributed: bool, begun: float
-) -> int:
+def _train(config: configs.ConfigDict, values: flags.FlagValues, begun: float) -> int:
     from gendr_jax.cli.common import cache_programs
     from gendr_jax.sharding import make_mesh
     from gendr_jax.train.run import distributed, loop, signals
     from gendr_jax.train.run import workdir as workdir_lib
-    from gendr_jax.train.settings import Processes
+    from gendr_jax.train.settings import Processes, Start
     from gendr_jax.train.stages import build
     from gendr_jax.train.typed import typed
 
     cache_programs()
-    workdir_lib.check(workdir)
-    if distributed.wanted(flag_distributed):
+    workdir_lib.check(values.workdir)
+    if distributed.wanted(values.distributed):
         distributed.join(
             typed(Processes, config.get("processes", {}), "config.processes")
         )
@@ -80,17 +101,24 @@ def _train(
         setup.batches,
         setup.settings,
         mesh=mesh,
-        workdir=workdir,
+        workdir=values.workdir,
         begun=begun,
+        start=Start(
+            accept_changes=values.accept_changes,
+            from_step=values.from_step,
+            fork=values.fork,
+            take_over=values.take_over,
+        ),
     )
     if result.reason == "nan":
         print(
-            f"gendr: error: training stopped, {result.message}. Lower the learning "
-            "rate; the same command goes on beyond these steps.",
+            f"gendr: error: training stopped, {result.message}. Nothing was saved "
+            "since the first of them: start again with a lower learning rate, "
+            "or add --from-step N to go back to checkpoint N.",
             file=sys.stderr,
         )
-        return 1
+    status = {"done": 0, "nan": 1}.get(result.reason, TRY_AGAIN)
     if signals.work_left_behind():
         sys.stdout.flush()
-        os._exit(0)  # all is written; Python would wait for the compiler
-    return 0
+        os._exit(status)  # all is written; Python would wait for the compiler
+    return status

@@ -18,7 +18,7 @@ from gendr_jax.errors import InputError
 from gendr_jax.evaluate import methods as methods_lib
 from gendr_jax.evaluate.methods import Method
 from gendr_jax.evaluate.pairing import Item, Pairs
-from gendr_jax.metrics.table import Opened
+from gendr_jax.metrics.kinds import Opened
 
 BATCH_PIXELS = 8 * 512 * 512  # of results; networks that compare hold much more
 BATCH = 64

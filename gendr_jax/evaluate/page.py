@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any
 
 from gendr_jax.evaluate.gallery import INPUT, Gallery
-from gendr_jax.metrics.table import Opened, OpenedSet
+from gendr_jax.metrics.kinds import Opened, OpenedSet
 
 
 def render(

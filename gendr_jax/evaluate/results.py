@@ -30,7 +30,7 @@ from gendr_jax.evaluate.measuring import Figures
 from gendr_jax.evaluate.methods import Method
 from gendr_jax.evaluate.set_metrics import Figure, Whole
 from gendr_jax.evaluate.statistics import Mean
-from gendr_jax.metrics.table import Metric, Opened, OpenedSet
+from gendr_jax.metrics.kinds import Metric, Opened, OpenedSet
 from gendr_jax.version import __version__
 
 DECIMALS = 6

@@ -27,7 +27,7 @@ from PIL import Image as Pil
 from gendr_jax.errors import InputError
 from gendr_jax.evaluate import gallery
 from gendr_jax.evaluate.measuring import Seen
-from gendr_jax.metrics.table import OpenedSet
+from gendr_jax.metrics.kinds import OpenedSet
 
 FEWEST = 2  # pictures of which there is a covariance
 TRUTHS = "truths"

@@ -1,14 +1,12 @@
-"""Picture files to arrays and back.
+"""Picture files to arrays and back, by libvips and Pillow.
 
-What lives here: reading and writing of files, by libvips (JPEG, PNG, WebP, TIFF, AVIF,
-GIF) and Pillow (BMP, PPM), and PIL images. What does not: arithmetic on pixels
-(resize.py), kinds of arrays of callers (pictures.py), regions of huge files
-(streams.py).
-
-    picture.py   `Image`, formats, limits        loading.py   file -> vips image
-    reading.py   file -> `Image`, `probe`        profiles.py  colour management
-    writing.py   `Image` -> file                 metadata.py  EXIF and XMP
-    pillow.py    PIL images, BMP and PPM
+picture.py   `Image`, formats, limits        loading.py   file -> vips image
+reading.py   file -> `Image`, `probe`        profiles.py  colour management
+writing.py   `Image` -> file                 metadata.py  EXIF and XMP
+pillow.py    PIL images, BMP and PPM         arrays.py    kinds of callers' arrays
+regions.py   regions of files too large to hold
+resize.py    bicubic enlargement             alpha.py     colours under transparency
+sheets.py    pictures side by side under titles
 """
 
 from gendr_jax.image_io.picture import FORMATS as FORMATS

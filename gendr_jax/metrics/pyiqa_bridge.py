@@ -27,7 +27,7 @@ import numpy as np
 
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.image_io import arrays
-from gendr_jax.metrics.table import (
+from gendr_jax.metrics.kinds import (
     OF_SETS,
     PYIQA,
     Metric,

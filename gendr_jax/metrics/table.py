@@ -1,46 +1,25 @@
-"""Every metric by name, opened with the settings of a command.
-
-What lives here: the table of metrics, and from a name and settings to a function of
-pictures. What does not: the formulas (beside this file and in restore/), files of
-pictures, averages, reports.
-"""
+"""Every metric by name, opened with the settings of a command."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.image_io import arrays, resize
 from gendr_jax.metrics import niqe_files, psnr_ssim, sharpness_blockiness
+from gendr_jax.metrics.kinds import (
+    PYIQA,
+    Measure,
+    Metric,
+    Opened,
+    OpenedSet,
+    Pictures,
+    Settings,
+)
 from gendr_jax.metrics.naturalness import niqe
 from gendr_jax.restore import residual, tiling
-
-Pictures = list[np.ndarray]
-Measure = Callable[[Pictures, Pictures | None], list[float]]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a table says of a metric.
-
-    Attributes:
-        name: as on the command line.
-        against: the second picture that it takes.
-        better: which way is good; "neither" is a description, not a score.
-        digits: decimals in tables.
-        protocol: in one line; `Opened.protocol` has the settings filled in.
-    """
-
-    name: str
-    against: Literal["nothing", "gt", "lr"]
-    better: Literal["higher", "lower", "neither"]
-    digits: int
-    protocol: str
-
 
 METRICS = (
     Metric("psnr", "gt", "higher", 3, "dB, {channel}, not rounded, crop {crop}"),
@@ -55,8 +34,6 @@ METRICS = (
     Metric("seam", "lr", "lower", 2, "worst bend at {tile}-px tiles / median"),
     Metric("residual", "lr", "lower", 4, "rms of reduced result less input"),
 )
-PYIQA = "pyiqa:"
-OF_SETS = (PYIQA + "fid", PYIQA + "sfid", PYIQA + "fid_dinov2")
 THREADS = 4  # pictures at a time; each takes some ten times its size in float64
 NEEDS = {
     "niqe": "a folder of photographs or a file of parameters (.npz, .mat)",
@@ -65,60 +42,6 @@ NEEDS = {
     "dino": "weights of DINOv2 (docs/weights.md)",
 }
 CHANNELS = {"y": "BT.601 studio luma", "rgb": "RGB"}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What metrics may be told.
-
-    Attributes:
-        channel: of psnr and ssim, "y" or "rgb".
-        crop: pixels that psnr, ssim and niqe leave out at each border.
-        niqe, lpips, dists, dino: files and folders of parameters, where needed.
-        scale: from input to result.
-        tile, overlap: of tiled restoring, in pixels of the result (seam).
-    """
-
-    channel: psnr_ssim.Channel = "y"
-    crop: int = 0
-    niqe: Path | None = None
-    lpips: Path | None = None
-    dists: Path | None = None
-    dino: Path | None = None
-    scale: float = 4
-    tile: int = 512
-    overlap: int | None = None
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A metric ready to measure.
-
-    Attributes:
-        metric: its line of the table.
-        protocol: with the settings filled in; belongs into every file of results.
-        measure: (pictures, the other pictures or None) -> one figure a pair. Pictures
-            are HWC uint8, uint16 or float in [0, 1], those of a list of one shape.
-    """
-
-    metric: Metric
-    protocol: str
-    measure: Measure
-
-
-@dataclass(frozen=True)
-class OpenedSet:
-    """A metric of a set of pictures as a whole, ready to measure.
-
-    Attributes:
-        metric, protocol: as in `Opened`.
-        measure: (folder of results, folder of truths) -> the figure. The folders have
-            8-bit PNG files and nothing else.
-    """
-
-    metric: Metric
-    protocol: str
-    measure: Callable[[Path, Path], float]
 
 
 def open_set_metrics(names: Sequence[str]) -> list[OpenedSet]:

@@ -11,10 +11,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import gendr_jax
 from gendr_jax.plan.request import Request
 
-SOURCE = Path(gendr_jax.__file__).parent
+SOURCE = Path(__file__).resolve().parents[1]
 # What a program is made of, and what reads it.
 PARTS = (
     "diffusion.py",
@@ -23,7 +22,7 @@ PARTS = (
     "models",
     "losses",
     "data/degrade",
-    "operations.py",
+    "flops.py",
     "restore/forward.py",
     "restore/color.py",
     "image_io/resize.py",
@@ -34,7 +33,6 @@ PARTS = (
     "plan/topologies.py",
     "plan/hlo.py",
     "plan/collectives.py",
-    "plan/loops.py",
     "plan/loops.py",
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")

@@ -1,5 +1,8 @@
-"""Training: the stages, the loop that runs them, and what the loop writes.
+"""Training: settings, the three stages, and the run of one of them.
 
-stage.py is the contract between a stage and the loop, loop.py the loop itself; the
-`*_step.py` files hold one stage each. Models, losses and data live elsewhere.
+settings.py   every setting with its default, typed
+typed.py      from a configuration to the settings; misspelt keys are refused
+stage.py      the contract between a stage and the run
+stages/       autoencoder, base model, distillation
+run/          the loop and what a long run needs: checkpoints, logs, signals
 """

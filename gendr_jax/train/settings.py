@@ -311,6 +311,8 @@ class DistillSettings(Common):
             )
 
 
+STAGES = {"vae": VAESettings, "base": BaseSettings, "distill": DistillSettings}
+
 # These decide how long, how fast and where a run goes, not what it computes. Another
 # path of the same data or weights is fine: weights are compared by their values.
 MAY_CHANGE = (
@@ -331,6 +333,27 @@ MAY_CHANGE = (
     "watchdog.*",
     "processes.*",
 )
+
+# These change what is computed from here on and leave the state's arrays as they are:
+# a run goes on with them when the user says so (--accept-changes), and run.json tells.
+WITH_CONSENT = (
+    "optim*",
+    "*weight*",
+    "score.*",
+    "adversarial_start",
+    "warmup_steps",
+    "surgery",
+    "surgery_steps",
+    "prompt_dropout",
+    "ema",
+    "batch_size",
+    "data.*",
+    "dtype",
+    "adapters",
+    "sample_steps",
+)
+
+NAN_STARTS = 3  # so many starts in a row may end without a usable update
 
 Reason = Literal["done", "sigterm", "user", "nan"]
 
@@ -373,6 +396,8 @@ class RunSettings:
         barrier_seconds: how long processes wait for one another.
         config: all settings, a dataclass or a dict: recorded, and compared on resume.
         may_change: names in `config` that may differ on resume, or patterns.
+        with_consent: the same, of those that need `Start.accept_changes`.
+        data: what the data source is (`data_fingerprint`), recorded; a change is told.
     """
 
     steps: int
@@ -395,6 +420,8 @@ class RunSettings:
     barrier_seconds: int = 600
     config: Any = dataclasses.field(default_factory=dict)
     may_change: tuple[str, ...] = MAY_CHANGE
+    with_consent: tuple[str, ...] = WITH_CONSENT
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         window(self.profile)  # raises
@@ -404,6 +431,24 @@ class RunSettings:
             low = least.get(one.name, 0)
             if one.type is int and one.name != "seed" and value < low:
                 raise UsageError(f"{one.name} is {value}. Give {low} or more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What the user asks of one start of a run, besides its settings.
+
+    Attributes:
+        accept_changes: go on with other values of what `WITH_CONSENT` names.
+        from_step: go on from this checkpoint; newer ones are renamed. None: the newest.
+        fork: another run's workdir, or one of its checkpoints, to start from where the
+            workdir has no checkpoint yet.
+        take_over: end a run that is at work in the workdir.
+    """
+
+    accept_changes: bool = False
+    from_step: int | None = None
+    fork: str = ""
+    take_over: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

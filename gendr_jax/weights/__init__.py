@@ -1,25 +1,17 @@
-"""Weights on disk: our folders, PyTorch files, training checkpoints.
+"""Weights on disk: our folders, and the files of other programs.
 
-Ours:
-
-    folder.py       a weights folder of ours: gendr.json, Orbax components, prompt.npz
-    gendr_json.py   what a folder says of itself
-    digest.py       sha256 over the contents of a tree of arrays
-    locate.py       from what a user typed to a local folder
-    checkpoint.py   training state; manifest.py and fingerprint.py, its digests
-
-Other programs', in the order of the work (docs/weights.md):
-
-    tensors.py      files opened, not read; pickles.py: those that PyTorch pickled
-    names.py        one bijective map between our paths and torch names
-    layouts.py      where our tensors stand in foreign files; the tables, each walked
-                    from a configuration: ldm.py, dinov2_hub.py, lpips_files.py,
-                    dists_files.py
-    sources.py      what a path holds; torch_files.py: component folders,
-                    single_files.py: the rest; components.py: check, then read
-    lora_files.py   adapters; lora_names.py, lora_settings.py; adapt.py: onto a UNet
-    convert.py      sources in, one folder out (destination.py); export_files.py: for
-                    PyTorch; describe.py: what `gendr inspect` says
+    resolve.py       from what a user typed to a folder: path, Hub id
+    remote_paths.py  paths here and in object stores
+    folder.py        a weights folder of ours: gendr.json, Orbax components, prompt.npz
+    gendr_json.py    gendr.json: what a folder says of itself
+    sha256.py        sha256 over the contents of a tree of arrays
+    convert.py       sources in, one folder out (destination.py)
+    adapters.py      LoRA merged into a UNet or run beside it
+    surgery.py       4 to 16 latent channels
+    export.py        folders for PyTorch
+    describe.py      what `gendr inspect` says
+    verify.py        `--verify`: the same inputs through diffusers and through JAX
+    foreign/         formats of other programs, one file each (docs/weights.md)
 
 Weights are nested dicts of arrays with string keys everywhere.
 """

@@ -36,13 +36,16 @@ def no_tracebacks(monkeypatch):
 
 
 def shell(*args, **env):
+    env = {**os.environ, **env}
+    if "GENDR_CACHE_DIR" in env:  # JAX's own folder would go before it
+        del env["JAX_COMPILATION_CACHE_DIR"]
     return subprocess.run(
         [sys.executable, "-m", "gendr_jax.cli.main", *map(str, args)],
         capture_output=True,
         text=True,
         timeout=200,
         cwd=ROOT,
-        env={**os.environ, **env},
+        env=env,
     )
 
 

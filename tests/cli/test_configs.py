@@ -1,5 +1,6 @@
 """The configuration files: full size as documented, tiny ones that run."""
 
+import dataclasses
 import importlib
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from gendr_jax import nets
+from gendr_jax.cli import configs
 from gendr_jax.errors import UsageError
 from gendr_jax.models.dinov2 import DINOv2
 from gendr_jax.models.heads import (
@@ -26,11 +28,7 @@ from tests.helpers.tiny_stages import OWN, PARTS, fewer_passes, one_device
 FULL = {"vae16": "vae", "base": "base", "distill": "distill"}
 TINY = {"tiny_vae": "vae", "tiny_base": "base", "tiny_distill": "distill"}
 LADDER = {"tiny_ladder": "distill"}
-SETTINGS = {
-    "vae": settings_lib.VAESettings,
-    "base": settings_lib.BaseSettings,
-    "distill": settings_lib.DistillSettings,
-}
+SETTINGS = settings_lib.STAGES
 quick = pytest.fixture(scope="module", autouse=True)(fewer_passes)
 
 
@@ -59,15 +57,51 @@ def test_every_file_is_a_valid_configuration_of_its_stage(name):
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_a_full_size_file_agrees_with_the_defaults_of_the_settings(name):
-    """Two places for one number: a file may set what a run decides, nothing else."""
+def test_a_full_size_file_changes_what_a_run_decides_and_nothing_else(name):
     run = {"steps", "batch_size", "data", "checkpoint", "log", "init"}
     run |= {"adversarial_start"} if name == "vae16" else set()
     run |= {"optim", "optim_discriminator"} if name == "vae16" else set()
-    given, default = settings(name), SETTINGS[FULL[name]]()
+    made, default = settings(name), SETTINGS[FULL[name]]()
     for field in vars(default):
         if field not in run:
-            assert getattr(given, field) == getattr(default, field), field
+            assert getattr(made, field) == getattr(default, field), field
+
+
+@pytest.mark.parametrize("name", [*FULL, *TINY, *LADDER])
+def test_every_setting_of_a_stage_is_in_its_file_for_overrides(name):
+    def names(one, prefix=""):
+        for field in dataclasses.fields(one):
+            value = getattr(one, field.name)
+            if dataclasses.is_dataclass(value):
+                yield from names(value, f"{prefix}{field.name}.")
+            else:
+                yield f"{prefix}{field.name}"
+
+    made = read(name)
+    known = set(configs._names(made))
+    assert known >= set(names(settings(name)))
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [
+        ("--config.sharding.rules=(('mid', 'fsdp'),)", "sharding.rules", None),
+        ("--config.sharding.rules=()", "sharding.rules", ()),
+        ("--config.vae.block_out_channels=(8, 16)", "vae.block_out_channels", (8, 16)),
+        ("--config.unet.heads=4", "unet.heads", (4,)),
+        ("--config.lora.targets=('conv',)", "lora.targets", ("conv",)),
+        ("--config.optim.fake.eps=1e-6", "optim.fake.eps", 1e-6),
+        ("--config.optim.real.b2=1", "optim.real.b2", 1.0),
+        ("--noconfig.vae.quant_conv", "vae.quant_conv", False),
+        ("--config.xla_flags=x", "xla_flags", "x"),
+    ],
+)
+def test_overrides_of_what_the_file_leaves_at_its_default(override, field, value):
+    args = ["--config", "configs/tiny_distill.py", override]
+    _, made = configs.parse(args, lambda _: None)
+    for name in field.split("."):
+        made = made[name]
+    assert made == (value if value is not None else (("mid", "fsdp"),))
 
 
 def test_sizes_of_the_networks_are_the_published_ones():

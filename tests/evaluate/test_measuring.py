@@ -12,7 +12,8 @@ from gendr_jax.errors import InputError
 from gendr_jax.evaluate import measuring, methods, pairing
 from gendr_jax.evaluate.pairing import Folders, Item
 from gendr_jax.image_io import resize
-from gendr_jax.metrics.table import Metric, Opened, Settings, open_metrics
+from gendr_jax.metrics.kinds import Metric, Opened, Settings
+from gendr_jax.metrics.table import open_metrics
 from tests.helpers.tiny_pictures import pixels, write
 
 PSNR, SSIM, SHARP = open_metrics(["psnr", "ssim", "sharpness"], Settings())

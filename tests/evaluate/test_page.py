@@ -13,7 +13,8 @@ from gendr_jax.evaluate import measuring, methods, page, pairing, results
 from gendr_jax.evaluate.gallery import Gallery
 from gendr_jax.evaluate.pairing import Folders
 from gendr_jax.evaluate.set_metrics import Figure, Whole
-from gendr_jax.metrics.table import Metric, OpenedSet, Settings, open_metrics
+from gendr_jax.metrics.kinds import Metric, OpenedSet, Settings
+from gendr_jax.metrics.table import open_metrics
 from tests.helpers import browser
 from tests.helpers.tiny_pictures import write
 

@@ -9,7 +9,8 @@ import pytest
 from gendr_jax.evaluate import results
 from gendr_jax.evaluate.measuring import Figures
 from gendr_jax.evaluate.methods import Method
-from gendr_jax.metrics.table import Settings, open_metrics
+from gendr_jax.metrics.kinds import Settings
+from gendr_jax.metrics.table import open_metrics
 
 METRICS = open_metrics(["psnr", "sharpness"], Settings(crop=2))
 ONE, TWO = Method("one", "ONE", {}), Method("two", "TWO", {})

@@ -16,7 +16,7 @@ from PIL import Image as Pil
 from gendr_jax.errors import InputError
 from gendr_jax.evaluate import measuring, methods, pairing, set_metrics
 from gendr_jax.evaluate.pairing import Folders
-from gendr_jax.metrics.table import Metric, OpenedSet
+from gendr_jax.metrics.kinds import Metric, OpenedSet
 from tests.helpers.tiny_commands import gendr
 from tests.helpers.tiny_pictures import pixels, write
 

@@ -1,11 +1,11 @@
 """Sixty damaged picture files: one line each or a picture, never anything else.
 
-tools/fuzz_images.py reads any number of them, in a process with limits.
+`tools/fuzz.py images` reads any number of them, in a process with limits.
 """
 
 import pytest
 
-from tests.helpers import image_mutations as fuzz
+from tools import image_mutations as fuzz
 
 CASES = 60
 

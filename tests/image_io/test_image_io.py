@@ -474,3 +474,10 @@ def png_text(xmp):
 def xmp_of(image):
     packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     return packet.encode() if isinstance(packet, str) else packet
+
+
+def test_the_former_path_is_the_same_module():
+    import gendr_jax.restore.image_io as former
+    from gendr_jax.restore import image_io as attribute
+
+    assert former is image_io and attribute is image_io

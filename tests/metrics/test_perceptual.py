@@ -8,7 +8,8 @@ import pytest
 from gendr_jax import nets
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.metrics import perceptual
-from gendr_jax.metrics.table import Settings, open_metrics
+from gendr_jax.metrics.kinds import Settings
+from gendr_jax.metrics.table import open_metrics
 from gendr_jax.models.dinov2 import DINOv2, DINOv2Config
 from gendr_jax.models.dists import DISTS, DISTSConfig
 from gendr_jax.models.lpips import LPIPS, LPIPSConfig

@@ -14,7 +14,8 @@ import pytest
 from gendr_jax import metrics
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.metrics import pyiqa_bridge
-from gendr_jax.metrics.table import Settings, open_metrics, open_set_metrics
+from gendr_jax.metrics.kinds import Settings
+from gendr_jax.metrics.table import open_metrics, open_set_metrics
 
 MODES = {
     "psnr": ("FR", False),

@@ -9,7 +9,8 @@ import pytest
 from gendr_jax import metrics
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.image_io import resize
-from gendr_jax.metrics.table import METRICS, Settings, open_metrics
+from gendr_jax.metrics.kinds import Settings
+from gendr_jax.metrics.table import METRICS, open_metrics
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ import pytest
 from gendr_jax import sharding
 from gendr_jax.cli import plan
 from gendr_jax.errors import UsageError
-from gendr_jax.plan import chips, measure, programs, report, topologies
+from gendr_jax.plan import chips, compile_process, measure, programs, report, topologies
 from gendr_jax.plan.request import Request
 from gendr_jax.train.run import compiled_step, xla_flags
 from tests.helpers.plan_rows import CONTRACT
@@ -138,7 +138,7 @@ def in_this_process(monkeypatch):
     def run(command, *, env, input, **_):
         assert env["JAX_PLATFORMS"] == "cpu" and command[:2] == [sys.executable, "-m"]
         monkeypatch.setattr(sys, "stdin", io.StringIO(input))
-        subprocess.main(Path(command[-1]))
+        compile_process.main(Path(command[-1]))
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -198,21 +198,23 @@ def test_a_true_step_on_a_tpu(config_file, tmp_path, monkeypatch):
 
 def test_a_process_that_dies_is_one_broken_cell(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    found = subprocess.answer(Request({}, "cpu", ""))
+    found = compile_process.answer(Request({}, "cpu", ""))
     assert found == {"error": "exit status 1: no output"}
     killed = tmp_path / "killed"
     killed.write_text("#!/bin/sh\nkill -9 $$\n")
     killed.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(killed))
-    assert "memory is too small" in subprocess.answer(Request({}, "cpu", ""))["error"]
+    assert (
+        "memory is too small" in compile_process.answer(Request({}, "cpu", ""))["error"]
+    )
     killed.write_text("#!/bin/sh\nexec sleep 60\n")
-    found = subprocess.answer(Request({}, "cpu", ""), timeout=0.2)
+    found = compile_process.answer(Request({}, "cpu", ""), timeout=0.2)
     assert found == {"error": "not compiled within 0.2 s (--timeout)"}
 
 
 def test_a_mistake_in_the_request_comes_back_as_one(config_file):
     with pytest.raises(UsageError, match="config has 1 problem: config.stepz"):
-        subprocess.answer(Request(config("base") | {"stepz": 3}, "cpu:2", ""))
+        compile_process.answer(Request(config("base") | {"stepz": 3}, "cpu:2", ""))
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from PIL import Image as Pil
 
 from gendr_jax.restore import compiling
 from tests.helpers.tiny_commands import save_weights
 
+pytestmark = pytest.mark.usefixtures("no_shared_programs")
 ROOT = Path(__file__).resolve().parents[2]
 
 

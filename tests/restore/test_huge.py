@@ -64,7 +64,7 @@ import numpy as np
 from tests.helpers import tiny_restorer
 from gendr_jax.restore import huge, image_io
 from gendr_jax.restore.pipeline import Restorer
-from tools.limited_worker import peak_kib
+from tools.fuzz import peak_kib
 
 folder, = sys.argv[1:]
 restorer = Restorer(tiny_restorer.weights(), dtype="float32", tile=256)

@@ -17,7 +17,7 @@ from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.weights import folder as weights
 from tests.helpers.micro_run import prepare
 from tests.helpers.tiny_stages import PARTS, random
-from tools import ladder_runs, ladder_table
+from tools import ladder as tool
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
@@ -35,25 +35,25 @@ def scores(**shift):
 
 
 def test_rows_are_means_over_pictures_then_seeds():
-    rows = ladder_table.collect(scores(vsd=0.0, sid=0.5))
+    rows = tool.collect(scores(vsd=0.0, sid=0.5))
     assert rows["bicubic"] == {"photos psnr": {"": 21.0}}
     assert rows["sid"] == {"photos psnr": {"0": 24.5, "1": 25.5}}
-    text = ladder_table.table(rows)
+    text = tool.table(rows)
     assert "| bicubic | 1 | 21.0000 |" in text
     assert "| vsd | 2 | 24.5000 ± 0.7071 |" in text
 
 
 def test_steps_are_taken_seed_by_seed():
     given = scores(vsd=0.0, sid=0.5, cid=0.25, **{"cid-score.xi=1.0": 1.25})
-    rows = ladder_table.collect(given)
+    rows = tool.collect(given)
     del rows["cid"]["photos psnr"]["1"]  # a run that failed
-    found = ladder_table.differences(rows)
+    found = tool.differences(rows)
     assert found == {
         "sid - vsd": {"photos psnr": {"0": 0.5, "1": 0.5}},
         "cid - sid": {"photos psnr": {"0": -0.25}},
         "cid-score.xi=1.0 - cid": {"photos psnr": {"0": 1.0}},
     }
-    signed = ladder_table.table(found, signed=True)
+    signed = tool.table(found, signed=True)
     assert "| sid - vsd | 2 | +0.5000 ± 0.0000 |" in signed
     assert "| cid - sid | 1 | -0.2500 |" in signed
 
@@ -63,19 +63,19 @@ def test_a_run_is_not_repeated_and_says_why_it_failed(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     # Stage vae compiles in seconds; the tool itself is tested below.
     args = [f"--config={prepare(tmp_path, steps=2)}"]
-    problem = ladder_runs.train(tmp_path / "bad", [*args, "--config.stpes=3"])
+    problem = tool.train(tmp_path / "bad", [*args, "--config.stpes=3"])
     assert problem.startswith("exit status 2: ") and "no --config.stpes" in problem
     (tmp_path / "bad").rename(tmp_path / "good")  # it trained nothing, so it may
-    assert ladder_runs.train(tmp_path / "good", args) == ""
-    told = ladder_runs.logged(tmp_path / "good")
+    assert tool.train(tmp_path / "good", args) == ""
+    told = tool.logged(tmp_path / "good")
     assert told == {}  # nothing of z_g in this stage
 
     def refuse(*_, **__):
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(ladder_runs.subprocess, "run", refuse)
-    assert ladder_runs.train(tmp_path / "good", args) == ""
-    other = ladder_runs.train(tmp_path / "good", [*args, "--config.steps=3"])
+    monkeypatch.setattr(tool.subprocess, "run", refuse)
+    assert tool.train(tmp_path / "good", args) == ""
+    other = tool.train(tmp_path / "good", [*args, "--config.steps=3"])
     assert "was trained with other settings" in other
 
 
@@ -83,7 +83,7 @@ def test_one_setting_is_changed_at_a_time():
     options = argparse.Namespace(
         vary=["score.xi=0.0,1.0", "score.rho=0.5"], seeds=[0, 1], kinds=["cid"]
     )
-    runs = ladder_runs.planned(options)
+    runs = tool.planned(options)
     assert len(runs) == 8 and list(runs)[:2] == ["cid-seed0", "cid-score.xi=0.0-seed0"]
     assert runs["cid-score.rho=0.5-seed1"] == ["kind=cid", "seed=1", "score.rho=0.5"]
 
@@ -154,7 +154,7 @@ def test_an_argument_that_is_no_override_is_refused(tmp_path):
 def test_files_are_the_same_each_time(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
-        ladder_table.write(tmp_path / name, scores(vsd=0.0, sid=0.5), {"x": "it broke"})
+        tool.write(tmp_path / name, scores(vsd=0.0, sid=0.5), {"x": "it broke"})
     first, second = (
         {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "ab"
     )

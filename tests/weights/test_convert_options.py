@@ -310,8 +310,8 @@ def interrupted(target, *rest, **more):
     "to, writer",
     [
         ("orbax", "folder._write_component"),
-        ("diffusers", "torch_files.write_safetensors"),
-        ("diffusers", "export_files._write_json"),
+        ("diffusers", "foreign.component_folder.write_safetensors"),
+        ("diffusers", "export._write_json"),
     ],
 )
 def test_a_write_that_fails_leaves_nothing(

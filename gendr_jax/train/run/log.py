@@ -1,12 +1,11 @@
 """What a run says while it trains: terminal, metrics.jsonl, TensorBoard, pictures.
 
 What lives here: writing. What does not: which numbers, and when (`loop.py`); run.json
-(`run_file.py`). Only the first process writes; on the others every method does nothing.
+(`run_json.py`). Only the first process writes; on the others every method does nothing.
 """
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,14 +17,14 @@ import jax
 import numpy as np
 from PIL import Image
 
-_FOR_FILES = ("goodput", "since_commit")  # not on the terminal
+from gendr_jax import files
 
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Readers see the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+# Not on the terminal, or in another form.
+_FOR_FILES = ("goodput", "since_commit", "seconds_per_step", "eta_seconds")
+MEAN = "mean/"  # before the name of a metric: its mean over the interval
+_ROLES = ("generator", "fake", "real", "disc", "base", "vae")
+_RUN = (*_FOR_FILES, "images_per_s", "data_wait")
+_FLUSH_SECONDS = 10
 
 
 def truncate_metrics(path: Path, step: int) -> None:
@@ -40,7 +39,7 @@ def truncate_metrics(path: Path, step: int) -> None:
             continue
         if not later and line.endswith(b"\n"):
             kept.append(line)
-    write_atomically(path, b"".join(kept))
+    files.write_bytes(path, b"".join(kept))
 
 
 class Log:
@@ -54,7 +53,7 @@ class Log:
     """
 
     def __init__(self, workdir: Path, *, start: int, steps: int, progress: bool):
-        self._workdir = workdir
+        self._workdir, self._steps = workdir, steps
         self._active = jax.process_index() == 0
         self._speaks = self._active and progress
         self._bar: Any = None
@@ -65,7 +64,9 @@ class Log:
         truncate_metrics(workdir / "metrics.jsonl", start)
         self._lines = open(workdir / "metrics.jsonl", "a")
         # What an interrupted run wrote beyond its last checkpoint is hidden.
-        self._board = SummaryWriter(str(workdir / "tb"), purge_step=start + 1)
+        self._board = SummaryWriter(
+            str(workdir / "tb"), purge_step=start + 1, flush_secs=_FLUSH_SECONDS
+        )
         if self._speaks and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -96,13 +97,17 @@ class Log:
         self._lines.write(json.dumps({"step": step, **plain}, allow_nan=False) + "\n")
         self._lines.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-        told = {k: v for k, v in values.items() if k not in _FOR_FILES}
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in told.items())
+            self._board.add_scalar(tag(name), value, step)
+        shown = "  ".join(_terminal(values))
         if self._bar is not None:
             self._bar.set_postfix_str(shown)
         else:
-            self.say(f"step {step}  {shown}")
+            self.say(f"step {step} of {self._steps}  {shown}")
+
+    def flush(self) -> None:
+        """What is written so far, to the disk: the process may be killed next."""
+        if self._active:
+            self._board.flush()
 
     def sheet(self, step: int, sheet_hwc: np.ndarray) -> None:
         """samples/step_XXXXXX.png, and the same picture in TensorBoard."""
@@ -111,9 +116,8 @@ class Log:
         folder = self._workdir / "samples"
         folder.mkdir(exist_ok=True)
         path = folder / f"step_{step:06d}.png"
-        temporary = path.with_name(f".{path.name}.tmp")
-        Image.fromarray(sheet_hwc).save(temporary, format="png")
-        os.replace(temporary, path)
+        with files.replacing(path) as temporary:
+            Image.fromarray(sheet_hwc).save(temporary, format="png")
         self._board.add_image("samples", sheet_hwc, step, dataformats="HWC")
 
     def close(self) -> None:
@@ -126,13 +130,55 @@ class Log:
         self._board.close()
 
 
+def tag(name: str) -> str:
+    """The name of a metric in TensorBoard, grouped by the role it belongs to.
+
+    `loss_fake` is `fake/loss`, its mean over the interval `fake/loss_mean`; what
+    belongs to no role is in `step`, speeds and times in `run`.
+    """
+    plain = name.removeprefix(MEAN)
+    mean = "_mean" if plain != name else ""
+    if plain in _RUN:
+        return f"run/{plain}{mean}"
+    if plain.startswith("val_"):
+        return f"val/{plain.removeprefix('val_')}{mean}"
+    metric, _, role = plain.rpartition("_")
+    return f"{role}/{metric}{mean}" if role in _ROLES else f"step/{plain}{mean}"
+
+
+def _terminal(values: Mapping[str, float]) -> Iterator[str]:
+    """Speed and time left, then each metric: the last value (the mean)."""
+    if "seconds_per_step" in values:
+        yield f"{values['seconds_per_step']:.3g} s/step"
+    if "eta_seconds" in values:
+        yield f"left {duration(values['eta_seconds'])}"
+    for name, value in values.items():
+        if name in _FOR_FILES or name.startswith(MEAN):
+            continue
+        mean = values.get(MEAN + name, value)
+        told = f" (mean {mean:.4g})" if mean != value and math.isfinite(mean) else ""
+        yield f"{name} {value:.4g}{told}"
+
+
+def duration(seconds: float) -> str:
+    """3 d 04:05:06; days where there are any."""
+    days, rest = divmod(round(seconds), 86400)
+    clock = f"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
+    return f"{days} d {clock}" if days else clock
+
+
 def is_skip(name: str) -> bool:
     """Whether a metric counts skipped updates."""
     return name.startswith("skipped")
 
 
+def _is_count(name: str) -> bool:
+    """Whether a metric is a number of events, to be added up."""
+    return is_skip(name) or name.startswith("broken")
+
+
 class Meter:
-    """Speed between two logged steps, and updates skipped since the last of them.
+    """Speed between two logged steps, means, and what was skipped since the last.
 
     A step is looked at when the next one has been started already, so the time that
     the next one waited for its batch is given to the next interval.
@@ -146,7 +192,8 @@ class Meter:
     def __init__(self, step: int, batch_size: int, waited: Callable[[], float]):
         self._step, self._batch_size, self._waited = step, batch_size, waited
         self._begun, self._wait_begun = time.perf_counter(), waited()
-        self._skipped: dict[str, float] = {}
+        self._sums: dict[str, float] = {}
+        self._noted: dict[str, int] = {}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -157,17 +204,21 @@ class Meter:
 
     def add(self, values: Mapping[str, float]) -> None:
         """Take note of one step."""
-        for name in filter(is_skip, values):
-            self._skipped[name] = self._skipped.get(name, 0.0) + values[name]
+        for name, value in values.items():
+            # One value that is not finite would hide all the others.
+            if math.isfinite(value):
+                self._sums[name] = self._sums.get(name, 0.0) + value
+                self._noted[name] = self._noted.get(name, 0) + 1
 
     def line(
         self, step: int, values: Mapping[str, float], waited: float
     ) -> dict[str, float]:
         """The logged values of `step`; starts the next interval.
 
-        Losses are those of this step; skipped_* are sums since the last line;
+        Since the last line: skipped_* and broken_* are sums, mean/NAME is the mean of
+        the finite values of a metric, the plain name its value at this step;
         images_per_s counts the images of all processes, data_wait is the time in
-        seconds that a step waited for its batch, both on average since the last line.
+        seconds that a step waited for its batch, seconds_per_step all of its time.
 
         Args:
             step: number of finished steps.
@@ -176,14 +227,24 @@ class Meter:
         """
         steps = max(step - self._step, 1)
         ended = time.perf_counter() - (self._waited() - waited)
+        seconds = max(ended - self._begun, 1e-9)
+        counts = {name: total for name, total in self._sums.items() if _is_count(name)}
+        means = {
+            MEAN + name: self._sums[name] / self._noted[name]
+            for name in values
+            if name in self._noted and not _is_count(name)
+        }
         line = {
             **values,
-            **self._skipped,
-            "images_per_s": steps * self._batch_size / max(ended - self._begun, 1e-9),
+            **counts,
+            **means,
+            "images_per_s": steps * self._batch_size / seconds,
             "data_wait": (waited - self._wait_begun) / steps,
+            "seconds_per_step": seconds / steps,
         }
         self._step, self._begun, self._wait_begun = step, ended, waited
-        self._skipped.clear()
+        self._sums.clear()
+        self._noted.clear()
         return line
 
 
@@ -192,7 +253,7 @@ class Guard:
 
     def __init__(self, limit: int):
         self._limit = limit
-        self._streak = 0
+        self.streak = 0
 
     def check(self, step: int, values: Mapping[str, float]) -> str:
         """Why training is to stop at `step`, or ""."""
@@ -201,11 +262,11 @@ class Guard:
             for name, value in values.items()
             if not math.isfinite(value) or (is_skip(name) and value > 0)
         ]
-        self._streak = self._streak + 1 if bad else 0
-        if self._streak < self._limit:
+        self.streak = self.streak + 1 if bad else 0
+        if self.streak < self._limit:
             return ""
-        first = step - self._streak + 1
+        first = step - self.streak + 1
         return (
-            f"no usable update in {self._streak} steps ({first} to {step}; at the last "
+            f"no usable update in {self.streak} steps ({first} to {step}; at the last "
             f"one: {', '.join(sorted(bad))})"
         )

@@ -1,14 +1,15 @@
 """The training loop: place, resume, step, log, save, stop.
 
 What lives here: `run`, the same for every stage. What does not: the stages
-(`*_step.py`), what is written where (`workdir.py`, `log.py`, `run_file.py`,
-`checkpoints/manager.py`), pictures (`draw.py`), hangs (`watchdog.py`), flags.
+(`train/stages/`), what is written where (`workdir.py`, `log.py`, `run_json.py`,
+`checkpoints/manager.py`), pictures (`sample_sheet.py`), hangs (`watchdog.py`), flags.
 
 `state.step` is the only clock. It decides which batch comes next and which random
 numbers are drawn, so a run that resumes goes on as if it had never stopped.
 """
 
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,31 @@ from jax.sharding import Mesh
 
 from gendr_jax import sharding
 from gendr_jax.checkpoints.barrier import anyone, barrier
+from gendr_jax.errors import UsageError
 from gendr_jax.train.run import compiled_step, distributed, profile
 from gendr_jax.train.run.feed import Batches, Feed
+from gendr_jax.train.run.lock import Lock, LockLost
 from gendr_jax.train.run.log import Guard, Log, Meter
 from gendr_jax.train.run.resume import plain
-from gendr_jax.train.run.run_checkpoints import NotFinite, Saves
+from gendr_jax.train.run.run_checkpoints import NotFinite, Restored, Saves
 from gendr_jax.train.run.run_json import Goodput, RunFile
 from gendr_jax.train.run.sample_sheet import Sampler
 from gendr_jax.train.run.signals import StopFlag, interruptible
 from gendr_jax.train.run.watchdog import Watchdog
 from gendr_jax.train.run.workdir import Workdir
 from gendr_jax.train.run.xla_flags import compiler_options
-from gendr_jax.train.settings import Reason, RunResult, RunSettings, window
+from gendr_jax.train.settings import (
+    NAN_STARTS,
+    Reason,
+    RunResult,
+    RunSettings,
+    Start,
+    window,
+)
 from gendr_jax.train.stage import Batch, Metrics, Stage, State
 
 WEIGHTS = "weights"
+PLAIN_START = Start()
 
 
 def run(
@@ -43,6 +54,7 @@ def run(
     workdir: Path | str,
     progress: bool = True,
     begun: float | None = None,
+    start: Start = PLAIN_START,
 ) -> RunResult:
     """Train `stage` until it is done or is asked to stop; resume what is in `workdir`.
 
@@ -57,29 +69,73 @@ def run(
         workdir: made if absent; a folder or the URL of an object store.
         progress: show progress on the terminal.
         begun: time.perf_counter() when the process began to work; default now.
+        start: where to go on from, and what may be other than before.
 
     Raises:
         UsageError: `workdir` holds a run that these settings cannot resume, or a batch
-            does not divide over the devices.
+            does not divide over the devices; run.json stays as it was.
+        TryAgainError: another run is at work in `workdir`.
+        SaveFailed: a checkpoint cannot be written.
         LateProcess: another process did not come to a barrier in time.
     """
     goodput = Goodput(begun)
-    with closing(Workdir(workdir)) as place, StopFlag() as stop:
+    say = (lambda line: print(line, flush=True)) if progress else (lambda line: None)
+    with (
+        Lock(workdir, take_over=start.take_over, say=say) as lock,
+        _closed(Workdir(workdir)) as place,
+        StopFlag() as stop,
+    ):
         record = RunFile(place.local, plain(settings.config), mesh, goodput)
-        record.update()
-        place.push()
+        loop = None
         try:
+            _refuse_nan_again(record, start)
+            loop = _Loop(stage, batches, settings, mesh, place, record, lock, start)
             with ExitStack() as stack:
-                loop = _Loop(stage, batches, settings, mesh, place, record)
                 result = loop.run(stack, stop, goodput, progress)
         except BaseException as error:
-            reason = "user" if isinstance(error, KeyboardInterrupt) else "error"
-            with suppress(OSError):  # a full disk: the first error is the one to see
-                record.end(reason, f"{type(error).__name__}: {error}")
+            _note_error(record, place, error, loop is not None and loop.trained)
             raise
         record.update(step=result.step)
         record.end(result.reason, result.message)
     return result
+
+
+@contextmanager
+def _closed(thing: Any) -> Iterator[Any]:
+    """Close `thing` at the end; an error that is under way is the one to be seen."""
+    try:
+        yield thing
+    except BaseException:
+        with suppress(Exception):
+            thing.close()
+        raise
+    thing.close()
+
+
+def _note_error(
+    record: RunFile, place: Workdir, error: BaseException, trained: bool
+) -> None:
+    """What run.json says of a start that ends with an error."""
+    with suppress(OSError):  # a full disk: the first error is the one to see
+        if isinstance(error, LockLost):
+            record.abandon()
+            place.abandon()
+        elif isinstance(error, UsageError) and not trained:
+            record.withdraw()
+        else:
+            reason = "user" if isinstance(error, KeyboardInterrupt) else "error"
+            record.end(reason, f"{type(error).__name__}: {error}")
+
+
+def _refuse_nan_again(record: RunFile, start: Start) -> None:
+    """The same command ends the same way: a launcher is not to repeat it for ever."""
+    asked = start.from_step is not None and not record.rewound(start.from_step)
+    if anyone(record.nan_starts() >= NAN_STARTS and not asked):
+        raise UsageError(
+            f"the last {NAN_STARTS} starts of this workdir ended without a usable "
+            "update. Give a lower learning rate, or go back to an older checkpoint "
+            "with --from-step STEP."
+        )
 
 
 class _Loop:
@@ -93,9 +149,12 @@ class _Loop:
         mesh: Mesh,
         workdir: Workdir,
         record: RunFile,
+        lock: Lock,
+        begin: Start,
     ):
         self.stage, self.batches, self.settings = stage, batches, settings
         self.mesh, self.workdir, self.record = mesh, workdir, record
+        self.lock, self.begin, self.trained = lock, begin, False
         init_key, *keys = jax.random.split(jax.random.key(settings.seed), 3)
         self.init_key = init_key
         self.step_key, sample_key = sharding.place(keys, sharding.replicated(mesh))
@@ -122,21 +181,19 @@ class _Loop:
         goodput.told = stack.enter_context(watchdog).beat
         distributed.bound_orbax_barriers()
         self.saves = Saves(self.workdir.checkpoints, settings, self.frozen)
-        stack.enter_context(closing(self.saves))
-        restored = self.saves.restore(self.abstract)
-        start, state = restored or (0, self.fresh())
+        stack.enter_context(_closed(self.saves))
+        start, state, told = self.restore()
         self.meet("restored")
-        self.record.update(resumed_from=start if restored else None, step=start)
         self.log = Log(local, start=start, steps=settings.steps, progress=progress)
-        stack.enter_context(closing(self.log))
+        stack.enter_context(_closed(self.log))
+        for line in told:
+            self.log.say(line)
         if start >= settings.steps:
             return self.nothing_to_do(start, state)
-        if restored:
-            self.log.say(f"resuming from step {start}")
         feed = Feed(self.batches, start, self.mesh)
-        stack.enter_context(closing(feed))
+        stack.enter_context(_closed(feed))
         self.profiler = profile.Profiler(window(settings.profile), local / "profile")
-        stack.enter_context(closing(self.profiler))
+        stack.enter_context(_closed(self.profiler))
         step, state, reason, message = self.steps(start, state, feed, stop)
         with goodput.phase("save"):
             self.saves.manager.wait()
@@ -145,6 +202,39 @@ class _Loop:
         self.log.say(f"stopped at step {step}: {message or reason}")
         return RunResult(step, reason, state, message)
 
+    def restore(self) -> tuple[int, State, list[str]]:
+        """(step, state, lines to be said) of where this start goes on from."""
+        begin, saves, record = self.begin, self.saves, self.record
+        back, told = begin.from_step, []
+        if back is not None and anyone(record.rewound(back)):
+            told.append(
+                f"going back to step {back} was done by an earlier start of this "
+                "command; to do it again, change a setting or use --fork"
+            )
+            back = None
+        found: Restored | None = saves.restore(
+            self.abstract, begin.accept_changes, back
+        )
+        steered: dict[str, Any] = {}
+        if found is None and begin.fork:
+            found = saves.fork(begin.fork, self.abstract)
+            steered["forked_from"] = {"workdir": begin.fork, "step": found.step}
+        if found is None:
+            record.update(resumed_from=None, step=0)
+            self.workdir.push()
+            return 0, self.fresh(), told
+        if back is not None:
+            steered["from_step"] = back
+        steered |= {"changes": found.changes, "data": found.data}
+        record.update(resumed_from=found.step, step=found.step, **steered)
+        self.workdir.push()
+        come = f" of {begin.fork}" if "forked_from" in steered else ""
+        told.append(f"resuming from step {found.step}{come}")
+        told += [f"changed {name}: {text}" for name, text in found.changes.items()]
+        if found.data:
+            told.append(f"the data is another than at step {found.step}: {found.data}")
+        return found.step, found.state, told
+
     def meet(self, name: str) -> None:
         """Wait for the other processes."""
         barrier(name, self.settings.barrier_seconds)
@@ -152,6 +242,8 @@ class _Loop:
     def hung(self, message: str) -> None:
         """The last words of a process that the watchdog ends."""
         self.record.end("hang", message)
+        if hasattr(self, "log"):
+            self.log.flush()
         self.workdir.push()
 
     def fresh(self) -> State:
@@ -173,7 +265,7 @@ class _Loop:
         if train_step is None:
             return step, state, stop.reason, "no step was done, so nothing is saved"
         meter = Meter(step, settings.batch_size, lambda: feed.waited)
-        guard = Guard(settings.max_bad_steps)
+        guard, owed = Guard(settings.max_bad_steps), False
         try:
             while True:
                 enter("step")
@@ -184,14 +276,16 @@ class _Loop:
                 self.note(late, meter, guard)
                 late = (step, metrics, feed.waited)
                 last = step == settings.steps
-                saves = last or _due(step, settings.checkpoint_every)
+                saves = last or owed or _due(step, settings.checkpoint_every)
                 draws = _due(step, settings.samples_every, last)
                 if saves or draws:  # both wait for this step
                     self.note(late, meter, guard)
                     late = None
                 if saves:
-                    with self.goodput.phase("save"):
-                        self.saves.save(step, state)
+                    # What follows a skipped update may be of no use: it is put off.
+                    owed = guard.streak > 0 and not last
+                    if not owed:
+                        self.save(step, state)
                 if draws:
                     with meter.paused(), self.goodput.phase("draw"):
                         sheet = self.sampler.sheet(step, state, self.frozen)
@@ -201,12 +295,22 @@ class _Loop:
                 batch = self.next_batch(step, feed, stop)
                 if batch is None:
                     self.note(late, meter, guard)
-                    enter("save")
-                    self.saves.save(step, state)
+                    if guard.streak:
+                        words = (
+                            f"not saved, the last {guard.streak} updates are skipped"
+                        )
+                        return step, state, stop.reason, f"{stop.reason}, {words}"
+                    self.save(step, state)
                     return step, state, stop.reason, ""
         except NotFinite as error:
-            self.saves.save_if_finite(step, state)
             return step, state, "nan", str(error)
+
+    def save(self, step: int, state: State) -> None:
+        """A checkpoint, unless the workdir is another start's by now."""
+        self.lock.check()
+        with self.goodput.phase("save"):
+            self.saves.save(step, state)
+        self.log.flush()
 
     def next_batch(self, step: int, feed: Feed, stop: StopFlag) -> Batch | None:
         """The next batch, or None when asked to stop."""
@@ -217,7 +321,7 @@ class _Loop:
             return feed.next()
         except Exception:
             # Ctrl-C reaches the data workers too, and they end before we do.
-            if stop.reason:
+            if stop.reason and stop.alone:
                 return None
             raise
 
@@ -247,11 +351,15 @@ class _Loop:
         """Read and log the metrics of one finished step; the guard may stop the run."""
         if late is None:
             return
+        self.trained = True
+        self.lock.check()
         step, metrics, waited = late
         values = {name: float(v) for name, v in jax.device_get(metrics).items()}
         meter.add(values)
         if _due(step, self.settings.log_every, step == self.settings.steps):
             line = meter.line(step, values, waited)
+            left = self.settings.steps - step
+            line["eta_seconds"] = line["seconds_per_step"] * left
             line["goodput"] = self.goodput.fraction()
             line["since_commit"] = self.saves.manager.uncommitted_seconds
             self.log.metrics(step, line)
@@ -260,6 +368,8 @@ class _Loop:
         self.record.refresh(step)
         self.workdir.refresh()
         stuck = guard.check(step, values)
+        if guard.streak:
+            self.saves.skipped()
         if stuck:
             raise NotFinite(stuck)
 

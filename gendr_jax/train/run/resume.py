@@ -11,9 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from gendr_jax.errors import UsageError
-from gendr_jax.train.settings import MAY_CHANGE
+from gendr_jax.train.settings import MAY_CHANGE, WITH_CONSENT
 
 _ABSENT = "absent"
+_FROZEN = "frozen weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Names of settings, or patterns such as "log.*".
+
+    Attributes:
+        free: these may change between two starts.
+        with_consent: these too, when the user says so (`--accept-changes`).
+        accept: the user says so.
+        fork: a new experiment that starts from another one's checkpoint: all may
+            change that leaves the state's arrays as they are.
+    """
+
+    free: Sequence[str] = MAY_CHANGE
+    with_consent: Sequence[str] = WITH_CONSENT
+    accept: bool = False
+    fork: bool = False
 
 
 def plain(value: Any) -> Any:
@@ -29,19 +48,33 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def defaults(settings: Any) -> dict[str, Any]:
+    """The defaults of a dataclass of settings, plain; {} of anything else."""
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        return plain(type(settings)())
+    return {}
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{dotted name: value} of nested settings."""
+    found = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
+            found.update(flat(value, f"{prefix}{name}."))
         else:
-            flat[prefix + name] = value
-    return flat
+            found[prefix + name] = value
+    return found
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """{dotted name: "old -> new"} of all that differs between two configurations."""
-    old, new = _flat(plain(before)), _flat(plain(now))
+def changes(
+    before: Mapping[str, Any], now: Any, default: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """{dotted name: "old -> new"} of all that differs between two configurations.
+
+    A setting that `before` does not know had the value of `default`: it is younger
+    than the checkpoint.
+    """
+    old, new = flat(default or {}) | flat(plain(before)), flat(plain(now))
     return {
         name: f"{old.get(name, _ABSENT)!r} -> {new.get(name, _ABSENT)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -49,59 +82,46 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
     }
 
 
-def check_config(
-    before: Mapping[str, Any],
-    now: Mapping[str, Any],
-    may_change: Sequence[str] = MAY_CHANGE,
-) -> dict[str, str]:
-    """The changes a resumed run goes on with.
-
-    Args:
-        before: the configuration of the checkpoint.
-        now: the configuration of this start.
-        may_change: names, or patterns such as "log.*".
-
-    Raises:
-        UsageError: something else changed; every such name with both values.
-    """
-    differ = changes(before, now)
-    refused = {
-        name: text
-        for name, text in differ.items()
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in may_change)
-    }
-    if refused:
-        listed = "; ".join(f"{name}: {text}" for name, text in refused.items())
-        raise UsageError(
-            f"this workdir was trained with another configuration ({listed}). "
-            "Give the old values to resume, or an empty --workdir to start again."
-        )
-    return differ
-
-
 def check_resumable(
-    before: Mapping[str, Any], now: Mapping[str, Any], may_change: Sequence[str]
-) -> None:
-    """Refuse to go on from a checkpoint that another run has made.
+    before: Mapping[str, Any], now: Mapping[str, Any], rules: Rules
+) -> dict[str, str]:
+    """The changes {name: "old -> new"} with which a run goes on.
 
     Args:
         before: `config`, `seed` and `frozen` (fingerprint of the frozen weights) that
             stand in the checkpoint.
-        now: the same of this start.
-        may_change: as in `check_config`.
+        now: the same of this start, and `defaults` of the settings.
 
     Raises:
-        UsageError: one of them differs.
+        UsageError: one of them differs and may not, each with both values.
     """
-    check_config(before["config"], now["config"], may_change)
+    differ = changes(before["config"], now["config"], now.get("defaults"))
     if before["seed"] != now["seed"]:
-        raise UsageError(
-            f"this workdir was trained with seed {before['seed']}, not {now['seed']}. "
-            "Give the old seed, or an empty --workdir."
-        )
+        differ["seed"] = f"{before['seed']} -> {now['seed']}"
     if before["frozen"] != now["frozen"]:
+        differ[_FROZEN] = f"fingerprint {before['frozen'][:8]} -> {now['frozen'][:8]}"
+    if rules.fork:
+        return differ
+    rest = {name: text for name, text in differ.items() if not _is(name, rules.free)}
+    asks = {n: t for n, t in rest.items() if _is(n, (*rules.with_consent, _FROZEN))}
+    fixed = {name: text for name, text in rest.items() if name not in asks}
+    if fixed:
         raise UsageError(
-            "the frozen weights are not those this workdir was trained with "
-            f"(fingerprint {before['frozen'][:8]}, now {now['frozen'][:8]}). "
-            "Give the same init.*, or an empty --workdir."
+            f"this workdir was trained with another configuration ({_listed(fixed)}). "
+            "Give the old values to resume, or an empty --workdir to start again, with "
+            "--fork OLD_WORKDIR to start from this run's newest checkpoint."
         )
+    if asks and not rules.accept:
+        raise UsageError(
+            f"this workdir was trained with other values ({_listed(asks)}). Add "
+            "--accept-changes to go on with the new ones, or give the old ones."
+        )
+    return differ
+
+
+def _is(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _listed(differ: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {text}" for name, text in differ.items())

@@ -4,13 +4,13 @@ What lives here: `Saves`, the loop's hand on `manager.Manager`. What does not: w
 to save (`loop.py`), what may change between starts (`resume.py`), files.
 """
 
+import dataclasses
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from gendr_jax.checkpoints import manager
 from gendr_jax.checkpoints.manifest import fingerprint
-from gendr_jax.train.run.resume import check_resumable, plain
+from gendr_jax.train.run.resume import Rules, check_resumable, defaults, plain
 from gendr_jax.train.settings import RunSettings
 from gendr_jax.train.stage import Frozen, State
 
@@ -19,8 +19,29 @@ class NotFinite(Exception):
     """Training cannot go on: updates or weights are not finite."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """Where a start goes on from.
+
+    Attributes:
+        step, state: of the checkpoint.
+        changes: {setting: "old -> new"} since it was written.
+        data: "old -> new" where the data source is another one, else "".
+    """
+
+    step: int
+    state: State
+    changes: dict[str, str]
+    data: str
+
+
 class Saves:
-    """Saves and restores the states of a run under `folder`. Close it when done."""
+    """Saves and restores the states of a run under `folder`. Close it when done.
+
+    Updates may be skipped long before a run is stopped for it, and what is saved after
+    a skip may be of no use: the newest checkpoint from before a skip stays until `keep`
+    others were written in a row without one.
+    """
 
     def __init__(self, folder: Any, settings: RunSettings, frozen: Frozen):
         self._settings = settings
@@ -28,6 +49,7 @@ class Saves:
             "config": plain(settings.config),
             "frozen": fingerprint(frozen),
             "seed": settings.seed,
+            "data": settings.data,
         }
         self.manager = manager.Manager(
             folder,
@@ -37,36 +59,89 @@ class Saves:
             barrier_seconds=settings.barrier_seconds,
         )
         self.close = self.manager.close
+        self._before_skip: int | None = None
+        self._saves_since = 0
 
-    def restore(self, abstract: Any) -> tuple[int, State] | None:
-        """(step, state) of the newest good checkpoint, or None.
+    def restore(
+        self, abstract: Any, accept: bool, from_step: int | None = None
+    ) -> Restored | None:
+        """The newest good checkpoint, or that of `from_step`; None where none is.
+
+        Args:
+            accept: the user accepts changes that need it.
 
         Raises:
             UsageError: this run cannot go on from it.
         """
-        return self.manager.restore(abstract, self._accept)
+        accepted = _Accepted(self._meta, self._settings, accept)
+        if from_step is not None:
+            found = self.manager.rewind(from_step, abstract, accepted)
+        else:
+            found = self.manager.restore(abstract, accepted)
+        if found is None:
+            return None
+        self._protect(accepted.meta.get("before_skip"))
+        return Restored(*found, accepted.changes, accepted.data)
 
-    def _accept(self, meta: Mapping[str, Any]) -> None:
-        check_resumable(meta, self._meta, self._settings.may_change)
+    def fork(self, path: str, abstract: Any) -> Restored:
+        """A checkpoint of another run; it stays as it is.
+
+        Raises:
+            UsageError, InputError: it cannot be used.
+        """
+        accepted = _Accepted(self._meta, self._settings, False, fork=True)
+        found = manager.load(path, abstract, accepted)
+        return Restored(*found, accepted.changes, accepted.data)
+
+    def skipped(self) -> None:
+        """An update was skipped: what was committed before is worth keeping."""
+        self._saves_since = 0
+        if self._before_skip is None and self.manager.steps:
+            self._protect(self.manager.steps[-1])
 
     def save(self, step: int, state: State) -> None:
         """Start to save; weights that are not finite are never written.
 
         Raises:
             NotFinite: they are not.
+            manager.SaveFailed: it, or the save before it, cannot be written.
         """
+        self._saves_since += 1
+        if self._saves_since > self._settings.keep:
+            self._protect(None)
+        meta = self._meta | {"before_skip": self._before_skip}
         try:
             # What decides, besides the arrays, how a run goes on.
             clock = {"seed": self._settings.seed, "data_index": step}
-            self.manager.save(step, state, clock=clock, meta=self._meta)
+            self.manager.save(step, state, clock=clock, meta=meta)
         except FloatingPointError as error:
             raise NotFinite(f"the state of step {step} is {error}") from error
 
-    def save_if_finite(self, step: int, state: State) -> None:
-        """The same at the end of a run that met numbers that are not finite.
+    def _protect(self, step: int | None) -> None:
+        self._before_skip, self._saves_since = step, 0
+        self.manager.protect(step)
 
-        Updates were skipped, so the weights may well be those of the last good step;
-        then a second start goes on beyond the bad ones.
-        """
-        with suppress(NotFinite):
-            self.save(step, state)
+
+class _Accepted:
+    """Called with the meta of a checkpoint: refuses it, or notes what changed."""
+
+    def __init__(
+        self,
+        now: Mapping[str, Any],
+        settings: RunSettings,
+        accept: bool,
+        fork: bool = False,
+    ):
+        self._now = {**now, "defaults": defaults(settings.config)}
+        self._rules = Rules(
+            settings.may_change, settings.with_consent, accept=accept, fork=fork
+        )
+        self.meta: Mapping[str, Any] = {}
+        self.changes: dict[str, str] = {}
+        self.data = ""
+
+    def __call__(self, meta: Mapping[str, Any]) -> None:
+        self.changes = check_resumable(meta, self._now, self._rules)
+        before, now = meta.get("data"), self._now["data"]
+        self.data = f"{before} -> {now}" if before and now and before != now else ""
+        self.meta = meta

@@ -12,6 +12,8 @@ What lives here: the file and its history of starts. What does not: the clock
     hang      no progress for too long; stacks_PROCESS.txt shows where
     error     anything else that Python can tell; `message` says what
     killed    only in `starts`: the next start found "running"
+
+A start that is refused leaves the file as it was.
 """
 
 import datetime
@@ -27,7 +29,8 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh
 
-from gendr_jax.train.run.log import write_atomically
+from gendr_jax import files
+from gendr_jax.train.run.resume import changes
 from gendr_jax.version import __version__
 
 Phase = Literal["start", "compile", "step", "data", "save", "draw", "export"]
@@ -124,6 +127,8 @@ NAME = "run.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _REFRESH_SECONDS = 5.0
 _START = ("started", "stopped", "message", "from", "to", "away", "seconds", "ended")
+# Of a start that was steered: what is absent did not happen.
+_STEERED = ("changes", "data", "from_step", "forked_from")
 
 
 class RunFile:
@@ -146,7 +151,9 @@ class RunFile:
         self._path = workdir / NAME
         self._active = jax.process_index() == 0
         self._goodput = goodput or Goodput()
+        self._bytes = self._path.read_bytes() if self._path.exists() else None
         before = _read(self._path) if self._active else {}
+        self._before = before
         self._earlier = _earlier(before)
         self._this = dict.fromkeys(_START) | {
             "started": _now(),
@@ -187,16 +194,58 @@ class RunFile:
             "seconds": self._goodput.seconds(),
             "ended": now,
         }
+        self._this |= {n: content[n] for n in _STEERED if content.get(n)}
         starts = [*self._earlier, self._this]
         content |= {"heard": now, "starts": starts, "goodput": summed(starts)}
         text = json.dumps(content, indent=1, default=str) + "\n"
-        write_atomically(self._path, text.encode())
+        files.write_text(self._path, text)
         self._written = time.monotonic()
 
     def refresh(self, step: int) -> None:
         """Note progress, not more often than the file can be read."""
         if time.monotonic() - self._written > _REFRESH_SECONDS:
             self.update(step=step)
+
+    def withdraw(self) -> None:
+        """Put back what stood there before this start, which is refused."""
+        self._active, active = False, self._active
+        if not active or not self._written:
+            return
+        if self._bytes is None:
+            self._path.unlink(missing_ok=True)
+        else:
+            files.write_bytes(self._path, self._bytes)
+
+    def abandon(self) -> None:
+        """Write no more: the workdir is another start's."""
+        self._active = False
+
+    def rewound(self, step: int) -> bool:
+        """Whether an earlier start of this very configuration went back to `step`.
+
+        A launcher starts the same command again after each failure: what was trained
+        since is not to be thrown away.
+        """
+        steered = [start for start in self._earlier if start.get("from_step")]
+        same = not changes(self._before.get("config", {}), self._content["config"])
+        return bool(steered) and steered[-1]["from_step"] == step and same
+
+    def nan_starts(self) -> int:
+        """How many starts in a row, up to now, ended without a usable update.
+
+        A start that was given another configuration, or went back, is the first of a
+        new row; 0 where this one has another configuration.
+        """
+        if changes(self._before.get("config", {}), self._content["config"]):
+            return 0
+        count = 0
+        for start in reversed(self._earlier):
+            if start["stopped"] != "nan":
+                break
+            count += 1
+            if any(name in start for name in _STEERED):
+                break
+        return count
 
     def end(self, reason: str, message: str = "") -> None:
         """Write why the run stopped."""

@@ -16,6 +16,9 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from gendr_jax.checkpoints.barrier import anyone
+
+_AGREE_EVERY = 8  # steps; each time costs a collective that waits for the step
 _REASONS = {signal.SIGTERM: "sigterm", signal.SIGINT: "user"}
 
 
@@ -24,17 +27,21 @@ class StopFlag:
 
     A second signal ends the process at once. With several processes the service of
     jax.distributed keeps SIGTERM for itself and lets all agree on one last step, so
-    then no handler is installed and only that service is asked. Outside the main thread
-    Python takes no handlers, and the flag stays down.
+    then no handler is installed and only that service is asked; where it is off
+    (JAX_ENABLE_PREEMPTION_SERVICE=0) the processes ask one another now and then.
+    Outside the main thread Python takes no handlers, and the flag stays down.
     """
 
     def __init__(self) -> None:
         self.reason = ""  # "sigterm", "user", or "" to go on
+        self.alone = jax.process_count() == 1
+        # Without it `reached_preemption_sync_point` raises.
+        self._service = bool(jax.config.jax_enable_preemption_service)
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopFlag":
-        alone = jax.process_count() == 1
-        if alone and threading.current_thread() is threading.main_thread():
+        ours = self.alone or not self._service
+        if ours and threading.current_thread() is threading.main_thread():
             for number in _REASONS:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
@@ -62,10 +69,15 @@ class StopFlag:
         With several processes every one calls this once a step, with equal steps, and
         all get the same answer.
         """
-        if jax.process_count() > 1 and not self.reason:
-            if multihost_utils.reached_preemption_sync_point(step):
-                self.reason = "sigterm"
-        return bool(self.reason)
+        if self.alone:
+            return bool(self.reason)
+        if self._service:
+            stop = multihost_utils.reached_preemption_sync_point(step)
+        else:
+            stop = step % _AGREE_EVERY == 0 and anyone(bool(self.reason))
+        if stop:
+            self.reason = self.reason or "sigterm"
+        return stop
 
 
 def interruptible(work: Callable[[], Any], stop: StopFlag) -> Any:
@@ -88,7 +100,7 @@ def interruptible(work: Callable[[], Any], stop: StopFlag) -> Any:
         try:
             result, error = ended.get(timeout=0.1)
         except queue.Empty:
-            if stop.reason:
+            if stop.reason and stop.alone:
                 return None
             continue
         if error is not None:

@@ -1,7 +1,7 @@
 """A hung step is noticed: stacks of all threads, then the end of the process.
 
 What lives here: the thread that looks at a clock. What does not: what counts as
-progress (`loop.py` and `goodput.py` tell it).
+progress (`loop.py` and `run_json.py` tell it).
 """
 
 import datetime
@@ -11,16 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 import jax
 
+from gendr_jax.errors import TRY_AGAIN
 from gendr_jax.train.settings import Watchdog as Limits
 
-EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: start again
 _LINGER = 10.0  # seconds by which other processes let the first one write run.json
+_LAST_WORDS = 20.0  # seconds for what is written before the end
 
 
 class Watchdog:
@@ -76,13 +78,30 @@ class Watchdog:
             if waited < limit or now is told:
                 continue
             told = now
-            message = f"no progress for {waited:.0f} s in {what!r}"
+            self._tell(f"no progress for {waited:.0f} s in {what!r}")
+            if self._limits.ends:
+                os._exit(TRY_AGAIN)
+
+    def _tell(self, message: str) -> None:
+        """Stacks and last words; does not wait for a disk or store that hangs."""
+
+        def say() -> None:
             self._dump(message)
             if self._limits.ends:
                 if jax.process_index() > 0:
                     time.sleep(_LINGER)
                 self._on_hang(message)
-                os._exit(EXIT_STATUS)
+
+        def try_to_say() -> None:
+            try:
+                say()
+            except Exception as error:  # whatever it is, the process ends all the same
+                with suppress(OSError, ValueError):
+                    print(f"gendr: {error!r} in the last words", file=sys.__stderr__)
+
+        speaker = threading.Thread(target=try_to_say, name="last words", daemon=True)
+        speaker.start()
+        speaker.join(_LINGER + _LAST_WORDS if jax.process_index() > 0 else _LAST_WORDS)
 
     def _dump(self, message: str) -> None:
         moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

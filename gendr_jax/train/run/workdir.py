@@ -1,6 +1,6 @@
 """Where a run writes: a folder, or an object store with a folder here in between.
 
-What lives here: `Workdir`. What does not: what is written (`log.py`, `run_file.py`,
+What lives here: `Workdir`. What does not: what is written (`log.py`, `run_json.py`,
 `checkpoints/manager.py`).
 
 Checkpoints go to the object store directly, each process its own shards. All else is
@@ -11,12 +11,14 @@ object appears whole or not at all, so nobody reads half a file.
 import shutil
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import jax
 
+from gendr_jax import files
 from gendr_jax.checkpoints import manager
-from gendr_jax.errors import UsageError
+from gendr_jax.errors import GendrError, UsageError
 from gendr_jax.weights.remote_paths import is_remote, place
 
 # What a later start goes on with; all else is only written.
@@ -49,6 +51,7 @@ class Workdir:
     def __init__(self, path: Path | str):
         check(path)
         self._remote = place(path) if is_remote(path) else None
+        self._url, self._abandoned = str(path), False
         self._sent: dict[Path, tuple[int, int]] = {}
         self._pushed = time.monotonic()
         if self._remote is None:
@@ -69,20 +72,43 @@ class Workdir:
         return (self._remote or self.local).joinpath(name).exists()
 
     def refresh(self) -> None:
-        """`push`, not too often."""
+        """`push`, not too often; what cannot be sent now is sent the next time."""
         if time.monotonic() - self._pushed > _PUSH_SECONDS:
-            self.push()
+            self._pushed = time.monotonic()
+            try:
+                self.push()
+            except GendrError as error:
+                warnings.warn(str(error), stacklevel=2)
 
     def push(self) -> None:
-        """Copy to the object store what changed since the last time."""
-        if self._remote is None:
+        """Copy to the object store what changed since the last time.
+
+        Raises:
+            GendrError: the object store does not take it.
+        """
+        if self._remote is None or self._abandoned:
             return
-        files = [path for path in self.local.rglob("*") if path.is_file()]
-        for path in sorted(files, key=lambda p: (p.name in _LAST, p)):
+        try:
+            self._push()
+        except Exception as error:  # each client library raises kinds of its own
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise GendrError(
+                f"{self._url} cannot be written ({reason}). Check the rights and the "
+                "network, then start the same command again."
+            ) from error
+
+    def abandon(self) -> None:
+        """Write there no more: the workdir is another start's."""
+        self._abandoned = True
+
+    def _push(self) -> None:
+        assert self._remote is not None
+        found = [path for path in self.local.rglob("*") if path.is_file()]
+        for path in sorted(found, key=lambda p: (p.name in _LAST, p)):
             name = path.relative_to(self.local)
             stat = path.stat()
             known = (stat.st_mtime_ns, stat.st_size)
-            if self._sent.get(name) == known or path.name.endswith(".tmp"):
+            if self._sent.get(name) == known or files.is_temporary(path):
                 continue
             target = self._remote / name.as_posix()
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,5 +125,7 @@ class Workdir:
     def close(self) -> None:
         """Copy what is left, then remove the folder in between."""
         if self._remote is not None:
-            self.push()
-            shutil.rmtree(self.local, ignore_errors=True)
+            try:
+                self.push()
+            finally:
+                shutil.rmtree(self.local, ignore_errors=True)

@@ -18,7 +18,9 @@ from jax.sharding import Mesh
 from gendr_jax import nets, sharding
 from gendr_jax.api import load_component
 from gendr_jax.data import pipeline
+from gendr_jax.data.fingerprint import fingerprint
 from gendr_jax.data.open_source import BUILTIN, open_source
+from gendr_jax.data.sources import Source
 from gendr_jax.errors import UsageError
 from gendr_jax.models.dinov2 import DINOv2
 from gendr_jax.models.heads import (
@@ -34,6 +36,7 @@ from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Params
 from gendr_jax.sharding import Placement
 from gendr_jax.train.settings import (
+    STAGES,
     BaseSettings,
     Common,
     DistillSettings,
@@ -42,7 +45,9 @@ from gendr_jax.train.settings import (
     VAESettings,
 )
 from gendr_jax.train.stage import Stage
-from gendr_jax.train.stages import base, distill, initial_weights, patch_components
+from gendr_jax.train.stages import base as base_stage
+from gendr_jax.train.stages import distill as distill_stage
+from gendr_jax.train.stages import initial_weights, patch_components
 from gendr_jax.train.stages import vae as vae_stage
 from gendr_jax.train.stages.roles import DistillNets
 from gendr_jax.train.typed import typed
@@ -69,10 +74,13 @@ def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
         InputError: weights or photographs that cannot be read.
     """
     settings = read_settings(config, mesh)
-    stage, batches = wire(settings, mesh), data_batches(settings, mesh)
+    stage = wire(settings, mesh)
+    source = data_source(settings)
+    batches = data_batches(settings, mesh, source)
     if isinstance(settings, VAESettings) and settings.vae.linear_path:
         stage = _from_components(settings, stage, batches)
-    return Setup(stage, batches, run_settings(settings))
+    running = dataclasses.replace(run_settings(settings), data=fingerprint(source))
+    return Setup(stage, batches, running)
 
 
 def _from_components(
@@ -117,13 +125,13 @@ def read_settings(config: Mapping[str, Any], mesh: Mesh) -> Common:
     Raises:
         UsageError: a misspelt or impossible setting.
     """
-    kinds = {"vae": VAESettings, "base": BaseSettings, "distill": DistillSettings}
-    kind = config.get("stage")
-    if kind not in kinds:
+    stage = config.get("stage")
+    if stage not in STAGES:
         raise UsageError(
-            f"config.stage is {kind!r}, known are {', '.join(kinds)}. Set one of them."
+            f"config.stage is {stage!r}, known are {', '.join(STAGES)}. "
+            "Set one of them."
         )
-    settings = typed(kinds[kind], config)
+    settings = typed(STAGES[stage], config)
     check(settings, mesh)
     return settings
 
@@ -163,8 +171,8 @@ def run_settings(settings: Common) -> RunSettings:
     )
 
 
-def data_batches(settings: Common, mesh: Mesh) -> Callable[[int], Iterator[Any]]:
-    """start -> endless batches of this process, of what ``data.path`` names.
+def data_source(settings: Common) -> Source:
+    """What ``data.path`` names.
 
     Raises:
         UsageError: nothing usable is there.
@@ -175,7 +183,14 @@ def data_batches(settings: Common, mesh: Mesh) -> Callable[[int], Iterator[Any]]
             "config.data.path is empty. Name a folder of photographs, or "
             f"{BUILTIN} for those that come with scikit-image."
         )
-    source = open_source(data.path)
+    return open_source(data.path)
+
+
+def data_batches(
+    settings: Common, mesh: Mesh, source: Source
+) -> Callable[[int], Iterator[Any]]:
+    """start -> endless batches of this process, of pictures of ``source``."""
+    data = settings.data
     share, shares = sharding.data_share(mesh)
     return lambda first: pipeline.batches(
         source,
@@ -265,9 +280,9 @@ def _base_stage(settings: BaseSettings, gather: Gather, split: Split) -> Stage:
     if params is not None:
         params = nets.cast(params, "float32")
         nets.check_like(params, unet.abstract, what=f"init.unet={settings.init.unet}")
-    parts = base.BaseNets(vae, unet, projector, dino, gather, split)
+    parts = base_stage.BaseNets(vae, unet, projector, dino, gather, split)
 
-    def export(state: base.BaseState, path: Path) -> None:
+    def export(state: base_stage.BaseState, path: Path) -> None:
         folder.save(
             path,
             kind="base",
@@ -279,10 +294,10 @@ def _base_stage(settings: BaseSettings, gather: Gather, split: Split) -> Stage:
         )
 
     return Stage(
-        init=base.make_init(settings, parts),
-        step=base.make_step(settings, parts),
+        init=base_stage.make_init(settings, parts),
+        step=base_stage.make_step(settings, parts),
         frozen=frozen,
-        sample=base.make_sample(settings, parts),
+        sample=base_stage.make_sample(settings, parts),
         export=export,
         start={} if params is None else {"unet": params},
     )
@@ -320,10 +335,10 @@ def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> S
     merged = settings.adapters == "merged"
     frozen["unet"] = nets.cast(params, "float32" if merged else settings.dtype)
     begin = {"unet": params} | initial_weights.projector(settings.init, projector)
-    step = distill.Distill(settings, parts)
+    step = distill_stage.Distill(settings, parts)
 
-    def export(state: distill.DistillState, path: Path) -> None:
-        weights = distill.restorer_weights(settings, state, frozen["unet"])
+    def export(state: distill_stage.DistillState, path: Path) -> None:
+        weights = distill_stage.restorer_weights(settings, state, frozen["unet"])
         folder.save(
             path,
             kind="restorer",
@@ -334,7 +349,7 @@ def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> S
         )
 
     return Stage(
-        init=distill.make_init(settings, parts),
+        init=distill_stage.make_init(settings, parts),
         step=step.step,
         phases=step.lines,
         frozen=frozen,

@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from gendr_jax.data.degrade import degrade, draws, recipe, sample_keys
-from tests.helpers import degrade_statistics as measures
+from tools import degrade_statistics as measures
 
 FOLDER = Path(__file__).resolve().parents[2] / "goldens" / "degrade"
 COUNT = 5000

@@ -5,7 +5,6 @@ import math
 
 import jax
 import numpy as np
-import pytest
 from PIL import Image
 
 from gendr_jax.image_io.sheets import contact_sheet
@@ -13,8 +12,9 @@ from gendr_jax.train.run.log import (
     Guard,
     Log,
     Meter,
+    duration,
+    tag,
     truncate_metrics,
-    write_atomically,
 )
 from gendr_jax.train.run.run_json import RunFile
 
@@ -68,7 +68,7 @@ def test_plain_lines_without_a_terminal(tmp_path, capsys):
     log.metrics(2, {"loss": 0.125})
     log.say("hello")
     log.close()
-    assert capsys.readouterr().out.splitlines() == ["step 2  loss 0.125", "hello"]
+    assert capsys.readouterr().out.splitlines() == ["step 2 of 3  loss 0.125", "hello"]
 
 
 def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
@@ -107,19 +107,6 @@ def test_run_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "x"
-    write_atomically(path, b"old")
-
-    def fail(*args):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-
-
 def test_sheet_layout(tmp_path):
     small = np.linspace(0, 1, 2 * 4 * 4 * 1).reshape(2, 4, 4, 1)
     large = np.full((2, 8, 12, 3), 2.0)  # clipped
@@ -151,24 +138,61 @@ def test_meter_counts_between_lines(monkeypatch):
 
     meter = Meter(10, 4, lambda: waited[0])
     work(1.0)
-    meter.add({"skipped_fake": 1.0})
+    meter.add({"skipped_fake": 1.0, "broken_fake": 2.0, "loss": 1.0})
     work(0.5, wait=0.5)
     before = waited[0]  # step 12 starts, then waits for the batch of step 13
     work(0.0, wait=7.0)
-    meter.add({"skipped_fake": 0.0})
-    line = meter.line(12, {"loss": 3.0, "skipped_fake": 0.0}, before)
+    values = {"skipped_fake": 0.0, "broken_fake": 1.0, "loss": 3.0}
+    meter.add(values)
+    line = meter.line(12, values, before)
     assert line == {
         "loss": 3.0,
+        "mean/loss": 2.0,
         "skipped_fake": 1.0,
+        "broken_fake": 3.0,
+        "seconds_per_step": 1.0,
         "images_per_s": 4.0,
         "data_wait": 0.25,
     }
     with meter.paused():
         work(100.0)
     work(1.0)
-    meter.add({"skipped_fake": 0.0})
-    line = meter.line(13, {"skipped_fake": 0.0}, waited[0])
-    assert line == {"skipped_fake": 0.0, "images_per_s": 0.5, "data_wait": 7.0}
+    meter.add({"skipped_fake": 0.0, "loss": math.nan})
+    line = meter.line(13, {"skipped_fake": 0.0, "loss": math.nan}, waited[0])
+    assert math.isnan(line.pop("loss"))  # and no mean of nothing
+    wanted = {"skipped_fake": 0.0, "images_per_s": 0.5, "data_wait": 7.0}
+    assert line == wanted | {"seconds_per_step": 8.0}
+
+
+def test_lines_say_how_long_it_takes(tmp_path, capsys):
+    log = Log(tmp_path, start=0, steps=300, progress=True)
+    values = {"loss_fake": 0.5, "mean/loss_fake": 0.75, "seconds_per_step": 2.0}
+    log.metrics(100, values | {"eta_seconds": 90000.0, "goodput": 0.5})
+    log.close()
+    line = "step 100 of 300  2 s/step  left 1 d 01:00:00  loss_fake 0.5 (mean 0.75)"
+    assert capsys.readouterr().out.splitlines() == [line]
+    assert duration(59.6) == "00:01:00"
+
+
+def test_tags_are_grouped_by_role(tmp_path):
+    wanted = {
+        "loss_fake": "fake/loss",
+        "mean/grad_norm_generator": "generator/grad_norm_mean",
+        "loss_cid": "step/loss_cid",
+        "mean/z_bias": "step/z_bias_mean",
+        "images_per_s": "run/images_per_s",
+        "val_psnr": "val/psnr",
+    }
+    assert {name: tag(name) for name in wanted} == wanted
+
+
+def test_the_board_is_on_disk_without_a_close(tmp_path):
+    log = Log(tmp_path, start=0, steps=3, progress=False)
+    log.metrics(1, {"loss_fake": 0.5})
+    log.flush()
+    (board,) = (tmp_path / "tb").iterdir()
+    assert b"fake/loss" in board.read_bytes()
+    log.close()
 
 
 def test_guard_wants_bad_steps_in_a_row():

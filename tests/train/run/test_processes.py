@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from gendr_jax.checkpoints import manager
-from tests.helpers.micro_run import finish, losses, prepare, run_file, start
+from tests.helpers.micro_run import prepare
+from tools.micro_run import finish, losses, run_file, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 MESH = "mesh=data=2,fsdp=2"

@@ -22,6 +22,7 @@ from gendr_jax.train.run import loop
 from gendr_jax.train.run.loop import RunSettings, run
 from gendr_jax.train.stage import Stage
 from gendr_jax.train.stages import base, distill
+from gendr_jax.train.stages import vae as vae_steps
 from tests.helpers.linear_run import waiting
 from tests.helpers.tiny_stages import (
     ToyVAE,
@@ -56,8 +57,8 @@ def vae_stage(mesh):
         nets.build(ToyVAE, s.vae),
         nets.build(PatchDiscriminator, s.discriminator),
     )
-    init = vae.make_init(s, vae, disc)
-    step = vae.make_step(s, vae, disc, gather_on(mesh), lambda x: x)
+    init = vae_steps.make_init(s, vae, disc)
+    step = vae_steps.make_step(s, vae, disc, gather_on(mesh), lambda x: x)
     return init, step, {}, {"vae": random(vae, 0)}
 
 

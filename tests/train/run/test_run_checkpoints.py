@@ -83,7 +83,7 @@ def test_an_error_in_the_background_stops_the_run_at_the_next_step(
         name = "save_checkpointables_async"
         patch.setattr(ocp.training.Checkpointer, name, fail_at_four)
         batches = Batches()
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(checkpoints.SaveFailed, match="No space left"):
             train(tmp_path, batches=batches, steps=50, checkpoint_every=2)
     record = record_of(tmp_path)
     assert record["stopped"] == "error" and "No space left" in record["message"]
@@ -102,8 +102,9 @@ def mount(folder, kib):
 FULL = """
 import sys
 sys.path.insert(0, sys.argv[1])
+from pathlib import Path
 from tests.helpers import linear_run as t
-t.train(t.Path(sys.argv[2]), steps=400, checkpoint_every=1, keep=400)
+t.train(Path(sys.argv[2]), steps=400, checkpoint_every=1, keep=400)
 """
 
 

@@ -6,10 +6,11 @@ import sys
 import threading
 from pathlib import Path
 
+from gendr_jax.errors import TRY_AGAIN
 from gendr_jax.train.run import watchdog as watchdog_lib
-from gendr_jax.train.run.watchdog import EXIT_STATUS, Watchdog
+from gendr_jax.train.run.watchdog import Watchdog
 from gendr_jax.train.settings import Watchdog as Limits
-from tests.helpers.micro_run import run_file
+from tools.micro_run import run_file
 
 PATIENCE = 30.0
 
@@ -38,7 +39,7 @@ def test_a_hang_is_dumped_and_ends_the_process(tmp_path, monkeypatch, capfd):
         watchdog.beat("step")
         assert ended.wait(PATIENCE)
     assert said[0].startswith("no progress for") and said[0].endswith("in 'step'")
-    assert said[1] == EXIT_STATUS == 75
+    assert said[1] == TRY_AGAIN == 75
     text = (tmp_path / "stacks_0.txt").read_text()
     # What this thread was doing, and the watchdog's own.
     assert "test_a_hang_is_dumped_and_ends_the_process" in text and "_work" in text
@@ -83,6 +84,7 @@ def test_progress_keeps_it_quiet_and_zero_turns_it_off(tmp_path, monkeypatch):
 HUNG = """
 import sys, time, jax, numpy as np
 sys.path.insert(0, sys.argv[1])
+from pathlib import Path
 from tests.helpers import linear_run as t
 from gendr_jax.train.settings import Watchdog
 
@@ -97,7 +99,7 @@ def hang(state, frozen, batch, key):
     return new, metrics
 
 limits = Watchdog(1.0, 60.0)
-t.train(t.Path(sys.argv[2]), "data=1", of=t.stage(step=hang), steps=9,
+t.train(Path(sys.argv[2]), "data=1", of=t.stage(step=hang), steps=9,
         checkpoint_every=2, watchdog=limits)
 """
 
@@ -113,7 +115,7 @@ def test_a_step_that_never_ends(tmp_path):
         timeout=240,
         check=False,
     )
-    assert ended.returncode == EXIT_STATUS, ended.stderr
+    assert ended.returncode == TRY_AGAIN, ended.stderr
     record = run_file(tmp_path)
     assert record["stopped"] == record["starts"][-1]["stopped"] == "hang"
     assert "no progress" in record["message"]

@@ -81,7 +81,7 @@ def test_losses_are_the_same_to_the_bit(stage, own, paths, tmp_path):
         told = settings(stage, **short, data=data | {"path": path})
         result = loop.run(
             setup.stage,
-            build.data_batches(told, mesh),
+            build.data_batches(told, mesh, build.data_source(told)),
             build.run_settings(told),
             mesh=mesh,
             workdir=tmp_path / kind,

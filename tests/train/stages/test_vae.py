@@ -12,6 +12,7 @@ from gendr_jax.losses import kl, l1
 from gendr_jax.models.heads import PatchDiscriminator
 from gendr_jax.models.vae import VAE
 from gendr_jax.train.stages import samples
+from gendr_jax.train.stages import vae as vae_stage
 from tests.helpers.tiny_stages import (
     ToyVAE,
     batch,
@@ -34,10 +35,10 @@ def build(model=ToyVAE, **changes):
     vae = nets.build(model, s.vae)
     disc = nets.build(PatchDiscriminator, s.discriminator)
     gather = gather_on(one_device())
-    init = vae.make_init(s, vae, disc)
+    init = vae_stage.make_init(s, vae, disc)
     state = init(jax.random.key(0), {"vae": random(vae, 0)})
-    step = vae.make_step(s, vae, disc, gather, lambda x: x)
-    return s, vae, state, jax.jit(step), vae.make_sample(vae, gather)
+    step = vae_stage.make_step(s, vae, disc, gather, lambda x: x)
+    return s, vae, state, jax.jit(step), vae_stage.make_sample(vae, gather)
 
 
 def test_the_real_network_learns_one_batch():
@@ -133,7 +134,7 @@ def test_latent_var_gives_a_scaling_factor_for_unit_latents():
     z = np.asarray(mean + jnp.exp(logvar / 2) * draw)
     root = np.sqrt(np.mean((z - s.vae.shift_factor) ** 2))  # as to_model shifts them
     assert abs(root - 1) > 0.05  # the untrained latents are not of unit size
-    factor = vae.scaling_factor(state)
+    factor = vae_stage.scaling_factor(state)
     measured = dataclasses.replace(s.vae, scaling_factor=factor)
     assert abs(np.sqrt(np.mean(measured.to_model(z) ** 2)) - 1) < 0.05
     np.testing.assert_allclose(metrics["latent_std_vae"], 1 / factor, rtol=1e-5)
@@ -185,7 +186,7 @@ def test_init_starts_from_the_given_weights_or_from_chance():
     s, vae, state, _, _ = build()
     assert same(state.vae.params, random(vae, 0)) and same(state.ema, random(vae, 0))
     disc = nets.build(PatchDiscriminator, s.discriminator)
-    init = vae.make_init(s, vae, disc)
+    init = vae_stage.make_init(s, vae, disc)
     one, two = (init(jax.random.key(i), {}) for i in range(2))
     nets.check_like(one.vae.params, vae.abstract)
     assert not same(one.vae.params, two.vae.params)

@@ -14,8 +14,8 @@ import pytest
 from gendr_jax.errors import InputError
 from gendr_jax.weights import convert
 from gendr_jax.weights.foreign.tensors import open_file
-from tests.helpers import weights_mutations as fuzz
-from tests.helpers import weights_samples
+from tools import weights_mutations as fuzz
+from tools import weights_samples
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -28,7 +28,7 @@ def pristine(tmp_path_factory):
 
 
 def test_a_sample_of_damages(pristine, tmp_path):
-    """The tool `python -m tools.fuzz_weights` runs more, each in a limited process."""
+    """The tool `python -m tools.fuzz weights` runs more, each in a limited process."""
     logging.disable()
     classes = Counter()
     try:

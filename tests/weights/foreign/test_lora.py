@@ -441,8 +441,8 @@ def test_what_is_no_lora_is_not_taken_for_one():
 
 def test_every_layer_of_the_full_size_unet_has_one_name_in_each_spelling():
     config = UNetConfig()
-    lora = nets.build(UNet, config, lora=LoRAConfig()).abstract
-    base, adapters = nets.split_lora(lora)
+    abstract = nets.build(UNet, config, lora=LoRAConfig()).abstract
+    base, adapters = nets.split_lora(abstract)
     shapes = lora.kernel_shapes(base)
     adapted = {".".join(path[:-1]) for path in nets.flatten(adapters)}
     assert len(adapted) == 258 and adapted < shapes.keys()

@@ -1,9 +1,7 @@
 """Ways to damage weights sources, and what conversion says of them.
 
 ``case`` damages one file of a source of ``weights_samples.py``, ``attempt`` converts
-and says what came of it, ``Pristine`` compares that with the undamaged source. For
-``test_weights_fuzz.py`` and ``tools/fuzz_weights.py``; what does not live here: limits
-of time and memory.
+and says what came of it, ``Pristine`` compares that with the undamaged source.
 """
 
 import dataclasses
@@ -21,7 +19,7 @@ from pathlib import Path
 
 from gendr_jax.errors import GendrError
 from gendr_jax.weights import convert
-from tests.helpers.weights_samples import SOURCES, STEM, make
+from tools.weights_samples import SOURCES, STEM, make
 
 SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pth")
 

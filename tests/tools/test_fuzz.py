@@ -1,9 +1,9 @@
-"""tools/limited_worker.py: what dies or hangs is said, and the next call works."""
+"""tools/fuzz.py: what dies or hangs is said, and the next call works."""
 
 import os
 import time
 
-from tools.limited_worker import Worker
+from tools.fuzz import Worker
 
 
 def act(what):

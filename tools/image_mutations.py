@@ -1,6 +1,6 @@
 """Damaged picture files of every format, and what reading them comes to.
 
-Shared by tests/image_io/test_image_fuzz.py and tools/fuzz_images.py. A case is made of
+A case is made of
 its number and a seed alone. Damage: flipped bits, overwritten bytes, cuts, doubled and
 lost parts, and numbers in headers that lie.
 """

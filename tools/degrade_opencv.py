@@ -7,7 +7,7 @@ kernels are those of degrade_reference.py, the JPEG is libjpeg's.
 import cv2
 import numpy as np
 
-from tests.helpers.degrade_reference import NONE, Reference
+from tools.degrade_reference import NONE, Reference
 
 MODES = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 LUMA = np.float32([0.2989, 0.587, 0.114])

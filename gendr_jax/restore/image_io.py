@@ -1,0 +1,7 @@
+"""The former path of `gendr_jax.image_io`, which stays importable."""
+
+import sys
+
+from gendr_jax import image_io
+
+sys.modules[__name__] = image_io
