@@ -186,8 +186,30 @@ def kind_of(config: ComponentConfig) -> str:
 
 def dump(config: ComponentConfig) -> dict[str, Any]:
     """What diffusers or transformers expects in config.json for this network."""
+    _require_theirs(config)
     write = {"unet": _dump_unet, "vae": _dump_vae, "dinov2": _dump_dinov2}
     return write[kind_of(config)](config)
+
+
+# Fields of ours that no other library has, with the values that mean "not used".
+OURS = {
+    UNetConfig: {"mid_attention": True, "norm": True, "input_shortcut": False},
+    VAEConfig: {"patch": 1, "linear_path": False, "convolutions": True},
+}
+
+
+def _require_theirs(config: ComponentConfig) -> None:
+    """Raise InputError where diffusers has no such network."""
+    used = [
+        f"{name}={getattr(config, name)}"
+        for name, unused in OURS.get(type(config), {}).items()
+        if getattr(config, name) != unused
+    ]
+    if used:
+        raise InputError(
+            f"{type(config).__name__} with {', '.join(used)} has no form in diffusers. "
+            "Convert with --to orbax."
+        )
 
 
 def _parse_unet(options: Options) -> UNetConfig:

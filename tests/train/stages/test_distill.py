@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gendr_jax import diffusion, losses, nets, sharding
+from gendr_jax.errors import UsageError
 from gendr_jax.train.stages import distill as stage_distill
 from gendr_jax.train.stages import optimisers, samples
 from gendr_jax.train.stages.roles import DistillState
@@ -164,6 +165,23 @@ def test_the_same_step_twice_is_bit_for_bit_the_same():
     assert same(step(state, frozen, batch(), KEY), first)
     assert not same(step(state, frozen, batch(), jax.random.key(6))[0], first[0])
     assert not same(step(at(state, 9), frozen, batch(), KEY)[0].fake, first[0].fake)
+
+
+def test_the_regression_trains_the_generator_alone():
+    weights = {"latent": 2.0, "pixel": 0.5}
+    distill, frozen, state = build("paired", weights=weights, warmup_steps=9)
+    assert (state.fake, state.real, state.disc) == (None, None, None)
+    new, metrics = jax.jit(distill.step)(state, frozen, batch(), KEY)
+    terms = sum(w * float(metrics[f"loss_{n}_generator"]) for n, w in weights.items())
+    np.testing.assert_allclose(metrics["loss_generator"], terms, rtol=1e-5)
+    assert not same(new.generator.params["unet"], state.generator.params["unet"])
+    assert int(new.step) == 1 and float(metrics["skipped_generator"]) == 0
+    assert {n for n in metrics if n.startswith("lr_")} == {"lr_generator"}
+
+
+def test_a_regression_of_nothing_is_refused():
+    with pytest.raises(UsageError, match="weights.pixel=1"):
+        settings("distill", kind="paired")
 
 
 @pytest.mark.parametrize(
