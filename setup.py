@@ -30,12 +30,13 @@ setup(
     packages=find_packages(include=["gendr_jax", "gendr_jax.*"]),
     package_data={
         "gendr_jax": ["py.typed"],
+        "gendr_jax.pretrained": ["*/*", "*/*/*", "*/*/*/*", "*/*/*/*/*", "*/*/*/*/*/*"],
         "gendr_jax.evaluate": ["page.html", "page.css", "*.js", "sets/*.sha256"],
     },
     install_requires=[
         "absl-py>=2.1",
-        # jax 0.11.1 drops a symbol that flax 0.12.8 still imports.
-        "jax>=0.10.2,<0.11.1",
+        # From jax 0.11.1 on it takes a newer flax than 0.12.8; pip installs the newest.
+        "jax>=0.10.2,<0.13",
         "flax>=0.12.8,<0.13",
         "optax>=0.2.5,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
@@ -76,6 +77,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "ruff>=0.15",
+            "ty>=0.0.60",
             "scipy>=1.14",
             "tifffile>=2024.1",
             MATPLOTLIB,
@@ -95,6 +97,7 @@ setup(
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Image Processing",
         "Typing :: Typed",
     ],

@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
                 scale=4,
                 workers=0,
             ),
-            init=dict(vae="", unet="", dino="", prompt="", vgg="", random=True),
+            init=dict(vae="", unet="", dino="", prompt="", random=True),
             checkpoint=dict(every=200, keep=2, keep_every=0),
             log=dict(every=20, samples_every=500, samples=4),
             vae=dict(
@@ -89,7 +89,6 @@ def get_config() -> ConfigDict:
                 repa=0.0,
                 latent=0.0,
                 pixel=1.0,
-                perceptual=0.0,
             ),
             optim=dict(
                 generator=dict(

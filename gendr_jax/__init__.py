@@ -1,7 +1,6 @@
 """GenDR in JAX: one-step diffusion super-resolution of real photographs.
 
-What lives here: the version, the legend of names, and the public names, each imported
-at its first use so that `import gendr_jax` costs nothing. No code that does work.
+Public names are imported at their first use, so that `import gendr_jax` costs nothing.
 
 Shape suffixes, on every array that crosses the border of a function:
 

@@ -1,9 +1,4 @@
-"""The networks as Python callables, from a folder on disk: `load_vae` and its like.
-
-What lives here: from a folder, ours or a component folder of diffusers and
-transformers, to compiled functions with weights inside. What does not: restoring
-(restore/pipeline.py), reading files (weights/).
-"""
+"""The networks as Python callables, from a folder on disk: `load_vae` and its like."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +15,9 @@ from gendr_jax.models.dinov2 import DINOv2, DINOv2Config
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Params
-from gendr_jax.weights import folder
+from gendr_jax.weights import convert, folder
 from gendr_jax.weights.foreign import components, recognise
-from gendr_jax.weights.resolve import locate
+from gendr_jax.weights.resolve import resolve
 
 TORCH_KINDS = ("vae", "unet", "dinov2", "lpips", "dists")
 
@@ -46,13 +41,18 @@ def load_component(
         UsageError: a Hub id where huggingface_hub is not installed.
     """
     name = "dinov2" if name == "dino" else name
-    found = Path(path) if Path(path).is_file() else locate(path)
+    found = resolve(path)
     if not folder.is_folder(found):
         if name not in TORCH_KINDS:
             raise InputError(
                 f"{path} is no weights folder of ours, and {name} is kept nowhere "
                 "else. Name a folder that training wrote."
             )
+        if name == "unet" and _has_adapters(found):
+            whole, _ = convert.load(
+                [found], convert.Options(merge=True, dtype="float32")
+            )
+            return whole.configs[name], whole.params[name]
         component = recognise.component(found, name)
         params = components.read(component, dtype="float32", mesh=mesh)
         return component.config, params
@@ -63,6 +63,13 @@ def load_component(
             f"{path} holds {kept}, not {name}. Name a folder that holds {name}."
         )
     return weights.configs[name], weights.params[name]
+
+
+def _has_adapters(path: Path) -> bool:
+    """Whether a foreign pipeline folder keeps adapters with its UNet."""
+    if not (path / "unet").is_dir():
+        return False
+    return recognise.find(path).adapter is not None
 
 
 class LoadedVAE:

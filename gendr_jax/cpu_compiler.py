@@ -8,7 +8,9 @@ convolution to 3 channels is the exception.
 
 import jax
 
-OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+OPTIONS: dict[str, str | bool] = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"
+}
 
 
 def compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:

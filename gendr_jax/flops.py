@@ -1,8 +1,5 @@
 """Operations counted in a traced program: products, convolutions, Pallas kernels.
 
-What lives here: arithmetic on jaxprs, whole program, all devices together. What does
-not: what the compiler made of it (`plan/loops.py`, `plan/measure.py`).
-
 Only multiply-adds count, two operations each; those of padding and of the zeros
 between dilated pixels do not.
 """

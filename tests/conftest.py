@@ -4,6 +4,7 @@ Eight CPU devices, strict rank promotion, and compiled programs that the process
 one run share on disk, so that what many tests need is compiled once.
 """
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -33,6 +34,17 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ["GENDR_TEST_PROGRAMS"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Comparisons with PyTorch skip where one of its libraries is missing."""
+    needed = ("torch", "diffusers", "transformers", "peft")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        skip = pytest.mark.skip(reason=f"{', '.join(missing)} not installed")
+        for item in items:
+            if item.get_closest_marker("torch"):
+                item.add_marker(skip)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -30,6 +30,8 @@ ROOMS = {
     "gendr_jax.models": Room(0, {"jax", "numpy", "flax"}),
     "gendr_jax.cpu_compiler": Room(0, {"jax"}),
     "gendr_jax.files": Room(0, set()),
+    "gendr_jax.overwriting": Room(0, set()),
+    "gendr_jax.picture_walk": Room(0, set()),
     "gendr_jax.version": Room(0, set()),
     "gendr_jax.diffusion": Room(0, {"jax", "numpy"}),
     "gendr_jax.flops": Room(0, {"jax", "numpy"}),
@@ -71,8 +73,9 @@ ROOMS = {
         {"jax", "numpy", "orbax", "etils"},
         {"gendr_jax.nets", "gendr_jax.sharding", "gendr_jax.weights"},
     ),
-    "gendr_jax.data.pairs_manifest": Room(
-        1, {"jax", "numpy", "PIL"}, {"gendr_jax.data", "gendr_jax.weights"}
+    "gendr_jax.data.pairs_manifest": Room(1, {"jax", "numpy", "PIL"}),
+    "gendr_jax.data.degrade_folder": Room(
+        1, {"jax", "numpy", "PIL"}, {"gendr_jax.data", "gendr_jax.data.pairs_manifest"}
     ),
     "gendr_jax.data": Room(
         1,
@@ -111,7 +114,10 @@ ROOMS = {
     ),
     "gendr_jax": Room(3, set()),  # __init__.py: names, each imported at first use
 }
-FREE = {"gendr_jax.errors", "gendr_jax.files", "gendr_jax.version"}
+FREE = {"gendr_jax.errors", "gendr_jax.files", "gendr_jax.version"} | {
+    "gendr_jax.overwriting",
+    "gendr_jax.picture_walk",
+}
 
 
 class Import(NamedTuple):

@@ -107,6 +107,7 @@ def test_files_that_are_no_python_are_installed():
         for package, patterns in ast.literal_eval(value).items()
         for pattern in patterns
         for path in (ROOT / package.replace(".", "/")).glob(pattern)
+        if path.is_file()
     }
     present = {
         path

@@ -29,7 +29,7 @@ def traced(trained: str, size: str, dtype: str, remat: str):
     net = nets.build(UNet, config, dtype=dtype, remat=remat, lora=lora)
     base, adapters = nets.split_lora(net.abstract)
     frozen, params = ({}, base) if lora is None else (base, adapters)
-    tx = optimisers.adamw(Adam())
+    tx = optimisers.adamw(Adam(), steps=1)
 
     def update(role, frozen, z, t, context, eps):
         def loss(params):

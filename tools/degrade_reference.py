@@ -4,8 +4,7 @@ For tools/make_degrade_goldens.py; nothing here is shipped or run by a test. FIL
 folder with degradations.py, utils/diffjpeg.py and utils/img_process_util.py of basicsr
 1.4.2 (`pip download --no-deps basicsr==1.4.2`, unpacked); they need scipy and cv2.
 
-What lives here: the laws drawn by the reference's means, the order of its stages, and
-the same stages fed with given normals. Parameters are one flat dict of numbers.
+Parameters are one flat dict of numbers.
 """
 
 import functools

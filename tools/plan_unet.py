@@ -26,7 +26,7 @@ def program(args, mesh):
     """The update, or the forward pass with bfloat16 weights, traced."""
     config, where = UNetConfig(), sharding.Placement(mesh)
     net = nets.build(UNet, config, dtype="bfloat16", remat=args.remat)
-    tx = optimisers.adamw(Adam())
+    tx = optimisers.adamw(Adam(), steps=1)
 
     def apply(params, z, t, words):
         whole = sharding.gather(params, where.tree(params), "bfloat16")

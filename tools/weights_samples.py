@@ -1,7 +1,4 @@
-"""Small weights sources of every format that conversion reads, of random numbers.
-
-What does not live here: ways to damage them (``weights_mutations.py``).
-"""
+"""Small weights sources of every format that conversion reads, of random numbers."""
 
 import dataclasses
 import json

@@ -1,7 +1,4 @@
-"""What a figure was measured on and with: machine, versions, command.
-
-What lives here: facts of the process and its devices. What does not: figures.
-"""
+"""What a figure was measured on and with: machine, versions, command."""
 
 import datetime
 import importlib.metadata

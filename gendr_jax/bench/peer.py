@@ -1,9 +1,7 @@
 """The same pass in PyTorch: diffusers' networks with our weights.
 
-What lives here: stages as `restoring.measure` times them, eager or through
-torch.compile. What does not: our side. torch and diffusers are imported when a peer is
-made. Attention is torch's scaled_dot_product_attention, which takes the flash kernel
-where the device, dtype and head have one.
+Attention is torch's scaled_dot_product_attention, which takes the flash kernel where
+the device, dtype and head have one.
 """
 
 import dataclasses

@@ -1,9 +1,4 @@
-"""The restoring pass, measured: encoder, UNet and decoder apart, and all in one.
-
-What lives here: programs of `restore/forward.py` compiled, timed and counted, random
-weights where none are given. What does not: tiles and files, which `picture` leaves to
-the `Restorer`; PyTorch (`peer.py`).
-"""
+"""The restoring pass, measured: encoder, UNet and decoder apart, and all in one."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,8 +1,4 @@
-"""From what is asked to one result: networks, weights, the ceiling, rows, the machine.
-
-What lives here: the order of a benchmark, shared by `gendr bench` and `tools/bench_*`.
-What does not: flags (`cli/bench.py`), measuring (`restoring.py`, `training.py`).
-"""
+"""From a request to one result: networks, weights, the ceiling, rows, the machine."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""Times of calls, taken in turn so that a busy machine troubles all of them alike.
-
-What lives here: clocks. What does not: what is timed.
-"""
+"""Times of calls, taken in turn so that a busy machine troubles all of them alike."""
 
 import dataclasses
 import statistics

@@ -1,9 +1,4 @@
-"""A training step, measured: each of its programs, and the wait for data.
-
-What lives here: a few steps of a stage on data of its configuration, or on noise where
-that names none. What does not: the loop with its files (`train/run/loop.py`), steps for
-devices that are not here (`gendr_jax/plan/`).
-"""
+"""A training step, measured: each of its programs, and the wait for data."""
 
 import contextlib
 import time
@@ -21,7 +16,7 @@ from gendr_jax.plan import measure as compiler
 from gendr_jax.train.run import compiled_step
 from gendr_jax.train.run.feed import Batches, Feed
 from gendr_jax.train.run.xla_flags import compiler_options
-from gendr_jax.train.settings import Common
+from gendr_jax.train.settings import Settings
 from gendr_jax.train.stage import Stage
 from gendr_jax.train.stages import build
 
@@ -80,7 +75,7 @@ def measure(
     return rows
 
 
-def _feed(settings: Common, mesh: Mesh) -> Feed:
+def _feed(settings: Settings, mesh: Mesh) -> Feed:
     """Batches of the configuration's data, or of noise."""
     if settings.data.path:
         source = build.data_source(settings)
@@ -102,7 +97,7 @@ def _feed(settings: Common, mesh: Mesh) -> Feed:
 
 
 def _arguments(
-    settings: Common, stage: Stage, mesh: Mesh, feed: Feed
+    settings: Settings, stage: Stage, mesh: Mesh, feed: Feed
 ) -> tuple[compiled_step.Arguments, sharding.Placement]:
     """A fresh state and all else that a step is called with, where it will live."""
     where = build.placement(settings, mesh)

@@ -1,8 +1,4 @@
-"""Waiting for the other processes of a run: by name, and never without a limit.
-
-What lives here: the one barrier of this package, and agreement on a yes or no. What
-does not: who the processes are (`train/run/distributed.py`).
-"""
+"""Waiting for the other processes of a run: by name, and never without a limit."""
 
 import collections
 import itertools

@@ -1,9 +1,5 @@
 """Checkpoints of a training run: saved in the background, verified when read.
 
-What lives here: `Manager`, thin over Orbax, and `describe` for `gendr inspect`. What
-does not: what a run may change between two starts (`train/run/resume.py`), the weights
-folder a user takes away (`folder.py`).
-
 On disk a state is a nested dict with string keys, the path of every array, so that a
 checkpoint can be read without the classes that made it. Beside the arrays stands a
 manifest with shape, dtype and digest of each: Orbax itself returns wrong values for a
@@ -75,7 +71,7 @@ class Manager:
         self._folder = place(folder)
         self._barrier_seconds = barrier_seconds
         policies = ocp.training.preservation_policies
-        kept = [policies.LatestN(keep)]
+        kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
         kept += [policies.EveryNSteps(keep_every)] * (keep_every > 0)
         kept += [policies.EveryNSeconds(keep_seconds)] * (keep_seconds > 0)
         self._protected = _Protected()

@@ -1,8 +1,4 @@
-"""The manifest of a checkpoint: what it holds, said in plain JSON.
-
-What lives here: how a manifest is made, summed up, and compared with a state. What
-does not: reading and writing it (`checkpoint.py`), digests (`fingerprint.py`).
-"""
+"""The manifest of a checkpoint: what it holds, said in plain JSON."""
 
 import hashlib
 import json

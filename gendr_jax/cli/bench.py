@@ -1,8 +1,4 @@
-"""`gendr bench`: how fast this machine restores and trains.
-
-What lives here: flags, the table, the file a user names. What does not: measuring
-(`gendr_jax/bench/`).
-"""
+"""`gendr bench`: how fast this machine restores and trains."""
 
 import re
 from pathlib import Path
@@ -17,8 +13,9 @@ USAGE = """\
 usage: gendr bench [--size 512] [--batch N] [--dtype bf16|fp32] [--json FILE] ...
        gendr bench --config FILE [--config.KEY=VALUE ...] ...
 
-Without a configuration: encoder, UNet, decoder and the whole pass of full size with
-random weights (or --weights). With one: a training step of its stage, program by
+Without a configuration: encoder, UNet, decoder and the whole pass of the shipped
+student, or of --weights (full size with random weights: --config configs/distill.py
+--program restore). With one: a training step of its stage, program by
 program, on its data (noise where it names none), from random weights where it names
 none. Prints a table: times are medians, "cpu ms" is processor time of all threads, MFU
 is the share of what a product of matrices reaches here, measured first.
@@ -26,7 +23,7 @@ is the share of what a product of matrices reaches here, measured first.
   --config FILE         a configuration, such as configs/tiny_distill.py
   --config.KEY=VALUE    change one of its values
   --program train|restore       restore: the pass with the configuration's networks
-  --weights DIR         a restorer's weights folder
+  --weights NAME|DIR    of a restorer (default: gendr-tiny)
   --size 512            side of the output (of the crop in training), or 768x512, or 4k;
                         above 1024 a whole picture by tiles
   --batch N             default: 1; in training that of the configuration
@@ -63,7 +60,10 @@ def main(args: list[str]) -> int:
     from gendr_jax.cli.common import quiet
 
     quiet()
-    result = _train(values, config) if training else _restore(values, config)
+    if training and config is not None:
+        result = _train(values, config)
+    else:
+        result = _restore(values, config)
     _show(result)
     if values.json:
         from gendr_jax.bench import report
@@ -109,15 +109,14 @@ def _restore(
 
     from gendr_jax.bench import restoring, run
     from gendr_jax.restore.options import DTYPES
-    from gendr_jax.weights.resolve import locate
+    from gendr_jax.weights.resolve import DEFAULT, locate
 
     on_cpu = jax.default_backend() == "cpu"
     dtype = DTYPES[values.dtype or ("fp32" if on_cpu else "bf16")]
-    if values.weights:
-        recipe, params = run.loaded(locate(values.weights), dtype)
+    if config is not None and not values.weights:
+        recipe, params = run.recipe_of(config.to_dict(), dtype), None
     else:
-        plain = None if config is None else config.to_dict()
-        recipe, params = run.recipe_of(plain, dtype), None
+        recipe, params = run.loaded(locate(values.weights or DEFAULT), dtype)
     names = tuple(_words(values.stages)) or restoring.STAGES
     if not set(names) <= set(restoring.STAGES):
         known = ", ".join(restoring.STAGES)

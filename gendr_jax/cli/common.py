@@ -14,6 +14,9 @@ from typing import Any, NoReturn
 
 from gendr_jax.errors import UsageError
 
+# That of weights/resolve.py, which imports what --help cannot wait for.
+DEFAULT_WEIGHTS = "gendr-tiny"
+
 
 def quiet() -> None:
     """Keep the logs and warnings of libraries off the terminal, but with --debug.

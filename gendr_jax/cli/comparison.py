@@ -1,9 +1,10 @@
-"""What `gendr quickstart` leaves behind: one picture, one log, one weights folder.
+"""What `gendr quickstart` shows: low quality | bicubic | GenDR | truth, with PSNR.
 
-Low quality | bicubic | GenDR | truth, with PSNR, of the photograph held out from
-training. Training and restoring themselves are elsewhere.
+Of the shipped weights four photographs; of `--train` the one held out from training,
+besides one log and one weights folder. Training and restoring are elsewhere.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,31 +20,84 @@ from gendr_jax.data.degrade import degrade, recipe
 from gendr_jax.image_io import sheets
 from gendr_jax.image_io.resize import bicubic
 from gendr_jax.restore.pipeline import Restorer
+from gendr_jax.weights.resolve import DEFAULT
 
 SCALE, SEED, SIDE = 4, 7, 256
+SHOWN = ("astronaut", "chelsea", "coffee", "rocket")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """One photograph with what was made of it; HWC uint8, PSNR in dB."""
+
+    name: str
+    low: np.ndarray
+    plain: np.ndarray
+    restored: np.ndarray
+    truth: np.ndarray
+
+    @property
+    def bicubic(self) -> float:
+        return float(metrics.psnr(self.plain, self.truth))
+
+    @property
+    def ours(self) -> float:
+        return float(metrics.psnr(self.restored, self.truth))
+
+    def panels(self) -> dict[str, np.ndarray]:
+        """The pictures by title, left to right."""
+        blocks = np.repeat(np.repeat(self.low, SCALE, axis=0), SCALE, axis=1)
+        return {
+            f"low quality {self.low.shape[1]}x{self.low.shape[0]}": blocks,
+            f"bicubic {self.bicubic:.2f} dB": self.plain,
+            f"GenDR {self.ours:.2f} dB": self.restored,
+            "truth": self.truth,
+        }
+
+
+def shipped() -> list[Shown]:
+    """Photographs of scikit-image, degraded, and restored by the shipped weights.
+
+    None of them was trained on; equal pictures in every run.
+
+    Raises:
+        UsageError: scikit-image is not installed.
+    """
+    pictures = dict(photos.photographs())
+    return restored([_middle(pictures[name]) for name in SHOWN], SHOWN)
+
+
+def restored(
+    truths: list[np.ndarray], names: tuple[str, ...], weights: Path | str = DEFAULT
+) -> list[Shown]:
+    """Squares of SIDE pixels, degraded by the default recipe and restored."""
+    keys = jax.random.split(jax.random.key(SEED), len(truths))
+    unit = np.stack(truths).astype(np.float32) / 255.0
+    lows = np.asarray(degrade(keys, unit, recipe("realesrgan"), SCALE))
+    lows = np.round(lows * 255.0).astype(np.uint8)
+    results = Restorer.from_pretrained(weights, "float32")(list(lows), scale=SCALE)
+    plains = [_enlarged(low, truths[0].shape[:2]) for low in lows]
+    rows = zip(names, lows, plains, results, truths, strict=True)
+    return [Shown(*row) for row in rows]
+
+
+def means(shown: list[Shown]) -> tuple[float, float]:
+    """Mean PSNR in dB of bicubic enlargement and of GenDR."""
+    count = len(shown)
+    return sum(x.bicubic for x in shown) / count, sum(x.ours for x in shown) / count
+
+
+def save_rows(shown: list[Shown], path: Path) -> None:
+    """One picture of all: a row a photograph."""
+    sheets.save(sheets.stack([sheets.strip(one.panels()) for one in shown]), path)
 
 
 def draw(workdir: Path) -> tuple[float, float]:
     """Write comparison.png; PSNR in dB of bicubic and of GenDR (luma, no border)."""
-    truth = _held_out()
-    key = jax.random.key(SEED)[None]
-    unit = truth[None].astype(np.float32) / 255.0
-    low = np.asarray(degrade(key, unit, recipe("realesrgan"), SCALE))[0]
-    low = np.round(low * 255.0).astype(np.uint8)
-    restorer = Restorer.from_pretrained(workdir / "weights", dtype="float32")
-    ours = restorer(low, scale=SCALE)
-    plain = np.clip(bicubic(low.astype(np.float32) / 255.0, truth.shape[:2]), 0.0, 1.0)
-    plain = np.round(plain * 255.0).astype(np.uint8)
-    scores = [float(metrics.psnr(image, truth)) for image in (plain, ours)]
-    blocks = np.repeat(np.repeat(low, SCALE, axis=0), SCALE, axis=1)
-    pictures = {
-        f"low quality {low.shape[1]}x{low.shape[0]}": blocks,
-        f"bicubic {scores[0]:.2f} dB": plain,
-        f"GenDR {scores[1]:.2f} dB": ours,
-        "truth": truth,
-    }
-    sheets.save(sheets.strip(pictures), workdir / "comparison.png")
-    return scores[0], scores[1]
+    truth = _middle(dict(photos.photographs())[photos.HELD_OUT])
+    shown = restored([truth], (photos.HELD_OUT,), workdir / "weights")
+    save_rows(shown, workdir / "comparison.png")
+    return means(shown)
 
 
 def collect(workdir: Path, stages: list[str], seconds: float) -> None:
@@ -63,11 +117,15 @@ def collect(workdir: Path, stages: list[str], seconds: float) -> None:
     os.replace(fresh, workdir / "weights")
 
 
-def _held_out() -> np.ndarray:
-    """The middle of the photograph that training has not seen, HWC uint8."""
-    image = dict(photos.photographs())[photos.HELD_OUT]
+def _middle(image: np.ndarray) -> np.ndarray:
+    """The middle of a photograph, HWC uint8."""
     top, left = ((n - SIDE) // 2 for n in image.shape[:2])
     return image[top : top + SIDE, left : left + SIDE]
+
+
+def _enlarged(low: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    plain = np.clip(bicubic(low.astype(np.float32) / 255.0, size_hw), 0.0, 1.0)
+    return np.round(plain * 255.0).astype(np.uint8)
 
 
 def _write(path: Path, text: str) -> None:

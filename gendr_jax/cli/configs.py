@@ -1,8 +1,4 @@
-"""Configuration files on the command line: `--config FILE --config.name=value ...`.
-
-What lives here: ml_collections' config flags with our messages, for the commands that
-take a configuration. What does not: what the settings mean (`train/settings.py`).
-"""
+"""Configuration files on the command line: `--config FILE --config.name=value ...`."""
 
 import difflib
 import re

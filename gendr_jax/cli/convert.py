@@ -1,8 +1,4 @@
-"""`gendr convert`: weights from PyTorch files to ours, and back.
-
-What lives here: flags and the printed report. What does not: the work
-(gendr_jax/weights/convert.py) and the comparison of frameworks (convert_verify.py).
-"""
+"""`gendr convert`: weights from PyTorch files to ours, and back."""
 
 import json
 from pathlib import Path
@@ -17,6 +13,15 @@ EXAMPLES = """examples:
   gendr convert base my_lora.safetensors -o merged --merge
   gendr convert run/weights -o student --to diffusers --verify
 """
+
+
+FACTS = {
+    "prediction": "predicts",
+    "ema": "averaged",
+    "scaling_factor": "scaling",
+    "shift_factor": "shift",
+    "surgery": "surgery",
+}
 
 
 def main(args: list[str]) -> int:
@@ -57,6 +62,8 @@ def main(args: list[str]) -> int:
         merge=flags.merge,
         force=flags.force,
         prompt=flags.prompt,
+        lora_strength=flags.lora_strength,
+        lora_alpha=flags.lora_alpha,
         sha256=tuple(flags.sha256),
         hints=Hints(
             ema=flags.ema,
@@ -69,7 +76,9 @@ def main(args: list[str]) -> int:
     report = convert.convert(flags.sources, flags.output, options)
     verified = None
     if flags.verify:
-        verified = report["verify"] = verify.run(flags.output, flags.to)
+        verified = report["verify"] = verify.run(
+            Path(flags.output).expanduser(), flags.to
+        )
     print(json.dumps(report, indent=2) if flags.json else as_text(report))
     return 0 if verified is None or verified["agrees"] else 1
 
@@ -83,6 +92,11 @@ def as_text(report: dict[str, Any]) -> str:
     ]
     lines += [f"left out {n} tensors: {what}" for what, n in report["left_out"].items()]
     lines += [f"{name:<8} {n:,} numbers" for name, n in report["parameters"].items()]
+    lines += [
+        f"{label:<8} {report[key]}"
+        for key, label in FACTS.items()
+        if key in report and report[key] not in (False, 0.0)
+    ]
     lines.append(
         f"wrote    {report['output']} ({report['to']}, kind {report['kind']}) in "
         f"{report['seconds']} s"
@@ -98,8 +112,8 @@ def _parser() -> Parser:
     parser = Parser("gendr convert", "Convert weights from PyTorch to JAX and back.")
     parser.epilog = EXAMPLES
     add = parser.add_argument
-    add("sources", metavar="SRC", nargs="+", type=Path, help="file or folder, any kind")
-    add("-o", "--output", metavar="DST", required=True, type=Path, help="new folder")
+    add("sources", metavar="SRC", nargs="+", help="file, folder, gs:// or s3:// URL")
+    add("-o", "--output", metavar="DST", required=True, help="new folder or URL")
     add(
         "--to",
         choices=("orbax", "diffusers", "peft"),
@@ -115,6 +129,14 @@ def _parser() -> Parser:
         help="widen the UNet's latents, 4 to 16",
     )
     add("--merge", action="store_true", help="fold adapters into the UNet beside them")
+    add(
+        "--lora-strength",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="how much adapters count, 0 to 1 and beyond",
+    )
+    add("--lora-alpha", type=float, metavar="F", help="of adapters that lost theirs")
     add("--prompt", type=Path, metavar="FILE", help="prompt embeddings for a restorer")
     add("--verify", action="store_true", help="run the result in PyTorch and in JAX")
     add("--force", action="store_true", help="replace weights that are at DST")
@@ -129,8 +151,8 @@ def _parser() -> Parser:
         default="auto",
         help="of an LDM file, the averaged weights (auto: where there are any)",
     )
-    add("--scaling-factor", type=float, metavar="F", help="of an LDM autoencoder")
-    add("--shift-factor", type=float, default=0.0, metavar="F", help="the same")
+    add("--scaling-factor", type=float, metavar="F", help="of the autoencoder")
+    add("--shift-factor", type=float, metavar="F", help="the same")
     add("--variant", default="", metavar="NAME", help="of several files, such as fp16")
     add(
         "--sha256",

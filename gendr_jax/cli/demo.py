@@ -4,7 +4,7 @@ import os
 import socket
 from typing import Any
 
-from gendr_jax.cli.common import Parser, tidy_when_terminated
+from gendr_jax.cli.common import DEFAULT_WEIGHTS, Parser, tidy_when_terminated
 from gendr_jax.cli.restore_devices import dtype_of, weights_are_configuration
 from gendr_jax.errors import UsageError
 
@@ -16,8 +16,8 @@ def main(args: list[str]) -> int:
         UsageError: no weights, no Gradio, or a port that is taken.
     """
     flags = _parser().parse_args(args)
-    if not flags.weights:
-        raise UsageError("--weights is missing. Name the weights folder.")
+    if flags.weights == "":
+        raise UsageError("--weights is empty. Give a name or a path.")
     _require_free(flags.host, flags.port)
     from gendr_jax.demo.engine import Engine
     from gendr_jax.weights.resolve import locate
@@ -68,7 +68,12 @@ def _require_free(host: str, port: int) -> None:
 def _parser() -> Parser:
     parser = Parser("gendr demo", "A web page with a slider between before and after.")
     add = parser.add_argument
-    add("--weights", metavar="DIR", help="weights folder (or a Hub id)")
+    add(
+        "--weights",
+        default=DEFAULT_WEIGHTS,
+        metavar="NAME|DIR",
+        help=f"name, folder or Hub id (default: {DEFAULT_WEIGHTS})",
+    )
     add("--port", type=int, default=7860, help="(default: 7860)")
     add("--host", default="127.0.0.1", help="(default: 127.0.0.1, this machine alone)")
     add("--dtype", choices=["bf16", "fp32"], help="(default: bf16; fp32 on a CPU)")

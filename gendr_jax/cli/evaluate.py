@@ -1,9 +1,4 @@
-"""`gendr evaluate`: how good restored pictures are, by the protocol of the field.
-
-What lives here: what flags lead to, progress. What does not: the flags
-(evaluate_flags.py), pairing, measuring, the report (gendr_jax/evaluate/), formulas
-(gendr_jax/metrics/).
-"""
+"""`gendr evaluate`: how good restored pictures are, by the protocol of the field."""
 
 import sys
 import time
@@ -12,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gendr_jax.cli.common import Parser, tidy_when_terminated
+from gendr_jax import overwriting
+from gendr_jax.cli.common import DEFAULT_WEIGHTS, Parser, tidy_when_terminated
 from gendr_jax.errors import UsageError
 from gendr_jax.restore.folders.report import say_error
 
@@ -47,6 +43,7 @@ def _run(flags: Any) -> int:
     names = _metrics(flags, folders)
     _check_outputs(flags)
     pairs = pairing.pair(folders, _methods(flags))
+    _check_apart(flags, pairs)
     alone = [name for name in names if name not in OF_SETS]
     metrics = open_metrics(alone, _settings(flags, pairs.scale))
     sets = open_set_metrics([name for name in names if name in OF_SETS])
@@ -108,6 +105,17 @@ def _check_outputs(flags: Any) -> None:
         results.require_writable(path)
 
 
+def _check_apart(flags: Any, pairs: Any) -> None:
+    """No file of results is a picture, a file of parameters or of weights."""
+    read = [path for item in pairs.items for path in (item.gt, item.lr) if path]
+    read += [path for method in pairs.methods for path in method.files.values()]
+    given = [flags.niqe, flags.lpips, flags.dists, flags.dino, *flags.restore]
+    for path in (Path(text) for text in given if text):
+        read += list(path.rglob("*")) if path.is_dir() else [path]
+    outputs = [Path(name) for name in (flags.output, flags.csv, flags.html) if name]
+    overwriting.refuse(outputs, read, "Name another file.")
+
+
 def _folders(flags: Any) -> tuple[Any, Any]:
     """(folders to pair, what results say of them)."""
     from gendr_jax.evaluate import test_sets
@@ -126,6 +134,8 @@ def _folders(flags: Any) -> tuple[Any, Any]:
         scale=flags.scale,
         partial=flags.partial,
         recursive=flags.recursive,
+        sr_suffix=flags.sr_suffix,
+        lr_suffix=flags.lr_suffix,
     )
     return folders, About(gt, lr, test_set)
 
@@ -280,7 +290,8 @@ def _parser() -> Parser:
         action="append",
         default=[],
         metavar="[NAME=]WEIGHTS",
-        help="a method too: --lr restored with these weights, as gendr restore does",
+        help="a method too: --lr restored with these weights, as gendr restore does; "
+        f"{DEFAULT_WEIGHTS} where no method is named",
     )
     add("--dtype", choices=["bf16", "fp32"], help="of --restore (default: as restore)")
     add("--gt", metavar="DIR", help="the truths")
@@ -296,6 +307,8 @@ def _parser() -> Parser:
         help="from inputs to results (default: what truths show; 4 without them)",
     )
     add("--partial", action="store_true", help="methods may lack pictures")
+    add("--sr-suffix", default="", metavar="TEXT", help="added to names: _SwinIR")
+    add("--lr-suffix", default="", metavar="TEXT", help="of --lr, as in x4")
     add("--recursive", action="store_true", help="folders below folders")
     _metric_flags(parser.add_argument_group("metrics"))
     _output_flags(parser.add_argument_group("results"))
@@ -335,7 +348,9 @@ def _output_flags(group: Any) -> None:
 
 def _check(flags: Any) -> None:
     if not flags.sr and not flags.restore:
-        raise UsageError("no method is named. Name a folder of results with --sr.")
+        if not (flags.lr or flags.set):
+            raise UsageError("no method is named. Name a folder of results with --sr.")
+        flags.restore.append(DEFAULT_WEIGHTS)
     if (flags.set is None) != (flags.root is None):
         raise UsageError("--set and --root go together. Give both or neither.")
     if flags.set and (flags.gt or flags.lr):

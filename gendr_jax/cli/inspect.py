@@ -1,15 +1,10 @@
-"""`gendr inspect`: what a weights file, folder or training workdir holds.
-
-What lives here: flags and the two forms of the answer. What does not: reading
-(gendr_jax/weights/).
-"""
+"""`gendr inspect`: what a weights file, folder or training workdir holds."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from gendr_jax.cli.common import Parser
-from gendr_jax.errors import InputError
 
 
 def main(args: list[str]) -> int:
@@ -45,13 +40,12 @@ def describe(source: Path | str, *, verify: bool) -> dict[str, Any]:
     from gendr_jax.weights import describe as foreign
     from gendr_jax.weights import folder
     from gendr_jax.weights.remote_paths import is_remote
+    from gendr_jax.weights.resolve import resolve
 
     if is_remote(source):  # only training runs are read from object stores
         found = manager.describe(source, verify=verify)
         return {"kind": "training", "format": "gendr-checkpoint", "sha256": {}, **found}
-    source = Path(source)
-    if not source.exists():
-        raise InputError(f"{source} does not exist. Name weights or a workdir.")
+    source = resolve(source)
     if folder.is_folder(source):
         return _weights(source, verify)
     if (source / manager.FOLDER).is_dir():

@@ -73,7 +73,7 @@ def _demo(args: list[str]) -> int:
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "quickstart": (_quickstart, "train tiny networks, distil, restore, show a picture"),
+    "quickstart": (_quickstart, "restore photographs that come along, show a picture"),
     "restore": (_restore, "enlarge and restore photographs"),
     "train": (_train, "train one stage: vae, base or distill"),
     "evaluate": (_evaluate, "measure results, compare methods, write a report"),

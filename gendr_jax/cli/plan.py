@@ -1,8 +1,6 @@
 """`gendr plan`: what a training step costs on a pod that is not here.
 
-What lives here: flags, progress, the files a user names. What does not: compiling and
-counting (`gendr_jax/plan/`). Nothing heavy is imported: programs are compiled in
-processes of their own.
+Nothing heavy is imported: programs are compiled in processes of their own.
 """
 
 import json

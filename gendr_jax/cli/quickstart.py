@@ -1,170 +1,56 @@
-"""`gendr quickstart`: the whole system, small, on photographs that pip installed.
+"""`gendr quickstart`: photographs that pip installed, restored, and a picture of it.
 
 Three stages through the same code as `gendr train`, then one picture restored through
-the same code as `gendr restore`. What lives here: the order of things and the small
-numbers; the comparison picture is in comparison.py.
+the same code as `gendr restore`.
 """
 
-import argparse
-import json
 from pathlib import Path
-from typing import Any
 
-VAE = {
-    "latent_channels": 16,
-    "block_out_channels": (32, 64, 64),
-    "layers_per_block": 1,
-    "norm_groups": 8,
-    "mid_attention": False,
-    "scaling_factor": 1.0,
-}
-UNET = {
-    "block_out_channels": (64, 128),
-    "layers_per_block": 1,
-    "heads": (2, 4),
-    "attention": (False, True),
-    "cross_attention_dim": 64,
-    "norm_groups": 16,
-}
-ALIGNMENT = {
-    "dino": {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 112,
-    },
-    "hidden": 128,
-}
-# The first seconds' worth of each loss is compared with the last.
-LOSSES = {
-    "vae": ("loss_vae",),
-    "base": ("denoising_base", "repa_base"),
-    "distill": ("loss_generator", "loss_latent", "loss_pixel", "loss_fake"),
-}
-STEPS = {"vae": 240, "base": 250, "distill": 100}
-COMMON = {
-    "seed": 0,
-    "batch_size": 8,
-    "dtype": "float32",
-    "remat": "none",
-    "data": {"path": "builtin:photographs", "crop": 64},
-    "log": {"every": 10, "samples_every": 0},
-    "checkpoint": {"every": 100, "keep": 1},
-}
+from gendr_jax.cli.common import DEFAULT_WEIGHTS, Parser, tidy_when_terminated
 
 
 def main(args: list[str]) -> int:
-    """Train, distil, restore, show; the exit status. Started again, it resumes."""
-    parser = argparse.ArgumentParser(
-        prog="gendr quickstart",
-        description="Train tiny networks on photographs that come with scikit-image, "
-        "distil them, restore one photograph and draw the comparison.",
-    )
-    parser.add_argument(
-        "--workdir", type=Path, default=Path("gendr_quickstart"), metavar="DIR"
-    )
-    options = parser.parse_args(args)
-    return _run(options.workdir)
+    """Restore and show; the exit status.
 
+    Raises:
+        UsageError: unknown flags, or scikit-image is not installed.
+    """
+    flags = _parser().parse_args(args)
+    if flags.train:
+        from gendr_jax.cli import quickstart_training
 
-def configs(workdir: Path) -> dict[str, dict[str, Any]]:
-    """The three stages' configurations, in order; each starts from the one before."""
-    adam = {"clip": 1.0, "warmup": 20}
-    tiny = {"vae": VAE, "unet": UNET, "alignment": ALIGNMENT}
-    weights = {stage: str(workdir / stage / "weights") for stage in STEPS}
-    vae = {
-        "vae": VAE,
-        "kl_weight": 1e-4,
-        "ema": 0.98,
-        "optim": {"lr": 1e-3, "b1": 0.9, "b2": 0.99, **adam},
-        "init": {"random": True},
-    }
-    base = {
-        **tiny,
-        "repa_weight": 0.1,
-        "surgery": False,
-        "surgery_steps": 0,
-        "ema": 0.98,
-        "optim_new": {"lr": 1e-3, **adam},
-        "optim": {"lr": 1e-3, **adam},
-        "init": {"random": True, "vae": weights["vae"]},
-    }
-    distill = {
-        **tiny,
-        "kind": "cida",
-        "lora": {"rank": 4, "alpha": 8.0},
-        "ema": 0.95,
-        "score": {"kappa": 1.0, "sequential": False},
-        "weights": {"score": 0.1, "adversarial": 0.01, "repa": 0.05}
-        | {"latent": 1.0, "pixel": 1.0},
-        "optim": {
-            "generator": {"lr": 1e-3, **adam},
-            "fake": {"lr": 1e-3, "clip": 1.0},
-            "real": {"lr": 1e-4, "clip": 1.0},
-            "discriminator": {"lr": 3e-4, "clip": 1.0},
-        },
-        "discriminator_width": 32,
-        "warmup_steps": 5,
-        "adversarial_start": 40,
-        "init": {"random": True, "vae": weights["base"], "unet": weights["base"]},
-    }
-    stages = {"vae": vae, "base": base, "distill": distill}
-    return {
-        name: {**COMMON, "stage": name, "steps": STEPS[name], **own}
-        for name, own in stages.items()
-    }
-
-
-def _run(workdir: Path) -> int:
-    import time
-
-    from absl import flags
-
-    from gendr_jax.cli import comparison
+        return quickstart_training.run(flags.workdir)
     from gendr_jax.cli.common import cache_programs, quiet
-    from gendr_jax.sharding import make_mesh
-    from gendr_jax.train.run import loop
-    from gendr_jax.train.stages import build
 
-    # Worker processes of grain read the global flags, which nobody parses here.
-    flags.FLAGS.mark_as_parsed()
     quiet()
     cache_programs()
-    began = time.monotonic()
-    mesh = make_mesh("")
-    for name, config in configs(workdir).items():
-        print(f"stage {name}: {config['steps']} steps", flush=True)
-        setup = build.setup(config, mesh)
-        result = loop.run(
-            setup.stage,
-            setup.batches,
-            setup.settings,
-            mesh=mesh,
-            workdir=workdir / name,
-        )
-        if result.reason != "done":
-            print(
-                f"stopped in stage {name}: {result.reason}. The same command resumes."
-            )
-            return 1 if result.reason == "nan" else 0
-        for loss in LOSSES[name]:
-            first, last = fall(_lines(workdir / name), loss)
-            print(f"  {loss}: {first:.4f} -> {last:.4f}")
-    comparison.collect(workdir, list(STEPS), time.monotonic() - began)
-    bicubic, ours = comparison.draw(workdir)
-    print(f"restored: {workdir / 'comparison.png'}  weights: {workdir / 'weights'}")
+    from gendr_jax.cli import comparison
+
+    with tidy_when_terminated():
+        print(f"restoring with {DEFAULT_WEIGHTS}; the first time compiles", flush=True)
+        shown = comparison.shipped()
+        flags.workdir.mkdir(parents=True, exist_ok=True)
+        target = flags.workdir / "comparison.png"
+        comparison.save_rows(shown, target)
+    for one in shown:
+        print(f"  {one.name:<10} bicubic {one.bicubic:.2f} dB, GenDR {one.ours:.2f} dB")
+    print(f"restored: {target}")
+    bicubic, ours = comparison.means(shown)
     print(f"PSNR bicubic {bicubic:.2f} dB, GenDR {ours:.2f} dB")
     return 0
 
 
-def fall(lines: list[dict[str, Any]], loss: str) -> tuple[float, float]:
-    """Means of a loss over the first and the last fifth of the logged steps."""
-    values = [line[loss] for line in lines if loss in line]
-    part = max(1, len(values) // 5)
-    return sum(values[:part]) / part, sum(values[-part:]) / part
-
-
-def _lines(folder: Path) -> list[dict[str, Any]]:
-    return [
-        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
+def _parser() -> Parser:
+    parser = Parser(
+        "gendr quickstart",
+        "Restore photographs that come with scikit-image with the weights that come\n"
+        "with this package, and draw the comparison.",
+    )
+    add = parser.add_argument
+    add("--workdir", type=Path, default=Path("gendr_quickstart"), metavar="DIR")
+    add(
+        "--train",
+        action="store_true",
+        help="train tiny networks first: the three stages in some nine minutes",
+    )
+    return parser

@@ -1,8 +1,4 @@
-"""`gendr restore`: photographs in, larger ones out.
-
-What lives here: what flags lead to. What does not: the flags (restore_flags.py), the
-loop over files (restore_files.py), their names (jobs.py), pixels (gendr_jax/restore/).
-"""
+"""`gendr restore`: photographs in, larger ones out."""
 
 from pathlib import Path
 from typing import Any

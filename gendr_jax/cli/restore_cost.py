@@ -1,8 +1,4 @@
-"""`gendr restore --dry-run`: what each picture will take, before any weight is read.
-
-What lives here: headers and gendr.json to lines and totals. What does not: the
-arithmetic (restore/estimate.py).
-"""
+"""`gendr restore --dry-run`: what each picture will take, before any weight is read."""
 
 from collections.abc import Callable
 from typing import Any

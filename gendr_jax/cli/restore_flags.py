@@ -6,7 +6,7 @@ Imports nothing heavy, so that --help answers at once.
 from argparse import ArgumentTypeError
 from typing import Any, NoReturn
 
-from gendr_jax.cli.common import Parser
+from gendr_jax.cli.common import DEFAULT_WEIGHTS, Parser
 from gendr_jax.errors import UsageError
 
 # (flag, its value when it is not given, the flag that it says something about)
@@ -24,8 +24,6 @@ def parse(args: list[str]) -> Any:
         UsageError: flags that cannot be used.
     """
     flags = _parser().parse_args(args)
-    if flags.weights is None:
-        raise UsageError("--weights is missing. Name the weights folder.")
     _check(flags)
     return flags
 
@@ -41,7 +39,12 @@ def _parser() -> Parser:
         "-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders"
     )
     add("-o", "--output", required=True, metavar="OUT", help="folder, or file for one")
-    add("--weights", metavar="DIR", help="weights folder (or a Hub id)")
+    add(
+        "--weights",
+        default=DEFAULT_WEIGHTS,
+        metavar="NAME|DIR",
+        help=f"name, folder or Hub id (default: {DEFAULT_WEIGHTS})",
+    )
     _size_flags(parser.add_mutually_exclusive_group())
     _network_flags(parser.add_argument_group("networks"))
     _file_flags(parser.add_argument_group("files"))

@@ -1,7 +1,6 @@
 """One image file to HWC uint8 sRGB, or the reason why it cannot be trusted.
 
-What lives here: which files are pictures to learn from, and their conversion. A file
-is judged by its content, never by its name, and is either converted correctly or
+A file is judged by its content, never by its name, and is either converted correctly or
 refused: Pillow by itself would drop transparency, ignore the orientation, saturate
 16-bit gray and show the first frame of an animation without a word.
 
@@ -16,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from gendr_jax.errors import InputError
+from gendr_jax.data import patience
+from gendr_jax.errors import InputError, TryAgainError, UsageError
 
 T = TypeVar("T")
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "TIFF")
@@ -31,8 +31,9 @@ def read(path: Path) -> np.ndarray:
     """The picture in `path`, HWC uint8 sRGB, upright.
 
     Raises:
-      InputError: it cannot be read, or not without guessing; the message names the
-        file and the reason.
+      InputError: it is damaged, or not to be read without guessing; the message names
+        the file and the reason.
+      TryAgainError, UsageError: the file system does not give it (patience.py).
     """
     return _judged(path, str(path), _pixels)
 
@@ -57,10 +58,19 @@ def read_size_bytes(data: bytes, name: str) -> tuple[int, int]:
 
 
 def _judged(file: Path | bytes, name: str, work: Callable[[Image.Image], T]) -> T:
-    """What `work` makes of an opened picture; every failure is an InputError."""
-    try:
+    """What `work` makes of an opened picture; damage is an InputError.
+
+    A store that is away, or too little memory, is not damage (patience.py).
+    """
+
+    def opened() -> T:
         with _open(file) as image:
             return work(image)
+
+    try:
+        return patience.patiently(opened, name)
+    except (MemoryError, TryAgainError, UsageError):
+        raise
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     # Pillow raises whatever its decoders raise: OSError, ValueError, SyntaxError,

@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from gendr_jax import overwriting
 from gendr_jax.data import shard_writer, sources
 from gendr_jax.errors import InputError, UsageError
 
@@ -132,6 +133,7 @@ def build(
     """
     if not sources.find(Path(folder)):
         raise UsageError(f"no pictures below {folder}. Give a folder of images.")
+    overwriting.refuse_nested(Path(data_dir), Path(folder), "Give another DATA_DIR.")
     builder = GendrPhotos(data_dir=str(data_dir), file_format="array_record")
     builder.min_side = min_side
     made = Path(builder.data_dir)

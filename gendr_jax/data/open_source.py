@@ -10,7 +10,8 @@
 
 A comma separates only right after a weight, so names may have commas; a single folder
 whose own name ends in @NUMBER is written with a slash at its end. Weights are relative
-and exact. No jax: worker processes import this file.
+and exact; blanks around a comma and one comma at the end do not count. No jax: worker
+processes import this file.
 """
 
 import math
@@ -24,7 +25,7 @@ from gendr_jax.data import photos, records, shards, sources
 from gendr_jax.errors import UsageError
 
 BUILTIN = "builtin:photographs"
-_NUMBER = r"\d+(?:\.\d+)?|\.\d+"
+_NUMBER = r"\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?"
 _SHARD = re.compile(r"array_?record", re.IGNORECASE)
 
 
@@ -83,6 +84,11 @@ def open_source(path: str) -> sources.Source:
         )
     pieces = split_mixture(path)
     if not pieces:
+        if re.search(rf"@({_NUMBER})\s*,", path) and not Path(path).exists():
+            raise UsageError(
+                f"a part of the mixture {path!r} has no weight. Write "
+                "PATH@WEIGHT,PATH@WEIGHT with numbers above 0, such as a@0.7,b@0.3."
+            )
         return _open_one(path)
     for text, weight in pieces:
         if not text or not weight:
@@ -96,10 +102,17 @@ def open_source(path: str) -> sources.Source:
 
 def split_mixture(path: str) -> list[tuple[str, Fraction]]:
     """[(path, weight)] of a mixture; empty when the text is a single source."""
-    if not re.search(rf"@({_NUMBER})$", path):
+    weighted = re.compile(rf"(.*?)@({_NUMBER})\s*(?:,\s*|$)", re.DOTALL)
+    found, position = [], 0
+    while match := weighted.match(path, position):
+        found.append((match[1].strip(), Fraction(match[2])))
+        position = match.end()
+    rest = path[position:].strip()
+    if not found:
         return []
-    found = re.findall(rf"(.*?)@({_NUMBER})(?:,|$)", path, re.DOTALL)
-    return [(text, Fraction(weight)) for text, weight in found]
+    if rest:  # a name with a comma in it, or a forgotten weight (open_source)
+        return []
+    return found
 
 
 def _open_one(path: str) -> sources.Source:

@@ -1,28 +1,51 @@
 """DIR/manifest.jsonl of `gendr degrade`: what was done to each picture.
 
-What lives here: the lines of that file and the keys they are about; how a file gets
-its name only when it is whole. One JSON object a line: first what holds for the run,
+What lives here: the lines of that file, the keys they are about, and the log of a run
+that has not ended. One JSON object a line: first what holds for the run,
 then one object a picture, in the order of their names. A picture's line does not
-depend on the other pictures, except for the name of its pair (degrade.py).
+depend on the other pictures, except for the name of its pair (degrade_folder.py).
 """
 
 import hashlib
 import json
-import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gendr_jax import files
 from gendr_jax.data.degrade import Recipe, draws, sample_keys
 from gendr_jax.data.degrade.kernels import RADIUS
 from gendr_jax.data.degrade.resize import MODES
 from gendr_jax.version import __version__
-from gendr_jax.weights.sha256 import file_sha256
 
 NAME = "manifest.jsonl"
-PARTIAL = ".partial"
+UNFINISHED = "manifest.unfinished.jsonl"  # the lines so far; NAME comes at the end
+KINDS = ("HR", "LR")
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both files of a picture, and their names below the output folder."""
+
+    files: dict[str, Path]
+    names: dict[str, str]
+
+    @classmethod
+    def at(cls, out: Path, target: str) -> "Pair":
+        """HR and LR below `out` of that name."""
+        names = {kind: f"{kind}/{target}" for kind in KINDS}
+        return cls({kind: out / name for kind, name in names.items()}, names)
+
+
+def files_of(out: Path) -> list[Path]:
+    """What `Log` writes."""
+    return [out / NAME, out / UNFINISHED]
 
 
 def key(seed: int, index: int) -> jax.Array:
@@ -35,7 +58,7 @@ def index(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
 
 
-def header(preset: str, scale: int, seed: int) -> dict:
+def header(preset: str, scale: int, seed: int) -> Line:
     """The first line: the settings, and the programs that the bytes depend on."""
     import PIL
 
@@ -51,29 +74,23 @@ def header(preset: str, scale: int, seed: int) -> dict:
 
 
 def line(
-    root: Path,
-    name: str,
-    out: Path,
-    pair: dict[str, Path],
-    shared: dict,
-    preset: Recipe,
-) -> dict:
+    name: str, pair: Pair, digests: dict[str, str], shared: Line, preset: Recipe
+) -> Line:
     """The line of one picture.
 
     Args:
-      root, name: the input folder and the path below it.
-      pair: the files in HR and in LR, which lie below `out`.
+      name: of the input, below its folder.
+      digests: SHA-256 of the bytes of "input", "HR" and "LR".
       shared: see `header`.
     """
     number = index(name)
-    files = {"input": root / name, **pair}
     return {
         "input": name,
-        **{k: file.relative_to(out).as_posix() for k, file in pair.items()},
+        **pair.names,
         "key": {"seed": shared["seed"], "index": number},
         "preset": shared["preset"],
         "scale": shared["scale"],
-        "sha256": {k: file_sha256(file) for k, file in files.items()},
+        "sha256": digests,
         "parameters": parameters(key(shared["seed"], number), preset),
     }
 
@@ -145,18 +162,75 @@ def _number(x: float) -> float:
     return float(f"{float(x):.6g}")
 
 
-def write(out: Path, lines: list[dict]) -> None:
-    """The file as a whole, once all pictures are done."""
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_whole(out / NAME, text.encode())
+class Log:
+    """The lines of a run, on disk as they come, and as the manifest when it ends.
+
+    A folder without the manifest is not finished.
+    """
+
+    def __init__(self, out: Path, shared: Line):
+        self._out, self._shared = out, shared
+
+    def read(self) -> dict[str, Line]:
+        """{input: line} of a run with the same settings, finished or not.
+
+        Lines of other settings are there too, with sums that no file has: they say
+        which files are ours.
+        """
+        found: dict[str, Line] = {}
+        for path in files_of(self._out):
+            head, *lines = _read(path) or [{}]
+            if head != self._shared:
+                lines = [_unsure(own) for own in lines]
+            found |= {own["input"]: own for own in lines}
+        return found
+
+    def start(self, lines: Iterable[Line]) -> None:
+        """Begin with these lines; the manifest of an earlier run goes last.
+
+        What is known of files of that run stays: another one takes them as ours.
+        """
+        self._out.mkdir(parents=True, exist_ok=True)
+        kept = {own["input"]: own for own in self.read().values()}
+        kept = {name: _unsure(own) for name, own in kept.items()}
+        kept |= {own["input"]: own for own in lines}
+        text = _text([self._shared, *kept.values()])
+        files.write_text(self._out / UNFINISHED, text)
+        (self._out / NAME).unlink(missing_ok=True)
+
+    def add(self, own: Line) -> None:
+        """One more picture."""
+        with open(self._out / UNFINISHED, "a", encoding="utf-8") as file:
+            file.write(_text([own]))
+
+    def finish(self, lines: list[Line]) -> None:
+        """The manifest, once all pictures are done."""
+        files.write_text(self._out / NAME, _text([self._shared, *lines]))
+        (self._out / UNFINISHED).unlink(missing_ok=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """The bytes under that name, never a part of them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+def _unsure(own: Line) -> Line:
+    """The line without sums: the files are ours, and to be made anew."""
+    return own | {"sha256": dict.fromkeys(own["sha256"])}
+
+
+def _text(lines: Iterable[Line]) -> str:
+    return "".join(json.dumps(own, ensure_ascii=False) + "\n" for own in lines)
+
+
+def _read(path: Path) -> list[Line]:
+    """The lines of a file; none where it is absent. A last one may be cut off."""
     try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    found = []
+    for number, own in enumerate(text.splitlines()):
+        try:
+            value = json.loads(own)
+            if number:
+                value["input"], value["HR"], value["LR"], value["sha256"]["input"]
+        except (ValueError, KeyError, TypeError):
+            break
+        found.append(value)
+    return found

@@ -1,16 +1,14 @@
 """Source to batches of crops, in one global order that a single integer describes.
 
-What lives here: the order of samples and the cutting of crops. The order is made for
-the whole job first and shared out to hosts last, so sample k, its crop and its flip
-are the same for any number of hosts and worker processes, and `start` is all there
-is to save. No jax: worker processes import this file.
+The order is made for the whole job first and shared out to hosts last, so sample k, its
+crop and its flip are the same for any number of hosts and worker processes, and `start`
+is all there is to save. No jax: worker processes import this file.
 
     pictures -> shuffle (anew each epoch) -> repeat -> mix -> crop, flip -> my share
              -> batch
 """
 
 import logging
-import sys
 import threading
 from collections.abc import Generator
 from typing import Any
@@ -25,6 +23,7 @@ from gendr_jax.errors import InputError, UsageError
 
 Batch = dict[str, np.ndarray]
 SMALL = ("skip", "pad", "error")
+ENDLESS = 2**62  # samples; grain adds to lengths, which must stay below 2**63
 _log = logging.getLogger(__name__)
 
 
@@ -120,7 +119,7 @@ class _Mixed:
         self._parts, self._shares = parts, shares
 
     def __len__(self) -> int:
-        return sys.maxsize
+        return ENDLESS
 
     def __getitem__(self, k: int) -> int:
         part, i = take_turns(k, self._shares)
@@ -154,7 +153,7 @@ class _Share:
         self._first = index * self._rows
 
     def __len__(self) -> int:
-        return sys.maxsize // self._batch * self._rows - self._start * self._rows
+        return ENDLESS // self._batch * self._rows - self._start * self._rows
 
     def __getitem__(self, i: int) -> Batch:
         k, row = divmod(i, self._rows)

@@ -1,7 +1,6 @@
 """What sources of records share: names read when asked for, one look at every record.
 
-What lives here: the parts that ArrayRecord shards (shards.py) and TFDS datasets
-(tfds_source.py) have in common. No jax: worker processes import this file.
+No jax: worker processes import this file.
 """
 
 import logging

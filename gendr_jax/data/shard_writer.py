@@ -1,9 +1,8 @@
 """A folder of photographs into ArrayRecord shards, by several processes.
 
-What lives here: checking, writing and the manifest. The format of a record and the
-reading are shards.py's. Which picture goes into which shard depends on the sorted
-names alone, so the files are the same bytes for any number of processes, and order in
-the shards is the order of `sources.folder`.
+The format of a record and the reading are shards.py's. Which picture goes into which
+shard depends on the sorted names alone, so the files are the same bytes for any number
+of processes, and order in the shards is the order of `sources.folder`.
 
     manifest.json  {"format": "GDR1", "pictures": n,
                     "shards": [{"file", "records", "bytes", "sides": [...]}],
@@ -14,15 +13,14 @@ import functools
 import json
 import math
 import multiprocessing
-import os
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from array_record.python import array_record_module
 
-from gendr_jax.data import decode, shards, sources
+from gendr_jax import files, overwriting
+from gendr_jax.data import decode, patience, shards, sources
 from gendr_jax.errors import InputError, UsageError
 
 SHARD_BYTES = 256_000_000
@@ -50,6 +48,7 @@ def write(
       UsageError: no pictures, none that is usable, or `out` is not empty.
     """
     root, out = Path(folder), Path(out)
+    overwriting.refuse_nested(out, root, "Give another folder.")
     names = sources.find(root)
     if not names:
         raise UsageError(f"no pictures below {root}. Give a folder of images.")
@@ -60,15 +59,8 @@ def write(
         count = math.ceil(max(total, 1) / SHARD_BYTES)
     if not 1 <= count <= len(names):
         raise UsageError(f"{count} shards of {len(names)} pictures. Give fewer.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        manifest = _write_all(root, names, temporary, count, processes, min_side)
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return manifest
+    with files.replacing_folder(out) as temporary:
+        return _write_all(root, names, temporary, count, processes, min_side)
 
 
 def check(root: Path, name: str, min_side: int = 1) -> tuple[bytes, int, int]:
@@ -77,10 +69,7 @@ def check(root: Path, name: str, min_side: int = 1) -> tuple[bytes, int, int]:
     Raises:
       InputError: it is refused; the message begins with `name`, not with a path.
     """
-    try:
-        data = (root / name).read_bytes()
-    except OSError as error:
-        raise InputError(f"{name}: {error.strerror}") from error
+    data = patience.patiently((root / name).read_bytes, str(root / name))
     decode.read_bytes(data, name)
     height, width = decode.read_size_bytes(data, name)
     if min(height, width) < min_side:

@@ -1,13 +1,12 @@
 """Many pictures behind one index: a folder of files, or a list of arrays.
 
-What lives here: finding pictures and handing them out whole. Shards and TFDS datasets
-are sources of the same kind (shards.py, tfds_source.py; locate.py opens any). What is
-cut from them, and in which order, is the pipeline's (pipeline.py); what a file may
-contain is decode.py's. No jax: worker processes import this file.
+Shards and TFDS datasets are sources of the same kind (shards.py, tfds_source.py;
+open_source.py opens any). What is cut from them, and in which order, is the pipeline's
+(pipeline.py); what a file may contain is decode.py's. No jax: worker processes import
+this file.
 """
 
 import logging
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gendr_jax import picture_walk
 from gendr_jax.data import decode
 from gendr_jax.errors import InputError, UsageError
 
@@ -164,14 +164,16 @@ def arrays(pictures: Sequence[np.ndarray]) -> Arrays:
 
 
 def find(root: Path) -> list[str]:
-    """Names of image files below `root`, relative and sorted; no hidden ones."""
-    names = []
-    for folder_name, below, files in os.walk(root, followlinks=True):
-        below[:] = [d for d in below if not d.startswith(".")]
-        for file in files:
-            if file.lower().endswith(EXTENSIONS) and not file.startswith("."):
-                names.append(Path(folder_name, file).relative_to(root).as_posix())
-    return sorted(names)
+    """Names of image files below `root`, relative and sorted, by picture_walk.py.
+
+    What is not taken is logged.
+    """
+    found = picture_walk.walk(root, EXTENSIONS)
+    for line in found.left_out.values():
+        _log.warning("left out %s", line)
+    for line in found.repeated.values():
+        _log.info("%s", line)
+    return found.names
 
 
 def check_rejected(rejected: dict[str, str], total: int) -> None:

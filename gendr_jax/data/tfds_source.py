@@ -1,9 +1,8 @@
 """TFDS datasets as a source, without TensorFlow.
 
-What lives here: `tfds_source`, which finds a prepared dataset and hands out the
-pictures of one image feature. TFDS gives the encoded bytes (`SkipDecoding`), decode.py
-judges and decodes them as it does files. Making a dataset is gendr_photos.py's. No
-jax: worker processes import this file.
+TFDS gives the encoded bytes (`SkipDecoding`), decode.py judges and decodes them as it
+does files. Making a dataset is gendr_photos.py's. No jax: worker processes import this
+file.
 """
 
 import logging

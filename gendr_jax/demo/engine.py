@@ -1,8 +1,4 @@
-"""What the page asks for: one file and its settings to pictures on disk.
-
-What lives here: reading, restoring, blending and writing, one picture at a time. What
-does not: the page (page.py).
-"""
+"""What the page asks for: one file and its settings to pictures on disk."""
 
 import collections
 import dataclasses

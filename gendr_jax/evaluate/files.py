@@ -1,23 +1,23 @@
 """Pictures of a folder, and which of them belong together.
 
 Pictures belong together by file stem: `a.png` and `a.jpg`. Endings that programs add
-(`a_x4`, `a-out`, `a_LR4`) are looked through where that leaves no doubt, and so are the
-two ways to write an accent, of which archives made on a Mac use the other one. What
-lives here: names. What does not: reading any of the files.
+(`a_x4`, `0801x4`, `a_bicLRx4`, `a-out`, `a_LR4`) are looked through where that leaves
+no doubt, and so are the two ways to write an accent, of which archives made on a Mac
+use the other one.
 """
 
-import os
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gendr_jax import picture_walk
 from gendr_jax.errors import UsageError
 from gendr_jax.image_io import PICTURE_SUFFIXES
 
 ENDINGS = re.compile(
-    r"([-_](x\d+(\.\d+)?|\d+x|[lhs]r\d*|[lh]q|gt|out|output|result|restored))+$",
+    r"((?<=\d)x[2-8][a-z]?$|[-_](bic)?lrx\d|[-_](x\d+(\.\d+)?|\d+x|[lhs]r\d*|[lh]q|gt|out|output|result|restored))+$",
     re.IGNORECASE,
 )
 
@@ -44,21 +44,20 @@ def find(folder: Path, *, recursive: bool = False) -> Found:
     Raises:
         UsageError: no such folder, no picture in it, or a name that is not UTF-8.
     """
-    if _shown(folder) != str(folder):
-        raise UsageError(f"{_shown(folder)}: the name is not UTF-8. Rename the folder.")
+    if not picture_walk.is_utf8(folder):
+        shown = picture_walk.shown(folder)
+        raise UsageError(f"{shown}: the name is not UTF-8. Rename the folder.")
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise UsageError(f"{folder} {what}. Give a folder of pictures.")
-    paths = sorted(walk(folder, recursive=recursive))
-    if not paths:
+    walked = picture_walk.walk(folder, PICTURE_SUFFIXES, recursive=recursive)
+    paths = [folder / name for name in walked.names]
+    problems = list(walked.left_out.values())
+    if not paths and not problems:
         deeper = "" if recursive else " (--recursive looks deeper)"
         raise UsageError(f"{folder} has no pictures{deeper}. Give another folder.")
     by_stem: dict[str, list[Path]] = {}
-    problems = []
     for path in paths:
-        if _shown(path) != str(path):  # libvips and files of results want UTF-8
-            problems.append(f"{_shown(path)}: the name is not UTF-8. Rename the file.")
-            continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
         by_stem.setdefault(stem, []).append(path)
     twins = {stem: paths for stem, paths in by_stem.items() if len(paths) > 1}
@@ -71,23 +70,45 @@ def find(folder: Path, *, recursive: bool = False) -> Found:
     return Found(single, frozenset(twins), tuple(problems))
 
 
-def _shown(path: Path) -> str:
-    return str(path).encode(errors="replace").decode()
-
-
-def match(wanted: Iterable[str], have: dict[str, Path]) -> dict[str, Path]:
+def match(
+    wanted: Iterable[str], have: dict[str, Path], suffix: str = ""
+) -> dict[str, Path]:
     """{wanted stem: file}: equal stems, then stems that are equal without endings.
 
-    The second only where one wanted and one given stem come to the same. What found
-    no partner is not in the result.
+    The second only where one wanted and one given stem come to the same. The last
+    resort is one ending that all the rest share, as a network's name: `a_SwinIR`,
+    `b_SwinIR`. What found no partner is not in the result.
+
+    Args:
+        suffix: the ending of the given stems, if it is known; nothing else is tried.
     """
     wanted = list(wanted)
+    if suffix:
+        return {w: have[w + suffix] for w in wanted if w + suffix in have}
     found = {stem: have[stem] for stem in wanted if stem in have}
     theirs = _plain(stem for stem in have if stem not in found)
     for plain, mine in _plain(stem for stem in wanted if stem not in found).items():
         if len(mine) == 1 and len(theirs.get(plain, ())) == 1:
             found[mine[0]] = have[theirs[plain][0]]
-    return found
+    if found:
+        return found
+    shared = _shared_ending(wanted, list(have))
+    return {w: have[w + shared] for w in wanted if shared and w + shared in have}
+
+
+def _shared_ending(wanted: list[str], have: list[str]) -> str:
+    """What every given stem has behind a wanted one; "" where they differ.
+
+    It begins with a mark, so that `10` is no partner of `1`.
+    """
+    known, endings = set(wanted), set()
+    for stem in have:
+        cuts = [k for k in range(len(stem) - 1, 0, -1) if stem[:k] in known]
+        cuts = [k for k in cuts if stem[k] in "-_. "]
+        if not cuts:
+            return ""
+        endings.add(stem[cuts[0] :])
+    return endings.pop() if len(endings) == 1 else ""
 
 
 def _plain(stems: Iterable[str]) -> dict[str, list[str]]:
@@ -97,13 +118,3 @@ def _plain(stems: Iterable[str]) -> dict[str, list[str]]:
         left = ENDINGS.sub("", stem) or stem
         groups.setdefault(unicodedata.normalize("NFC", left), []).append(stem)
     return groups
-
-
-def walk(folder: Path, *, recursive: bool) -> Iterable[Path]:
-    """The picture files of a folder, by their suffix, in no order."""
-    for root, below, names in os.walk(folder, followlinks=True):
-        below[:] = [b for b in below if recursive and not b.startswith(".")]
-        for name in names:
-            path = Path(root, name)
-            if path.suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
-                yield path

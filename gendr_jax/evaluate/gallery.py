@@ -1,8 +1,5 @@
 """Pictures for the report: a thumbnail of each, and crops where methods differ most.
 
-What lives here: where to cut and what to keep; everything is encoded at once, so that
-no pixels are held. What does not: figures, the page that shows them (page.py).
-
 Crops are at 1:1 and without loss. There are CROPS of them at most, of the pictures
 that most methods have and on which they differ most, and no more than fit in BYTES.
 """
@@ -153,7 +150,9 @@ def _places(side: int, length: int) -> np.ndarray:
 
 def _luma(pixels_hwc: np.ndarray) -> np.ndarray:
     """Levels 0 to 255, near enough to compare by."""
-    return to_8_bits(pixels_hwc).astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+    return to_8_bits(pixels_hwc).astype(np.float32) @ np.asarray(
+        [0.299, 0.587, 0.114], np.float32
+    )
 
 
 def to_8_bits(pixels_hwc: np.ndarray) -> np.ndarray:

@@ -1,9 +1,4 @@
-"""Every metric of every picture of every method, in batches of one size.
-
-What lives here: reading, batches, and what to do about pictures that cannot be used:
-each is named and the rest is done. What does not: formulas (`gendr_jax/metrics/`),
-means (statistics.py).
-"""
+"""Every metric of every picture of every method, in batches of one size."""
 
 import itertools
 import math

@@ -1,8 +1,4 @@
-"""Where the pictures of a method come from: files, plain enlargement, a restorer.
-
-What lives here: one picture of one method, as the RGB that metrics take. What does
-not: which pictures belong together (files.py), measuring them.
-"""
+"""Where the pictures of a method come from: files, plain enlargement, a restorer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,9 +1,4 @@
-"""The report: one HTML file that needs nothing else, not even a network.
-
-What lives here: results and pictures put into page.html, together with page.css and
-with page.js and pictures.js, which draw and sort. What does not: figures (results.py),
-which pictures are shown (gallery.py).
-"""
+"""The report: one HTML file that needs nothing else, not even a network."""
 
 import base64
 import json

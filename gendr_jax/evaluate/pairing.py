@@ -1,8 +1,4 @@
-"""What is measured: every picture with its truth, its input and each method's file.
-
-What lives here: who belongs to whom, sizes by the headers, and a line for whatever has
-no partner. What does not: names (files.py), pixels (measuring.py).
-"""
+"""What is measured: every picture with its truth, its input and each method's file."""
 
 import statistics
 from collections.abc import Sequence
@@ -18,7 +14,10 @@ from gendr_jax.image_io.resize import output_size
 
 Size = tuple[int, int]
 DEFAULT_SCALE = 4.0
-BY_NAMES = "Pictures belong together by their names without the ending: rename them."
+BY_NAMES = (
+    "Pictures belong together by their names without the ending: rename them, or give "
+    "what is added to the names with --sr-suffix or --lr-suffix."
+)
 NEAR = 0.02  # of a whole number: truths that were not cut to a multiple
 
 
@@ -63,6 +62,7 @@ class Folders:
         scale: from input to result; None: what the truths show.
         partial: methods may lack pictures.
         recursive: look into folders below.
+        sr_suffix, lr_suffix: endings of stems of results and of inputs, if known.
     """
 
     gt: Path | None = None
@@ -70,6 +70,8 @@ class Folders:
     scale: float | None = None
     partial: bool = False
     recursive: bool = False
+    sr_suffix: str = ""
+    lr_suffix: str = ""
 
 
 def pair(folders: Folders, methods: Sequence[tuple[Method, Path | None]]) -> Pairs:
@@ -105,7 +107,9 @@ def pair(folders: Folders, methods: Sequence[tuple[Method, Path | None]]) -> Pai
         wanted = of_truths if folders.gt else of_lows
     truths, lows = of_truths.files, of_lows.files
     if folders.gt and folders.lr:
-        lows = _partners(wanted, of_lows, folders.lr, folders.gt, problems)
+        lows = _partners(
+            wanted, of_lows, folders.lr, folders.gt, problems, folders.lr_suffix
+        )
     found = []
     for method, folder, have in theirs:
         own = {}
@@ -144,10 +148,15 @@ def _require_common(theirs: Sequence[tuple[Method, Path | None, Found]]) -> None
 
 
 def _partners(
-    wanted: Found, have: Found, folder: Path, reference: Path, problems: list[str]
+    wanted: Found,
+    have: Found,
+    folder: Path,
+    reference: Path,
+    problems: list[str],
+    suffix: str,
 ) -> dict[str, Path]:
     """Inputs by the stems of truths; a line for each that has none, both ways."""
-    found = files.match(wanted.files, have.files)
+    found = files.match(wanted.files, have.files, suffix)
     if not found:
         raise UsageError(
             f"no picture of {folder} has a partner in {reference}, as "
@@ -188,7 +197,7 @@ def _matched(
 ) -> dict[str, Path]:
     """A method's files by the stems of the test set."""
     reference = str(folders.gt or folders.lr or "the other folders")
-    found = files.match(wanted.files, have.files)
+    found = files.match(wanted.files, have.files, folders.sr_suffix)
     if not found:
         raise UsageError(
             f"{method.name}: no picture of {folder} has a partner in {reference}, as "

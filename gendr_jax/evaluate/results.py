@@ -1,8 +1,7 @@
 """The results of an evaluation: as JSON, CSV and a table on the terminal.
 
 The JSON is the same, byte for byte, for the same pictures and the same command: no
-dates, no times, no machine. What lives here: putting figures together and writing
-them. What does not: measuring (measuring.py), the page (page.py).
+dates, no times, no machine.
 
     {protocol, gendr_jax, gt, lr, set, order: [metric],
      method, metrics, images                     those of the first method
@@ -235,6 +234,8 @@ def _differences(tables: dict[str, Any], names: list[str]) -> list[dict[str, Any
             if not pairs:
                 continue
             d = statistics.difference(*zip(*pairs, strict=True))
+            if d is None:  # no figure of a pair is finite
+                continue
             counts = {"above": d.above, "below": d.below}
             found.append({"a": a, "b": b, "metric": name, **_json(d.mean), **counts})
     return found

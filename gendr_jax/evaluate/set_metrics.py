@@ -2,9 +2,7 @@
 
 Such a metric (FID) reads folders. Pictures of a method may lie among others, have 16
 bits, or be made within the command, so all are written as they were measured, as 8-bit
-PNG files in a temporary folder. What lives here: those files, and which sets are
-compared. What does not: the metrics (gendr_jax/metrics/), figures of single pictures
-(measuring.py).
+PNG files in a temporary folder.
 
 A figure of few pictures is higher than one of many of the same kind: methods that lack
 pictures are measured on their own and once more on the pictures that all have. There

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from gendr_jax import picture_walk
 from gendr_jax.errors import UsageError
-from gendr_jax.evaluate import files
+from gendr_jax.image_io import PICTURE_SUFFIXES
 
 SHOWN = 5  # names in a message
 
@@ -181,7 +182,8 @@ def _folders(test_set: TestSet, root: Path) -> tuple[Path, Path | None]:
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    return {path.name: path for path in sorted(files.walk(folder, recursive=False))}
+    found = picture_walk.walk(folder, PICTURE_SUFFIXES, recursive=False)
+    return {name: folder / name for name in found.names}
 
 
 def _check_sums(

@@ -2,9 +2,10 @@
 
 picture.py   `Image`, formats, limits        loading.py   file -> vips image
 reading.py   file -> `Image`, `probe`        profiles.py  colour management
-writing.py   `Image` -> file                 metadata.py  EXIF and XMP
+writing.py   `Image` -> file                 exif.py, xmp.py  edits in their bytes
 pillow.py    PIL images, BMP and PPM         arrays.py    kinds of callers' arrays
-regions.py   regions of files too large to hold
+regions.py   regions of large files         directories.py  of TIFF and EXIF
+exif_files.py  EXIF into and out of files
 resize.py    bicubic enlargement             alpha.py     colours under transparency
 sheets.py    pictures side by side under titles
 """

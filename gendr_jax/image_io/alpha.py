@@ -1,7 +1,4 @@
-"""Colours under transparency: what no one sees must not reach what is seen.
-
-What lives here: numpy on pixels alone.
-"""
+"""Colours under transparency: what no one sees must not reach what is seen."""
 
 import numpy as np
 

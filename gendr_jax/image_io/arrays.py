@@ -1,8 +1,4 @@
-"""The kinds of picture a caller may hand in, and the way back to the same kind.
-
-What lives here: arrays and PIL images to `Image` and back, and `Image` to the
-float RGB that the networks see. What does not: files (image_io.py), sizes (resize.py).
-"""
+"""The kinds of picture a caller may hand in, and the way back to the same kind."""
 
 import dataclasses
 from pathlib import Path

@@ -6,17 +6,21 @@ several pages) or in an unknown range (floats) is refused.
 
 import contextlib
 import logging
+import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyvips
 
 from gendr_jax.errors import InputError
-from gendr_jax.image_io.picture import KINDS, require_size
+from gendr_jax.image_io.directories import Pages, pages
+from gendr_jax.image_io.picture import KINDS, RAW_SUFFIXES, require_size
 
 # libvips reports through Python's logging, which without a handler prints.
 logging.getLogger("pyvips").addHandler(logging.NullHandler())
 
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_START = b"\x89PNG\r\n\x1a\n"
 LOADERS = {
     "PNG": pyvips.Image.pngload,
@@ -48,13 +52,18 @@ def kind_of(path: Path) -> str:
         raise InputError(f"{path} does not exist. Check the path.") from None
     except PermissionError:
         raise InputError(f"{path} may not be read. Check its permissions.") from None
+    if _is_raw(path, head):
+        raise InputError(
+            f"{path} is the raw data of a camera, of which only a small preview could "
+            "be read. Develop it to TIFF or PNG first, for example with darktable."
+        )
     if head.startswith(PNG_START):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if head[:4] in TIFF_STARTS:
         return "TIFF"
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
@@ -74,6 +83,65 @@ def kind_of(path: Path) -> str:
     raise InputError(f"{path} {what}. {KINDS}")
 
 
+def _is_raw(path: Path, head: bytes) -> bool:
+    """Whether a file is raw data of a camera, by its start, its fields or its name.
+
+    Many of these start as a TIFF file whose first picture is a preview.
+    """
+    starts = b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM"
+    if head.startswith(starts) or head[8:10] == b"CR" or head[4:12] == b"ftypcrx ":
+        return True
+    if head[:4] not in TIFF_STARTS:
+        return False
+    if path.suffix.lower() in RAW_SUFFIXES:
+        return True
+    found = _pages(path)
+    return found is not None and found.raw
+
+
+def _pages(path: Path) -> Pages | None:
+    """What a TIFF file holds; None where its directories cannot be followed."""
+    try:
+        with open(path, "rb") as file:
+            return pages(file)
+    except (ValueError, struct.error):
+        return None  # libvips says what is wrong with it
+
+
+def _open(path: Path, kind: str, access: str) -> tuple[pyvips.Image, Pages | None]:
+    """The file as libvips opens it; of a TIFF file the one full picture.
+
+    Raises:
+        InputError: a TIFF file with several pictures, or with reduced copies alone.
+    """
+    # Results are not taken from the cache of libvips, which goes by name.
+    options: dict[str, Any] = {"access": access, "fail_on": "error"}
+    found = _pages(path) if kind == "TIFF" else None
+    if found is not None:
+        if len(found.full) != 1:
+            count = len(found.full) or "no"
+            raise InputError(
+                f"{path} has {count} frames or pages of full size, and one would be "
+                "read. Convert it to an RGB PNG."
+            )
+        page, sub = found.full[0]
+        options |= {"page": page, "subifd": sub}
+    return LOADERS[kind](str(path), revalidate=True, **options), found
+
+
+def _without_extra(image: pyvips.Image, extra: tuple[int, ...]) -> pyvips.Image:
+    """Colours and opacity; other channels of a TIFF file (a saved selection) go."""
+    colours = {"b-w": 1, "grey16": 1, "cmyk": 4}.get(image.interpretation, 3)
+    if image.bands <= colours:
+        return image
+    kept = image.extract_band(0, n=colours)
+    for i, meaning in enumerate(extra[: image.bands - colours]):
+        if meaning in (1, 2):
+            alpha = image.extract_band(colours + i)
+            return kept.bandjoin(alpha).copy(interpretation=image.interpretation)
+    return kept.copy(interpretation=image.interpretation)
+
+
 def load(path: Path, kind: str, *, max_pixels: int, access: str) -> pyvips.Image:
     """The picture as the file has it; pixels are decoded later, on demand.
 
@@ -85,13 +153,14 @@ def load(path: Path, kind: str, *, max_pixels: int, access: str) -> pyvips.Image
         InputError: larger than `max_pixels`, or of a kind that is not handled.
         pyvips.Error: a damaged header; see `errors`.
     """
-    # Results are not taken from the cache of libvips, which goes by name.
-    image = LOADERS[kind](str(path), access=access, fail_on="error", revalidate=True)
+    image, found = _open(path, kind, access)
     require_size(str(path), image.height, image.width, max_pixels)
     present = image.get_fields()
-    pages = image.get("n-pages") if "n-pages" in present else 1
+    pages = image.get("n-pages") if "n-pages" in present and found is None else 1
     if pages == 1 and _is_animated(path, kind):
         pages = "several"
+    if found is not None:
+        image = _without_extra(image, found.extra)
     reason = ""
     if pages != 1:
         reason = f"has {pages} frames or pages, and one would be read"

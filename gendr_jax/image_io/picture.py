@@ -16,15 +16,24 @@ FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
     ".webp": "WEBP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-# Taken from a folder. The last two rows cannot be read: better an error than silence.
+RAW_SUFFIXES = frozenset(
+    [".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".srw", ".pef"]
+    + [".raf", ".orf", ".rw2", ".rwl", ".3fr", ".fff", ".iiq", ".erf", ".mef", ".mos"]
+    + [".mrw", ".x3f", ".dcr", ".kdc"]
+)
+# Taken from a folder. The last three rows cannot be read: an error rather than silence.
 PICTURE_SUFFIXES = frozenset(
-    [*FORMATS, ".avif", ".bmp", ".gif", ".ppm", ".pgm", ".pbm"]
-    + [".heic", ".heif", ".jp2", ".jxl", ".psd", ".exr", ".hdr"]
-    + [".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"]
+    [*FORMATS, ".avif", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo"]
+    + [".apng", ".avifs", ".jif", ".pjpeg", ".pjp"]
+    + [".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".psd", ".psb", ".exr"]
+    + [".hdr", ".pam", ".pfm", ".tga", ".ico"]
+    + sorted(RAW_SUFFIXES)
 )
 KINDS = "Give PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP or PPM."
 
@@ -42,13 +51,15 @@ class Image:
         pixels_hwc: uint8 or uint16, one (grey) or three (RGB) channels.
         alpha_hw: opacity in the same dtype, or None; colours are not multiplied by it.
         icc: the colour profile that the written file shall have, or None.
-        exif: the EXIF block, or None; its orientation has been applied.
-        xmp: the XMP packet, or None.
+        exif: the EXIF block as the file has it, or None; its orientation has been
+            applied, and is reset when the picture is written.
+        xmp: the XMP packet, likewise, or None.
         iptc: the IPTC block, or None.
         space: how `pixels_hwc` stand for colours.
         bits: of a channel in files, where `pixels_hwc` have more.
         density: pixels a millimetre, across and down, where the file states them.
         bled: whether colours under what is transparent are those of its surroundings.
+        from_hw: height and width of the file, upright, that sizes in `xmp` go by.
     """
 
     pixels_hwc: np.ndarray
@@ -61,6 +72,7 @@ class Image:
     bits: int | None = None
     density: tuple[float, float] | None = None
     bled: bool = False
+    from_hw: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

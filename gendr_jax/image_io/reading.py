@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyvips
 
-from gendr_jax.image_io import loading, metadata, pillow, profiles
+from gendr_jax.image_io import exif_files, loading, pillow, profiles
 from gendr_jax.image_io.picture import DENSITY, MAX_PIXELS, Header, Image
 
 DEFAULT_DENSITIES = (1.0, DENSITY)  # pixels a millimetre, by loader
@@ -60,22 +60,26 @@ def open_upright(
         image.get(name) if name in fields else None
         for name in ("exif-data", "xmp-data", "iptc-data")
     )
+    if kind in ("JPEG", "PNG", "WEBP"):
+        exif = exif_files.read(path, kind)  # libvips gives some formats' encoded anew
     if "orientation" in fields and image.get("orientation") > 1:
         # Turning needs rows in another order than they come.
         image = (image if random else image.copy_memory()).autorot()
     bits = loading.DEPTHS.get(image.format, 8)
     density = None if _is_default(image) else (image.xres, image.yres)
+    from_hw = image.height, image.width
     image, space, icc = profiles.to_working(image)
     channels = image.bands - image.hasalpha()
     like = Image(
         np.empty((0, 0, channels), DTYPES[image.format]),
         icc=icc,
         exif=exif,
-        xmp=metadata.upright_xmp(xmp),
+        xmp=xmp,
         iptc=iptc,
         space=space,
         bits=bits,
         density=density,
+        from_hw=from_hw,
     )
     return image, like
 

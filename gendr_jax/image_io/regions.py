@@ -1,9 +1,5 @@
 """Pictures too large to hold: regions of files, pixels on disk, files from them.
 
-What lives here: `Reader` (any region of a picture, upright, in the colours that
-networks see), `Raster` (pixels on disk, written and read in any order) and `finish` (a
-raster to a picture file, row by row). What does not: networks, tiles, colour fixes.
-
 Memory stays at some rows of the picture. Disk holds each raster, and while a `Reader`
 is open one uncompressed copy of its picture, unless that is a tiled TIFF or small
 (libvips puts it into TMPDIR).

@@ -145,15 +145,29 @@ def bicubic_part(
     return _resized(x_hwc, part[2:], (left, top, right, bottom))
 
 
-def pad(x_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Mirror at the bottom and right up to `size_hw`.
+def mirrored_part(
+    read: Callable[[int, int, int, int], np.ndarray],
+    from_hw: tuple[int, int],
+    part: tuple[int, int, int, int],
+) -> np.ndarray:
+    """A part of a picture that continues beyond its edges as its mirror image.
 
-    A picture smaller than its padding is mirrored again and again; one of a single
-    row or column repeats it.
+    A picture smaller than what is mirrored is mirrored again and again; one of a
+    single row or column repeats it.
+
+    Args:
+        read: (top, left, height, width) -> pixels of the picture.
+        from_hw: (height, width) of the picture.
+        part: (top, left, height, width), which may lie partly outside.
     """
-    height, width = x_hwc.shape[:2]
-    extra = ((0, size_hw[0] - height), (0, size_hw[1] - width), (0, 0))
-    return np.pad(x_hwc, extra, mode="reflect")
+    inside, outside = [], []
+    for side, at, length in zip(from_hw, part[:2], part[2:], strict=True):
+        start, end = max(at, 0), min(at + length, side)
+        inside.append((start, end - start))
+        outside.append((start - at, at + length - end))
+    (top, height), (left, width) = inside
+    x_hwc = read(top, left, height, width)
+    return np.pad(x_hwc, (*outside, (0, 0)), mode="reflect")
 
 
 def _resized(

@@ -1,8 +1,4 @@
-"""A contact sheet: columns of pictures under their titles, as one image.
-
-What lives here: arrays to one picture. What does not: which pictures (a stage's
-`sample`), when, and where they go (`loop.py`, `log.py`).
-"""
+"""A contact sheet: columns of pictures under their titles, as one image."""
 
 import os
 from collections.abc import Mapping
@@ -74,6 +70,16 @@ def strip(panels: dict[str, np.ndarray]) -> Image.Image:
         sheet.paste(Image.fromarray(pixels), (left, TITLE))
         pen.text((left + 4, 3), title, fill="black")
         left += pixels.shape[1]
+    return sheet
+
+
+def stack(rows: list[Image.Image]) -> Image.Image:
+    """Pictures one above the other."""
+    size = max(row.width for row in rows), sum(row.height for row in rows)
+    sheet, top = Image.new("RGB", size, "white"), 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
     return sheet
 
 

@@ -3,20 +3,17 @@
 A file appears whole or not at all: it is written under a temporary name first.
 """
 
-import contextlib
 import dataclasses
 import os
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyvips
 
+from gendr_jax import files
 from gendr_jax.errors import InputError
-from gendr_jax.image_io import profiles
-from gendr_jax.image_io.metadata import exif_for
+from gendr_jax.image_io import exif, exif_files, profiles, xmp
 from gendr_jax.image_io.picture import DENSITY, FORMATS, Image
 
 SIDES = {"JPEG": 65535, "WEBP": 16383}
@@ -134,38 +131,49 @@ def save(path: Path, pixels: pyvips.Image, like: Image, *, metadata: bool) -> No
     pixels = profiles.from_working(
         pixels, like.space, like.icc, depth(like), tag=metadata
     )
-    pixels, keep = _described(pixels, like) if metadata else (pixels, "none")
+    block = dots = None
+    if metadata:
+        size_hw = pixels.height, pixels.width
+        packet = like.xmp and xmp.edited(like.xmp, size_hw, like.from_hw)
+        pixels = profiles.fields(pixels, exif=None, xmp=packet, iptc=like.iptc)
+        for name in pixels.get_fields():
+            if name.startswith("exif-"):
+                pixels.remove(name)
+        block = _exif(like, kind, *size_hw)
+        if kind == "JPEG" and like.density is not None:  # libvips has it in EXIF alone
+            across, down = like.density
+            dots = across * exif.MM_PER_INCH, down * exif.MM_PER_INCH
+    # libvips would encode EXIF anew; the block is put into the file as it is.
+    keep = "icc|xmp|iptc" if metadata else "none"
     across, down = (like.density if metadata else None) or (DENSITY, DENSITY)
     pixels = pixels.copy(xres=across, yres=down)
     options = dict(SAVE_OPTIONS[kind])
     if kind == "TIFF" and pixels.width * pixels.height > TILED:
         options |= {"tile": True, "tile_width": 256, "tile_height": 256}
         options |= {"bigtiff": True}
-    with temporary(path) as unfinished:
+    with files.replacing(path) as unfinished:
+        apart = block is not None or dots is not None
+        bare = files.temporary_name(unfinished) if apart else unfinished
         try:
-            SAVERS[kind](pixels, str(unfinished), keep=keep, **options)
+            SAVERS[kind](pixels, str(bare), keep=keep, **options)
+            if apart:
+                exif_files.insert(bare, unfinished, kind, block, dots)
         except pyvips.Error as error:
             # Pixels are in memory: what fails is the disk.
             raise OSError(" ".join(str(error).split())) from error
+        finally:
+            if apart:
+                bare.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def temporary(path: Path) -> Iterator[Path]:
-    """A name beside `path`, moved to it if the block ends well, else removed."""
-    # Not longer than the name itself may be; threads write side by side.
-    unfinished = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            unfinished.unlink()
+def _exif(like: Image, kind: str, height: int, width: int) -> bytes | None:
+    """The block that a file of this format gets; TIFF files get none.
 
-
-def _described(pixels: pyvips.Image, like: Image) -> tuple[pyvips.Image, str]:
-    """(with the metadata of `like`, which of them libvips shall write)."""
-    exif = exif_for(like.exif, pixels.height, pixels.width)
-    pixels = profiles.fields(pixels, exif=exif, xmp=like.xmp, iptc=like.iptc)
-    # libvips makes an EXIF block where there is none; JPEG keeps the density there.
-    needed = exif is not None or like.density is not None
-    return pixels, "all" if needed else "icc|xmp|iptc"
+    Where nothing but EXIF can state a resolution (WebP), a block that does is made.
+    """
+    if kind == "TIFF":
+        return None
+    block = exif.edited(like.exif, height, width) if like.exif else None
+    if block is None and kind == "WEBP" and like.density is not None:
+        return exif.of_density(*like.density)
+    return block

@@ -1,13 +1,15 @@
 """Losses: pure functions of arrays, one value per sample, float32 or better.
 
 `score` (VSD, SiD, CiD), `sequential` (their gradient with one network in memory),
-`adversarial`, `alignment` (REPA), `fidelity` (regression, KL), `reduction` (averaging
-samples). Not here: networks, noise, and weights between terms.
+`adversarial`, `alignment` (REPA), `fidelity` (regression, KL), `masked_fourier` and
+`random_pad` (GenDR-Pix), `reduction` (averaging samples).
 """
 
 from gendr_jax.losses.adversarial import discriminator_loss, generator_loss
 from gendr_jax.losses.alignment import dino_input, match_grid, repa
 from gendr_jax.losses.fidelity import denoising, kl, l1, l2
+from gendr_jax.losses.masked_fourier import masked_fourier
+from gendr_jax.losses.random_pad import random_offsets, random_pad
 from gendr_jax.losses.reduction import finite_gradient, finite_mean, finite_weights
 from gendr_jax.losses.score import (
     MIN_LAMBDA_REC,
@@ -38,7 +40,10 @@ __all__ = [
     "kl",
     "l1",
     "l2",
+    "masked_fourier",
     "match_grid",
+    "random_offsets",
+    "random_pad",
     "repa",
     "require_paired_term",
     "score_gradient",

@@ -1,12 +1,13 @@
 """How good a restored picture is: formulas on arrays, no files and no networks.
 
-    psnr_ssim.py    fidelity to a reference
-    naturalness.py  NIQE, distance from the statistics of photographs
-    figures.py      sharpness and blockiness of one picture
+    psnr_ssim.py              fidelity to a reference
+    naturalness.py            NIQE, distance from the statistics of photographs
+    sharpness_blockiness.py   of one picture
 
 Pictures are numpy arrays, results are float64 on the host: a metric is a figure in a
 table, not a term of a loss. Above these, and not imported here:
 
+    kinds.py        what a metric is: its settings, and the function once opened
     table.py        every metric under the name that `gendr evaluate` takes
     perceptual.py   LPIPS, DISTS and DINOv2 distances, with weights
     pyiqa_bridge.py metrics of pyiqa, where it is installed

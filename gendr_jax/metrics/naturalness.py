@@ -12,8 +12,7 @@ analyzer", 2013, and what its MATLAB release, BasicSR and pyiqa agree on. AGGD i
 asymmetric generalised Gaussian, fitted by moments on a grid of shapes .2, .201 .. 10.
 
 Y is rounded. Its range is where the protocols part: "full" (.299 R + .587 G + .114 B,
-as MATLAB's rgb2gray and pyiqa) or "studio" (BT.601 16 to 235, as BasicSR). What lives
-here: features, fit and distance. What does not: files (niqe_files.py).
+as MATLAB's rgb2gray and pyiqa) or "studio" (BT.601 16 to 235, as BasicSR).
 """
 
 import functools

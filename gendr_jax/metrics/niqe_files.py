@@ -5,8 +5,7 @@
     .mat   modelparameters.mat of the MATLAB release: mu_prisparam, cov_prisparam
     DIR    photographs: fitted on the spot, in a tenth of a second each
 
-What lives here: reading, writing, and the pictures of a folder. What does not: the fit
-(naturalness.py). No parameters come with this package.
+No parameters come with this package.
 """
 
 import hashlib

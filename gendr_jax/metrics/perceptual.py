@@ -8,8 +8,7 @@
 
 (1) sees where things are, (2) what is there. Pictures go to DINOv2 at whole patches of
 14 pixels, nearest to their own size and at most 1036 a side, by antialiased bicubic
-resize. What lives here: pictures to batches to distances, in float32. What does not:
-the networks (models/), their files (weights/).
+resize.
 """
 
 from collections.abc import Callable

@@ -23,6 +23,9 @@ from gendr_jax.errors import InputError, UsageError
 
 WINDOW = 11
 SIGMA = 1.5
+# Results of networks are not clipped and leave [0, 1] by some tenths; floats of 0..255,
+# and those of [-1, 1], leave it by far.
+BEYOND = (-0.5, 1.5)
 
 Channel = Literal["y", "rgb"]
 Range = Literal["full", "studio"]
@@ -35,12 +38,14 @@ def psnr(
 
     Args:
         sr, gt: two pictures of one shape and dtype range, HWC with 1 or 3 channels or
-            HW: uint8, uint16, or floats in [0, 1] (not clipped).
+            HW: uint8, uint16, or floats in [0, 1] (not clipped; beyond [-0.5, 1.5] they
+            are refused).
         channel: "y" compares luma, "rgb" all channels with one mean.
         crop: pixels left out at each border.
 
     Raises:
-        InputError: shapes differ, or a picture is none, or smaller than the crop.
+        InputError: shapes differ, or a picture is none, smaller than the crop, or
+            has floats of another range.
         UsageError: unknown channel or negative crop.
     """
     a_hwc, b_hwc = _prepare(sr, gt, channel, crop, smallest=1)
@@ -151,8 +156,19 @@ def _unit_range(picture: np.ndarray, name: str) -> np.ndarray:
     if x.dtype in (np.uint8, np.uint16):
         return x.astype(np.float64) / np.iinfo(x.dtype).max
     if x.dtype.kind == "f" or x.dtype.name == "bfloat16":
-        return x.astype(np.float64)
+        return _checked(x.astype(np.float64), name)
     raise InputError(
         f"{name} is {x.dtype}. Give uint8, uint16, or floats in [0, 1] "
         "(x.astype(np.uint8) for 8-bit values held as integers)."
     )
+
+
+def _checked(x_hwc: np.ndarray, name: str) -> np.ndarray:
+    """The floats, if they are of [0, 1] as far as results of networks go beyond it."""
+    low, high = float(x_hwc.min(initial=0.0)), float(x_hwc.max(initial=0.0))
+    if not (low >= BEYOND[0] and high <= BEYOND[1]):
+        raise InputError(
+            f"{name} has floats from {low:.4g} to {high:.4g}, expected [0, 1]. Divide "
+            "by the white level (x / 255), or give x.astype(np.uint8)."
+        )
+    return x_hwc

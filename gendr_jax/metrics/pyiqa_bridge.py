@@ -11,8 +11,7 @@ Options are pyiqa's defaults, those of the published tables, but for psnr and ss
 whose tables are in studio luma: color_space="ycbcr" where pyiqa's default is "yiq",
 1.32 dB lower. Pictures go in one by one, as float32 RGB in [0, 1].
 
-What lives here: names, options, tensors in and figures out. `open_distance` is for
-those of two folders (fid), which have no figure of one picture.
+`open_distance` is for those of two folders (fid), which have no figure of one picture.
 """
 
 import contextlib

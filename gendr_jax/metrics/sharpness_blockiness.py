@@ -1,9 +1,5 @@
 """Figures of one picture that need neither a reference nor weights.
 
-What lives here: `sharpness` and `blockiness`, on the luma of `psnr_ssim`. What does
-not: seams of tiles (restore/tiling.py, `seams`), what a result has added to its input
-(restore/residual.py), learned scores.
-
 With Y in levels, 0 to 255:
 
     sharpness  = sqrt(mean over inner pixels of (Gx^2 + Gy^2))                      (1)

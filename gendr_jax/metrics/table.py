@@ -96,12 +96,16 @@ def _measure(name: str, settings: Settings) -> tuple[Measure, str]:
     """The function, and what the parameters that were opened say of themselves."""
     if name in ("lpips", "dists", "dino", "dino-mean"):
         return _network(name, settings)
-    chosen = {"channel": settings.channel, "crop": settings.crop}
+    channel, crop = settings.channel, settings.crop
     match name:
         case "psnr":
-            return _each(lambda sr, gt: psnr_ssim.psnr(sr, gt, **chosen)), ""
+            return _each(
+                lambda sr, gt: psnr_ssim.psnr(sr, gt, channel=channel, crop=crop)
+            ), ""
         case "ssim":
-            return _each(lambda sr, gt: psnr_ssim.ssim(sr, gt, **chosen)), ""
+            return _each(
+                lambda sr, gt: psnr_ssim.ssim(sr, gt, channel=channel, crop=crop)
+            ), ""
         case "niqe":
             pristine = niqe_files.open_niqe(_named("niqe", settings.niqe))
             each = _each_alone(lambda sr: niqe(sr, pristine, crop=settings.crop))

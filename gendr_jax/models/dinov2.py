@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from gendr_jax.models.attention import attend
-from gendr_jax.models.layers import Conv, LayerNorm, Linear
+from gendr_jax.models.layers import Conv, LayerArguments, LayerNorm, Linear
 from gendr_jax.models.remat import Policy
 from gendr_jax.models.remat import remat as recompute
 
@@ -112,10 +112,11 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, config: DINOv2Config, *, dtype, rngs: nnx.Rngs):
         d = config.hidden_size
-        kw = {"bias": config.qkv_bias, "dtype": dtype, "rngs": rngs}
-        self.query = Linear(d, d, **kw)
-        self.key = Linear(d, d, **kw)
-        self.value = Linear(d, d, **kw)
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
+        bias = config.qkv_bias
+        self.query = Linear(d, d, bias=bias, **kw)
+        self.key = Linear(d, d, bias=bias, **kw)
+        self.value = Linear(d, d, bias=bias, **kw)
         self.heads = config.num_attention_heads
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -175,7 +176,7 @@ class Layer(nnx.Module):
     """Pre-norm transformer block with layer scale."""
 
     def __init__(self, config: DINOv2Config, *, dtype, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         d, eps = config.hidden_size, config.layer_norm_eps
         self.norm1 = LayerNorm(d, eps, **kw)
         self.attention = Attention(config, **kw)

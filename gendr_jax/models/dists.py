@@ -7,8 +7,7 @@ features, m, v, c their means, variances and covariance over space, for each cha
     S1 = (2 m_x m_y + 1e-6) / (m_x^2 + m_y^2 + 1e-6)                                (2)
     S2 = (2 c_xy + 1e-6) / (v_x + v_y + 1e-6)                                       (3)
 
-``features`` has torchvision's list indices. What lives here: the network. What does
-not: files (``weights/foreign/dists.py``).
+``features`` has torchvision's list indices.
 """
 
 import dataclasses

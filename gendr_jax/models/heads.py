@@ -1,8 +1,8 @@
 """Small networks on features and images: alignment projector, discriminators.
 
-What lives here: declarations. The losses that use them are in ``losses/alignment.py``
-and ``losses/adversarial.py``. Last layers of discriminators start at zero, so that
-every logit is 0 and the first update moves the discriminator alone.
+The losses that use them are in ``losses/alignment.py`` and ``losses/adversarial.py``.
+Last layers of discriminators start at zero, so that every logit is 0 and the first
+update moves the discriminator alone.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gendr_jax.models.layers import Conv, GroupNorm, Linear, zero
+from gendr_jax.models.layers import Conv, GroupNorm, LayerArguments, Linear, zero
 from gendr_jax.models.remat import Policy
 
 # torch's default; the original heads do not say otherwise.
@@ -81,7 +81,7 @@ class DiscriminatorHead(nnx.Module):
         remat: Policy = "none",
         rngs: nnx.Rngs,
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         c, hidden, groups = (
             config.in_channels,
             config.hidden_channels,
@@ -122,7 +122,7 @@ class PatchDiscriminator(nnx.Module):
         remat: Policy = "none",
         rngs: nnx.Rngs,
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         widths = config.widths
         ins = (config.in_channels, *widths[:-1])
         strides = (2,) * (len(widths) - 1) + (1,)

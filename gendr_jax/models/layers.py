@@ -8,12 +8,14 @@ meshes, files or configs.
 
 import functools
 from collections.abc import Callable
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
-from gendr_jax.models import winograd
+from gendr_jax.models import kernel_gradient, winograd
 from gendr_jax.models.remat import CONV, LINEAR, named
 
 Product = Callable[[jax.Array, jax.Array], jax.Array]  # (x, kernel) -> y, bilinear
@@ -48,6 +50,13 @@ class Linear(nnx.Module):
         return named(y, LINEAR)
 
 
+class LayerArguments(TypedDict):
+    """What a network hands to every one of its layers."""
+
+    dtype: DTypeLike
+    rngs: nnx.Rngs
+
+
 class Conv(nnx.Module):
     """2-D convolution, NHWC x HWIO, explicit padding; adapter A is kxk, B is 1x1."""
 
@@ -77,6 +86,8 @@ class Conv(nnx.Module):
         kernel = kernel[...].astype(self.dtype)
         if winograd.suits(x, kernel, stride, padding):
             return winograd.convolve(x, kernel)
+        if kernel_gradient.suits(x, kernel, stride, padding):
+            return kernel_gradient.convolve(x, kernel)
         product = functools.partial(
             jax.lax.conv_general_dilated,
             window_strides=(stride, stride),
@@ -193,6 +204,7 @@ class ResnetBlock(nnx.Module):
     def __call__(self, x: jax.Array, time_bd: jax.Array | None = None) -> jax.Array:
         h = self.conv1(nnx.silu(self.norm1(x)))
         if self.time_emb_proj is not None:
+            assert time_bd is not None, "this block was made for a time embedding"
             h = h + self.time_emb_proj(nnx.silu(time_bd))[:, None, None, :]
         h = self.conv2(nnx.silu(self.norm2(h)))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))

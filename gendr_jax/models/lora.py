@@ -7,6 +7,7 @@ adapter runs is data: see ``nets.overlay``. ``merge`` folds one for export.
 """
 
 import dataclasses
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,13 @@ class LoRAConfig:
         return self.alpha / self.rank
 
 
-def attach(model: nnx.Module, config: LoRAConfig, rngs: nnx.Rngs) -> int:
+class Keys(Protocol):
+    """What adapters need of `nnx.Rngs`."""
+
+    def params(self) -> jax.Array: ...
+
+
+def attach(model: nnx.Module, config: LoRAConfig, rngs: Keys) -> int:
     """Add adapters to the matching layers of ``model``; return how many.
 
     A ~ N(0, 1/rank^2), B = 0 (PEFT's gaussian start): a new adapter changes nothing.

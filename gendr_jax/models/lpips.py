@@ -1,8 +1,7 @@
 """LPIPS 0.1 (Zhang et al. 2018): the perceptual distance of two pictures, with weights.
 
 ``features`` has torchvision's list indices and ``lin0`` to ``lin4`` the names of the
-LPIPS files, so that only the prefixes of those files differ. What lives here: the two
-trunks, VGG16 and AlexNet, and the distance. What does not: how a loss weighs it, files.
+LPIPS files, so that only the prefixes of those files differ.
 """
 
 import dataclasses

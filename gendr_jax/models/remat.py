@@ -1,8 +1,4 @@
-"""What a backward pass keeps of a block and what it computes again, by name.
-
-What lives here: the policies, and the names that layers give to their outputs. What
-does not: which parts are blocks (the networks say it).
-"""
+"""What a backward pass keeps of a block and what it computes again, by name."""
 
 from collections.abc import Callable
 from typing import Literal

@@ -24,7 +24,8 @@ def pool(module: nnx.Module) -> None:
 
 def moments(module: nnx.Module) -> Moments:
     """The statistics that pooled calls have used."""
-    return {name: norm.moments for name, norm in _norms(module).items()}
+    used = {name: norm.moments for name, norm in _norms(module).items()}
+    return {name: pair for name, pair in used.items() if pair is not None}
 
 
 def give(module: nnx.Module, given: Moments) -> None:

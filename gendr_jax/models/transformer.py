@@ -15,6 +15,7 @@ from gendr_jax.models.layers import (
     Conv,
     GroupNorm,
     Identity,
+    LayerArguments,
     LayerNorm,
     Linear,
     zero,
@@ -76,7 +77,7 @@ class TransformerBlock(nnx.Module):
     def __init__(
         self, dim: int, context_dim: int, heads: int, *, dtype, rngs: nnx.Rngs
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         self.norm1 = LayerNorm(dim, 1e-5, **kw)
         self.attn1 = Attention(dim, dim, heads, **kw)
         self.norm2 = LayerNorm(dim, 1e-5, **kw)
@@ -105,7 +106,7 @@ class SpatialTransformer(nnx.Module):
         dtype,
         rngs: nnx.Rngs,
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         # SD1 projects with a 1x1 convolution, SD2 with a linear layer: the same
         # arithmetic, another weight shape.
         project = Linear if linear else functools.partial(Conv, kernel=1)

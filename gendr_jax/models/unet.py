@@ -17,6 +17,7 @@ from gendr_jax.models.layers import (
     Downsample,
     GroupNorm,
     Identity,
+    LayerArguments,
     Linear,
     ResnetBlock,
     Upsample,
@@ -96,7 +97,7 @@ class UNet(nnx.Module):
     def __init__(
         self, config: UNetConfig, *, dtype, remat: Policy = "none", rngs: nnx.Rngs
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         widths = config.block_out_channels
         time_dim = 4 * widths[0]
         self.config, self.dtype, self.remat = config, dtype, remat
@@ -159,7 +160,7 @@ class DownBlock(nnx.Module):
     def __init__(
         self, config: UNetConfig, level: int, time_dim: int, *, dtype, rngs: nnx.Rngs
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         widths = config.block_out_channels
         cin, cout = widths[max(level - 1, 0)], widths[level]
         self.resnets = nnx.List(
@@ -191,7 +192,7 @@ class MidBlock(nnx.Module):
     """Resnet, attention, resnet."""
 
     def __init__(self, config: UNetConfig, time_dim: int, *, dtype, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         width, heads = config.block_out_channels[-1], config.heads[-1]
         self.resnets = nnx.List(
             [_resnet(width, width, config, time_dim, **kw) for _ in range(2)]
@@ -213,7 +214,7 @@ class UpBlock(nnx.Module):
     def __init__(
         self, config: UNetConfig, level: int, time_dim: int, *, dtype, rngs: nnx.Rngs
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         widths = config.block_out_channels
         below = widths[min(level + 1, len(widths) - 1)]
         cout, count = widths[level], config.layers_per_block + 1

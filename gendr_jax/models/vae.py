@@ -16,6 +16,7 @@ from gendr_jax.models.layers import (
     Conv,
     Downsample,
     GroupNorm,
+    LayerArguments,
     Linear,
     ResnetBlock,
     Upsample,
@@ -81,7 +82,7 @@ class AttentionBlock(nnx.Module):
     """One head as wide as the map, over all positions, with a residual."""
 
     def __init__(self, channels: int, groups: int, *, dtype, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         self.group_norm = GroupNorm(channels, groups, EPS, **kw)
         self.to_q = Linear(channels, channels, **kw)
         self.to_k = Linear(channels, channels, **kw)
@@ -101,7 +102,7 @@ class MidBlock(nnx.Module):
     def __init__(
         self, channels: int, groups: int, attention: bool, *, dtype, rngs: nnx.Rngs
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         self.resnets = nnx.List(
             [_resnet(channels, channels, groups, **kw) for _ in range(2)]
         )
@@ -122,7 +123,7 @@ class Level(nnx.Module):
     def __init__(
         self, cin: int, cout: int, count: int, groups: int, resize: str, *, dtype, rngs
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         self.resnets = nnx.List(
             [_resnet(cin if i == 0 else cout, cout, groups, **kw) for i in range(count)]
         )
@@ -148,7 +149,7 @@ class Encoder(nnx.Module):
     """Image to mean and log-variance channels."""
 
     def __init__(self, config: VAEConfig, *, dtype, remat: Policy, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         widths, groups = config.block_out_channels, config.norm_groups
         self.remat, self.patch = remat, config.patch
         channels = config.in_channels * config.patch**2
@@ -182,7 +183,7 @@ class Decoder(nnx.Module):
     """Latent to image."""
 
     def __init__(self, config: VAEConfig, *, dtype, remat: Policy, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         widths, groups = config.block_out_channels[::-1], config.norm_groups
         self.remat, self.patch = remat, config.patch
         self.conv_in = Conv(config.latent_channels, widths[0], **kw)
@@ -221,7 +222,7 @@ class LinearPath(nnx.Module):
     """
 
     def __init__(self, config: VAEConfig, *, dtype, rngs: nnx.Rngs):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw: LayerArguments = {"dtype": dtype, "rngs": rngs}
         pixels, c = config.in_channels * config.factor**2, config.latent_channels
         self.factor = config.factor
         self.down = Conv(pixels, 2 * c, 1, **kw)
@@ -246,7 +247,7 @@ class VAE(nnx.Module):
     def __init__(
         self, config: VAEConfig, *, dtype, remat: Policy = "none", rngs: nnx.Rngs
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
+        kw = LayerArguments(dtype=dtype, rngs=rngs)
         c = config.latent_channels
         on = config.convolutions
         self.encoder = Encoder(config, remat=remat, **kw) if on else None
@@ -258,27 +259,26 @@ class VAE(nnx.Module):
 
     def encode(self, x_bhwc: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Image in [-1, 1] to the posterior's (mean, log-variance), unscaled."""
-        parts = []
+        moments = jnp.zeros(())
         if self.encoder is not None:
             moments = self.encoder(x_bhwc)
-            parts.append(
-                moments if self.quant_conv is None else self.quant_conv(moments)
-            )
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
         if self.linear_path is not None:
-            parts.append(self.linear_path.encode(x_bhwc))
-        moments = sum(parts[1:], parts[0])
+            moments = self.linear_path.encode(x_bhwc) + moments
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, z_bhwc: jax.Array) -> jax.Array:
         """Unscaled latents to an image, about [-1, 1], not clipped."""
-        parts = []
-        if self.decoder is not None:
-            post = self.post_quant_conv
-            parts.append(self.decoder(z_bhwc if post is None else post(z_bhwc)))
+        linear = jnp.zeros(())
         if self.linear_path is not None:
-            parts.append(self.linear_path.decode(z_bhwc))
-        return sum(parts[1:], parts[0])
+            linear = self.linear_path.decode(z_bhwc)
+        if self.decoder is None:
+            return linear
+        if self.post_quant_conv is not None:
+            z_bhwc = self.post_quant_conv(z_bhwc)
+        return self.decoder(z_bhwc) + linear
 
 
 def _resnet(cin, cout, groups, **kw):

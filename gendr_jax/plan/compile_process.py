@@ -1,8 +1,4 @@
-"""One request in a process of its own: a crash or a leak ends with it.
-
-What lives here: `answer`, which starts the process, and what that process does. What
-does not: which requests there are (`sweep.py`).
-"""
+"""One request in a process of its own: a crash or a leak ends with it."""
 
 import json
 import os

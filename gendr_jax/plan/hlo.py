@@ -1,8 +1,4 @@
-"""A compiled program's text as computations and instructions, and how often each runs.
-
-What lives here: reading `compiled.as_text()` of any backend. What does not: what is
-counted in it (`collectives.py`, `loops.py`).
-"""
+"""A compiled program's text as computations and instructions, and their counts."""
 
 import functools
 import math
@@ -111,6 +107,7 @@ def parse(text: str) -> Module:
 
 def _instruction(line: str) -> Instruction:
     start = _LINE.match(line)
+    assert start is not None, f"no instruction: {line[:80]!r}"
     rest = line[start.end() :]
     if rest.startswith("("):
         end = _closing(rest, 0) + 1
@@ -153,11 +150,12 @@ def trips(module: Module, caller: Computation, loop: Instruction) -> int | None:
     begin = caller.instructions.get(loop.operands[0])
     values = [_constant(test, n, begin, caller) for n in test.root.operands]
     first = _constant(test, test.root.operands[0], begin, caller)
-    if None in values or first is None:
+    low, high = values
+    if low is None or high is None or first is None:
         return None
     count = {"LT": 0, "LE": 1, "GT": 0, "GE": 1, "NE": 0}
     extra = count.get(test.root.attribute("direction"))
-    return None if extra is None else abs(values[1] - values[0]) + extra
+    return None if extra is None else abs(high - low) + extra
 
 
 def _constant(
@@ -174,7 +172,7 @@ def _constant(
         return int(one.inside) if re.fullmatch(r"-?\d+", one.inside) else None
     if one.op in ("copy", "bitcast", "convert") and one.operands:
         return _constant(where, one.operands[0], tuple_, caller)
-    if one.op == "get-tuple-element" and tuple_ is not None:
+    if one.op == "get-tuple-element" and tuple_ is not None and caller is not None:
         index = int(one.attribute("index"))
         if tuple_.op != "tuple" or index >= len(tuple_.operands):
             return None

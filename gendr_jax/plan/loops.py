@@ -1,8 +1,4 @@
-"""What XLA's cost analysis leaves out: it counts the body of a loop once.
-
-What lives here: FLOPs and bytes of the other trips, from the program's text. What does
-not: custom kernels, whose FLOPs no text shows (`operations.py`).
-"""
+"""What XLA's cost analysis leaves out: it counts the body of a loop once."""
 
 import math
 import re

@@ -1,8 +1,4 @@
-"""Compile one program and read everything from it that the compiler says.
-
-What lives here: `measure`, which runs in a process of its own (`cell.py`). What does
-not: times, which are arithmetic on these figures (`roofline.py`).
-"""
+"""Compile one program and read everything from it that the compiler says."""
 
 import re
 import time

@@ -1,8 +1,4 @@
-"""A picture of a sweep: memory of every cell by role, and the time of its resources.
-
-What lives here: drawing rows of `report.py` with matplotlib, which is imported when it
-is needed. What does not: any figure.
-"""
+"""A picture of a sweep: memory of every cell by role, and the time of its resources."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,8 +1,4 @@
-"""The programs whose cost is asked for: the training step and the restoring pass.
-
-What lives here: from a request to a traced program with abstract arguments; no array is
-made. What does not: compiling and reading the result (`measure.py`).
-"""
+"""The programs whose cost is asked for: the training step and the restoring pass."""
 
 import dataclasses
 import math

@@ -1,7 +1,4 @@
-"""From facts to rows of the contract's JSON, and from rows to a table.
-
-What lives here: names and units of the answer. What does not: where figures come from.
-"""
+"""From facts to rows of the contract's JSON, and from rows to a table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

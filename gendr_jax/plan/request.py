@@ -1,8 +1,4 @@
-"""What is asked: one program for one machine. Plain data, on both sides of a process.
-
-What lives here: the question and its name in the cache. What does not: the answer
-(`measure.py`), where answers are kept (`cache.py`).
-"""
+"""A request: one program for one machine. Plain data, on both sides of a process."""
 
 import dataclasses
 import json

@@ -1,8 +1,5 @@
 """How fast a program can be at best: the slowest of four resources, each fully used.
 
-What lives here: arithmetic on the figures of `measure.py` and `chips.py`. What does
-not: what a machine really does; a step is never faster than this, and usually slower.
-
 Assumptions. Computing, memory and both networks work at the same time, each at its
 peak rate. A collective runs as rings along one torus axis of its slice, both ways at
 once, as if that axis were closed; several collectives run one after another. Groups

@@ -1,9 +1,8 @@
 """What to change so that a program fits: candidates, each with an estimate.
 
-What lives here: arithmetic on one answer. What does not: compiling candidates
-(`sweep.py` does, when asked). An estimate scales the state with the parts of `fsdp`
-and the temporary memory with the batch; gathered weights do not shrink, hence an
-estimate can be too low, and a compilation decides.
+An estimate scales the state with the parts of `fsdp` and the temporary memory with the
+batch; gathered weights do not shrink, hence an estimate can be too low, and a
+compilation decides.
 """
 
 import dataclasses

@@ -1,8 +1,4 @@
-"""All cells of a table, one after the other: cache, compile, suggest.
-
-What lives here: the product of what was asked and its progress. What does not: how a
-cell is compiled (`cell.py`), how the table looks (`report.py`).
-"""
+"""All cells of a table, one after the other: cache, compile, suggest."""
 
 import dataclasses
 import itertools

@@ -1,7 +1,5 @@
 """Machines by name: `v5e:16x16`, `2*v5p:4x4x4`, `v5e-256`, `cpu:8`, `gpu`.
 
-What lives here: reading and checking names, the devices behind them, the environment
-in which libtpu is silent. What does not: meshes (`sharding/`), figures (`chips.py`).
 No jax at import, so that the command line can check names at once.
 """
 
@@ -101,9 +99,11 @@ def parse(text: str) -> Topology:
             f"axes{limit}. {HOW}."
         )
     found = Topology(kind, shape, slices)
-    if found.num_devices > MAX_DEVICES:
+    devices = found.num_devices
+    assert devices is not None  # of a TPU with a size
+    if devices > MAX_DEVICES:
         raise UsageError(
-            f"topology {text!r} has {found.num_devices} devices, the most is "
+            f"topology {text!r} has {devices} devices, the most is "
             f"{MAX_DEVICES}. Take a smaller one; bytes per device change little."
         )
     return found

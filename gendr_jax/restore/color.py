@@ -1,10 +1,9 @@
 """Colour fixes: give a restored picture the colours of its bicubic enlargement.
 
-What lives here: pure functions of whole pictures; no networks, tiles or files. A fix
-is always computed over the whole picture, so that it cannot leave seams: in one call,
-or for huge pictures from `Stats` gathered band by band (adain, lab) or on bands with a
-halo of WAVELET_RADIUS pixels (wavelet). All work in float32, take memory linear in the
-picture, and do not clip.
+A fix is always computed over the whole picture, so that it cannot leave seams: in one
+call, or for huge pictures from `Stats` gathered band by band (adain, lab) or on bands
+with a halo of WAVELET_RADIUS pixels (wavelet). All work in float32, take memory linear
+in the picture, and do not clip.
 
 `adain` and `lab` applied twice do what they do once. `wavelet` is no projection: its
 blur B lets pass some of what it should stop, so a second time moves colours again, by
@@ -70,7 +69,7 @@ def fix(
     Args:
         sr_bhwc: restored pictures in [0, 1].
         ref_bhwc: their bicubic enlargements in [0, 1], of the same shape.
-        mask_bhw: 1 where a pixel counts, 0 on padding at the bottom and right; all
+        mask_bhw: 1 where a pixel counts, 0 on padding around a rectangle; all
             count without it. Padding is changed like the rest.
     """
     sr = sr_bhwc.astype(jnp.float32)
@@ -208,19 +207,23 @@ def _std(x: Stats, eps: float) -> jax.Array:
 
 
 def _extended(x_bhwc: jax.Array, mask_bhw: jax.Array | None) -> jax.Array:
-    """Padding overwritten by the last row and column that count."""
+    """Padding overwritten by the nearest row and column that count."""
     if mask_bhw is None:
         return x_bhwc
 
     def one(x_hwc: jax.Array, mask_hw: jax.Array) -> jax.Array:
-        height = jnp.sum(jnp.any(mask_hw, axis=1))
-        width = jnp.sum(jnp.any(mask_hw, axis=0))
-        rows = jnp.arange(x_hwc.shape[0])[:, None, None] < height
-        columns = jnp.arange(x_hwc.shape[1])[None, :, None] < width
-        last = jax.lax.dynamic_slice_in_dim(x_hwc, height - 1, 1, axis=0)
-        x_hwc = jnp.where(rows, x_hwc, last)
-        last = jax.lax.dynamic_slice_in_dim(x_hwc, width - 1, 1, axis=1)
-        return jnp.where(columns, x_hwc, last)
+        for axis in (0, 1):
+            counts = jnp.any(mask_hw, axis=1 - axis)
+            first, length = jnp.argmax(counts), jnp.sum(counts)
+            shape = [-1 if i == axis else 1 for i in range(3)]
+            index = jnp.arange(x_hwc.shape[axis]).reshape(shape)
+            for edge, outside in (
+                (first, index < first),
+                (first + length - 1, index >= first + length),
+            ):
+                line = jax.lax.dynamic_slice_in_dim(x_hwc, edge, 1, axis=axis)
+                x_hwc = jnp.where(outside, line, x_hwc)
+        return x_hwc
 
     return jax.vmap(one)(x_bhwc, mask_bhw)
 

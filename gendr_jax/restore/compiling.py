@@ -40,7 +40,7 @@ def watch() -> Iterator[Compiled]:
     def on_event(event: str, **_: object) -> None:
         seen.found += event == FOUND
 
-    def on_duration(event: str, seconds: float, **_: object) -> None:
+    def on_duration(event: str, duration_secs: float, **_: str | int) -> None:
         seen.taken += event == TAKEN
 
     jax.monitoring.register_event_listener(on_event)

@@ -1,9 +1,4 @@
-"""What restoring a picture will take, known before any weight is read.
-
-What lives here: arithmetic on declared networks: tiles, FLOPs counted in the traced
-program, bytes by a rule, seconds by a short measurement. What does not: compiled
-programs, whose true memory is checked before each pass (memory.py).
-"""
+"""What restoring a picture will take, known before any weight is read."""
 
 import dataclasses
 import functools
@@ -132,7 +127,8 @@ def one_pass(height: int, width: int, multiple: int, limit: int | None) -> Layou
         InputError: more padded pixels than the limit.
     """
     whole = tiling.whole(height, width, multiple)
-    padded = whole.pass_hw[0] * whole.pass_hw[1]
+    # The limit counts what users ask for, without the margin that is cropped again.
+    padded = tiling.bucket(height, multiple) * tiling.bucket(width, multiple)
     if limit is not None and padded > limit:
         raise InputError(
             f"the output would be {width}x{height} ({padded} pixels when padded), the "

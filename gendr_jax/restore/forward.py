@@ -1,9 +1,4 @@
-"""The pure pass: a batch of enlarged pictures in, restored pictures out.
-
-What lives here: the mathematics of GenDR's inference on arrays (method.md 1), to be
-jitted, sharded or lifted out. What does not: sizes and kinds of pictures, placement,
-colour fixes.
-"""
+"""The pure pass: a batch of enlarged pictures in, restored pictures out."""
 
 import dataclasses
 import functools
@@ -19,6 +14,7 @@ from gendr_jax.models import shared_norms
 from gendr_jax.models.shared_norms import Moments
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
+from gendr_jax.weights.gendr_json import Prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Recipe:
 
     vae: VAEConfig
     unet: UNetConfig
-    prediction: str
+    prediction: Prediction
     t_star: int
     dtype: str
 

@@ -1,7 +1,7 @@
 """A picture file to a larger one, neither of which is ever held whole.
 
-What lives here: the way from file to file through tiles. Memory stays at a row of
-tiles, disk holds the uncorrected picture in float32 and the finished one.
+Memory stays at a row of tiles, disk holds the uncorrected picture in float32 and the
+finished one.
 """
 
 from pathlib import Path

@@ -1,8 +1,4 @@
-"""What one pass needs and what the device has, so that too much is refused in time.
-
-What lives here: figures from XLA and the system. What does not: limits in pixels,
-which are the caller's (pipeline.py).
-"""
+"""What one pass needs and what the device has, so that too much is refused in time."""
 
 import contextlib
 from collections.abc import Iterator

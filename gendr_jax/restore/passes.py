@@ -1,9 +1,4 @@
-"""The way of pictures through compiled programs: in one pass, or by tiles.
-
-What lives here: the choice between the two, batches of equal sizes, what follows when
-memory runs out. What does not: what a user may ask for (pipeline.py), devices
-(programs.py), the order of work on one large picture (tiled.py).
-"""
+"""The way of pictures through compiled programs: in one pass, or by tiles."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -124,15 +119,21 @@ class Passes:
         for i, (image, hw) in enumerate(zip(images, outputs_hw, strict=True)):
             rgb, alpha = arrays.to_unit(image)
             hw_b2[i] = hw
-            up_bhwc[i] = resize.pad(np.clip(resize.bicubic(rgb, hw), 0, 1), size)
+            up = tiled.Held(np.clip(resize.bicubic(rgb, hw), 0, 1))
+            part = (-tiling.MARGIN, -tiling.MARGIN, *size)
+            up_bhwc[i] = resize.mirrored_part(up.read, hw, part)
             alphas.append(None if alpha is None else _enlarged(alpha, hw))
         sr_bhwc, spread_b2 = self._programs.whole(
             up_bhwc, hw_b2, self._options.color_fix, self._strengths
         )
         for spread in spread_b2[: len(images)]:
             tiled.require_content(spread, self._programs.recipe.dtype)
+        inner = [
+            tuple(slice(tiling.MARGIN, tiling.MARGIN + side) for side in hw)
+            for hw in outputs_hw
+        ]
         return [
-            arrays.from_unit(sr_bhwc[i, : hw_b2[i, 0], : hw_b2[i, 1]], alphas[i], one)
+            arrays.from_unit(sr_bhwc[i][inner[i]], alphas[i], one)
             for i, one in enumerate(images)
         ]
 

@@ -1,8 +1,5 @@
 """A photograph in, a larger one out: `Restorer`.
 
-What lives here: what a user may ask for and gets back. What does not: the way of
-pictures through programs (passes.py), the mathematics (forward.py), devices
-(programs.py), tiles (tiled.py, tiling.py), files too large to hold (huge.py), flags.
 No random numbers are drawn: equal pictures give equal results.
 """
 
@@ -26,7 +23,7 @@ from gendr_jax.restore.tiled import Progress
 from gendr_jax.restore.tiling import Layout
 from gendr_jax.weights import folder
 from gendr_jax.weights.folder import Weights
-from gendr_jax.weights.resolve import locate
+from gendr_jax.weights.resolve import DEFAULT, locate
 
 # Output pixels that tile=0 does in one pass on one device: 2048 x 2048. The full-size
 # networks take about 2 GiB a million pixels in float32 (XLA:CPU, memory_analysis).
@@ -113,7 +110,7 @@ class Restorer:
     @classmethod
     def from_pretrained(
         cls,
-        path_or_name: str | Path,
+        path_or_name: str | Path = DEFAULT,
         dtype: str = "bfloat16",
         mesh: Mesh | None = None,
         *,
@@ -128,7 +125,8 @@ class Restorer:
         """Read a weights folder of ours.
 
         Args:
-            path_or_name: the folder, or a Hub id where huggingface_hub is installed.
+            path_or_name: the folder, the name of weights that come with the package,
+                or a Hub id where huggingface_hub is installed.
             dtype: of computation, "bfloat16" or "float32" (also "bf16", "fp32").
             mesh: devices; None is the first one. Pictures of a list and tiles of a
                 picture are spread over all axes but `space`; each picture is spread

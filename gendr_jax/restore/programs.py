@@ -1,8 +1,5 @@
 """Weights on devices, and one compiled program for each shape of pass.
 
-What lives here: placement, compilation, memory checks, the queue that keeps devices
-busy. What does not: the mathematics (forward.py), sizes and kinds of pictures.
-
 Two ways over a mesh. A whole picture is split by rows over the axis `space`, and
 pictures of a batch over the other axes; the partitioner exchanges halos. Tiles go one
 to a device, each through the program of one tile, so that their bits do not depend on
@@ -22,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gendr_jax import cpu_compiler
 from gendr_jax.nets import Params
-from gendr_jax.restore import color, forward, memory
+from gendr_jax.restore import color, forward, memory, tiling
 from gendr_jax.restore.forward import Recipe
 
 SPACE = "space"
@@ -76,7 +73,7 @@ class Programs:
         with memory.errors(what):
             up = jax.device_put(up_bhwc, self._pictures_at)
             hw = jax.device_put(hw_b2, self._batch_at)
-            values = jax.device_put(np.float32(strengths), self._everywhere)
+            values = jax.device_put(np.asarray(strengths, np.float32), self._everywhere)
             sr, spread_b2 = program(self._params, up)
             return jax.device_get((corrected(sr, up, hw, values), spread_b2))
 
@@ -163,9 +160,12 @@ class Programs:
         """Apart from the networks, which another colour fix shall not compile again."""
 
         def corrected(sr_bhwc, up_bhwc, hw_b2, strengths):
-            rows = jnp.arange(size[0])[None, :, None] < hw_b2[:, 0, None, None]
-            columns = jnp.arange(size[1])[None, None, :] < hw_b2[:, 1, None, None]
-            return finish(color_fix, sr_bhwc, up_bhwc, rows & columns, strengths)
+            # The margin and what fills the pass up have no say in colours.
+            rows = jnp.arange(size[0])[None, :, None] - tiling.MARGIN
+            columns = jnp.arange(size[1])[None, None, :] - tiling.MARGIN
+            inside = (rows >= 0) & (rows < hw_b2[:, 0, None, None])
+            inside &= (columns >= 0) & (columns < hw_b2[:, 1, None, None])
+            return finish(color_fix, sr_bhwc, up_bhwc, inside, strengths)
 
         def lower():
             batch = self.batch_size

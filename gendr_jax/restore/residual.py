@@ -1,6 +1,5 @@
 """What restoring has added that the input does not bear out.
 
-What lives here: the restored picture, reduced to the input's size, against the input.
 Detail that networks invent is fine as long as it averages to what was there; where a
 reduced result differs, something was made up, moved or recoloured. Noise that was
 removed shows too, so read figures against those of like pictures (docs/restore.md).

@@ -1,8 +1,5 @@
 """A picture of any size by tiles: shared statistics, blending, colour of the whole.
 
-What lives here: the order of work on one large picture, on the host. What does not:
-geometry (tiling.py), devices (programs.py), where pixels come from and go to.
-
 Three walks over the picture: samples give the statistics that all tiles share; tiles
 are restored, blended and kept uncorrected, while moments of colour are gathered; then
 colours are corrected block by block. Memory stays at a row of tiles.
@@ -17,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gendr_jax.errors import InputError
+from gendr_jax.image_io import resize
 from gendr_jax.restore import color, tiling
 from gendr_jax.restore.programs import Programs
 from gendr_jax.restore.tiling import Layout
@@ -111,7 +109,7 @@ def correct(
     if matched:
         ours, theirs = _stats(plan, enlarged, store, color_fix)
     halo = color.WAVELET_RADIUS if color_fix == "wavelet" else 0
-    values = np.float32(strengths)
+    values = np.asarray(strengths, np.float32)
     for (top, left, height, width), (core_top, core_left, core) in _blocks(plan, halo):
         sr_bhwc, mask_bhw = _block(store.read(top, left, height, width))
         up_bhwc, _ = _block(enlarged(top, left, height, width))
@@ -149,11 +147,8 @@ def _statistics(programs: Programs, plan: Layout, enlarged: Enlarged) -> Any:
 
 
 def _padded(enlarged, plan, place, size):
-    """The part at this place, mirrored where the picture ends before it."""
-    height = min(size[0], plan.height - place[0])
-    width = min(size[1], plan.width - place[1])
-    extra = ((0, size[0] - height), (0, size[1] - width), (0, 0))
-    return np.pad(enlarged(*place, height, width), extra, mode="reflect")
+    """The part at this place, mirrored where the picture has ended."""
+    return resize.mirrored_part(enlarged, (plan.height, plan.width), (*place, *size))
 
 
 def _stats(plan, enlarged, store, name):

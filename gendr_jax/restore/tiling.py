@@ -16,6 +16,9 @@ import numpy as np
 
 # Parts of a tile that neighbours share unless told otherwise: a quarter.
 OVERLAP_PARTS = 4
+# Mirrored pixels of the output beyond each edge of a picture: convolutions continue
+# with zeros there, which shows about this far into what they make.
+MARGIN = 32
 # A bend that no eye sees: a tenth of a grey level of 255.
 UNSEEN = 0.1 / 255
 
@@ -28,7 +31,8 @@ class Layout:
         height, width: of the picture.
         pass_hw: shape of one pass, a multiple of what the networks need.
         overlap: pixels over which neighbours are blended, at least one.
-        rows, columns: first row of every row of tiles, first column of every column.
+        rows, columns: first row of every row of tiles, first column of every column;
+            the first of each is -MARGIN, where the mirrored margin starts.
     """
 
     height: int
@@ -51,8 +55,8 @@ class Layout:
 
 def whole(height: int, width: int, multiple: int) -> Layout:
     """One pass over everything."""
-    shape = bucket(height, multiple), bucket(width, multiple)
-    return Layout(height, width, shape, 1, (0,), (0,))
+    shape = _pass_side(height, multiple), _pass_side(width, multiple)
+    return Layout(height, width, shape, 1, (-MARGIN,), (-MARGIN,))
 
 
 def layout(
@@ -70,10 +74,15 @@ def layout(
     if overlap is None:
         overlap = tile // OVERLAP_PARTS
     overlap = min(max(overlap, 1), tile // 2)
-    shape = tuple(min(tile, bucket(side, multiple)) for side in (height, width))
-    rows = _origins(height, shape[0], overlap)
-    columns = _origins(width, shape[1], overlap)
-    return Layout(height, width, shape, overlap, rows, columns)
+
+    def along(length: int) -> tuple[int, tuple[int, ...]]:
+        """(side of a pass, first line of every tile)."""
+        if length <= tile:  # stays one pass, which its margin makes larger
+            return _pass_side(length, multiple), (-MARGIN,)
+        return tile, _origins(length, tile, overlap)
+
+    (rows_side, rows), (columns_side, columns) = along(height), along(width)
+    return Layout(height, width, (rows_side, columns_side), overlap, rows, columns)
 
 
 def bucket(side: int, multiple: int) -> int:
@@ -119,12 +128,14 @@ class Bands:
         self._plan = plan
         self._rows = weights(plan.rows, plan.pass_hw[0], plan.overlap)
         self._columns = weights(plan.columns, plan.pass_hw[1], plan.overlap)
-        height, width = plan.pass_hw[0], plan.columns[-1] + plan.pass_hw[1]
+        height = plan.pass_hw[0]
+        width = plan.columns[-1] - plan.columns[0] + plan.pass_hw[1]
         self._sum = np.zeros((height, width, channels), np.float32)
 
     def add(self, row: int, column: int, tile_hwc: np.ndarray) -> None:
         """Add the tile of this row and column, counted from 0."""
-        left, width = self._plan.columns[column], self._plan.pass_hw[1]
+        left = self._plan.columns[column] - self._plan.columns[0]
+        width = self._plan.pass_hw[1]
         weight = self._rows[row][:, None, None] * self._columns[column][None, :, None]
         self._sum[:, left : left + width] += tile_hwc * weight
 
@@ -133,12 +144,14 @@ class Bands:
         plan = self._plan
         top, last = plan.rows[row], row + 1 == len(plan.rows)
         end = plan.height if last else plan.rows[row + 1]
-        done = self._sum[: end - top, : plan.width].copy()
+        first = max(top, 0)  # no row of the margin above is kept
+        columns = slice(-plan.columns[0], plan.width - plan.columns[0])
+        done = self._sum[first - top : max(end - top, 0), columns].copy()
         if not last:
             keep = self._sum[end - top :].copy()
             self._sum[: len(keep)] = keep
             self._sum[len(keep) :] = 0
-        return top, done
+        return first, done
 
 
 def samples(plan: Layout, count: int, side: int) -> Iterator[tuple[int, int]]:
@@ -176,12 +189,17 @@ def seams(residual_hwc: np.ndarray, plan: Layout) -> tuple[float, float]:
     return worst_jump, worst_step
 
 
+def _pass_side(side: int, multiple: int) -> int:
+    """The side of a pass that holds `side` pixels and a margin before and after."""
+    margins = -(-2 * MARGIN // multiple) * multiple
+    return bucket(side, multiple) + margins
+
+
 def _origins(length: int, side: int, overlap: int) -> tuple[int, ...]:
-    if length <= side:
-        return (0,)
-    count = -(-(length - overlap) // (side - overlap))
-    last = length - side
-    return tuple(round(i * last / (count - 1)) for i in range(count))
+    """Of tiles of `side` over more pixels than that and the margins of both ends."""
+    count = -(-(length + 2 * MARGIN - overlap) // (side - overlap))
+    last = length + 2 * MARGIN - side
+    return tuple(round(i * last / (count - 1)) - MARGIN for i in range(count))
 
 
 def _at(ramp: np.ndarray, start: int, origin: int, side: int) -> np.ndarray:

@@ -1,7 +1,4 @@
-"""Where arrays live: meshes, the table of rules that places weights, the gather helper.
-
-What does not live here: models (they never see a sharding), steps, files.
-"""
+"""Where arrays live: meshes, the rules that place weights, the gather helper."""
 
 from gendr_jax.sharding.gather import gather, place, split_rows
 from gendr_jax.sharding.mesh import (

@@ -1,7 +1,4 @@
-"""Moving arrays: weights made whole inside the step, pictures cut, hosts to devices.
-
-What lives here: constraints and copies. What does not: which array is split (rules.py).
-"""
+"""Moving arrays: weights made whole inside the step, pictures cut, hosts to devices."""
 
 from typing import Any
 
@@ -10,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gendr_jax.sharding.mesh import BATCH_AXES, SPACE, replicated
+from gendr_jax.sharding.mesh import BATCH_AXES, SPACE
 
 
 def gather(params: Any, shardings: Any, dtype: Any) -> Any:
@@ -35,7 +32,9 @@ def gather(params: Any, shardings: Any, dtype: Any) -> Any:
         if sharding.is_fully_replicated:
             return x
         x = jax.lax.with_sharding_constraint(x, sharding)
-        return jax.lax.with_sharding_constraint(x, replicated(sharding.mesh))
+        return jax.lax.with_sharding_constraint(
+            x, NamedSharding(sharding.mesh, PartitionSpec())
+        )
 
     return jax.tree.map(whole, params, shardings)
 

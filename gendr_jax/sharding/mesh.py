@@ -1,7 +1,5 @@
 """The mesh: its axes, how text names their sizes, and how a batch lies on it.
 
-What lives here: four axes and the order of devices. What does not: weights (rules.py).
-
     dcn    slices of a multi-slice job, joined by the data-centre network: batch only
     data   the batch
     fsdp   the batch, and the weights with their gradients and moments

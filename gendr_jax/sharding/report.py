@@ -1,7 +1,4 @@
-"""What a table of rules does to a tree: bytes by role, and what it leaves whole.
-
-What lives here: sums over abstract trees. What does not: the rules themselves.
-"""
+"""What a table of rules does to a tree: bytes by role, and what it leaves whole."""
 
 import dataclasses
 import math

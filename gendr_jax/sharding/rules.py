@@ -1,8 +1,5 @@
 """Which array is split how: one ordered table of path patterns, and its defaults.
 
-What lives here: patterns to PartitionSpecs. What does not: what moves inside the step
-(gather.py), the sums over a table's result (report.py).
-
 A path begins with the role: `frozen/unet/...`, `generator/params/unet/...`,
 `generator/opt/...`, `fake/params/...`, `ema/...`. The first rule whose pattern is found
 in it decides. A rule's second half is one of

@@ -52,7 +52,7 @@ class Data:
     """Where photographs come from (data/open_source.py), how they become pairs."""
 
     path: str = ""
-    preset: str = "realesrgan"
+    preset: str = "osediff"
     crop: int = 512
     scale: int = 4
     workers: int = 0
@@ -66,7 +66,8 @@ class Init:
     unet: str = ""
     dino: str = ""
     prompt: str = ""
-    vgg: str = ""
+    adc: str = ""
+    lpips: str = ""
     random: bool = False
 
 
@@ -225,7 +226,6 @@ class Weights:
     repa: float = 0.5
     latent: float = 0.0
     pixel: float = 0.0
-    perceptual: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -297,21 +297,84 @@ class DistillSettings(Common):
                 "literal form. Set score.literal=False."
             )
         require_paired_term(self.score.literal, self.weights.latent)
-        paired = self.weights.latent, self.weights.pixel, self.weights.perceptual
-        if not self.scored and not any(paired):
+        if not self.scored and not (self.weights.latent or self.weights.pixel):
             raise UsageError(
-                "kind=paired with weights.latent, pixel and perceptual all 0 trains "
-                "nothing. Set weights.pixel=1."
-            )
-        if self.weights.perceptual > 0 and not self.init.vgg:
-            raise UsageError(
-                f"weights.perceptual={self.weights.perceptual} needs a trained VGG16, "
-                "and init.vgg is empty. Name an lpips weights folder "
-                "(tools/convert_hed.py writes one), or set weights.perceptual=0."
+                "kind=paired with weights.latent=0 and weights.pixel=0 trains nothing. "
+                "Set weights.pixel=1."
             )
 
 
-STAGES = {"vae": VAESettings, "base": BaseSettings, "distill": DistillSettings}
+@dataclass(frozen=True)
+class PixelWeights:
+    """Weights of the terms of eq. 34 and 35 beside L1; Adc has the first alone."""
+
+    adversarial: float = 0.05
+    perceptual: float = 0.0
+    fourier: float = 0.0
+
+
+@dataclass(frozen=True)
+class PixelOptim:
+    """One optimiser per role."""
+
+    generator: Adam = Adam(lr=1e-5, weight_decay=1e-2)
+    discriminator: Adam = Adam(lr=1e-5, weight_decay=1e-2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelSettings(Common):
+    """What the two stages of GenDR-Pix share.
+
+    ``unet`` is the teacher's, GenDR's; the student's ends follow from ``factor``.
+    ``init.unet`` names the teacher's weights folder, ``init.adc`` (Pix) those of Adc,
+    ``init.lpips`` (Pix) the weights of the perceptual term.
+    """
+
+    remat: Policy = "none"
+    factor: int = 8
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    prediction: Prediction = "eps"
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    optim: PixelOptim = field(default_factory=PixelOptim)
+    discriminator_width: int = 256
+    warmup_steps: int = 0
+    adversarial_start: int = 0
+
+    @property
+    def pixel_channels(self) -> int:
+        """Channels of an RGB picture after pixel-unshuffle."""
+        return 3 * self.factor**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdcSettings(PixelSettings):
+    """GenDR-Adc: the encoder goes; pixels in, latents out."""
+
+    stage: Literal["adc"] = "adc"
+    weights: PixelWeights = PixelWeights()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixSettings(PixelSettings):
+    """GenDR-Pix: the decoder goes too; pixels in, pixels out.
+
+    ``mask_radius``: bins around each peak that the masked Fourier loss sees.
+    """
+
+    stage: Literal["pix"] = "pix"
+    weights: PixelWeights = PixelWeights(perceptual=1.0, fourier=0.1)
+    mask_radius: float = 2.0
+
+
+Settings = VAESettings | BaseSettings | DistillSettings | AdcSettings | PixSettings
+STAGES: dict[str, type[Settings]] = {
+    "vae": VAESettings,
+    "base": BaseSettings,
+    "distill": DistillSettings,
+    "adc": AdcSettings,
+    "pix": PixSettings,
+}
 
 # These decide how long, how fast and where a run goes, not what it computes. Another
 # path of the same data or weights is fine: weights are compared by their values.
@@ -323,6 +386,10 @@ MAY_CHANGE = (
     "remat",
     "xla_flags",
     "optim*.memory",
+    "optim*.lr",
+    "optim*.schedule",
+    "optim*.warmup",
+    "optim*.decay",
     "log.*",
     "checkpoint.*",
     "data.workers",

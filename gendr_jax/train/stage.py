@@ -1,8 +1,5 @@
 """The contract between a training stage and the loop that runs it.
 
-What lives here: the `Stage` record and the types it is made of. What does not: any
-stage (`*_step.py`), the loop (`loop.py`), files, meshes.
-
 A stage is data and pure functions. Frozen weights are an argument of every function,
 so that they are never compiled in as constants and never written to a checkpoint.
 """
@@ -10,7 +7,7 @@ so that they are never compiled in as constants and never written to a checkpoin
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 
@@ -28,7 +25,13 @@ class State(Protocol):
     the random numbers of the next step.
     """
 
-    step: jax.Array  # int32 scalar, number of finished steps
+    @property
+    def step(self) -> jax.Array:
+        """int32 scalar, number of finished steps."""
+        ...
+
+
+S = TypeVar("S", bound=State)
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class Phase:
     run: Callable[..., tuple[State, Any, Metrics]]
 
 
-def composed(phases: tuple[Phase, ...]) -> Callable[..., tuple[State, Metrics]]:
+def composed(
+    phases: tuple[Phase, ...],
+) -> Callable[[Any, Frozen, Batch, jax.Array], tuple[Any, Metrics]]:
     """The phases as one step."""
 
     def step(
-        state: State, frozen: Frozen, batch: Batch, key: jax.Array
-    ) -> tuple[State, Metrics]:
+        state: Any, frozen: Frozen, batch: Batch, key: jax.Array
+    ) -> tuple[Any, Metrics]:
         left, metrics = None, {}
         for phase in phases:
             state, left, found = phase.run(state, left, frozen, batch, key)
@@ -60,7 +65,7 @@ def composed(phases: tuple[Phase, ...]) -> Callable[..., tuple[State, Metrics]]:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Generic[S]):
     """One training stage, as the loop sees it.
 
     Attributes:
@@ -78,10 +83,10 @@ class Stage:
             place of an older one. Host side.
     """
 
-    init: Callable[[jax.Array, Frozen], State]
-    step: Callable[[State, Frozen, Batch, jax.Array], tuple[State, Metrics]]
+    init: Callable[[jax.Array, Frozen], S]
+    step: Callable[[S, Frozen, Batch, jax.Array], tuple[S, Metrics]]
     frozen: Frozen
-    sample: Callable[[State, Frozen, Batch, jax.Array], dict[str, jax.Array]]
-    export: Callable[[State, Path], None]
+    sample: Callable[[S, Frozen, Batch, jax.Array], dict[str, jax.Array]]
+    export: Callable[[S, Path], None]
     start: Frozen = field(default_factory=dict)
     phases: tuple[Phase, ...] = ()

@@ -1,8 +1,4 @@
-"""From a configuration to frozen dataclasses: the border where misspelt keys stop.
-
-What lives here: `typed`, which checks every key and type of a nested mapping against a
-dataclass and builds it. What does not: any setting (`settings.py`), flags, files.
-"""
+"""From a configuration to frozen dataclasses: the border where misspelt keys stop."""
 
 import dataclasses
 import difflib
@@ -52,7 +48,7 @@ def typed(cls: type[T], mapping: Mapping[str, Any], where: str = "config") -> T:
     return built
 
 
-def _dataclass(cls: type, value: Any, where: str, problems: list[str]) -> Any:
+def _dataclass(cls: Any, value: Any, where: str, problems: list[str]) -> Any:
     if isinstance(value, cls):
         return value
     if not _is_mapping(value):

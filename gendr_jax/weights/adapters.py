@@ -1,8 +1,4 @@
-"""Adapters that come with a UNet: kept beside it, or folded into it.
-
-What lives here: which network they adapt. What does not: the names in adapter files
-(``lora_files.py``), running them (``nets.overlay``).
-"""
+"""Adapters that come with a UNet: kept beside it, or folded into it."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +9,8 @@ import numpy as np
 from gendr_jax import nets
 from gendr_jax.errors import UsageError
 from gendr_jax.models.unet import UNet, UNetConfig
-from gendr_jax.weights.foreign import components, ldm, lora, names
+from gendr_jax.weights import folder
+from gendr_jax.weights.foreign import components, layouts, ldm, lora, names
 from gendr_jax.weights.foreign.single_files import Adapter
 from gendr_jax.weights.gendr_json import Weights
 
@@ -25,35 +22,39 @@ def adapt(
     *,
     fold: bool,
     dtype: str,
+    strength: float = 1.0,
+    alpha: float | None = None,
 ) -> Weights:
     """Adapters beside the UNet they come with, or folded into it."""
     config = _adapted_network(weights, adapter)
-    shapes = lora.kernel_shapes(nets.build(UNet, config).abstract)
-    arguments = (adapter.tensors, list(shapes), shapes)
-    keywords = {
-        "peft_config": adapter.peft_config,
-        "metadata": adapter.metadata,
-        "ldm": ldm.unet_layout(config),
-    }
+    layout = ldm.unet_layout(config)
     if fold:
         if weights is None or "unet" not in weights.params:
             raise UsageError(
                 f"--merge needs the UNet that {where} adapts. Name its folder too."
             )
-        pairs = lora.read_modules(*arguments, **keywords)
-        unet = _folded(weights.params["unet"], pairs)
+        source = lora.Source(
+            adapter.tensors, adapter.peft_config, adapter.metadata, alpha
+        )
+        unet = _changed(weights.params["unet"], source, layout, strength)
         return dataclasses.replace(weights, params=weights.params | {"unet": unet})
     if weights is not None and "lora" in weights.params:
         raise UsageError("two sources hold adapters. Add --merge to fold them in.")
-    if weights is not None and weights.kind == "restorer":
-        raise UsageError(
-            "a restorer runs without adapters beside it. Add --merge to fold them in."
-        )
-    read = lora.read(*arguments, **keywords)
+    shapes = lora.kernel_shapes(nets.build(UNet, config).abstract)
+    read = lora.read(
+        adapter.tensors,
+        list(shapes),
+        shapes,
+        peft_config=adapter.peft_config,
+        metadata=adapter.metadata,
+        ldm=layout,
+        alpha=alpha,
+    )
     params = {"lora": jax.tree.map(np.asarray, read.params)}
     if dtype:
         params = jax.tree.map(lambda x: components.cast(x, dtype), params)
-    configs = {"unet": config, "lora": read.config}
+    scaled = dataclasses.replace(read.config, alpha=read.config.alpha * strength)
+    configs = {"unet": config, "lora": scaled}
     if weights is None:
         return Weights(kind="lora", configs=configs, params=params)
     return dataclasses.replace(
@@ -67,17 +68,7 @@ def fold_own(weights: Weights) -> Weights:
     """The adapters that one of our folders holds beside its UNet, folded into it."""
     if "unet" not in weights.params:
         raise UsageError("--merge needs the UNet that is adapted. Name its folder too.")
-    halves = names.to_torch(weights.params["lora"])
-    down, up = (names.MATRICES[half] for half in ("lora_a", "lora_b"))
-    modules = [n.removesuffix("." + down) for n in halves if n.endswith(down)]
-    alpha = weights.configs["lora"].alpha
-    pairs = {
-        m: lora.Pair(halves[f"{m}.{down}"], halves[f"{m}.{up}"], alpha) for m in modules
-    }
-    unet = _folded(weights.params["unet"], pairs)
-    params = {n: p for n, p in weights.params.items() if n != "lora"}
-    configs = {n: c for n, c in weights.configs.items() if n != "lora"}
-    return dataclasses.replace(weights, params=params | {"unet": unet}, configs=configs)
+    return folder.folded(weights)
 
 
 def _adapted_network(weights: Weights | None, adapter: Adapter) -> UNetConfig:
@@ -89,14 +80,27 @@ def _adapted_network(weights: Weights | None, adapter: Adapter) -> UNetConfig:
     return UNetConfig(in_channels=4, out_channels=4) if narrow else UNetConfig()
 
 
-def _folded(unet: nets.Params, pairs: dict[str, lora.Pair]) -> nets.Params:
-    """The UNet with every pair in its kernel; other arrays are shared."""
+def _changed(
+    unet: nets.Params, source: lora.Source, layout: layouts.Layout, strength: float
+) -> nets.Params:
+    """The UNet with every adapter in its weights; other arrays are shared."""
     flat = nets.flatten(unet)
-    for module, pair in pairs.items():
-        path = (*module.split("."), "kernel")
-        kernel = np.asarray(flat[path])
-        torch_kernel = kernel.transpose(names.torch_axes(path, kernel.ndim))
-        merged = lora.merged_kernel(torch_kernel, pair)
-        merged = merged.transpose(names.param_axes(path, kernel.ndim))
-        flat[path] = np.ascontiguousarray(merged)
+    torch_shapes = names.torch_shapes(unet)
+    weights = {
+        ".".join(path[:-1]): path for path in flat if path[-1] in ("kernel", "scale")
+    }
+    biases = {".".join(path[:-1]): path for path in flat if path[-1] == "bias"}
+    shapes = {m: torch_shapes[names.torch_name(p)] for m, p in weights.items()}
+    bias_shapes = {m: torch_shapes[names.torch_name(p)] for m, p in biases.items()}
+    changes = lora.read_changes(source, list(shapes), shapes, bias_shapes, ldm=layout)
+    for module, change in changes:
+        path = weights[module]
+        array = np.asarray(flat[path])
+        weight = array.transpose(names.torch_axes(path, array.ndim))
+        weight = change.applied(weight, strength)
+        back = weight.transpose(names.param_axes(path, array.ndim))
+        flat[path] = np.ascontiguousarray(back)
+        if module in biases:
+            bias = np.asarray(flat[biases[module]])
+            flat[biases[module]] = change.applied_to_bias(bias, strength)
     return nets.unflatten(flat)

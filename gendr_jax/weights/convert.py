@@ -1,12 +1,8 @@
-"""From foreign sources to our weights and back: what ``gendr convert`` does.
-
-What lives here: the order of the work, and the choices that join several sources. What
-does not: recognising (``sources.py``), reading (``components.py``), and writing
-(``folder.py``, ``export_files.py``), flags (``cli/convert.py``).
-"""
+"""From foreign sources to our weights and back: what ``gendr convert`` does."""
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,14 +13,20 @@ import numpy as np
 
 from gendr_jax import diffusion, nets
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.weights import export, folder, surgery
+from gendr_jax.weights import choices, export, folder, surgery
 from gendr_jax.weights.adapters import adapt, fold_own
-from gendr_jax.weights.destination import refuse_taken, replacing_folder
+from gendr_jax.weights.destination import (
+    destination_of,
+    refuse_taken,
+    replacing_folder,
+)
 from gendr_jax.weights.foreign import components, recognise
+from gendr_jax.weights.foreign.messages import listed
 from gendr_jax.weights.foreign.single_files import Found, Hints
 from gendr_jax.weights.foreign.tensors import all_finite
 from gendr_jax.weights.gendr_json import Weights
-from gendr_jax.weights.sha256 import file_sha256
+from gendr_jax.weights.resolve import resolve
+from gendr_jax.weights.sha256 import file_sha256, sha256
 
 Target = Literal["orbax", "diffusers", "peft"]
 TARGETS = ("orbax", "diffusers", "peft")
@@ -42,6 +44,7 @@ class Options:
         merge: fold adapters into the UNet that comes with them.
         force: replace what is at the destination.
         prompt: a file of prompt embeddings, which makes UNet and VAE a restorer.
+        lora_strength: adapters count so much; lora_alpha: of files that lost theirs.
         sha256: if given, each weights file must have one of these.
         hints: what the files do not say of themselves.
     """
@@ -52,12 +55,14 @@ class Options:
     merge: bool = False
     force: bool = False
     prompt: Path | None = None
+    lora_strength: float = 1.0
+    lora_alpha: float | None = None
     sha256: tuple[str, ...] = ()
     hints: Hints = Hints()
 
 
 def convert(
-    paths: Sequence[Path], destination: Path, options: Options
+    paths: Sequence[str | Path], destination: str | Path, options: Options
 ) -> dict[str, Any]:
     """Read sources, write one folder; it appears whole or not at all.
 
@@ -67,6 +72,7 @@ def convert(
         UsageError: a destination that is taken, or choices that cannot be joined.
     """
     begin = time.monotonic()
+    destination = destination_of(destination)
     refuse_taken(destination, options.force)
     weights, report = load(paths, options)
     if options.to == "peft":
@@ -85,25 +91,30 @@ def convert(
     }
 
 
-def load(paths: Sequence[Path], options: Options) -> tuple[Weights, dict[str, Any]]:
+def load(
+    paths: Sequence[str | Path], options: Options
+) -> tuple[Weights, dict[str, Any]]:
     """The sources as one ``Weights`` in host memory, and what they were."""
     merged: Weights | None = None
     adapters: list[Found] = []
     formats, files = [], []
-    left_out: dict[str, int] = {}
+    left_out: Counter[str] = Counter()
+    averaged: set[bool] = set()
     # What is to be merged is rounded once, afterwards.
     early = dataclasses.replace(options, dtype="" if options.merge else options.dtype)
-    for path in paths:
+    for path in map(resolve, paths):
         ours = _ours(path)
         if ours is not None:
             found = folder.load(ours)
             formats.append("gendr")
+            _check_digests(found, path, options.sha256)
             part = _cast(found, early.dtype)
         else:
             source = recognise.find(path, options.hints)
             formats.append(source.format)
             files += _digests(source.files, options.sha256)
-            left_out |= source.left_out
+            left_out.update(source.left_out)
+            averaged.add(bool(source.notes.get("ema")))
             if source.adapter is not None:
                 adapters.append(source)
             if not source.components:
@@ -117,12 +128,23 @@ def load(paths: Sequence[Path], options: Options) -> tuple[Weights, dict[str, An
             source.files[0],
             fold=options.merge,
             dtype=early.dtype,
+            strength=options.lora_strength,
+            alpha=options.lora_alpha,
         )
+    merged = choices.applied(merged, options.hints)
+    choices.refuse_unused(
+        options.hints,
+        averaged=True in averaged,
+        files=[file["name"] for file in files],
+        adapters=bool(adapters) or "lora" in merged.params,
+        strength=options.lora_strength,
+        alpha=options.lora_alpha,
+    )
     if options.prompt is not None:
         merged = _with_prompt(merged, options.prompt)
     provenance = {"formats": formats, "files": files}
     if left_out:
-        provenance["left_out"] = left_out
+        provenance["left_out"] = dict(left_out)
     merged = surgery.widened(merged, options.latent_channels)
     _check_channels(merged)
     if options.merge and "lora" in merged.params:
@@ -136,7 +158,8 @@ def load(paths: Sequence[Path], options: Options) -> tuple[Weights, dict[str, An
     history = [*merged.provenance.get("converted", []), provenance]
     provenance = {**merged.provenance, "converted": history}
     merged = dataclasses.replace(merged, provenance=provenance)
-    return merged, {"formats": formats, "files": files, "left_out": left_out}
+    report = {"formats": formats, "files": files, "left_out": dict(left_out)}
+    return merged, report | choices.facts(merged, True in averaged)
 
 
 def write(target: Path, weights: Weights, to: Target) -> None:
@@ -213,8 +236,28 @@ def _join(one: Weights, two: Weights) -> Weights:
         params=params,
         prompt=one.prompt or two.prompt,
         prompt_text=one.prompt_text or two.prompt_text,
-        provenance=one.provenance | two.provenance,
+        provenance=_joined(one.provenance, two.provenance),
     )
+
+
+def _joined(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    """Both histories; where both say something else of one thing, both are kept."""
+    history = [*one.get("converted", []), *two.get("converted", [])]
+    twice = {k: two[k] for k in one.keys() & two.keys() if one[k] != two[k]}
+    twice.pop("converted", None)
+    joined = two | one | ({"converted": history} if history else {})
+    return joined | ({"joined": [*one.get("joined", []), twice]} if twice else {})
+
+
+def _check_digests(weights: Weights, path: Path, wanted: tuple[str, ...]) -> None:
+    """--sha256 of a folder of ours: those of its components, as inspect prints them."""
+    for name, tree in weights.components().items() if wanted else ():
+        digest = sha256(tree)
+        if digest not in {w.lower() for w in wanted}:
+            raise InputError(
+                f"{path}: {name} has sha256 {digest}, expected "
+                f"{listed(wanted)}. Give those that gendr inspect prints."
+            )
 
 
 def _check_channels(weights: Weights) -> None:

@@ -1,8 +1,4 @@
-"""What a foreign source is, in plain JSON values, for ``gendr inspect``.
-
-What lives here: the answer. What does not: recognising (``sources.py``), our own
-folders and checkpoints (``folder.py``, ``checkpoint.py``), printing.
-"""
+"""What a foreign source is, in plain JSON values, for ``gendr inspect``."""
 
 import dataclasses
 import math

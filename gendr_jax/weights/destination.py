@@ -1,25 +1,44 @@
-"""Where weights are written: taken places are refused, and a folder appears whole.
+"""Where weights are written: on a disk or in an object store, complete or not at all.
 
-What lives here: the check and the exchange of folders. What does not: what is written.
+What lives here: what may be replaced, and a folder that takes its name when it is
+complete. What does not: what is written.
 """
 
+import atexit
 import contextlib
+import errno
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gendr_jax.errors import UsageError
+from etils import epath
 
-# What --force may replace holds one of these files.
+from gendr_jax import files
+from gendr_jax.errors import InputError, UsageError
+from gendr_jax.weights.remote_paths import is_remote, place
+
+# What --force may replace holds one of these; written last, they say it is complete.
 MARKS = ("gendr.json", "gendr_export.json", "adapter_config.json")
+FULL = ("no space left", "disk quota exceeded", "resource_exhausted")
 
 
-def refuse_taken(destination: Path, force: bool) -> None:
+def destination_of(text: str | Path) -> Path | epath.Path:
+    """The path that a user typed, `~` expanded; or a URL of an object store.
+
+    Raises:
+        UsageError: an unknown scheme, or its library is not installed.
+    """
+    return place(text) if is_remote(text) else Path(text).expanduser()
+
+
+def refuse_taken(destination: Path | epath.Path, force: bool) -> None:
     """Refuse a destination that exists, unless ``force``; never a file."""
     if destination.is_file():
         raise UsageError(f"{destination} is a file. Name a folder.")
-    if not destination.is_dir() or not any(destination.iterdir()):
+    if not destination.is_dir() or not any(map(_counts, destination.iterdir())):
         return
     if not force:
         raise UsageError(f"{destination} exists. Name another place, or add --force.")
@@ -30,28 +49,105 @@ def refuse_taken(destination: Path, force: bool) -> None:
         )
 
 
+def _counts(path: Path | epath.Path) -> bool:
+    """Every disk begins with lost+found; others' temporary names are no content."""
+    return path.name != "lost+found" and not files.is_temporary(Path(path.name))
+
+
 @contextlib.contextmanager
-def replacing_folder(destination: Path) -> Iterator[Path]:
-    """A temporary folder that takes the destination's place when all went well.
+def replacing_folder(destination: Path | epath.Path) -> Iterator[Path]:
+    """A temporary folder on this machine that becomes the destination.
 
     What was there is set aside, then removed; whether it may be is the caller's to say.
+    A symbolic link stays one, its target is filled; so is a mount point.
+
+    Raises:
+        InputError: the disk is full; nothing is left behind.
     """
-    destination = destination.absolute()
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    stem = f".{destination.name}.{os.getpid()}"
-    temporary, old = (destination.with_name(f"{stem}.{end}") for end in ("tmp", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)
+    if is_remote(destination):
+        with _uploaded(epath.Path(destination)) as temporary, _tidy(temporary):
+            yield temporary
+        return
+    path = Path(destination)
+    target = path.resolve() if path.is_symlink() else path.absolute()
+    filled = (
+        _mounted(target) if os.path.ismount(target) else files.replacing_folder(target)
+    )
+    try:
+        with filled as temporary, _tidy(temporary):
+            yield temporary
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        free = shutil.disk_usage(_existing(target)).free
+        raise InputError(
+            f"the disk of {target} is full, {free / 1e6:.0f} MB are free. Free some "
+            "space, or name another place."
+        ) from error
+
+
+@contextlib.contextmanager
+def _tidy(temporary: Path) -> Iterator[None]:
+    """Nothing is left of an interrupted write, whose threads may go on for a while."""
+    try:
+        yield
+    except BaseException:
+        # After the interpreter has joined its threads.
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        quiet, deadline = 0, time.monotonic() + 5.0
+        while quiet < 3 and time.monotonic() < deadline:
+            quiet = 0 if temporary.exists() else quiet + 1
+            shutil.rmtree(temporary, ignore_errors=True)
+            time.sleep(0.05)
+        raise
+
+
+@contextlib.contextmanager
+def _mounted(target: Path) -> Iterator[Path]:
+    """A mount point cannot be renamed: it is filled from a folder inside."""
+    temporary = files.temporary_name(target / "folder")
     temporary.mkdir()
     try:
         yield temporary
-        if destination.exists():
-            os.replace(destination, old)
-        try:
-            os.replace(temporary, destination)
-        except OSError:
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(old, destination)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        for old in [p for p in target.iterdir() if _counts(p)]:
+            shutil.rmtree(
+                old
+            ) if old.is_dir() and not old.is_symlink() else old.unlink()
+        for new in sorted(temporary.iterdir(), key=lambda p: p.name in MARKS):
+            os.replace(new, target / new.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _uploaded(target: epath.Path) -> Iterator[Path]:
+    """Written here first: an object store has no rename, so the mark goes up last."""
+    with tempfile.TemporaryDirectory(prefix="gendr-") as scratch:
+        temporary = Path(scratch) / "folder"
+        temporary.mkdir()
+        yield temporary
+        if target.exists():
+            target.rmtree()
+        found = [p for p in temporary.rglob("*") if p.is_file()]
+        for file in sorted(found, key=lambda p: p.name in MARKS):
+            copy = target / file.relative_to(temporary).as_posix()
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error; libraries wrap it in their own."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(error).lower() for words in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path, *path.parents) if p.exists())

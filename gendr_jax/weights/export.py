@@ -1,14 +1,11 @@
 """Folders for PyTorch, out of our weights: a whole pipeline, or adapters.
 
-    DIR/unet/ DIR/vae/ DIR/dinov2/   component folders (config.json, safetensors)
-    DIR/lpips/ DIR/dists/            one safetensors file, torchvision's names
-    DIR/prompt.safetensors           the fixed prompt embeddings
-    DIR/scheduler/                   diffusers' words for the noise schedule
-    DIR/gendr_export.json            what else our own folders say; read on the way back
-    DIR/README.md                    inference in PyTorch, to copy
-
-What lives here: what stands where in such folders, both ways. What does not: component
-folders (``torch_files.py``), adapters' names (``lora_files.py``).
+DIR/unet/ DIR/vae/ DIR/dinov2/   component folders (config.json, safetensors)
+DIR/lpips/ DIR/dists/            one safetensors file, torchvision's names
+DIR/prompt.safetensors           the fixed prompt embeddings
+DIR/scheduler/                   diffusers' words for the noise schedule
+DIR/gendr_export.json            what else our own folders say; read on the way back
+DIR/README.md                    inference in PyTorch, to copy
 """
 
 import dataclasses
@@ -31,7 +28,8 @@ from gendr_jax.weights.foreign import (
     lpips,
     names,
 )
-from gendr_jax.weights.foreign.tensors import open_file, write_safetensors
+from gendr_jax.weights.foreign.open_file import open_file
+from gendr_jax.weights.foreign.tensors import write_safetensors
 from gendr_jax.weights.gendr_json import Weights
 
 SETTINGS, PROMPT = "gendr_export.json", "prompt.safetensors"

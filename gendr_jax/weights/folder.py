@@ -6,9 +6,6 @@
     DIR/dinov2/ lpips/ dists/ lora/   the same, of what conversion brings
     DIR/prompt.npz      prompt embeddings by name, each [L, D], float32
 
-What lives here: writing, reading and checking such folders. What does not: PyTorch
-files (torch_files.py), training state (checkpoint.py).
-
 Orbax neither notices a flipped byte in its data files nor a dtype that is not the
 one expected, hence our own digest and `check_like`.
 """
@@ -74,7 +71,8 @@ def save(
 
     Args:
         folder: where; parents are made.
-        kind: "restorer" (unet, vae and prompt), "base" (unet, others optional), "vae".
+        kind: "restorer" or "adc" (unet, vae and prompt), "pix" (unet and prompt),
+            "base" (unet, others optional), "vae".
         unet, vae, projector: (configuration, weights), weights in any floating dtype.
         prompt: {"positive": [L, D], "negative": [L, D]}, the second optional.
         prediction, t_star, prompt_text, provenance: as in `Weights`.
@@ -148,6 +146,9 @@ def load(
 ) -> Weights:
     """Read a weights folder into host memory (numpy arrays), checked.
 
+    Adapters belong to the UNet they are kept with: who asks for the UNet and not for
+    "lora" gets it with them folded in.
+
     Args:
         folder: a local folder.
         components: which of them to read, where present; others stay on disk.
@@ -163,7 +164,9 @@ def load(
     manifest = gendr_json.read(folder)
     weights = gendr_json.settings(folder, manifest)
     host: dict[str, Any] = {}
-    for name in components:
+    fold = "unet" in components and "lora" not in components
+    fold = fold and "lora" in manifest["components"]
+    for name in (*components, *(("lora",) if fold else ())):
         if name in manifest["components"]:
             host[name] = _read_component(folder, name, weights, mesh)
             if verify:
@@ -171,7 +174,22 @@ def load(
     prompt = host.pop("prompt", {})
     weights = dataclasses.replace(weights, params=host, prompt=prompt)
     _check(weights, str(folder))
-    return weights
+    return folded(weights) if fold else weights
+
+
+def folded(weights: Weights) -> Weights:
+    """The adapters of these weights in the kernels of their UNet; others are shared."""
+    params, configs = dict(weights.params), dict(weights.configs)
+    adapters, config = params.pop("lora"), configs.pop("lora")
+    unet = nets.merge_lora(params["unet"], adapters, config.scale)
+    flat = nets.flatten(params["unet"])
+    # What was on the host stays there: merging gives jax arrays.
+    host = {
+        path: np.asarray(leaf) if isinstance(flat[path], np.ndarray) else leaf
+        for path, leaf in nets.flatten(unet).items()
+    }
+    params["unet"] = nets.unflatten(host)
+    return dataclasses.replace(weights, params=params, configs=configs)
 
 
 def is_folder(path: Path | str) -> bool:

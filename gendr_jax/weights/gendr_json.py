@@ -1,8 +1,4 @@
-"""gendr.json: what a weights folder says of itself.
-
-What lives here: the `Weights` record, and its settings as JSON and back. What does
-not: arrays on disk (folder.py).
-"""
+"""gendr.json: what a weights folder says of itself."""
 
 import dataclasses
 import json
@@ -28,12 +24,16 @@ from gendr_jax.weights.foreign.config_json import MOST_ENTRIES, is_count, is_num
 from gendr_jax.weights.sha256 import sha256
 
 FORMAT, VERSION, MANIFEST = "gendr", 1, "gendr.json"
-Kind = Literal["restorer", "base", "vae", "dinov2", "lpips", "dists", "lora"]
+Kind = Literal[
+    "restorer", "adc", "pix", "base", "vae", "dinov2", "lpips", "dists", "lora"
+]
 Prediction = Literal["eps", "v"]
 # What each kind cannot do without. A base may carry its VAE, its alignment projector
 # and its prompt along.
 REQUIRED = {
     "restorer": ("unet", "vae", "prompt"),
+    "adc": ("unet", "vae", "prompt"),
+    "pix": ("unet", "prompt"),
     "base": ("unet",),
     "vae": ("vae",),
     "dinov2": ("dinov2",),
@@ -57,8 +57,10 @@ class Weights:
     """What a folder holds, in memory.
 
     Attributes:
-        kind: "restorer" restores in one step; "base" is a UNet that denoises; "vae",
-            "dinov2", "lpips", "dists", "lora" (adapters, and their UNet's config).
+        kind: "restorer" restores in one step; "adc" does so without an encoder, "pix"
+            without an autoencoder (pixels at the ends of the UNet); "base" is a UNet
+            that denoises; "vae", "dinov2", "lpips", "dists", "lora" (adapters, and
+            their UNet's config).
         configs: of the networks by name: "unet", "vae", "projector", and those kinds.
         params: nested dicts of arrays by the same names, those that were asked for.
         prompt: embeddings by name ("positive", "negative"), each [L, D].

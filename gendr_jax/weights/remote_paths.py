@@ -1,8 +1,4 @@
-"""Folders here and in object stores (gs://, s3://) under one kind of path.
-
-What lives here: from what a user types to an `epath.Path`, and a folder set aside. What
-does not: what is written there.
-"""
+"""Folders here and in object stores (gs://, s3://) under one kind of path."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +26,7 @@ def place(path: Any) -> epath.Path:
         return path
     text = str(path)
     if not is_remote(text):
-        return epath.Path(Path(text).absolute())
+        return epath.Path(Path(text).expanduser().absolute())
     scheme = text.partition("://")[0]
     if scheme not in _EXTRA:
         raise UsageError(
@@ -57,17 +53,17 @@ def move_folder(source: epath.Path, target: epath.Path) -> None:
     if not is_remote(source):
         source.rename(target)
         return
-    for file in sorted(_files(source), key=lambda p: p.name == "commit_success.txt"):
+    for file in sorted(files_of(source), key=lambda p: p.name == "commit_success.txt"):
         copy = target / file.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         file.copy(copy, overwrite=True)
     source.rmtree()
 
 
-def _files(folder: epath.Path) -> Iterator[epath.Path]:
+def files_of(folder: epath.Path) -> Iterator[epath.Path]:
     """All files under `folder`; `rglob` does not know object stores."""
     for path in folder.iterdir():
         if path.is_dir():
-            yield from _files(path)
+            yield from files_of(path)
         else:
             yield path

@@ -1,32 +1,77 @@
-"""From what a user typed after --weights to a folder on this machine.
+"""From what a user typed to weights on this machine: one rule for every reader.
 
-What lives here: local paths, and Hub ids where huggingface_hub happens to be
-installed. No id is built in: public weights move and vanish.
+In this order: a file or folder here (`~` expanded), a URL of an object store (gs://,
+s3://; copied to this machine), a packaged name such as gendr-tiny, a Hub id where
+huggingface_hub is installed. No Hub id is built in: public weights move and vanish.
 """
 
+import atexit
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
-from gendr_jax.errors import InputError, UsageError
+from etils import epath
 
+from gendr_jax.errors import InputError, UsageError
+from gendr_jax.weights.remote_paths import files_of, is_remote, place
+
+DEFAULT = "gendr-tiny"  # what restores when no weights are named
+SHIPPED = Path(__file__).parents[1] / "pretrained"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def locate(path_or_name: str | Path) -> Path:
-    """The local folder of these weights; a Hub id is downloaded (and cached).
+def shipped() -> list[str]:
+    """Names of the weights that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/gendr.json"))
+
+
+def resolve(name: str | Path) -> Path:
+    """The local file or folder of these weights.
+
+    A folder goes before a name of weights that come with the package.
 
     Raises:
-        InputError: there is no such folder.
-        UsageError: a Hub id where huggingface_hub is not installed.
+        InputError: there is nothing of that name.
+        UsageError: a Hub id or a URL whose library is not installed.
     """
-    text = str(path_or_name)
+    text = str(name)
+    if is_remote(text):
+        return _copied(text)
     path = Path(text).expanduser()
-    if path.is_dir():
-        return path.resolve()
     if path.exists():
-        raise InputError(f"{text} is a file, not a folder of weights. Name the folder.")
-    if isinstance(path_or_name, Path) or not HUB_ID.fullmatch(text):
-        raise InputError(f"there is no weights folder {text}. Check the path.")
+        return path.resolve() if path.is_dir() else path.absolute()
+    if text in shipped():
+        return SHIPPED / text
+    if isinstance(name, Path) or not HUB_ID.fullmatch(text):
+        raise InputError(
+            f"{text} does not exist. Check the path, or name weights that come with "
+            f"the package: {', '.join(shipped())}."
+        )
+    return _from_hub(text)
+
+
+def locate(name: str | Path) -> Path:
+    """The local folder of these weights, by the rule of ``resolve``.
+
+    Raises:
+        InputError, UsageError: as ``resolve``; or a file.
+    """
+    try:
+        path = resolve(name)
+    except InputError as error:
+        if "does not exist" not in str(error):
+            raise
+        raise InputError(
+            f"there is no weights folder {name}. Check the path, or name weights that "
+            f"come with the package: {', '.join(shipped())}."
+        ) from error
+    if not path.is_dir():
+        raise InputError(f"{name} is a file, not a folder of weights. Name the folder.")
+    return path
+
+
+def _from_hub(text: str) -> Path:
     try:
         import huggingface_hub
     except ImportError:
@@ -37,8 +82,35 @@ def locate(path_or_name: str | Path) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(text))
     except Exception as error:  # network, authorisation, absence: many types
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(
             f"there is no weights folder {text}, and the Hub did not give it "
             f"({reason}). Check the path."
         ) from error
+
+
+def _copied(url: str) -> Path:
+    """A file or folder of an object store in a temporary folder of this process."""
+    source = place(url)
+    try:
+        is_file, is_folder = source.is_file(), source.is_dir()
+    except Exception as error:  # each store has errors of its own
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(f"{url} cannot be read ({reason}). Check the URL.") from error
+    if not is_file and not is_folder:
+        raise InputError(f"{url} does not exist. Check the URL.")
+    scratch = Path(tempfile.mkdtemp(prefix="gendr-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    name = url.rstrip("/").rpartition("/")[2]
+    if is_file:
+        return _copy(source, scratch / name)
+    for file in files_of(source):
+        _copy(file, scratch / name / str(file.relative_to(source)))
+    return scratch / name
+
+
+def _copy(source: epath.Path, target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 24)
+    return target

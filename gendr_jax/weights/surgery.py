@@ -72,3 +72,32 @@ def widened(weights: Weights, channels: int) -> Weights:
         params=weights.params | {"unet": unet},
         provenance={**weights.provenance, "surgery": surgeries},
     )
+
+
+def pixels_in(unet: Params, *, channels: int) -> Params:
+    """conv_in for ``channels`` of unshuffled pixels (GenDR-Adc); the rest as it is.
+
+    Tiled along its inputs and divided by sqrt(copies), as in ``widen``.
+
+    Raises:
+        InputError: ``channels`` is no multiple of the old channel count.
+    """
+    out = unet["conv_out"]["kernel"].shape[-1]
+    wide = widen(unet, channels_in=channels, channels_out=out)
+    return wide | {"conv_out": unet["conv_out"]}
+
+
+def pixels_out(unet: Params, key: jax.Array, *, factor: int) -> Params:
+    """conv_out for pixels of ``factor`` x ``factor`` blocks (GenDR-Pix).
+
+    One small random kernel a colour, shared by all pixels of a block (ICNR, Aitken et
+    al. 2017): pixel-shuffle then gives an answer that is constant in each block, free
+    of a pattern inside it. Spread 0.02 / sqrt(fan in); the bias is zero.
+    """
+    width = unet["conv_out"]["kernel"].shape[2]
+    spread = 0.02 / (9 * width) ** 0.5
+    colours = spread * jax.random.normal(key, (3, 3, width, 3), jnp.float32)
+    # Channel c f f + i f + j is colour c, as models/pixel_shuffle.py has it.
+    kernel = jnp.repeat(colours, factor * factor, axis=-1)
+    bias = jnp.zeros((kernel.shape[-1],), jnp.float32)
+    return unet | {"conv_out": {"kernel": kernel, "bias": bias}}

@@ -1,8 +1,7 @@
 """`gendr convert --verify`: the same random inputs through PyTorch and through JAX.
 
-What lives here: the comparison, block by block. PyTorch's side is what diffusers or
-transformers makes of an exported folder, so that nothing but the weights is ours there.
-What does not: conversion (gendr_jax/weights/convert.py).
+PyTorch's side is what diffusers or transformers makes of an exported folder, so that
+nothing but the weights is ours there.
 """
 
 import tempfile

@@ -103,7 +103,7 @@ def test_version(capsys):
         (["restor"], "did you mean restore"),
         (["fly"], "there are quickstart, restore"),
         (["restore"], "-i/--input"),
-        (["restore", "-i", "a.png", "-o", "b"], "--weights is missing"),
+        (["restore", "-i", "a.png", "-o", "b", "--weights", ""], "--weights is empty"),
         (["restore", "--tile", "4"], "required"),
         (["restore", "-i", "a", "-o", "b", "--dtype", "int8"], "int8"),
         (["restore", "-i", "a", "-o", "b", "-s", "four"], "four"),
@@ -135,9 +135,9 @@ def test_errors_by_kind(capsys, monkeypatch):
 
 
 def test_debug_shows_the_traceback():
-    done = shell("restore", "-i", "a", "-o", "b", "--debug")
+    done = shell("restore", "-i", "a", "-o", "b", "--weights", "", "--debug")
     assert done.returncode == 1 and "Traceback" in done.stderr
-    assert "UsageError: --weights is missing" in done.stderr
+    assert "UsageError: --weights is empty" in done.stderr
 
 
 # ---- names of files

@@ -27,6 +27,7 @@ from tests.helpers.tiny_stages import OWN, PARTS, fewer_passes, one_device
 
 FULL = {"vae16": "vae", "base": "base", "distill": "distill"}
 TINY = {"tiny_vae": "vae", "tiny_base": "base", "tiny_distill": "distill"}
+PIXELS = {"adc": "adc", "pix": "pix", "tiny_adc": "adc", "tiny_pix": "pix"}
 LADDER = {"tiny_ladder": "distill"}
 SETTINGS = settings_lib.STAGES
 quick = pytest.fixture(scope="module", autouse=True)(fewer_passes)
@@ -37,7 +38,7 @@ def read(name):
 
 
 def settings(name):
-    return typed(SETTINGS[(FULL | TINY | LADDER)[name]], read(name))
+    return typed(SETTINGS[(FULL | TINY | LADDER | PIXELS)[name]], read(name))
 
 
 def size(model, config, **kw):
@@ -47,7 +48,7 @@ def size(model, config, **kw):
 @pytest.mark.parametrize("name", [*FULL, *TINY, *LADDER])
 def test_every_file_is_a_valid_configuration_of_its_stage(name):
     s = settings(name)
-    assert s.stage == (FULL | TINY | LADDER)[name]
+    assert s.stage == (FULL | TINY | LADDER | PIXELS)[name]
     build.check(s, one_device())
     build.run_settings(s)
     # Full-size crops and batches suit meshes of eight and more.
@@ -189,3 +190,14 @@ def test_a_tiny_file_sets_up_on_photographs_in_memory(name):
     assert all(m.shape == () for m in metrics.values()) and metrics
     columns = jax.eval_shape(setup.stage.sample, state, setup.stage.frozen, rows, key)
     assert {c.shape for c in columns.values()} == {(2, 16, 16, 3)}
+
+
+@pytest.mark.parametrize("name", PIXELS)
+def test_students_without_an_autoencoder_stand_on_the_grid_of_its_latents(name):
+    s = settings(name)
+    assert s.stage == PIXELS[name] and s.factor == s.vae.factor
+    assert s.unet.in_channels == s.unet.out_channels == s.vae.latent_channels
+    assert s.weights.adversarial == 0.05  # the paper's
+    if s.stage == "pix":
+        assert (s.weights.perceptual, s.weights.fourier) == (1.0, 0.1)
+    build.check(s, one_device())

@@ -1,7 +1,9 @@
 """`gendr degrade`: files in, pairs and a manifest out."""
 
+import errno
 import hashlib
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +13,12 @@ from PIL import Image
 from scipy import ndimage
 
 import gendr_jax
+from gendr_jax import files, picture_walk
 from gendr_jax.cli import degrade
-from gendr_jax.data import pairs_manifest
+from gendr_jax.data import degrade_folder, pairs_manifest, patience
 from gendr_jax.data.degrade import PRESETS, chain, draws, recipe
 from gendr_jax.data.degrade import degrade as run_chain
-from gendr_jax.errors import UsageError
+from gendr_jax.errors import TryAgainError, UsageError
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def test_bad_files_are_named_and_the_rest_is_done(photos, tmp_path, capsys):
     flags = ["-i", str(photos), "-o", str(out), "--preset", "bicubic", "-s", "3"]
     assert degrade.main(flags) == 1
     error = capsys.readouterr().err
-    assert "broken.png" in error and "tiny.png: sides of 18x90" in error
+    assert "broken.png" in error and "tiny.png has 20x90 pixels" in error
     lq = read(out / "LR")
     assert len(lq) == 3 and lq["a.png.png"].shape == (20, 16, 3)
     pillow = Image.open(photos / "a.png").crop((0, 0, 48, 60))
@@ -131,10 +134,10 @@ def test_manifest(photos, tmp_path):
     assert degrade.main(["-i", str(photos), "-o", str(out), "--seed", "7"]) == 0
     head, *pictures = lines(out)
     assert head["gendr_jax"] == gendr_jax.__version__
-    assert (head["preset"], head["scale"], head["seed"]) == ("realesrgan", 4, 7)
+    assert (head["preset"], head["scale"], head["seed"]) == ("osediff", 4, 7)
     assert [p["input"] for p in pictures] == ["a.bmp", "a.png", "more/b.png"]
     for p in pictures:
-        assert (p["preset"], p["scale"], p["key"]["seed"]) == ("realesrgan", 4, 7)
+        assert (p["preset"], p["scale"], p["key"]["seed"]) == ("osediff", 4, 7)
         for name, file in (
             ("input", photos / p["input"]),
             ("LR", out / p["LR"]),
@@ -210,24 +213,86 @@ def test_a_killed_run_leaves_whole_files_and_no_manifest(photos, tmp_path, monke
     out = tmp_path / "out"
     flags = ["-i", str(photos), "-o", str(out)]
     assert degrade.main(flags) == 0
-    want, calls = contents(out), []
+    want, calls, rename = contents(out), [], os.replace
 
     def replace(source, target):
         calls.append(target)
-        if len(calls) == 4:
+        if len(calls) == 4:  # the log, then HR and LR of the first picture
             raise KeyboardInterrupt
-        source.replace(target)
+        rename(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pairs_manifest.os, "replace", replace)
+        patch.setattr(files.os, "replace", replace)
         with pytest.raises(KeyboardInterrupt):
             degrade.main(flags)
     left = contents(out)
+    assert left.pop("manifest.unfinished.jsonl")
     assert "manifest.jsonl" not in left and left.items() < want.items()
-    # what a power cut leaves is cleared away by the next run
-    (out / "LR" / ".a.png.png.partial").write_bytes(b"half")
     assert degrade.main(flags) == 0
     assert contents(out) == want
+
+
+def test_resume_goes_on_and_makes_anew_what_has_changed(photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    flags = ["-i", str(photos), "-o", str(out), "--preset", "bicubic"]
+    assert degrade.main(flags) == 0
+    want = contents(out)
+    text = (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    (out / "manifest.jsonl").unlink()
+    # as a kill leaves it: two pictures are done, the line of a third is cut off
+    cut = "\n".join([*text[:3], text[3][:40]])
+    (out / "manifest.unfinished.jsonl").write_text(cut, encoding="utf-8")
+    (out / "HR/more/b.png").unlink(), (out / "LR/more/b.png").unlink()
+    (out / "LR/a.png.png").write_bytes(b"spoilt")
+    capsys.readouterr()
+    assert degrade.main([*flags, "--resume"]) == 0
+    assert "3 of 3" in (said := capsys.readouterr().out) and "1 were there" in said
+    assert contents(out) == want
+    # pairs of other settings are ours, but are not kept
+    assert degrade.main([*flags, "--resume", "-s", "2"]) == 0
+    assert "were there" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layout", ["D/HR", "D/LR", "link"])
+def test_the_input_is_never_replaced(photos, tmp_path, layout):
+    out = tmp_path / "D"
+    out.mkdir()
+    if layout == "link":
+        (out / "HR").symlink_to(photos)
+        given = photos
+    else:
+        given = out / layout.removeprefix("D/")
+        photos.rename(given)
+    before = contents(given)
+    with pytest.raises(UsageError, match="the input .* Choose an empty folder"):
+        degrade.main(["-i", str(given), "-o", str(out), "--preset", "bicubic"])
+    assert contents(given) == before and not (out / "manifest.jsonl").exists()
+
+
+def test_pictures_of_another_program_are_not_replaced(photos, tmp_path):
+    out = tmp_path / "D"
+    (out / "HR/more").mkdir(parents=True)
+    (out / "HR/more/b.png").write_bytes(b"the only copy")
+    with pytest.raises(UsageError, match="b.png is not in manifest.jsonl"):
+        degrade.main(["-i", str(photos), "-o", str(out), "--preset", "bicubic"])
+    assert (out / "HR/more/b.png").read_bytes() == b"the only copy"
+
+
+def test_a_store_that_is_away_stops_the_run(photos, tmp_path, monkeypatch):
+    flags = ["-i", str(photos), "-o", str(tmp_path / "out"), "--preset", "bicubic"]
+    real = degrade_folder.Path.read_bytes
+
+    def read_bytes(path):
+        if path.name == "b.png":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(degrade_folder.Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(patience, "WAITS", (0.0, 0.0))
+    with pytest.raises(TryAgainError, match=r"b\.png cannot be read \(Input/output"):
+        degrade.main(flags)
+    monkeypatch.undo()
+    assert degrade.main([*flags, "--resume"]) == 0
 
 
 def test_pictures_of_another_run_are_not_mixed_in(photos, tmp_path):
@@ -239,9 +304,10 @@ def test_pictures_of_another_run_are_not_mixed_in(photos, tmp_path):
 
 
 def test_names_stay_apart():
-    names = ["a.bmp", "a.png", "a.png.webp", "b.png", "more/a.png"]
-    targets = degrade._targets(names)
-    assert len(set(targets.values())) == len(names)
+    names = ["A.png", "a.bmp", "a.png", "a.png.webp", "b.png", "more/a.png"]
+    names += ["Foto.JPG", "foto.png", "caf\u00e9.png", "cafe\u0301.png"]
+    targets = degrade_folder.assign(names)
+    assert len({picture_walk.same_name(t) for t in targets.values()}) == len(names)
     assert targets["b.png"] == "b.png" and targets["more/a.png"] == "more/a.png"
 
 

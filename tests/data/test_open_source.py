@@ -120,3 +120,15 @@ def test_turns_are_exact_even_and_gapless(shares):
         pipeline.take_turns(k, shares)[0] for k in range(late, late + total)
     )
     assert [counts[part] for part in range(len(shares))] == list(shares)
+
+
+@pytest.mark.parametrize("text", ["a@0.5, b@0.5", "a@0.5,b@0.5,", "a@5e-1 ,b@.5"])
+def test_blanks_and_a_comma_at_the_end_do_not_count(text):
+    found = open_source.split_mixture(text)
+    assert found == [("a", Fraction(1, 2)), ("b", Fraction(1, 2))]
+
+
+@pytest.mark.parametrize("text", ["a@0.7,b", "a@0.5,b@0.5,c"])
+def test_a_forgotten_weight_is_named(text):
+    with pytest.raises(UsageError, match="has no weight. Write PATH@WEIGHT"):
+        open_source.open_source(text)

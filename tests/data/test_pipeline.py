@@ -190,3 +190,13 @@ def test_sources_know_nothing_of_jax():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     text = open(pipeline.__file__).read()
     assert "import jax" not in text and "from jax" not in text
+
+
+def test_a_batch_of_one():
+    pictures = [np.full((40, 40, 3), k, np.uint8) for k in range(3)]
+    source = sources.arrays(pictures)
+    one = pipeline.batches(source, batch_size=1, crop=16, seed=0)
+    two = pipeline.batches(source, batch_size=2, crop=16, seed=0)
+    alone = np.concatenate([next(one)["hq"] for _ in range(2)])
+    np.testing.assert_array_equal(alone, next(two)["hq"])
+    one.close(), two.close()

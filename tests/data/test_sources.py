@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile
 
-from gendr_jax.data import decode, sources
-from gendr_jax.errors import InputError, UsageError
+from gendr_jax.data import decode, patience, sources
+from gendr_jax.errors import InputError, TryAgainError, UsageError
 
 
 def pixels(height=20, width=30, channels=3, seed=0, dtype=np.uint8):
@@ -144,8 +144,18 @@ def test_bytes_and_files_are_judged_alike(save):
     assert decode.read_size_bytes(data, "n") == decode.read_size(path) == (20, 30)
     with pytest.raises(InputError, match=r"^n: the file is empty$"):
         decode.read_size_bytes(b"", "n")
-    with pytest.raises(InputError, match=r"none\.png: FileNotFoundError"):
-        decode.read(path.with_name("none.png"))
+
+
+def test_a_file_that_is_missing_for_one_read_is_no_damaged_picture(save, monkeypatch):
+    path, waits = save("a.png", pixels()), []
+    away = path.rename(path.with_name("away"))
+    monkeypatch.setattr(patience.time, "sleep", waits.append)
+    with pytest.raises(TryAgainError, match=r"a\.png cannot be read \(No such file"):
+        decode.read(path)
+    assert waits == list(patience.WAITS)
+    # it comes back while we wait
+    monkeypatch.setattr(patience.time, "sleep", lambda s: away.rename(path))
+    assert decode.read(path).shape == (20, 30, 3)
 
 
 def test_a_bomb_is_not_decoded_by_read(save, monkeypatch):

@@ -91,8 +91,8 @@ def test_an_engine_refuses_what_it_could_not_hold(photograph, monkeypatch):
 
 
 def test_the_page_says_what_it_needs(capsys):
-    assert main_lib.main(["demo"]) == 2
-    assert "--weights is missing" in capsys.readouterr().err
+    assert main_lib.main(["demo", "--weights", ""]) == 2
+    assert "--weights is empty" in capsys.readouterr().err
     assert main_lib.main(["demo", "--weights", "absent"]) == 2
     assert "no weights folder absent" in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -23,7 +23,7 @@ COMMANDS = [
 def test_what_is_named_exists():
     assert missing(PAGE) == []
     assert len(COMMANDS) > 15
-    files = re.findall(r"(?:launch|configs|tools)/[\w.-]+\w", PAGE)
+    files = re.findall(r"(?<![\w/])(?:launch|configs|tools)/[\w.-]+\w", PAGE)
     assert files and not [name for name in files if not (ROOT / name).exists()]
     links = re.findall(r"\]\((?!http)([^)#]+)\)", PAGE)
     assert links and not [name for name in links if not (ROOT / "docs" / name).exists()]

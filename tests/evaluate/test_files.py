@@ -46,7 +46,8 @@ def test_a_folder_that_is_none_or_empty(tmp_path):
 
 def test_endings_of_programs_are_looked_through():
     assert stems(["a", "b"], ["a_x4", "b-out"]) == {"a": "a_x4", "b": "b-out"}
-    assert stems(["0853_HR"], ["0853_LRx4"]) == {}  # what is no known ending
+    assert stems(["0853_HR"], ["0853_LRx4"]) == {"0853_HR": "0853_LRx4"}
+    assert stems(["0853_HR"], ["0853_LRbest"]) == {}  # what is no known ending
     assert stems(["a_HR"], ["a_LR4"]) == {"a_HR": "a_LR4"}
     assert stems(["a_LR4"], ["a_LR4_x4_out"]) == {"a_LR4": "a_LR4_x4_out"}
     # Never the whole stem, and never letters that are part of a word.
@@ -87,3 +88,20 @@ def test_a_name_that_is_not_utf8_is_told(tmp_path):
     assert "b?.png: the name is not UTF-8" in problem
     with pytest.raises(UsageError, match="Rename the folder"):
         files.find(Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff")))
+
+
+@pytest.mark.parametrize(
+    "ending",
+    ["x4", "x4m", "_bicLRx4", "_SwinIR", "_RRDBNet_x4", "_out", "-my net"],
+)
+def test_endings_of_the_field(ending):
+    have = {f"{n}{ending}": Path(f"{n}{ending}.png") for n in ("0801", "0802")}
+    found = files.match(["0801", "0802", "0803"], have)
+    assert found == {n: Path(f"{n}{ending}.png") for n in ("0801", "0802")}
+    assert files.match(["0801"], have, suffix=ending).keys() == {"0801"}
+
+
+def test_no_ending_is_guessed_where_it_differs():
+    assert not files.match(["1", "2"], {"10": Path("10"), "20": Path("20")})
+    assert not files.match(["a", "b"], {"a_one": Path("a"), "b_two": Path("b")})
+    assert not files.match(["0801"], {"0801x4": Path("x")}, suffix="_other")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from gendr_jax.evaluate import statistics
 
@@ -42,6 +43,22 @@ def test_pairs_see_what_means_do_not():
     low, high = statistics.difference(a, b).mean.ci95
     assert 0.2 < low < 0.3 < high < 0.4
     assert statistics.mean(a).ci95[0] < statistics.mean(b).mean
-    found = statistics.difference([2.0, 1.0, 5.0], [1.0, 1.0, 7.0])
-    assert (found.above, found.below) == (1, 1)
-    assert found.mean.mean == pytest.approx(-1 / 3)
+    found = statistics.difference([2.0, 1.0, 5.0, 4.0], [1.0, 1.0, 8.0, 3.0])
+    assert (found.above, found.below) == (2, 1)
+    assert found.mean.mean == pytest.approx(-1 / 4)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 10, 99, 1000])
+def test_quantiles_of_student(freedom):
+    want = stats.t.ppf(0.975, freedom)
+    assert statistics.t_975(freedom) == pytest.approx(want, rel=1e-7)
+
+
+@pytest.mark.parametrize("n", [2, 4, 5, 10, 30])
+def test_a_winner_between_equals_is_as_rare_as_promised(n):
+    rng, hits = np.random.default_rng(1), 0
+    for _ in range(1000):
+        found = statistics.difference(rng.normal(size=n), rng.normal(size=n))
+        low, high = found.mean.ci95 or (-1, 1)
+        hits += low > 0 or high < 0
+    assert hits == 0 if n < statistics.FEWEST else 30 <= hits <= 72

@@ -1,8 +1,6 @@
 """Real files that a crawl brings home, each with what has to become of it.
 
-    python -m tests.helpers.bad_files      prints the table of docs/data.md
-
-What lives here: CASES and how they are made. What does not: anything asserted.
+python -m tests.helpers.bad_files      prints the table of docs/data.md
 """
 
 import io

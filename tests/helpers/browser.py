@@ -1,7 +1,6 @@
 """Chromium driven over a pipe by its own protocol: no package, no port.
 
-What lives here: `open_page`, for tests of pages that are files. Real clicks and keys,
-every console message, every request.
+Real clicks and keys, every console message, every request.
 """
 
 import base64

@@ -1,7 +1,6 @@
 """An object store in memory that speaks the JSON API of Google Cloud Storage.
 
-What lives here: as much of it as gcsfs and TensorStore ask for. What does not: anything
-about durability, rights or quotas. Objects appear whole, and there is no rename.
+Objects appear whole, and there is no rename.
 """
 
 import contextlib

@@ -1,9 +1,4 @@
-"""The three stages at the smallest size that still has every part, for tests.
-
-What lives here: settings, networks (the real ones, tiny; or toys of the same
-interface, whose steps compile in seconds), random weights, a batch. What does not:
-anything asserted.
-"""
+"""The three stages at the smallest size that still has every part, for tests."""
 
 import functools
 from typing import Any

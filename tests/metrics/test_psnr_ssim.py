@@ -151,3 +151,14 @@ def test_errors_name_both_sides(metric):
         metric(sr, gt, channel="luma")
     with pytest.raises(UsageError, match="-1"):
         metric(sr, gt, crop=-1)
+
+
+@pytest.mark.parametrize("measure", ["psnr", "ssim", "sharpness", "blockiness"])
+@pytest.mark.parametrize("of", ["0..255", "-1..1", "not finite"])
+def test_floats_of_another_range_are_refused(measure, of):
+    x = np.random.default_rng(0).random((32, 32, 3)).astype(np.float32)
+    x = {"0..255": x * 255, "-1..1": x * 2 - 1, "not finite": x * np.nan}[of]
+    figure = getattr(metrics, measure)
+    arguments = (x,) * (2 if measure in ("psnr", "ssim") else 1)
+    with pytest.raises(InputError, match=r"floats from .* expected \[0, 1\]. Divide"):
+        figure(*arguments)

@@ -230,3 +230,36 @@ def test_latent_scaling_is_that_of_diffusers_pipelines():
     np.testing.assert_allclose(config.to_model(z), [[[[0, 0.3611]]]], atol=1e-7)
     np.testing.assert_allclose(config.from_model(config.to_model(z)), z, rtol=1e-6)
     assert VAEConfig().factor == 8
+
+
+def test_a_linear_path_is_added_to_the_convolutions():
+    config = VAEConfig(
+        latent_channels=12,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        norm_groups=4,
+        mid_attention=False,
+        quant_conv=False,
+        post_quant_conv=False,
+        patch=2,
+        linear_path=True,
+    )
+    assert config.factor == 2
+    net = nets.build(VAE, config)
+    params = net.init(jax.random.key(0))
+    eye = jnp.eye(12)
+    down = jnp.concatenate([eye, jnp.zeros((12, 12))], axis=1)
+    params["linear_path"]["down"]["kernel"] = down[None, None]
+    params["linear_path"]["up"]["kernel"] = eye[None, None]
+    x = jax.random.uniform(jax.random.key(1), (1, 6, 10, 3), minval=-1)
+    z, _ = net.bind(params).encode(x)
+    alone = net.bind(params).encoder(x)[..., :12]
+    y = net.bind(params).linear_path.decode(z - alone)
+    np.testing.assert_allclose(y, x, atol=1e-5)
+    # Fresh convolutions of the decoder add nothing.
+    np.testing.assert_allclose(net.bind(params).decode(z - alone), x, atol=1e-5)
+
+
+def test_a_vae_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="neither convolutions nor a linear path"):
+        VAEConfig(convolutions=False)

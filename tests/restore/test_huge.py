@@ -37,7 +37,7 @@ def test_files_restore_as_pictures_do(restorer, tmp_path, name, channels):
         tmp_path / f"out_{name}",
         progress=lambda *pair: heard.append(pair),
     )
-    assert plan.tiles == 9 and heard == [(i + 1, 9) for i in range(9)]
+    assert plan.tiles == 12 and heard == [(i + 1, 12) for i in range(12)]
     found = image_io.read(tmp_path / f"out_{name}")
     wanted = restorer.restore([image_io.read(tmp_path / name)])[0]
     assert (

@@ -73,7 +73,7 @@ def enlarged(name):
 def test_tiles_do_not_show(by_tiles, in_one, name):
     tiles, whole, up = by_tiles(INPUTS[name]), in_one(INPUTS[name]), enlarged(name)
     (plan,) = by_tiles.last
-    assert plan.tiles == 9 and plan.overlap == TILE // 4
+    assert plan.tiles == 16 and plan.overlap == TILE // 4
     assert in_one.last[0].tiles == 1
     jump, step = tiling.seams(tiles - up, plan)
     usual_jump, usual_step = tiling.seams(whole - up, plan)

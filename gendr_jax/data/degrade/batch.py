@@ -1,12 +1,11 @@
 """A function of one sample over a batch: one at a time, on every device its own.
 
-What lives here: the loop and how it is split. A loop over samples lets a sample
-branch for itself (`jax.vmap` would compute every branch), and its cost a sample does
-not grow with the batch. XLA would gather a sharded batch in front of a loop. So where
-a mesh is current (`jax.set_mesh`) the batch is split over all of it; elsewhere a
-partitioning rule splits it as it comes, which needs a backend that knows such rules
-(compiling for a TPU that is not there does not) and keeps a program of several devices
-out of JAX's persistent cache.
+A loop over samples lets a sample branch for itself (`jax.vmap` would compute every
+branch), and its cost a sample does not grow with the batch. XLA would gather a sharded
+batch in front of a loop. So where a mesh is current (`jax.set_mesh`) the batch is split
+over all of it; elsewhere a partitioning rule splits it as it comes, which needs a
+backend that knows such rules (compiling for a TPU that is not there does not) and keeps
+a program of several devices out of JAX's persistent cache.
 """
 
 from collections.abc import Callable

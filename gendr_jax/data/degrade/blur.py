@@ -1,15 +1,12 @@
 """Filtering with a per-sample kernel, reflecting at the border of the picture.
 
-What lives here: padding by reflection when the size is a traced value, and the
-correlation, in the form that each kind of machine does well.
-
-    CPU   Fourier product; a direct 21 x 21 convolution takes 25 times as long
-    TPU   a convolution along the height whose channels are 128 neighbours in a row,
-          108 of which get a result: with one channel it would move twice the bytes;
-          a Fourier transform compiles for minutes
-    GPU   one matrix product for squares of 8 x 16 pixels, each of which depends on a
-          window of 4 x 3 of them; it stays one product when every sample of a batch
-          has its own kernel
+CPU   Fourier product; a direct 21 x 21 convolution takes 25 times as long
+TPU   a convolution along the height whose channels are 128 neighbours in a row,
+      108 of which get a result: with one channel it would move twice the bytes;
+      a Fourier transform compiles for minutes
+GPU   one matrix product for squares of 8 x 16 pixels, each of which depends on a
+      window of 4 x 3 of them; it stays one product when every sample of a batch
+      has its own kernel
 """
 
 import functools

@@ -1,11 +1,11 @@
 """The stages in their order, on canvases of a few fixed sizes.
 
-What lives here: the chain of one sample and its batched, jitted form. A picture of
-changing size sits at the start of a canvas; each stage is told the size in use and
-returns something meaningless beyond it. After the first resize the chain branches by
-the smallest canvas of a short ladder that holds the picture, so that one compiled
-program serves all draws and the average cost is that of the average size. Nothing in
-the result depends on the canvas: noise is drawn by row and column (fields.py).
+A picture of changing size sits at the start of a canvas; each stage is told the size in
+use and returns something meaningless beyond it. After the first resize the chain
+branches by the smallest canvas of a short ladder that holds the picture, so that one
+compiled program serves all draws and the average cost is that of the average size.
+Nothing in the result depends on the canvas: noise is drawn by row and column
+(fields.py).
 
     sharpen? -> blur -> resize -> noise -> JPEG
     -> blur? -> resize -> noise

@@ -1,10 +1,9 @@
 """Every random number of one sample's degradation, except its noise fields.
 
-What lives here: the laws. A sample's draws are a function of its key and of nothing
-else: one vector of uniform numbers, each place of which has one use, so that a new
-use at a new place changes no other.
-Real-ESRGAN draws some of these once a batch and shuffles pairs in a queue to make up
-for it; draws by sample need no queue.
+A sample's draws are a function of its key and of nothing else: one vector of uniform
+numbers, each place of which has one use, so that a new use at a new place changes no
+other. Real-ESRGAN draws some of these once a batch and shuffles pairs in a queue to
+make up for it; draws by sample need no queue.
 """
 
 from typing import NamedTuple

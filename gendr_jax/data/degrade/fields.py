@@ -1,10 +1,9 @@
 """Fields of standard normals that do not depend on the canvas they are drawn for.
 
-What lives here: one generator. The value at a channel, a row and a column is a
-function of the key and of these three numbers, so a picture gets the same noise on
-every canvas. The bits are Threefry-2x32 with 20 rounds (Salmon et al., 2011), as in
-`jax.random`, written out here because XLA then fuses it into one loop; on a CPU
-`jax.random.bits` takes four times as long.
+The value at a channel, a row and a column is a function of the key and of these three
+numbers, so a picture gets the same noise on every canvas. The bits are Threefry-2x32
+with 20 rounds (Salmon et al., 2011), as in `jax.random`, written out here because XLA
+then fuses it into one loop; on a CPU `jax.random.bits` takes four times as long.
 """
 
 import jax

@@ -1,9 +1,7 @@
 """JPEG compression as arithmetic: the losses of a JPEG round trip, no file.
 
-What lives here: DiffJPEG as Real-ESRGAN uses it, with its two quirks, because other
-people's networks were trained on them: the luma table is transposed, and tables
-scaled by the quality are not rounded to integers. Against libjpeg at one quality the
-result differs by 32-40 dB, while both are equally far from the source.
+Against libjpeg at one quality the result differs by 32-40 dB, while both are equally
+far from the source.
 """
 
 import functools

@@ -1,7 +1,6 @@
 """Blur kernels in closed form on a fixed square grid.
 
-What lives here: the seven shapes of Real-ESRGAN's kernels as functions of their
-parameters. Which shape and which parameters is drawn in draws.py.
+Which shape and which parameters is drawn in draws.py.
 
 With x = column and y = row offsets from the centre, theta the angle of the long axis
 and c, s its cosine and sine,

@@ -1,7 +1,6 @@
 """Gaussian and shot noise from one field of standard normals.
 
-What lives here: the noise of one picture, given its parameters and its normals. A
-Poisson count is a function of a normal here (second-order Cornish-Fisher, rounded):
+A Poisson count is a function of a normal here (second-order Cornish-Fisher, rounded):
 within 0.01 of the Poisson law in total variation for a mean of 1, and closer above.
 `jax.random.poisson` takes 50 times as long and an unbounded loop.
 """

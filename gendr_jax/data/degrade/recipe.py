@@ -1,7 +1,6 @@
 """The numbers of each degradation: frozen settings, and the presets by name.
 
-What lives here: ranges and probabilities, no arrays. How they are drawn is in
-draws.py, what is done with them in chain.py.
+How they are drawn is in draws.py, what is done with them in chain.py.
 
 Sources: Real-ESRGAN (Wang et al., 2021) and OSEDiff train with the same values, which
 are the default; SeeSR and StableSR are milder, InvSR skips the second order half of
@@ -81,8 +80,8 @@ class Recipe:
     sharpen: bool = False
 
 
-_REALESRGAN = Recipe(
-    name="realesrgan",
+_OSEDIFF = Recipe(
+    name="osediff",
     first=Order(
         blur_prob=1.0,
         blur=Blur(),
@@ -103,18 +102,21 @@ _REALESRGAN = Recipe(
     ),
 )
 
+# realesrgan_model.py degrades `gt_usm`, the truth sharpened by a mask of radius 50.
+_REALESRGAN = replace(_OSEDIFF, name="realesrgan", sharpen=True)
+
 _SEESR = replace(
-    _REALESRGAN,
+    _OSEDIFF,
     name="seesr",
     first=replace(
-        _REALESRGAN.first,
+        _OSEDIFF.first,
         resize=(0.3, 1.5),
         gaussian=(1.0, 15.0),
         poisson=(0.05, 2.0),
         jpeg=(60.0, 95.0),
     ),
     second=replace(
-        _REALESRGAN.second,
+        _OSEDIFF.second,
         blur_prob=0.5,
         resize=(0.6, 1.2),
         gaussian=(1.0, 12.0),
@@ -135,11 +137,11 @@ _STABLESR = replace(
 )
 
 _INVSR = replace(
-    _REALESRGAN,
+    _OSEDIFF,
     name="invsr",
-    first=replace(_REALESRGAN.first, blur=Blur(sizes=tuple(range(3, 20, 2)))),
+    first=replace(_OSEDIFF.first, blur=Blur(sizes=tuple(range(3, 20, 2)))),
     second=replace(
-        _REALESRGAN.second,
+        _OSEDIFF.second,
         blur=Blur(sizes=tuple(range(3, 14, 2)), sigma=(0.2, 1.5)),
     ),
     second_prob=0.5,
@@ -147,17 +149,17 @@ _INVSR = replace(
 )
 
 _APISR = replace(
-    _REALESRGAN,
+    _OSEDIFF,
     name="apisr",
     first=replace(
-        _REALESRGAN.first,
+        _OSEDIFF.first,
         resize=(0.1, 1.2),
         jpeg=(20.0, 95.0),
         whole_quality=True,
         resize_anywhere=True,
     ),
     second=replace(
-        _REALESRGAN.second,
+        _OSEDIFF.second,
         resize_probs=(0.2, 0.7, 0.1),
         resize=(0.15, 1.2),
         jpeg=(20.0, 95.0),
@@ -168,17 +170,20 @@ _APISR = replace(
     jpeg_last_prob=1.0,
 )
 
-PRESETS = ("realesrgan", "seesr", "stablesr", "invsr", "apisr", "bicubic")
+PRESETS = ("osediff", "realesrgan", "seesr", "stablesr", "invsr", "apisr", "bicubic")
 
 
-def recipe(name: str = "realesrgan") -> Recipe:
+DEFAULT = "osediff"
+
+
+def recipe(name: str = DEFAULT) -> Recipe:
     """The preset of that name.
 
     Raises:
       UsageError: there is no such preset; the message lists those that exist.
     """
     plain = Recipe(name="bicubic")
-    known = (_REALESRGAN, _SEESR, _STABLESR, _INVSR, _APISR, plain)
+    known = (_OSEDIFF, _REALESRGAN, _SEESR, _STABLESR, _INVSR, _APISR, plain)
     for preset in known:
         if preset.name == name:
             return preset

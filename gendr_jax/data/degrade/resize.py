@@ -1,8 +1,7 @@
 """Resizing as two small matrix products, equal to PyTorch's `interpolate`.
 
-What lives here: dense resampling matrices whose sizes may be traced values, so that
-one compiled program serves every factor. `jax.image.resize` is not used: its ratio
-comes from the rounded sizes and its cubic differs (25-39 dB from the reference).
+`jax.image.resize` is not used: its ratio comes from the rounded sizes and its cubic
+differs (25-39 dB from the reference).
 
 A picture of n pixels sits at the start of a longer axis, the canvas; row i < n_out of
 a matrix holds the weights of output pixel i and every later row is zero. Tap

@@ -1,8 +1,7 @@
 """Unsharp masking of the truth, as Real-ESRGAN and StableSR do before degrading.
 
-What lives here: one filter. With B the blurred picture and R = I - B, the mask
-S = blur(255 |R| > 10) blends I with clip(I + R / 2). B and S use a 51-tap Gaussian of
-sigma 8 that reflects at the border.
+With B the blurred picture and R = I - B, the mask S = blur(255 |R| > 10) blends I with
+clip(I + R / 2). B and S use a 51-tap Gaussian of sigma 8 that reflects at the border.
 """
 
 import jax

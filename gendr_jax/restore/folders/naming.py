@@ -1,8 +1,4 @@
-"""From the paths of a command line to pairs of input and output files.
-
-What lives here: finding pictures and naming results. What does not: reading or
-writing any of them.
-"""
+"""From the paths of a command line to pairs of input and output files."""
 
 import os
 from collections import Counter

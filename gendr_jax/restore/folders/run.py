@@ -1,8 +1,4 @@
-"""The loop of `gendr restore`: files are read ahead and written behind the device.
-
-What lives here: one picture from file to files, and what happens when one fails. What
-does not: flags (restore.py), names of files (jobs.py), pixels (gendr_jax/restore/).
-"""
+"""The loop of `gendr restore`: files are read ahead and written behind the device."""
 
 import os
 import threading

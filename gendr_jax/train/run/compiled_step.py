@@ -1,9 +1,5 @@
 """The training step as compiled programs: what they are given, where all of it lives.
 
-What lives here: shapes and placements of a step's arguments, and the jits that the
-loop runs and `gendr plan` compiles for devices that are not here. What does not: any
-step (`*_step.py`), data, files.
-
 A step of several phases is several programs. They are compiled side by side, the
 compiler needs a fraction of the memory and time that one program of all of them takes,
 and on the devices each has the room that the others have left.

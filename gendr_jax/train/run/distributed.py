@@ -1,8 +1,4 @@
-"""Several processes of one run: meeting, and noticing when one is gone.
-
-What lives here: `join` and `whole_arrays`. What does not: barriers
-(`checkpoints/barrier.py`), signals (`signals.py`), meshes.
-"""
+"""Several processes of one run: meeting, and noticing when one is gone."""
 
 import os
 from typing import Any

@@ -1,8 +1,4 @@
-"""Batches on their way to the devices: read ahead, waiting measured, iterators closed.
-
-What lives here: host batches to global arrays. What does not: the pictures
-(`data/pipeline.py`), the step.
-"""
+"""Batches for the devices: read ahead, waiting measured, iterators closed."""
 
 import logging
 import queue

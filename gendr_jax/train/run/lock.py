@@ -1,8 +1,5 @@
 """One run a workdir: a lock file that says who writes there, kept alive by a thread.
 
-What lives here: taking, keeping and releasing the lock. What does not: what is written
-in the workdir (`workdir.py`), when a lost lock ends the run (`loop.py`).
-
 An owner on this machine is alive if its process is. Of an owner elsewhere nothing is
 known but that it touches the file every few seconds, so a start waits and looks; the
 clocks of the two machines are not compared.

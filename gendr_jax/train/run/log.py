@@ -1,7 +1,6 @@
 """What a run says while it trains: terminal, metrics.jsonl, TensorBoard, pictures.
 
-What lives here: writing. What does not: which numbers, and when (`loop.py`); run.json
-(`run_json.py`). Only the first process writes; on the others every method does nothing.
+Only the first process writes; on the others every method does nothing.
 """
 
 import json

@@ -1,9 +1,5 @@
 """The training loop: place, resume, step, log, save, stop.
 
-What lives here: `run`, the same for every stage. What does not: the stages
-(`train/stages/`), what is written where (`workdir.py`, `log.py`, `run_json.py`,
-`checkpoints/manager.py`), pictures (`sample_sheet.py`), hangs (`watchdog.py`), flags.
-
 `state.step` is the only clock. It decides which batch comes next and which random
 numbers are drawn, so a run that resumes goes on as if it had never stopped.
 """

@@ -1,7 +1,6 @@
 """A window of steps recorded by the profiler of JAX, on request.
 
-What lives here: which steps, and starting and stopping the trace. View the result with
-TensorBoard or xprof: `tensorboard --logdir WORKDIR/profile`.
+View the result with TensorBoard or xprof: `tensorboard --logdir WORKDIR/profile`.
 """
 
 from pathlib import Path

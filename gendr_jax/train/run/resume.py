@@ -1,8 +1,4 @@
-"""What may change between two starts of a run with the same workdir, and what not.
-
-What lives here: the comparison of configurations. What does not: reading the
-checkpoint (`checkpoints/manager.py`), the loop.
-"""
+"""What may change between two starts of a run with the same workdir, and what not."""
 
 import dataclasses
 import fnmatch

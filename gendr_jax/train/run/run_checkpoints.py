@@ -1,8 +1,4 @@
-"""The checkpoints of one run: what is written beside the arrays, and what is refused.
-
-What lives here: `Saves`, the loop's hand on `manager.Manager`. What does not: when
-to save (`loop.py`), what may change between starts (`resume.py`), files.
-"""
+"""The checkpoints of one run: what is written with the arrays, what is refused."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,8 +1,5 @@
 """WORKDIR/run.json: what runs, on what, where its time goes, and why it stopped.
 
-What lives here: the file and its history of starts. What does not: the clock
-(`goodput.py`), the decision to stop (`loop.py`).
-
 `stopped` is one of
     running   it runs; a process that was killed leaves this, see below
     done      all steps are trained and the weights are written

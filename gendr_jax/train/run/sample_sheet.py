@@ -1,8 +1,4 @@
-"""Contact sheets of a stage's sample pictures, of the same few samples each time.
-
-What lives here: which rows, the jitted function, the sheet. What does not: when
-(`loop.py`), the pictures themselves (each stage's `sample`), the layout (`sheet.py`).
-"""
+"""Contact sheets of a stage's sample pictures, of the same few samples each time."""
 
 from typing import Any
 

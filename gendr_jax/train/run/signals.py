@@ -1,8 +1,4 @@
-"""Being asked to stop: SIGTERM and SIGINT become a flag that the loop reads.
-
-What lives here: the flag, and long work that it cuts short. What does not: what is
-saved when it is set (`loop.py`).
-"""
+"""Being asked to stop: SIGTERM and SIGINT become a flag that the loop reads."""
 
 import os
 import queue

@@ -1,8 +1,4 @@
-"""A hung step is noticed: stacks of all threads, then the end of the process.
-
-What lives here: the thread that looks at a clock. What does not: what counts as
-progress (`loop.py` and `run_json.py` tell it).
-"""
+"""A hung step is noticed: stacks of all threads, then the end of the process."""
 
 import datetime
 import faulthandler

@@ -1,8 +1,5 @@
 """Where a run writes: a folder, or an object store with a folder here in between.
 
-What lives here: `Workdir`. What does not: what is written (`log.py`, `run_json.py`,
-`checkpoints/manager.py`).
-
 Checkpoints go to the object store directly, each process its own shards. All else is
 small: it is written to a temporary folder, and `push` copies what has changed. An
 object appears whole or not at all, so nobody reads half a file.

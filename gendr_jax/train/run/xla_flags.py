@@ -1,8 +1,5 @@
 """Presets of compiler options for TPUs: a name in the configuration, no environment.
 
-What lives here: the table and its lookup. What does not: compiling (`loop.py`), the
-choice of a preset, flags of GPUs.
-
 The options go to one program (`lowered.compile(compiler_options=...)`), so the record
 of a run says by a name with which ones its step was compiled. A name ends in a version:
 what stands behind it never changes, another set of flags is another name. None is on by

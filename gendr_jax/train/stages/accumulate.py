@@ -1,7 +1,5 @@
 """A batch in parts: gradients and outputs as those of the whole, memory of a part.
 
-What lives here: cutting, averaging and joining. What does not: losses, updates.
-
 Part i takes the rows i, i + parts, i + 2 parts... so that each device goes on with rows
 that it holds already. Losses are means over samples, so the mean of the parts is the
 mean of the batch; a sample that is left out because it is not finite gives its weight

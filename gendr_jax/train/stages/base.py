@@ -5,7 +5,7 @@ schedule in ``diffusion.py``. Equations are numbered in docs/algorithm.md.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -57,7 +57,7 @@ def optimiser(settings: BaseSettings) -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(label, params)
 
     hold = held(settings)
-    groups = {
+    groups: dict[Hashable, optax.GradientTransformation] = {
         "new": optimisers.adamw(settings.optim_new, steps=settings.steps),
         "rest": optimisers.adamw(settings.optim, steps=settings.steps, hold=hold),
     }

@@ -4,9 +4,9 @@ Reads starting weights, declares networks, picks the step. The mathematics is in
 ``*_step.py`` files, the running in ``loop.py``.
 """
 
-import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gendr_jax import nets, sharding
-from gendr_jax.api import load_component
 from gendr_jax.data import pipeline
 from gendr_jax.data.fingerprint import fingerprint
 from gendr_jax.data.open_source import BUILTIN, open_source
@@ -30,24 +29,28 @@ from gendr_jax.models.heads import (
     RepaProjector,
     RepaProjectorConfig,
 )
-from gendr_jax.models.lpips import LPIPS
+from gendr_jax.models.lpips import LPIPS, LPIPSConfig
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Params
 from gendr_jax.sharding import Placement
 from gendr_jax.train.settings import (
     STAGES,
+    AdcSettings,
     BaseSettings,
     Common,
     DistillSettings,
     Init,
+    PixelSettings,
+    PixSettings,
     RunSettings,
+    Settings,
     VAESettings,
 )
 from gendr_jax.train.stage import Stage
 from gendr_jax.train.stages import base as base_stage
 from gendr_jax.train.stages import distill as distill_stage
-from gendr_jax.train.stages import initial_weights, patch_components
+from gendr_jax.train.stages import initial_weights, patch_components, pixel
 from gendr_jax.train.stages import vae as vae_stage
 from gendr_jax.train.stages.roles import DistillNets
 from gendr_jax.train.typed import typed
@@ -91,8 +94,13 @@ def _from_components(
         return stage
     net = builder(settings)(VAE, settings.vae)
     fresh = initial_weights.random_like(net, settings.seed, initial_weights.VAE_STREAM)
-    with contextlib.closing(batches(0)) as first:
+    first = batches(0)
+    try:
         path = patch_components.from_batches(settings.vae, first)
+    finally:
+        close = getattr(first, "close", None)  # of generators and grain's iterators
+        if close is not None:
+            close()
     start = {"vae": fresh | {"linear_path": jax.tree.map(jnp.asarray, path)}}
     return dataclasses.replace(stage, start=start)
 
@@ -119,7 +127,7 @@ def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
     return dataclasses.replace(made[0], frozen=frozen, start=begin)
 
 
-def read_settings(config: Mapping[str, Any], mesh: Mesh) -> Common:
+def read_settings(config: Mapping[str, Any], mesh: Mesh) -> Settings:
     """The typed settings of config.stage, checked against each other and the mesh.
 
     Raises:
@@ -136,17 +144,24 @@ def read_settings(config: Mapping[str, Any], mesh: Mesh) -> Common:
     return settings
 
 
-def wire(settings: Common, mesh: Mesh) -> Stage:
+def wire(settings: Settings, mesh: Mesh) -> Stage:
     """The stage of these settings; reads the weights that they name."""
     gather = functools.partial(
         whole, placement=placement(settings, mesh), dtype=settings.dtype
     )
     split = functools.partial(sharding.split_rows, mesh=mesh)
-    makers = {"vae": _vae_stage, "base": _base_stage, "distill": _distill_stage}
-    return makers[settings.stage](settings, gather, split)
+    match settings:
+        case VAESettings():
+            return _vae_stage(settings, gather, split)
+        case BaseSettings():
+            return _base_stage(settings, gather, split)
+        case DistillSettings():
+            return _distill_stage(settings, gather, split)
+        case AdcSettings() | PixSettings():
+            return _pixel_stage(settings, gather, split)
 
 
-def run_settings(settings: Common) -> RunSettings:
+def run_settings(settings: Settings) -> RunSettings:
     """What the loop needs to know."""
     return RunSettings(
         steps=settings.steps,
@@ -204,7 +219,9 @@ def data_batches(
     )
 
 
-def _vae_stage(settings: VAESettings, gather: Gather, split: Split) -> Stage:
+def _vae_stage(
+    settings: VAESettings, gather: Gather, split: Split
+) -> Stage[vae_stage.VAEState]:
     config, params = initial_weights.component(settings.init, "vae", settings.vae)
     settings = dataclasses.replace(settings, vae=config)
     build = builder(settings)
@@ -267,7 +284,9 @@ def _frozen_parts(settings: BaseSettings | DistillSettings):
     return settings, frozen, vae_net, dino_net, projector
 
 
-def _base_stage(settings: BaseSettings, gather: Gather, split: Split) -> Stage:
+def _base_stage(
+    settings: BaseSettings, gather: Gather, split: Split
+) -> Stage[base_stage.BaseState]:
     settings, frozen, vae, dino, projector = _frozen_parts(settings)
     config = settings.unet
     initial_weights.check_prediction(settings.init, settings.prediction)
@@ -303,7 +322,9 @@ def _base_stage(settings: BaseSettings, gather: Gather, split: Split) -> Stage:
     )
 
 
-def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> Stage:
+def _distill_stage(
+    settings: DistillSettings, gather: Gather, split: Split
+) -> Stage[distill_stage.DistillState]:
     settings, frozen, vae, dino, projector = _frozen_parts(settings)
     initial_weights.check_prediction(settings.init, settings.prediction)
     config, params = initial_weights.component(settings.init, "unet", settings.unet)
@@ -327,7 +348,6 @@ def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> S
         projector=projector,
         dino=dino,
         head=build(DiscriminatorHead, head),
-        vgg=_vgg(settings, frozen),
         gather=gather,
         split=split,
     )
@@ -359,16 +379,111 @@ def _distill_stage(settings: DistillSettings, gather: Gather, split: Split) -> S
     )
 
 
-def _vgg(settings: DistillSettings, frozen: dict[str, Any]) -> nets.Net | None:
-    """The network of the perceptual term, its weights put into ``frozen``; or None."""
-    if settings.weights.perceptual == 0:
-        return None
-    config, params = load_component(settings.init.vgg, "lpips")
-    frozen["vgg"] = nets.cast(params, settings.dtype)
-    return builder(settings)(LPIPS, config, remat=settings.remat)
+def _pixel_stage(
+    settings: AdcSettings | PixSettings, gather: Gather, split: Split
+) -> Stage:
+    vae_config, vae = initial_weights.component(settings.init, "vae", settings.vae)
+    initial_weights.check_prediction(settings.init, settings.prediction)
+    config, teacher = initial_weights.component(settings.init, "unet", settings.unet)
+    check_channels(config, vae_config)
+    settings = dataclasses.replace(settings, vae=vae_config, unet=config)
+    build, seed = builder(settings), settings.seed
+    vae_net = build(VAE, vae_config, remat=settings.remat)
+    teacher_net = build(UNet, config, remat=settings.remat)
+    if vae is None:
+        stream = initial_weights.VAE_STREAM
+        vae = initial_weights.random_like(vae_net, seed, stream)
+    if teacher is None:
+        stream = initial_weights.UNET_STREAM
+        teacher = initial_weights.random_like(teacher_net, seed, stream)
+    student, before, params = _pixel_ends(settings, config, teacher)
+    lpips_net, lpips = _perceptual(settings)
+    head = DiscriminatorHeadConfig(
+        in_channels=config.block_out_channels[-1],
+        hidden_channels=settings.discriminator_width,
+        norm_groups=config.norm_groups,
+    )
+    parts = pixel.PixelNets(
+        vae=vae_net,
+        teacher=teacher_net,
+        student=build(UNet, student, remat=settings.remat),
+        adapted=build(UNet, before, remat=settings.remat, lora=settings.lora),
+        head=build(DiscriminatorHead, head),
+        lpips=lpips_net,
+        gather=gather,
+        split=split,
+    )
+    frozen = {
+        "vae": nets.cast(vae, settings.dtype),
+        "unet": nets.cast(teacher, settings.dtype),
+        "features": nets.cast(params["features"], settings.dtype),
+        "prompt": initial_weights.prompt(
+            settings.init, config.cross_attention_dim, seed
+        ),
+    }
+    if lpips is not None:
+        frozen["lpips"] = nets.cast(lpips, settings.dtype)
+    step = pixel.Pixel(settings, parts)
+
+    def export(state: pixel.PixelState, path: Path) -> None:
+        folder.save(
+            path,
+            kind=settings.stage,
+            vae=None if step.to_pixels else (settings.vae, frozen["vae"]),
+            unet=(student, state.ema),
+            prompt=frozen["prompt"],
+            prediction=settings.prediction,
+        )
+
+    return Stage(
+        init=pixel.make_init(settings, parts),
+        step=step.step,
+        phases=step.lines,
+        frozen=frozen,
+        sample=step.sample,
+        export=export,
+        start={"student": params["student"]},
+    )
 
 
-def check(settings: Common, mesh: Mesh) -> None:
+def _pixel_ends(
+    settings: AdcSettings | PixSettings, config: UNetConfig, teacher: Params
+) -> tuple[UNetConfig, UNetConfig, dict[str, Params]]:
+    """The student's and the discriminator's UNet, with the weights both start from.
+
+    Adc begins as GenDR with another conv_in and is judged by GenDR's features; Pix
+    begins as Adc with another conv_out and is judged by Adc's.
+    """
+    channels = settings.pixel_channels
+    adc = dataclasses.replace(config, in_channels=channels)
+    pixels_in = surgery.pixels_in(teacher, channels=channels)
+    if isinstance(settings, AdcSettings):
+        return adc, config, {"student": pixels_in, "features": teacher}
+    read = initial_weights.component(settings.init, "adc", adc)[1]
+    before = pixels_in if read is None else read
+    pix = dataclasses.replace(adc, out_channels=channels)
+    key = jax.random.fold_in(jax.random.key(settings.seed), initial_weights.PIX_STREAM)
+    student = surgery.pixels_out(before, key, factor=settings.factor)
+    return pix, adc, {"student": student, "features": before}
+
+
+def _perceptual(
+    settings: AdcSettings | PixSettings,
+) -> tuple[nets.Net | None, Params | None]:
+    """LPIPS where it has a weight and init.lpips names one; without, it is said."""
+    if settings.weights.perceptual <= 0:
+        return None, None
+    if not settings.init.lpips:
+        logging.getLogger(__name__).warning(
+            "The perceptual term is off: config.init.lpips is empty. Name weights of "
+            "LPIPS (gendr convert), or set config.weights.perceptual=0."
+        )
+        return None, None
+    config, params = initial_weights.component(settings.init, "lpips", LPIPSConfig())
+    return builder(settings)(LPIPS, config, remat=settings.remat), params
+
+
+def check(settings: Settings, mesh: Mesh) -> None:
     """Refuse sizes that do not fit each other, before anything is read."""
     unit = settings.vae.factor * 2
     if settings.data.crop % unit:
@@ -378,8 +493,18 @@ def check(settings: Common, mesh: Mesh) -> None:
         )
     if not isinstance(settings, VAESettings):
         check_channels(settings.unet, settings.vae)
+    if isinstance(settings, PixelSettings) and settings.data.crop % settings.factor:
+        raise UsageError(
+            f"data.crop={settings.data.crop} is no multiple of factor="
+            f"{settings.factor}. Choose one."
+        )
+    if isinstance(settings, PixelSettings) and settings.factor != settings.vae.factor:
+        raise UsageError(
+            f"factor={settings.factor} puts pixels on another grid than the "
+            f"autoencoder's factor {settings.vae.factor}. Make them equal."
+        )
     if (
-        isinstance(settings, DistillSettings)
+        isinstance(settings, DistillSettings | PixelSettings)
         and settings.data.crop % settings.data.scale
     ):
         raise UsageError(
@@ -411,13 +536,13 @@ def check_channels(unet: UNetConfig, vae: VAEConfig) -> None:
         )
 
 
-def placement(settings: Common, mesh: Mesh) -> Placement:
+def placement(settings: Settings, mesh: Mesh) -> Placement:
     """Where every array of the stage lives."""
     rules = settings.sharding
     return Placement(mesh, rules.rules, rules.min_size, tuple(on_host(settings)))
 
 
-def on_host(settings: Common) -> Iterator[str]:
+def on_host(settings: Settings) -> Iterator[str]:
     """Patterns of the paths of moments that live in the host's memory."""
     if isinstance(settings, DistillSettings):
         roles = {
@@ -426,6 +551,9 @@ def on_host(settings: Common) -> Iterator[str]:
             "real": settings.optim.real,
             "disc": settings.optim.discriminator,
         }
+    elif isinstance(settings, PixelSettings):
+        adam = settings.optim
+        roles = {"generator": adam.generator, "disc": adam.discriminator}
     elif isinstance(settings, VAESettings):
         roles = {"vae": settings.optim, "disc": settings.optim_discriminator}
     else:

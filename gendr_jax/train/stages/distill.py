@@ -139,18 +139,21 @@ class Distill:
 
     def update_fake(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
         """Line 3: fake score psi learns z_g."""
+        assert state.fake is not None  # a phase of kinds that train it
         role, metrics = self.update("fake", state.fake, frozen, left, left.z_g_bhwc)
         return dataclasses.replace(state, fake=role), left, metrics
 
     def update_real(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
         """Line 4: real score phi learns z_h."""
         z_high = left.pair.z_high_bhwc
+        assert state.real is not None  # a phase of kinds that train it
         role, metrics = self.update("real", state.real, frozen, left, z_high)
         return dataclasses.replace(state, real=role), left, metrics
 
     def update_disc(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
         """Line 5: discriminator D tells z_h from z_g."""
         latents = left.pair.z_high_bhwc, left.z_g_bhwc
+        assert state.disc is not None  # a phase of kinds that train it
         role, metrics = self.update("disc", state.disc, frozen, left, *latents)
         return dataclasses.replace(state, disc=role), left, metrics
 
@@ -196,7 +199,8 @@ class Distill:
             z_g, _ = self.roles.generate(frozen, params, pair.z_low_bhwc)
             terms = self.generator_loss.paired_terms(frozen, pair)
             values = {name: term(z_g) for name, (_, term) in terms.items()}
-            total = sum(terms[name][0] * value for name, value in values.items())
+            weighted = [terms[name][0] * value for name, value in values.items()]
+            total = jnp.sum(jnp.stack(weighted))
             metrics = {f"loss_{name}": value for name, value in values.items()}
             return total, metrics | {"loss": total}
 

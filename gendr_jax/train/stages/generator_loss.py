@@ -97,10 +97,11 @@ class GeneratorLoss:
         """L_vsd, L_sid or L_cid with its gradient w.r.t. z_g (eq. 10-15)."""
         s = self.settings.score
         kind = "cid" if self.settings.kind == "cida" else self.settings.kind
-        chosen = losses.ScoreSettings(kind, s.alpha, s.xi, s.rho, s.literal)
         t, eps = samples.noise(keys, "score", z_g, s.t_min, s.t_max)
         a, sigma = diffusion.alpha_sigma(t, z_g.ndim)
         real = None if state.real is None else state.real.params
+        assert state.fake is not None and kind != "paired"  # which has no scores
+        chosen = losses.ScoreSettings(kind, s.alpha, s.xi, s.rho, s.literal)
         fake = state.fake.params
 
         def predict_p(z_t):
@@ -143,6 +144,8 @@ class GeneratorLoss:
         """{name: (weight, z_g -> scalar)} of the terms that are on."""
         w, terms = self.settings.weights, {}
         if self.settings.adversarial:
+            assert state.disc is not None
+            disc = state.disc.params
             s = self.settings.score
             t, eps = samples.noise(
                 keys, "adversarial", pair.z_high_bhwc, s.t_min, s.t_max
@@ -150,7 +153,7 @@ class GeneratorLoss:
 
             def adversarial(z_g):
                 z_t = diffusion.add_noise(z_g, eps, t)
-                logits = self.roles.logits(frozen, state.disc.params, z_t, t)
+                logits = self.roles.logits(frozen, disc, z_t, t)
                 return finite_mean(losses.generator_loss(logits))
 
             on = (state.step >= self.settings.adversarial_start).astype(jnp.float32)
@@ -165,19 +168,13 @@ class GeneratorLoss:
                 w.latent,
                 lambda z_g: finite_mean(losses.l2(z_g, pair.z_high_bhwc)),
             )
-        vae = self.nets.gather(frozen["vae"], "frozen/vae")
         if w.pixel > 0:
+            vae = self.nets.gather(frozen["vae"], "frozen/vae")
             terms["pixel"] = (
                 w.pixel,
                 lambda z_g: finite_mean(
                     losses.l1(self.decode(vae, z_g), pair.x_high_bhwc)
                 ),
-            )
-        if w.perceptual > 0:
-            vgg = self.nets.vgg.bind(self.nets.gather(frozen["vgg"], "frozen/vgg"))
-            terms["perceptual"] = (
-                w.perceptual,
-                lambda z_g: finite_mean(vgg(self.decode(vae, z_g), pair.x_high_bhwc)),
             )
         return terms
 

@@ -16,13 +16,15 @@ from gendr_jax.errors import UsageError
 from gendr_jax.nets import Net, Params
 from gendr_jax.train.settings import Init
 from gendr_jax.weights import folder, gendr_json
+from gendr_jax.weights.foreign import recognise
+from gendr_jax.weights.resolve import resolve
 
 PROMPT_TOKENS = 77
-PROMPT_STREAM, DINO_STREAM, UNET_STREAM, VAE_STREAM = range(4)
+PROMPT_STREAM, DINO_STREAM, UNET_STREAM, VAE_STREAM, PIX_STREAM = range(5)
 
 
 def component(init: Init, name: str, config: Any) -> tuple[Any, Params | None]:
-    """(configuration, weights) of init.vae, init.unet, init.dino or a projector.
+    """(configuration, weights) of init.vae, unet, dino, adc or lpips.
 
     Returns (config, None) where the field is empty and random weights are allowed.
 
@@ -38,7 +40,7 @@ def component(init: Init, name: str, config: Any) -> tuple[Any, Params | None]:
                 "config.init.random=True to start from random weights."
             )
         return config, None
-    found, params = load_component(path, name)
+    found, params = load_component(path, "unet" if name == "adc" else name)
     ours, theirs = dataclasses.asdict(config), dataclasses.asdict(found)
     free = ("scaling_factor", "shift_factor", "in_channels", "out_channels")
     differ = {k for k in ours if ours[k] != theirs.get(k) and k not in free}
@@ -57,10 +59,14 @@ def check_prediction(init: Init, prediction: str) -> None:
     Raises:
         UsageError: eps against v; training would start from nonsense.
     """
-    if not init.unet or not folder.is_folder(init.unet):
-        return  # component folders do not say it
-    said = gendr_json.read(init.unet).get("prediction_type")
-    if said != prediction:
+    if not init.unet:
+        return
+    path = resolve(init.unet)
+    if folder.is_folder(path):
+        said = gendr_json.read(path).get("prediction_type")
+    else:
+        said = recognise.prediction(path)
+    if said not in (None, prediction):  # a bare component folder does not say it
         raise UsageError(
             f"init.unet={init.unet} predicts {said!r}, config.prediction is "
             f"{prediction!r}. Set config.prediction={said}."
@@ -79,8 +85,10 @@ def prompt(init: Init, width: int, seed: int) -> Params:
     From init.prompt (an .npz file of tools/embed_prompt.py) or from the weights folder
     of init.unet; else random constants of unit variance, where random is allowed.
     """
-    beside = Path(init.unet) / "prompt.npz"
-    path = init.prompt or (str(beside) if init.unet and beside.exists() else "")
+    beside = resolve(init.unet) / "prompt.npz" if init.unet else None
+    path = str(Path(init.prompt).expanduser()) if init.prompt else ""
+    if not path and beside is not None and beside.exists():
+        path = str(beside)
     if path:
         return _read_prompt(path, width)
     if not init.random:
@@ -125,7 +133,7 @@ def _read_prompt(path: str, width: int) -> Params:
 
 def projector(init: Init, net: Net) -> Params:
     """{"projector": weights} where init.unet holds one that fits, else {}."""
-    if not init.unet or not (Path(init.unet) / "projector").exists():
+    if not init.unet or not (resolve(init.unet) / "projector").exists():
         return {}
     found, params = load_component(init.unet, "projector")
     return {"projector": params} if found == net.config else {}

@@ -28,7 +28,7 @@ class Role:
     opt: optax.OptState
 
 
-def rate(settings: Adam, *, steps: int, hold: int = 0) -> optax.Schedule:
+def rate(settings: Adam, *, steps: int, hold: int = 0) -> Callable[[Any], jax.Array]:
     """The learning rate of each update, counted from 0; 0 for the first ``hold``.
 
     ``steps``: number of updates in the run, ``hold`` included; the last one of a
@@ -45,10 +45,11 @@ def rate(settings: Adam, *, steps: int, hold: int = 0) -> optax.Schedule:
     else:
         shape = optax.constant_schedule(settings.lr)
 
-    def schedule(count):
+    def schedule(count: Any) -> jax.Array:
         step = jnp.asarray(count - hold, jnp.float32)
         risen = jnp.maximum(step - rise, 0)  # updates since the peak
-        return shape(risen) * jnp.clip((step + 1) / rise, 0.0, 1.0) * (step >= 0)
+        peak = jnp.asarray(shape(risen))
+        return peak * jnp.clip((step + 1) / rise, 0.0, 1.0) * (step >= 0)
 
     return schedule
 
@@ -109,7 +110,8 @@ def apply(
 
     role = Role(role.params, _on_device(role.opt))
     updates, opt = tx.update(grads, role.opt, role.params)
-    stepped = Role(optax.apply_updates(role.params, updates), opt)
+    moved: Any = optax.apply_updates(role.params, updates)  # of the tree of params
+    stepped = Role(moved, opt)
     # A select fuses into the update and stays in place; a lax.cond would hold a copy.
     keep = finite & jnp.asarray(enabled)
     role = jax.tree.map(lambda new, old: jnp.where(keep, new, old), stepped, role)

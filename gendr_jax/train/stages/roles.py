@@ -25,7 +25,6 @@ class DistillNets:
     ``gather`` brings weights to the compute dtype, whole on every device; its second
     argument is their path in state or frozen, by which the table of rules knows them.
     ``split`` cuts pictures along the height where the mesh has a ``space`` axis.
-    ``vgg`` is None without the perceptual term.
     """
 
     vae: Net
@@ -36,7 +35,6 @@ class DistillNets:
     head: Net
     gather: Callable[[Params, str], Params]
     split: Callable[[jax.Array], jax.Array]
-    vgg: Net | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -76,7 +74,7 @@ class Roles:
 
     nets: DistillNets
     generator: str
-    prediction: str
+    prediction: diffusion.PredictionType
     merged: float | None = None
 
     def unet(self, frozen: Any, adapters: Params | None, where: str):

@@ -25,7 +25,8 @@ from gendr_jax.weights.foreign.components import (
     refuse,
 )
 from gendr_jax.weights.foreign.components import read as read_component
-from gendr_jax.weights.foreign.tensors import Tensor, open_file, write_safetensors
+from gendr_jax.weights.foreign.open_file import open_file
+from gendr_jax.weights.foreign.tensors import Tensor, write_safetensors
 
 CONFIG = "config.json"
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"

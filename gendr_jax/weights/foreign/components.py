@@ -1,9 +1,4 @@
-"""One network found in foreign files: what it is, whether it fits, and its arrays.
-
-What lives here: the ``Component`` record, the check of a file's directory against the
-network (before anything is read), and reading into host memory or over a mesh. What
-does not: recognising files (``sources.py``), the names in them (``layouts.py``).
-"""
+"""One network found in foreign files: what it is, whether it fits, and its arrays."""
 
 import dataclasses
 import difflib

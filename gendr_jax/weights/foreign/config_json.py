@@ -1,13 +1,12 @@
 """config.json of diffusers and transformers components, to our dataclasses and back.
 
-What lives here: the meaning of every option, and the refusal of those that our networks
-do not have. Weights are read in ``torch_files.py``.
+Weights are read in ``torch_files.py``.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from gendr_jax.errors import InputError
+from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models.dinov2 import DINOv2Config
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
@@ -124,6 +123,11 @@ def is_number(value: Any) -> bool:
 
 
 ComponentConfig = UNetConfig | VAEConfig | DINOv2Config
+# Fields that diffusers' networks lack.
+OURS_ALONE = {
+    "vae": ("patch", "linear_path", "convolutions"),
+    "unet": ("mid_attention", "norm", "input_shortcut"),
+}
 
 KINDS = ("unet", "vae", "dinov2")
 
@@ -185,31 +189,21 @@ def kind_of(config: ComponentConfig) -> str:
 
 
 def dump(config: ComponentConfig) -> dict[str, Any]:
-    """What diffusers or transformers expects in config.json for this network."""
-    _require_theirs(config)
+    """What diffusers or transformers expects in config.json for this network.
+
+    Raises:
+        UsageError: a network that they cannot build.
+    """
+    kind = kind_of(config)
+    for name in OURS_ALONE.get(kind, ()):
+        value = getattr(config, name)
+        if value != getattr(type(config)(), name):
+            raise UsageError(
+                f"diffusers has no {kind} with {name}={value}. Keep these weights in "
+                "our own format: --to orbax."
+            )
     write = {"unet": _dump_unet, "vae": _dump_vae, "dinov2": _dump_dinov2}
-    return write[kind_of(config)](config)
-
-
-# Fields of ours that no other library has, with the values that mean "not used".
-OURS = {
-    UNetConfig: {"mid_attention": True, "norm": True, "input_shortcut": False},
-    VAEConfig: {"patch": 1, "linear_path": False, "convolutions": True},
-}
-
-
-def _require_theirs(config: ComponentConfig) -> None:
-    """Raise InputError where diffusers has no such network."""
-    used = [
-        f"{name}={getattr(config, name)}"
-        for name, unused in OURS.get(type(config), {}).items()
-        if getattr(config, name) != unused
-    ]
-    if used:
-        raise InputError(
-            f"{type(config).__name__} with {', '.join(used)} has no form in diffusers. "
-            "Convert with --to orbax."
-        )
+    return write[kind](config)
 
 
 def _parse_unet(options: Options) -> UNetConfig:

@@ -1,8 +1,6 @@
 """DINOv2 files of the original repository (torch hub), dinov2_vit*14_pretrain.pth.
 
-What lives here: where our tensors stand in such a file, and the configuration that its
-shapes imply. Query, key and value are stacked in one matrix there. What does not: the
-types and the two walks (``layouts.py``), reading files.
+Query, key and value are stacked in one matrix there.
 """
 
 import math

@@ -2,8 +2,7 @@
 
 A ``Layout`` is one table, our torch name to a place in the foreign file, read in both
 directions: ``gather`` takes foreign tensors apart, ``scatter`` puts them together. It
-is made from the shape of the network, never from patterns. What lives here: the types
-and the two walks. What does not: the tables (``ldm.py``, ``dinov2_hub.py``), files.
+is made from the shape of the network, never from patterns.
 """
 
 import dataclasses

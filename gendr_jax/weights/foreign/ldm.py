@@ -1,9 +1,6 @@
 """Single-file checkpoints of LDM (CompVis, Stability, FLUX's autoencoder).
 
-What lives here: where our tensors stand in such a file, the configuration that the
-shapes in it imply, and the tensors in it that we have no use for. Names are without the
-file's prefixes (``UNET_PREFIX``, ``VAE_PREFIX``). What does not: the types and the two
-walks (``layouts.py``), reading files.
+Names are without the file's prefixes (``UNET_PREFIX``, ``VAE_PREFIX``).
 """
 
 import itertools

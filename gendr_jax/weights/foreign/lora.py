@@ -1,9 +1,7 @@
 """LoRA weights of PEFT, diffusers and kohya's scripts, to our adapters and back.
 
 ``read`` makes adapters that run beside the base, ``read_modules`` and ``merge`` fold
-any LoRA into it, ``to_peft`` and ``to_diffusers`` write. What lives here: which tensors
-belong together, their shapes and scales. What does not: their names
-(``lora_names.py``), PEFT's settings (``lora_settings.py``), files (``tensors.py``).
+any LoRA into it, ``to_peft`` and ``to_diffusers`` write.
 """
 
 import dataclasses
@@ -21,19 +19,38 @@ from gendr_jax import nets
 from gendr_jax.errors import InputError
 from gendr_jax.models import lora as lora_lib
 from gendr_jax.models.lora import LoRAConfig
-from gendr_jax.weights.foreign import names
+from gendr_jax.weights.foreign import lycoris, names
 from gendr_jax.weights.foreign.layouts import Layout, Shape
+from gendr_jax.weights.foreign.messages import listed
 from gendr_jax.weights.foreign.tensors import Tensor
 
 Format = Literal["peft", "diffusers", "kohya"]
-Parts = dict[str, Tensor]  # "down", "up" and perhaps "alpha"
+Parts = dict[str, Tensor]  # by the names of ``lycoris.PARTS``
 
 PREFIX: dict[Format, str] = {
     "peft": "base_model.model.",
     "diffusers": "unet.",
     "kohya": "lora_unet_",
 }
-HALVES = {"lora_A": "down", "lora_B": "up", "lora_down": "down", "lora_up": "up"}
+HALVES = {
+    "lora_A": "down",
+    "lora_B": "up",
+    "lora_down": "down",
+    "lora_up": "up",
+    "lora_mid": "mid",
+}
+MAGNITUDE = {"lora_magnitude_vector": "magnitude"}
+# Parts that are the last word of a name; norms have their differences under w_ and b_.
+SINGLE = {
+    **{name: name for name in (*lycoris.LOHA, *lycoris.LOKR, *lycoris.DIFF)},
+    "dora_scale": "dora_scale",
+    "lora_magnitude_vector": "magnitude",
+    "w_norm": "diff",
+    "b_norm": "diff_b",
+}
+# One of these makes a file one of adapters.
+MARKS = ("down", "up", "hada_w1_a", "lokr_w1", "lokr_w1_a", "lokr_w2", "diff")
+UNREAD = {"oft_": "OFT", "boft": "BOFT", "on_input": "IA3", "a1.weight": "GLoRA"}
 HINTS = 8  # a search for the nearest name takes a while; a foreign file has hundreds
 
 
@@ -44,9 +61,9 @@ def recognise(stored: Iterable[str]) -> Format | None:
         return "peft"
     if any(name.startswith((PREFIX["kohya"], "lora_te")) for name in stored):
         return "kohya"
-    parsed = [_parse(name) for name in stored]
-    halves = [found for found in parsed if found and found[1] != "alpha"]
-    return "diffusers" if halves else None
+    parsed = [parse(name) for name in stored]
+    marks = {found.part for found in parsed if found} & set(MARKS)
+    return "diffusers" if marks else None
 
 
 def left_out(stored: Iterable[str]) -> dict[str, int]:
@@ -69,30 +86,45 @@ def spellings(
     return index
 
 
+@dataclasses.dataclass(frozen=True)
+class Name:
+    """A tensor's name taken apart: layer, the adapter's own name, and the part."""
+
+    module: str
+    adapter: str
+    part: str
+
+
 def by_module(
     tensors: Mapping[str, Tensor], kind: Format, index: Mapping[str, str]
-) -> tuple[dict[str, Parts], list[str]]:
-    """{module: {"down", "up", "alpha": tensor}} and what has no place there."""
-    found: dict[str, Parts] = {}
+) -> tuple[dict[tuple[str, str], Parts], list[str]]:
+    """{(module, adapter): {part: tensor}} and what has no place there."""
+    found: dict[tuple[str, str], Parts] = {}
     problems, strange = [], {}
     for name in sorted(tensors):
         if _text_group(name):
             continue
-        spelled, part = _parse(name.removeprefix(PREFIX[kind])) or (None, None)
-        module = index.get(spelled)
-        if part is None:
-            problems.append(f"{name} is no part of a LoRA pair")
+        said = parse(name.removeprefix(PREFIX[kind]))
+        module = None if said is None else index.get(said.module)
+        if said is None:
+            problems.append(f"{name} is no part of a LoRA pair{_algebra_hint(name)}")
         elif module is None:
-            strange.setdefault(spelled, name)
-        elif part in found.setdefault(module, {}):
-            problems.append(f"{name} and {found[module][part].name} are the same")
+            strange.setdefault(said.module, name)
         else:
-            found[module][part] = tensors[name]
+            parts = found.setdefault((module, said.adapter), {})
+            if said.part in parts:
+                problems.append(f"{name} and {parts[said.part].name} are the same")
+            parts[said.part] = tensors[name]
     for number, (spelled, name) in enumerate(strange.items()):
         near = difflib.get_close_matches(spelled, index, 1) if number < HINTS else ()
         hint = f" (nearest: {near[0]})" if near else ""
         problems.append(f"{name}: the base has no layer {spelled}{hint}")
     return found, problems
+
+
+def _algebra_hint(name: str) -> str:
+    word = next((w for mark, w in UNREAD.items() if mark in name), None)
+    return f" ({word} is not supported)" if word else ""
 
 
 def _text_group(name: str) -> str | None:
@@ -102,19 +134,28 @@ def _text_group(name: str) -> str | None:
     return first if first.startswith("text_encoder") else None
 
 
-def _parse(name: str) -> tuple[str, str] | None:
-    """(module, "down" | "up" | "alpha") of a name without prefix; None: neither."""
+def parse(name: str) -> Name | None:
+    """The name without its prefix, taken apart; None: it is of no adapter."""
     *module, last = [part for part in name.split(".") if part != "processor"]
     if last == "alpha":
-        return _plain(module), last
+        return Name(_plain(module), "", last)
+    if last in SINGLE:
+        return Name(_plain(module), "", SINGLE[last])
+    if module and module[-1] in HALVES | MAGNITUDE and last != "weight":
+        return _half(module, last)  # lora_magnitude_vector.default, without .weight
     if last != "weight" or len(module) < 2:
         return None
-    if module[-1] == "default":  # PEFT's name of the adapter, in unsaved state dicts
-        module.pop()
-    half = module.pop()
-    if half in ("down", "up") and module and module[-1].endswith("lora"):
-        return _plain(module), half
-    return (".".join(module), HALVES[half]) if half in HALVES else None
+    adapter = module.pop() if module[-2] in HALVES | MAGNITUDE else ""
+    if not adapter and module[-1] in ("down", "up") and module[-2].endswith("lora"):
+        part = module.pop()
+        return Name(_plain(module), "", part)
+    return _half(module, adapter)
+
+
+def _half(module: list[str], adapter: str) -> Name | None:
+    part = (HALVES | MAGNITUDE).get(module[-1])
+    adapter = "" if adapter == "default" else adapter  # PEFT's own name of an adapter
+    return None if part is None else Name(".".join(module[:-1]), adapter, part)
 
 
 def _plain(module: list[str]) -> str:
@@ -130,8 +171,6 @@ METADATA = "lora_adapter_metadata"
 
 # Options that change what the adapter computes; true or filled, we cannot follow.
 UNKNOWN = (
-    "use_dora",
-    "use_rslora",
     "use_qalora",
     "use_bdlora",
     "fan_in_fan_out",
@@ -151,17 +190,26 @@ STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """PEFT's r and lora_alpha, and the modules that have others."""
+    """PEFT's r and lora_alpha, and the modules that have others.
+
+    Attributes:
+        root: rank-stabilised: the scale is alpha over the root of the rank.
+    """
 
     rank: int
     alpha: float
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
+    root: bool = False
 
     def of(self, module: str) -> tuple[int, float]:
-        """(rank, alpha) of a module, by PEFT's rule: the first pattern that matches."""
+        """(rank, alpha) of a module, by PEFT's rule: the first pattern that matches.
+
+        Alpha is so that the scale is alpha / rank, whatever the settings divide by.
+        """
         rank = self.ranks.get(_pattern(self.ranks, module), self.rank)
-        return rank, self.alphas.get(_pattern(self.alphas, module), self.alpha)
+        alpha = self.alphas.get(_pattern(self.alphas, module), self.alpha)
+        return rank, alpha * math.sqrt(rank) if self.root and rank > 0 else alpha
 
 
 def from_peft(raw: dict[str, Any]) -> Settings:
@@ -191,10 +239,11 @@ def from_peft(raw: dict[str, Any]) -> Settings:
     wrong += [f"pattern {p!r}" for p in {**ranks, **alphas} if not _compiles(p)]
     if wrong:
         raise InputError(
-            f"LoRA settings: {len(wrong)} cannot be used: {'; '.join(wrong)}. "
+            f"LoRA settings: {len(wrong)} cannot be used: {listed(wrong)}. "
             "Merge the adapter into its base with PEFT and use the merged weights."
         )
-    return Settings(raw["r"], raw["lora_alpha"], ranks, alphas)
+    root = raw.get("use_rslora", False)
+    return Settings(raw["r"], raw["lora_alpha"], ranks, alphas, bool(root))
 
 
 def from_metadata(metadata: Mapping[str, str], prefix: str) -> Settings | None:
@@ -298,14 +347,32 @@ def kernel_shapes(abstract: nets.Params) -> dict[str, Shape]:
     }
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """Adapters in files, before they meet a network.
+
+    Attributes:
+        tensors: of one file or folder, by name.
+        peft_config: the content of adapter_config.json; needed with PEFT's names.
+        metadata: of the safetensors file.
+        alpha: where neither a tensor nor settings say it; None: the rank.
+    """
+
+    tensors: Mapping[str, Tensor]
+    peft_config: dict[str, Any] | None = None
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    alpha: float | None = None
+
+
 def read(
     tensors: Mapping[str, Tensor],
     modules: list[str],
     kernel_shapes: Mapping[str, Shape],
     *,
     peft_config: dict | None = None,
-    metadata: dict[str, str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     ldm: Layout | None = None,
+    alpha: float | None = None,
 ) -> Adapters:
     """Adapters that run beside the base, from opened tensors; see ``read_modules``.
 
@@ -319,19 +386,21 @@ def read(
         peft_config=peft_config,
         metadata=metadata,
         ldm=ldm,
+        alpha=alpha,
     )
     kinds = Counter((pair.rank, pair.alpha) for pair in pairs.values())
     if len(kinds) > 1:
-        listed = ", ".join(
+        each = [
             f"rank {rank} alpha {alpha:g} ({count} modules)"
             for (rank, alpha), count in kinds.most_common()
-        )
+        ]
         raise InputError(
-            f"LoRA weights: the modules differ in rank or scale: {listed}; side paths "
-            "have one rank and one scale. Fold them into the base weights: --merge."
+            "LoRA weights: the modules differ in rank or scale: "
+            f"{listed(each)}; side paths have one rank and one scale. Fold them into "
+            "the base weights: --merge."
         )
-    ((rank, alpha),) = kinds
-    config = LoRAConfig(rank, alpha, _targets(set(pairs), modules))
+    ((rank, scaled),) = kinds
+    config = LoRAConfig(rank, scaled, _targets(set(pairs), modules))
     halves = {f"{name}.lora_A.weight": pair.down for name, pair in pairs.items()}
     halves |= {f"{name}.lora_B.weight": pair.up for name, pair in pairs.items()}
     params = names.from_torch(halves)
@@ -344,48 +413,93 @@ def read_modules(
     kernel_shapes: Mapping[str, Shape],
     *,
     peft_config: dict | None = None,
-    metadata: dict[str, str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     ldm: Layout | None = None,
+    alpha: float | None = None,
 ) -> dict[str, Pair]:
     """{module: its pair}, of any ranks and scales; ``merge`` takes it.
 
     Args:
-        tensors: of one file or folder, by name.
+        tensors, peft_config, metadata, alpha: as ``Source``.
         modules: names of the base network's layers with kernels.
         kernel_shapes: their torch weight shapes; see the function of that name.
-        peft_config: the content of adapter_config.json; needed with PEFT's names.
-        metadata: of the safetensors file.
         ldm: our torch names to LDM's, for kohya files that use those.
     Raises: InputError that names every setting that we cannot follow, or else every
     tensor that does not fit, before the numbers of any pair are read.
     """
-    kind = recognise(tensors)
-    if kind is None:
-        few = ", ".join(sorted(tensors)[:3]) or "none"
+    source = Source(tensors, peft_config, metadata or {}, alpha)
+    changes = read_changes(source, modules, kernel_shapes, ldm=ldm)
+    kinds = Counter(_words(change) for _, change in changes)
+    twice = [m for m, n in Counter(m for m, _ in changes).items() if n > 1]
+    if kinds.keys() != {"LoRA"} or twice:
+        said = ", ".join(f"{kind} ({count} layers)" for kind, count in kinds.items())
+        said += f", {len(twice)} layers with two adapters" if twice else ""
         raise InputError(
-            f"LoRA weights: none of {len(tensors)} tensors ({few}, ...) is half of a "
-            "LoRA pair. Give a PEFT folder, a diffusers or a kohya LoRA file."
+            f"adapters of {said} cannot run beside the base, only LoRA pairs can. Fold "
+            "them into the base weights: --merge."
         )
-    settings = _settings(kind, peft_config, metadata or {})
+    pairs = {}
+    for module, change in changes:
+        down, up = _halves(change.parts, kernel_shapes[module])
+        pairs[module] = Pair(
+            down, up, down.shape[0] if change.alpha is None else change.alpha
+        )
+    return pairs
+
+
+def _words(change: lycoris.Change) -> str:
+    if any(name in change.parts for name in lycoris.MAGNITUDES):
+        return "DoRA" if change.algebra == "LoRA" else f"DoRA {change.algebra}"
+    return "LoRA with a middle" if "mid" in change.parts else change.algebra
+
+
+def read_changes(
+    source: Source,
+    modules: list[str],
+    weight_shapes: Mapping[str, Shape],
+    bias_shapes: Mapping[str, Shape] | None = None,
+    *,
+    ldm: Layout | None = None,
+) -> list[tuple[str, lycoris.Change]]:
+    """[(module, what changes it)] of any algebra, checked and not read.
+
+    Raises: as ``read_modules``.
+    """
+    kind = recognise(source.tensors)
+    if kind is None:
+        few = ", ".join(sorted(source.tensors)[:3]) or "none"
+        raise InputError(
+            f"LoRA weights: none of {len(source.tensors)} tensors ({few:.120}, ...) is "
+            "half of a LoRA pair. Give a PEFT folder, a diffusers or a kohya LoRA file."
+        )
+    settings = _settings(kind, source.peft_config, source.metadata)
     index = spellings(kind, modules, ldm)
-    found, problems = by_module(tensors, kind, index)
+    found, problems = by_module(source.tensors, kind, index)
     if not found and not problems:
-        problems.append("no tensor is for the UNet")
-    alphas = {}
-    for module, parts in found.items():
-        wrong = _misfits(module, parts, kernel_shapes[module])
+        problems.append("no tensor is for this network")
+    changes = []
+    for (module, _), parts in found.items():
+        shape = weight_shapes[module]
+        wrong = _misfits(module, parts, shape, (bias_shapes or {}).get(module))
+        alpha = None
         if not wrong:
-            alphas[module], wrong = _alpha(module, parts, settings)
-        problems += wrong
+            alpha, wrong = _alpha(module, parts, settings, source.alpha)
+        if wrong:
+            problems += wrong
+        else:
+            changes.append((module, _change(parts, alpha)))
     if problems:
         raise InputError(
-            f"LoRA weights ({kind}): {len(problems)} problems: {'; '.join(problems)}. "
+            f"LoRA weights ({kind}): {len(problems)} problems: {listed(problems)}. "
             "Use a LoRA of linear and convolution layers made for this base network."
         )
-    return {
-        module: Pair(*_halves(parts, kernel_shapes[module]), alphas[module])
-        for module, parts in found.items()
-    }
+    return changes
+
+
+def _change(parts: Parts, alpha: float | None) -> lycoris.Change:
+    algebra = lycoris.algebra(parts)
+    assert algebra is not None  # _misfits has refused it
+    return lycoris.Change(algebra, parts, alpha)
 
 
 def merged_kernel(weight: np.ndarray, pair: Pair) -> np.ndarray:
@@ -433,7 +547,7 @@ def to_diffusers(
 
 
 def _settings(
-    kind: Format, peft_config: dict | None, metadata: Mapping[str, str]
+    kind: Format, peft_config: dict | None, metadata: Mapping[str, Any]
 ) -> Settings | None:
     """What the file says of rank and alpha apart from its tensors."""
     if kind == "peft" and peft_config is None:
@@ -458,10 +572,18 @@ def _core(shape: Shape) -> Shape:
     return shape[:2] if all(size == 1 for size in shape[2:]) else shape
 
 
-def _misfits(module: str, parts: Parts, kernel: Shape) -> list[str]:
-    lost = [half for half in ("down", "up") if half not in parts]
-    if lost:
-        return [f"{module} has no {' and no '.join(lost)} weight"]
+def _misfits(module: str, parts: Parts, kernel: Shape, bias: Shape | None) -> list[str]:
+    if parts.keys() <= {"down", "up", "alpha"} | set(lycoris.MAGNITUDES):
+        lost = [half for half in ("down", "up") if half not in parts]
+        if lost:
+            return [f"{module} has no {' and no '.join(lost)} weight"]
+    if parts.keys() <= {"down", "up", "alpha"}:
+        return _pair_misfits(parts, kernel)
+    wrong = lycoris.problem(parts, kernel, bias)
+    return [f"{module} {wrong}"] if wrong else []
+
+
+def _pair_misfits(parts: Parts, kernel: Shape) -> list[str]:
     halves = parts["down"], parts["up"]
     problems = [
         f"{half.name} has dtype {half.dtype}, expected a float"
@@ -476,29 +598,32 @@ def _misfits(module: str, parts: Parts, kernel: Shape) -> list[str]:
 
 
 def _alpha(
-    module: str, parts: Parts, settings: Settings | None
-) -> tuple[float, list[str]]:
+    module: str, parts: Parts, settings: Settings | None, lost: float | None
+) -> tuple[float | None, list[str]]:
     """Alpha of a module that fits, and what is wrong with it.
 
-    Its own tensor counts before the settings; without either alpha is the rank.
+    Its own tensor counts before the settings, these before ``lost``; without any alpha
+    is the rank, and the scale 1.
     """
-    rank = parts["down"].shape[0]
-    said, alpha = (rank, rank) if settings is None else settings.of(module)
+    rank = lycoris.rank(parts)
+    said, alpha = (rank, lost) if settings is None else settings.of(module)
     problems = []
-    if said != rank:
+    if rank is not None and said != rank:
         problems.append(f"{module} has rank {rank}, its settings say {said}")
     if "alpha" in parts:
         value = np.asarray(parts["alpha"].read()).ravel()
         alpha = float(value[0]) if value.size == 1 else math.nan
-    if not math.isfinite(alpha):
+        if settings is not None and settings.root and rank:
+            alpha *= math.sqrt(rank)
+    if alpha is not None and not math.isfinite(alpha):
         problems.append(f"{module} has alpha {alpha}, expected one number")
-    return float(alpha), problems
+    return (None if alpha is None else float(alpha)), problems
 
 
-def _halves(parts: Parts, kernel: Shape) -> tuple[np.ndarray, ...]:
+def _halves(parts: Parts, kernel: Shape) -> tuple[np.ndarray, np.ndarray]:
     shapes = _expected(parts["down"].shape[0], kernel)
-    halves = parts["down"].read(), parts["up"].read()
-    return tuple(h.reshape(s) for h, s in zip(halves, shapes, strict=True))
+    down, up = parts["down"].read(), parts["up"].read()
+    return down.reshape(shapes[0]), up.reshape(shapes[1])
 
 
 def _targets(adapted: set[str], modules: list[str]) -> tuple[str, ...]:
@@ -512,7 +637,7 @@ def _targets(adapted: set[str], modules: list[str]) -> tuple[str, ...]:
         fits = {m for m in modules if lora_lib._matches((m,), targets)}
         if fits == adapted:
             return targets
-    more = ", ".join(sorted(fits - adapted))
+    more = listed(sorted(fits - adapted))
     raise InputError(
         f"LoRA weights: the names of the adapted modules also fit {more}, which the "
         "file does not adapt. Fold the LoRA into the base weights: --merge."

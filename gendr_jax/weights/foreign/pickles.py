@@ -7,6 +7,9 @@ storage against the checksum of its zip entry. Files of before PyTorch 1.6 have 
 places nor checksums and are loaded whole.
 """
 
+import dataclasses
+import pickle
+import re
 import warnings
 import zipfile
 import zlib
@@ -18,11 +21,51 @@ import ml_dtypes
 import numpy as np
 
 from gendr_jax.errors import InputError, UsageError
+from gendr_jax.weights.foreign.messages import listed
 from gendr_jax.weights.foreign.tensors import OpenFile, Tensor, read_bytes
 
-# Where training programs put the state dict, the better one first.
-STATE_DICTS = ("state_dict", "params_ema", "params", "teacher", "model", "module")
+# Where training programs put the state dict, the better one first; then its average.
+STATE_DICTS = (
+    "state_dict",
+    "params",
+    "teacher",
+    "model",
+    "module",
+    "model_state_dict",
+    "net",
+    "unet",
+    "vae",
+)
+AVERAGES = (
+    "state_dict_ema",
+    "params_ema",
+    "ema",
+    "ema_state_dict",
+    "model_ema",
+    "ema_model",
+    "model_ema_state_dict",
+)
 CHUNK = 1 << 24
+# Classes that a file may name for the program that wrote it: each becomes an inert
+# stand-in. What these modules offer is no record of a training run: it is refused.
+NEVER = frozenset(
+    "builtins __builtin__ os posix nt subprocess sys shutil runpy socket pickle code "
+    "codeop ctypes importlib webbrowser operator functools pty platform".split()
+)
+MOST_STAND_INS = 64
+
+
+class _Inert:
+    """An object of another program's class: takes anything, keeps and does nothing."""
+
+    def __new__(cls, *args: Any, **options: Any) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 def open_pickle(path: Path) -> OpenFile:
@@ -33,7 +76,6 @@ def open_pickle(path: Path) -> OpenFile:
         UsageError: PyTorch is not installed.
     """
     try:
-        import torch
         from torch._subclasses.fake_tensor import FakeTensorMode
     except ImportError:
         raise UsageError(
@@ -43,22 +85,93 @@ def open_pickle(path: Path) -> OpenFile:
     places = _zip_entries(path)
     try:
         # Fake tensors have shapes and no memory: a lying size allocates nothing.
-        with FakeTensorMode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols that torch refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        fake, metadata = _state_dict(content)
-        if not places:
-            _bounded(path, fake)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            real, _ = _state_dict(content)
-            return OpenFile(path, dict(_loaded(real)), metadata)
-        checked: set[int] = set()
-        tensors = {n: _tensor(path, n, t, places, checked) for n, t in fake.items()}
-        return OpenFile(path, tensors, metadata)
+        with FakeTensorMode():
+            groups, others, metadata = _groups(_unpickled(path))
+        fake = groups[_chosen(groups)]
+        if places:
+            checked: set[int] = set()
+            opened = {
+                key: {n: _tensor(path, n, t, places, checked) for n, t in group.items()}
+                for key, group in groups.items()
+                if _is_state(key, group, fake)
+            }
+        else:
+            _bounded(path, groups)
+            real, _, _ = _groups(_unpickled(path))
+            opened = {
+                key: dict(_loaded(group))
+                for key, group in real.items()
+                if _is_state(key, group, fake)
+            }
+        file = _directory(path, opened, metadata, groups)
+        return dataclasses.replace(file, left_out=file.left_out | others)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # torch, pickle and zip raise many types on damage
         raise _refused(path, error) from error
+
+
+def _unpickled(path: Path) -> Any:
+    """torch.load of tensors and plain values, with stand-ins for other classes."""
+    import torch
+
+    stand_ins: list[tuple[Any, str]] = []
+    while True:
+        try:
+            with warnings.catch_warnings():
+                # of pickle protocols that torch refuses
+                warnings.simplefilter("ignore")
+                with torch.serialization.safe_globals(stand_ins):
+                    return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            name = _unknown_class(str(error))
+            known = {said for _, said in stand_ins}
+            if name is None or name in known or len(known) >= MOST_STAND_INS:
+                raise
+            stand_ins.append((type(name.rpartition(".")[2], (_Inert,), {}), name))
+
+
+def _unknown_class(message: str) -> str | None:
+    """The class that torch refused by name, where a stand-in for it may be made."""
+    said = re.search(
+        r"[Uu]nsupported (?:global|GLOBAL)[^\w]*(?:GLOBAL )?([\w.]+)", message
+    )
+    name = said.group(1).rstrip(".") if said else ""
+    package = name.partition(".")[0]
+    # torch's own functions rebuild tensors: one that is not allowed is a dtype or a
+    # tensor that we could not read.
+    if "." not in name or package in NEVER or name.startswith("torch._utils"):
+        return None
+    return name
+
+
+def _is_state(key: str, group: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
+    return group is chosen or key in AVERAGES or key.startswith("state_dict") or not key
+
+
+def _directory(
+    path: Path,
+    opened: dict[str, dict[str, Tensor]],
+    metadata: dict[str, Any],
+    groups: Mapping[str, Mapping[str, Any]],
+) -> OpenFile:
+    raw = _chosen(groups)
+    averages = next((opened[k] for k in AVERAGES if k in opened and k != raw), {})
+    used = {raw, *opened}
+    left_out = {
+        f"tensors under {key[:40]}": len(group)
+        for key, group in groups.items()
+        if key not in used
+    }
+    tensors = opened[raw]
+    return OpenFile(path, tensors, metadata, averages, opened, left_out)
+
+
+def _chosen(groups: Mapping[str, Mapping[str, Any]]) -> str:
+    """The key of the state dict; averages only where nothing else is there."""
+    order = [*STATE_DICTS, *AVERAGES]
+    inner = [k for k in order if groups.get(k)]
+    return inner[0] if inner else next(iter(groups))
 
 
 def _refused(path: Path, error: Exception) -> InputError:
@@ -115,36 +228,81 @@ def _zip_entries(path: Path) -> dict[int, tuple[int, int]]:
         raise InputError(f"{path} is damaged ({error}). Download it again.") from error
 
 
-def _state_dict(content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({name: tensor}, plain values beside it) of what a file holds."""
-    import torch
+def _groups(
+    content: Any,
+) -> tuple[dict[str, dict[str, Any]], dict[str, int], dict[str, Any]]:
+    """({key: {name: tensor}}, {what: tensors in no such dict}, plain values).
 
-    def tensors(value: Any) -> dict[str, Any]:
-        named = value.items() if isinstance(value, Mapping) else ()
-        return {str(k): v for k, v in named if isinstance(v, torch.Tensor)}
+    The key "" is the top of the file. Where no state dict is known by its key, the top
+    has to be one.
+    """
+    import torch
 
     if not isinstance(content, Mapping):
         raise InputError(
             f"it holds a {type(content).__name__}, not a state dict. Save the model's "
             "state_dict()."
         )
-    plain = {k: v for k, v in content.items() if isinstance(v, int | float | str)}
-    inner = [k for k in STATE_DICTS if tensors(content.get(k))]
-    chosen = content[inner[0]] if inner else content
-    found = tensors(chosen)
-    strange = [k for k, v in chosen.items() if not isinstance(v, torch.Tensor)]
-    strange = [k for k in strange if not isinstance(chosen[k], int | float | str)]
-    if not found or (inner and strange):
-        raise InputError(
-            f"no state dict: {len(found)} tensors, and {strange[:5]} are none. Save "
-            "the model's state_dict()."
-        )
-    return found, plain
+    metadata = {k: v for k, v in content.items() if isinstance(v, PLAIN)}
+    lists = {k: v for k, v in content.items() if _names(v)}
+    groups: dict[str, dict[str, Any]] = {}
+    others: dict[str, int] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and (found := _tensors(value)):
+            groups[str(key)] = found
+        elif not isinstance(value, torch.Tensor) and (count := _nested(value)):
+            others[f"tensors under {key!s:.40}"] = count
+    top = _tensors(content)
+    known = [k for k in (*STATE_DICTS, *AVERAGES, *PARTS) if groups.get(k)]
+    known = [k for k in known if isinstance(content[k], Mapping)]
+    states = {k: content[k] for k in known} or {"": content}
+    for state in states.values():
+        strange = [
+            k for k, v in state.items() if not isinstance(v, (torch.Tensor, *PLAIN))
+        ]
+        strange = [str(k) for k in strange if not _names(state[k])]
+        if not _tensors(state) or (known and strange):
+            raise InputError(
+                f"no state dict: {len(_tensors(state))} tensors, and "
+                f"{listed(strange) or 'nothing else'}. Save the model's state_dict()."
+            )
+    if not known:
+        groups = {"": top, **groups}
+    elif top:
+        groups["the top"] = top
+    return groups, others, metadata | lists
 
 
-def _bounded(path: Path, fake: Mapping[str, Any]) -> None:
-    """Before a file is loaded whole: its tensors cannot be larger than itself."""
-    storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in fake.values()}
+PLAIN = (int, float, str, bool, type(None))
+PARTS = ("state_dict_unet", "state_dict_vae")  # of one file with adapters for both
+
+
+def _names(value: Any) -> bool:
+    """A list of words, such as the modules that adapters sit on."""
+    return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+
+
+def _tensors(value: Mapping[Any, Any]) -> dict[str, Any]:
+    import torch
+
+    return {str(k): v for k, v in value.items() if isinstance(v, torch.Tensor)}
+
+
+def _nested(value: Any) -> int:
+    """How many tensors are anywhere in a value, such as an optimizer's state."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return 1
+    if isinstance(value, Mapping):
+        return sum(_nested(v) for v in value.values())
+    return sum(_nested(v) for v in value) if isinstance(value, list | tuple) else 0
+
+
+def _bounded(path: Path, groups: Mapping[str, Mapping[str, Any]]) -> None:
+    """Before a file is loaded into memory: its tensors cannot be larger than itself."""
+    fake = [t for group in groups.values() for t in group.values()]
+    storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in fake}
     claimed, size = sum(s.nbytes() for s in storages.values()), path.stat().st_size
     if claimed > size:
         raise InputError(
@@ -224,7 +382,7 @@ def _check_crc(path: Path, name: str, offset: int, size: int, crc: int) -> None:
 def _dtype(tensor: Any) -> np.dtype:
     name = str(tensor.dtype).removeprefix("torch.")
     try:
-        return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+        return np.dtype(getattr(ml_dtypes, name, name))
     except TypeError:
         raise InputError(
             f"dtype {name} is not supported. Save float32, float16 or bfloat16."

@@ -1,9 +1,7 @@
 """What a path holds: recognised by its files and the names in them, opened, not read.
 
 A source is a component folder, a pipeline folder, an adapter folder, or a single file
-(LDM, DINOv2's hub, LPIPS, DISTS, adapters). What lives here: the choice between them.
-What does not: single files (``single_files.py``), reading (``components.py``), our own
-folders (``folder.py``).
+(LDM, DINOv2's hub, LPIPS, DISTS, adapters).
 """
 
 import dataclasses
@@ -12,13 +10,18 @@ from typing import Any
 
 from gendr_jax.errors import InputError
 from gendr_jax.weights import export
-from gendr_jax.weights.foreign import component_folder, config_json, single_files
+from gendr_jax.weights.foreign import (
+    component_folder,
+    config_json,
+    scheduler,
+    single_files,
+)
 from gendr_jax.weights.foreign.components import Component
+from gendr_jax.weights.foreign.open_file import open_file
 from gendr_jax.weights.foreign.single_files import Found, Hints
-from gendr_jax.weights.foreign.tensors import OpenFile, open_file
+from gendr_jax.weights.foreign.tensors import OpenFile
 
 CLASSES = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
 EXPORTED = ("unet", "vae", "dinov2", "lpips", "dists")
 ADAPTER = "adapter_config.json"
 ADAPTER_STEMS = ("adapter_model", "pytorch_lora_weights")
@@ -73,8 +76,7 @@ def _component_folder(path: Path, hints: Hints) -> Found:
         format=f"{library} {kind}",
         components={kind: component},
         files=component_folder.weight_files(path, hints.variant),
-        prediction=hints.prediction
-        or (_scheduler(path.parent) if kind == "unet" else None),
+        **_schedule(path.parent if kind == "unet" else None, hints),
     )
 
 
@@ -89,7 +91,7 @@ def _pipeline(path: Path, inside: list[str], hints: Hints) -> Found:
         format="diffusers pipeline",
         components={n: c for p in parts.values() for n, c in p.components.items()},
         files=[file for part in parts.values() for file in part.files],
-        prediction=hints.prediction or _scheduler(path),
+        **_schedule(path if "unet" in parts else None, hints),
     )
     lora = path / export.DIFFUSERS_LORA
     if (path / export.SETTINGS).is_file() and lora.is_file():
@@ -100,26 +102,22 @@ def _pipeline(path: Path, inside: list[str], hints: Hints) -> Found:
     return dataclasses.replace(found, settings=export.read_settings(path))
 
 
+def _schedule(pipeline: Path | None, hints: Hints) -> dict[str, Any]:
+    """The fields of ``Found`` that a pipeline's scheduler fills."""
+    said = None if pipeline is None else scheduler.read(pipeline)
+    if said is None:
+        return {"prediction": hints.prediction}
+    return {
+        "prediction": hints.prediction or said.prediction,
+        "notes": {"scheduler": said.recorded},
+    }
+
+
 def _part(path: Path, hints: Hints) -> Found:
     files = [p for p in sorted(path.iterdir()) if single_files.is_weights(p)]
     if path.name in ("lpips", "dists") and files:
         return _files(path, files, hints)
     return _component_folder(path, hints)
-
-
-def _scheduler(pipeline: Path) -> str | None:
-    """The prediction type that a pipeline's scheduler names."""
-    file = pipeline / "scheduler" / "scheduler_config.json"
-    if not file.is_file():
-        return None
-    # diffusers' own default, where the key is absent
-    name = component_folder.read_json(file).get("prediction_type", "epsilon")
-    if str(name) not in PREDICTIONS:
-        raise InputError(
-            f"{file} has prediction_type {name!r}, known are {list(PREDICTIONS)}. "
-            "Use a model that predicts one of them."
-        )
-    return PREDICTIONS[name]
 
 
 def _adapter_folder(path: Path, hints: Hints) -> Found:
@@ -150,6 +148,17 @@ def _files(path: Path, files: list[Path], hints: Hints) -> Found:
         merged |= file.tensors
     whole = OpenFile(path, merged, {})
     return dataclasses.replace(single_files.recognise(whole, hints), files=files)
+
+
+def prediction(path: Path) -> str | None:
+    """What the UNet of a source predicts, where something says it."""
+    if (path / component_folder.CONFIG).is_file():
+        said = scheduler.read(path.parent)
+        return None if said is None else said.prediction
+    if path.is_dir() and (path / "unet").is_dir():
+        said = scheduler.read(path)
+        return None if said is None else said.prediction
+    return find(path, Hints(scaling_factor=1.0)).prediction
 
 
 def component(path: Path, kind: str, hints: Hints = Hints()) -> Component:  # noqa: B008

@@ -1,9 +1,7 @@
 """Single weights files of other programs, recognised by the names of their tensors.
 
 Known are LDM/CompVis checkpoints (whole, or one of their networks), DINOv2's original
-files, LPIPS and DISTS and their trunks, and adapters. What lives here: which names mean
-which network. What does not: the names themselves (``ldm.py``, ``dinov2_hub.py``,
-``lpips_files.py``, ``dists_files.py``, ``lora_files.py``).
+files, LPIPS and DISTS and their trunks, and adapters.
 """
 
 import dataclasses
@@ -15,7 +13,8 @@ from typing import Any, Literal
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.weights.foreign import dinov2, dists, ldm, lora, lpips
 from gendr_jax.weights.foreign.components import Component
-from gendr_jax.weights.foreign.tensors import PICKLES, SAFETENSORS, OpenFile, Tensor
+from gendr_jax.weights.foreign.open_file import PICKLES, SAFETENSORS
+from gendr_jax.weights.foreign.tensors import OpenFile, Tensor
 
 # Latent scale of Stable Diffusion's own autoencoder, which no LDM file records.
 SD_SCALE = 0.18215
@@ -35,7 +34,7 @@ class Hints:
     ema: Literal["auto", "yes", "no"] = "auto"
     prediction: str | None = None
     scaling_factor: float | None = None
-    shift_factor: float = 0.0
+    shift_factor: float | None = None
     variant: str = ""
 
 
@@ -153,7 +152,7 @@ def _ldm(file: OpenFile, hints: Hints) -> Found:
         shapes = _shapes(vae)
         factor = _latent_scale(file, shapes, hints)
         config = ldm.vae_config(
-            shapes, scaling_factor=factor, shift_factor=hints.shift_factor
+            shapes, scaling_factor=factor, shift_factor=hints.shift_factor or 0.0
         )
         layout = ldm.vae_layout(config)
         extra = () if unet else problems

@@ -1,9 +1,7 @@
-"""Tensors in files, opened but not read: safetensors, and PyTorch's pickles.
+"""A tensor in a file: its name, dtype and shape, read when asked for; and the writer.
 
-``open_file`` checks a file's directory and gives one lazy ``Tensor`` a name; bytes are
-read one tensor at a time with plain reads, so memory holds what was asked for and no
-mapped pages beside it. What does not live here: what names mean (``layouts.py``), which
-network a file holds (``sources.py``), the pickle format (``pickles.py``).
+Bytes are read one tensor at a time with plain reads, so memory holds what was asked for
+and no mapped pages. Opening files is ``open_file.py``'s.
 """
 
 import dataclasses
@@ -15,13 +13,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from gendr_jax.errors import InputError
 
-SAFETENSORS, PICKLES = (".safetensors",), (".bin", ".ckpt", ".pt", ".pth")
-# The most that the safetensors library accepts, and far above any model here.
-MAX_HEADER = 100_000_000
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -32,7 +26,13 @@ DTYPES = {
     "I16": np.dtype(np.int16),
     "I8": np.dtype(np.int8),
     "U8": np.dtype(np.uint8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
     "BOOL": np.dtype(np.bool_),
+    # No network of ours is read from these; a file may hold them for a text encoder.
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
 # Of floating numbers: the bits of the exponent, all set in NaN and Inf alone.
 EXPONENT = {
@@ -55,81 +55,22 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class OpenFile:
-    """The directory of one file: its tensors by name, and what else it says."""
+    """The directory of one file.
+
+    Attributes:
+        tensors: by name; of a training checkpoint, the state dict.
+        metadata: plain values that the file says of itself.
+        averages: the same names with averaged weights, where the file keeps both.
+        groups: every dict of tensors in a pickle, by its key.
+        left_out: how many tensors of what meaning are in none of these.
+    """
 
     path: Path
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
-
-
-def open_file(path: Path) -> OpenFile:
-    """The directory of a weights file, checked; no tensor is read.
-
-    Raises:
-        InputError: not such a file, damaged, or a pickle that needs more than tensors.
-    """
-    if path.suffix in SAFETENSORS + PICKLES:
-        _refuse_stand_ins(path)
-    if path.suffix in PICKLES:
-        from gendr_jax.weights.foreign import pickles
-
-        file = pickles.open_pickle(path)
-    elif path.suffix in SAFETENSORS:
-        file = _open_safetensors(path)
-    else:
-        known = " ".join(SAFETENSORS + PICKLES)
-        raise InputError(f"{path} is no weights file. Name one of {known}.")
-    # Names go into messages: no line feeds, nothing that steers a terminal.
-    for name in file.tensors:
-        if not name.isprintable():
-            raise InputError(f"{path} has a tensor {name!r}. Download it again.")
-    return file
-
-
-def _refuse_stand_ins(path: Path) -> None:
-    """What stands in the place of a file when it was not downloaded."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(64).lstrip().lower()
-    except OSError:
-        return  # told by whoever opens it
-    if head.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is a pointer of Git LFS. Get the file: git lfs pull.")
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise InputError(f"{path} is a web page, not weights. Download it again.")
-
-
-def _open_safetensors(path: Path) -> OpenFile:
-    try:
-        # The library checks what its format promises: sizes, order, no gap, no overlap.
-        with safe_open(path, framework="np"):
-            pass
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = _json(file.read(min(length, MAX_HEADER)))
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        reason = repr(str(error))[1:-1][:200]  # it may quote the file, line feeds too
-        raise InputError(
-            f"{path} is not a whole safetensors file ({reason}). Download it again."
-        ) from error
-    metadata = header.pop("__metadata__", {})
-    unknown = [f"{n} {e['dtype']}" for n, e in header.items() if _odd(e["dtype"])]
-    if unknown:
-        raise InputError(
-            f"{path}: dtypes that are not supported: {', '.join(sorted(unknown))}. "
-            "Save it as float32, float16 or bfloat16."
-        )
-    tensors = {
-        name: located(
-            path,
-            name,
-            DTYPES[entry["dtype"]],
-            tuple(entry["shape"]),
-            8 + length + entry["data_offsets"][0],
-        )
-        for name, entry in header.items()
-    }
-    return OpenFile(path, tensors, metadata)
+    averages: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    groups: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def located(
@@ -176,22 +117,6 @@ def all_finite(array: np.ndarray) -> bool:
     return not any(
         (bits[i : i + step] & mask == mask).any() for i in range(0, bits.size, step)
     )
-
-
-def _odd(dtype: str) -> bool:
-    return dtype not in DTYPES
-
-
-def _json(raw: bytes) -> dict[str, Any]:
-    """The header; a name that stands in it twice would hide a tensor."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a name stands twice in its header")
-        return found
-
-    return json.loads(raw, object_pairs_hook=once)
 
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}

@@ -145,7 +145,7 @@ def test_other_presets_run(name):
     assert np.abs(y - truth).mean() < 0.25
 
 
-@pytest.mark.parametrize("name", ["realesrgan", "bicubic"])
+@pytest.mark.parametrize("name", ["osediff", "bicubic"])
 def test_a_picture_smaller_than_its_array(name):
     """Nothing of what lies outside shows, and nothing is written there.
 

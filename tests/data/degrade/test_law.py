@@ -46,7 +46,7 @@ MILD = HARSH | {
     "blur": (1.0, 0.5),
 }
 TABLE = {
-    "realesrgan": HARSH,
+    "osediff": HARSH,
     "seesr": MILD,
     "stablesr": MILD
     | {"sigma": ((0.2, 1.5), (0.2, 1.0)), "generalised": (0.5, 2), "plateau": (1, 1.5)},
@@ -219,7 +219,7 @@ def crops():
 
 def test_statistics_of_small_crops(crops):
     hq_bhwc, reference = crops
-    found = p_values(ours(hq_bhwc, "realesrgan", 20, 3), reference)
+    found = p_values(ours(hq_bhwc, "osediff", 20, 3), reference)
     print("p", found)
     assert min(found.values()) > 1e-3, found
 
@@ -240,7 +240,7 @@ def test_statistics_of_100_photographs(shared_data):
     if names != golden["names"].tolist():
         pytest.skip("the photographs are not those that the reference was given")
     hq_bhwc = measures.photo_crops(shared_data)
-    made = [ours(hq_bhwc[i : i + 10], "realesrgan", 6, i) for i in range(0, 100, 10)]
+    made = [ours(hq_bhwc[i : i + 10], "osediff", 6, i) for i in range(0, 100, 10)]
     found = p_values(np.concatenate(made), golden["statistics"])
     print("p", found)
     assert min(found.values()) > 1e-3, found

@@ -1,5 +1,7 @@
 """Presets against the published tables, and the laws of the draws."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,7 @@ def test_presets_are_named_and_hashable():
 
 
 def test_an_unknown_preset_lists_those_that_exist():
-    with pytest.raises(UsageError, match="'nope'.*realesrgan, seesr, stablesr, invsr"):
+    with pytest.raises(UsageError, match="'nope'.*osediff, realesrgan, seesr"):
         recipe("nope")
 
 
@@ -126,3 +128,12 @@ def test_apisr_resizes_anywhere_and_has_whole_qualities():
     assert np.asarray(drawn.jpeg_last).all()
     assert (np.asarray(drawn.sinc)[:, 10, 10] == 1).all()
     assert draws.sample(keys[0], recipe()).first.place == 1
+
+
+def test_realesrgan_is_osediff_with_the_sharpened_truth():
+    """realesrgan_model.py: `out = filter2D(self.gt_usm, self.kernel1)`."""
+    ours, theirs = recipe("osediff"), recipe("realesrgan")
+    assert theirs.sharpen and not ours.sharpen and recipe() == ours
+    assert dataclasses.replace(theirs, name="osediff", sharpen=False) == ours
+    sharp = {name for name in PRESETS if recipe(name).sharpen}
+    assert sharp == {"realesrgan", "stablesr"}

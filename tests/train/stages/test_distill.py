@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from gendr_jax import diffusion, losses, nets, sharding
-from gendr_jax.errors import UsageError
 from gendr_jax.train.stages import distill as stage_distill
 from gendr_jax.train.stages import optimisers, samples
 from gendr_jax.train.stages.roles import DistillState
@@ -167,23 +166,6 @@ def test_the_same_step_twice_is_bit_for_bit_the_same():
     assert not same(step(at(state, 9), frozen, batch(), KEY)[0].fake, first[0].fake)
 
 
-def test_the_regression_trains_the_generator_alone():
-    weights = {"latent": 2.0, "pixel": 0.5}
-    distill, frozen, state = build("paired", weights=weights, warmup_steps=9)
-    assert (state.fake, state.real, state.disc) == (None, None, None)
-    new, metrics = jax.jit(distill.step)(state, frozen, batch(), KEY)
-    terms = sum(w * float(metrics[f"loss_{n}_generator"]) for n, w in weights.items())
-    np.testing.assert_allclose(metrics["loss_generator"], terms, rtol=1e-5)
-    assert not same(new.generator.params["unet"], state.generator.params["unet"])
-    assert int(new.step) == 1 and float(metrics["skipped_generator"]) == 0
-    assert {n for n in metrics if n.startswith("lr_")} == {"lr_generator"}
-
-
-def test_a_regression_of_nothing_is_refused():
-    with pytest.raises(UsageError, match="weights.pixel=1"):
-        settings("distill", kind="paired")
-
-
 @pytest.mark.parametrize(
     ("generator", "moved"),
     [
@@ -245,6 +227,22 @@ def test_the_adversarial_term_waits_for_its_step():
         expected += weight * m["loss_adversarial"]
         np.testing.assert_allclose(m["loss_generator"], expected, rtol=1e-5)
         assert (m["adversarial_to_score"] > 0) == (weight > 0)  # ratio of gradients
+
+
+def test_paired_is_the_paired_terms_and_the_generator_alone():
+    """One program, no other role, and the gradient is that of the terms themselves."""
+    weights = {"latent": 0.5, "pixel": 1.0}
+    distill, frozen, state = build("paired", weights=weights)
+    assert (state.fake, state.real, state.disc) == (None, None, None)
+    assert [line.name for line in distill.lines] == ["generator"]
+    one = batch()
+    new, metrics = jax.jit(distill.step)(state, frozen, one, KEY)
+    total = 0.5 * metrics["loss_latent_generator"] + metrics["loss_pixel_generator"]
+    np.testing.assert_allclose(metrics["loss_generator"], total, rtol=1e-5)
+    assert not same(new.generator.params["unet"], state.generator.params["unet"])
+    assert same(new.generator.params["projector"], state.generator.params["projector"])
+    rate = distill.settings.optim.generator.lr
+    np.testing.assert_allclose(metrics["lr_generator"], rate, rtol=1e-6)
 
 
 def test_the_average_follows_the_generator():

@@ -133,24 +133,22 @@ def test_hold_comes_before_warm_up():
     np.testing.assert_allclose(found, [0, 0, 1], rtol=1e-4)
 
 
-def test_cosine_falls_from_the_peak_to_almost_nothing():
-    found = rates(Adam(lr=1.0, eps=0.0, warmup=2, schedule="cosine"), steps=12)
-    expected = [0.5, 1] + [(1 + np.cos(np.pi * k / 10)) / 2 for k in range(10)]
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+def test_wsd_stays_and_then_falls_to_the_end_of_the_run():
+    found = rates(Adam(lr=1.0, eps=0.0, warmup=2, schedule="wsd", decay=4))
+    np.testing.assert_allclose(found, [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25], rtol=1e-4)
 
 
-def test_wsd_stays_and_then_falls_linearly():
-    settings = Adam(lr=1.0, eps=0.0, warmup=2, schedule="wsd", decay=4)
-    found = rates(settings, hold=1, steps=10)
-    expected = [0, 0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+def test_cosine_falls_from_the_end_of_the_warm_up():
+    found = rates(Adam(lr=1.0, eps=0.0, warmup=2, schedule="cosine"))
+    fall = 0.5 * (1 + np.cos(np.pi * np.arange(6) / 6))
+    np.testing.assert_allclose(found, [0.5, 1, *fall], rtol=1e-4)
 
 
-def test_the_rate_that_is_logged_is_the_one_that_is_used():
-    settings = Adam(lr=1.0, eps=0.0, warmup=2, schedule="wsd", decay=4)
-    logged = optimisers.rate(settings, steps=10, hold=1)
-    told = [float(logged(jnp.int32(k))) for k in range(10)]
-    np.testing.assert_allclose(told, rates(settings, hold=1, steps=10), rtol=1e-3)
+def test_a_schedule_leaves_out_the_steps_that_are_held():
+    settings = Adam(lr=1.0, eps=0.0, schedule="wsd", decay=2)
+    found = rates(settings, hold=3, steps=7)
+    np.testing.assert_allclose(found[:3], 0)
+    assert found[3] == pytest.approx(1, abs=1e-4) and 0 < found[-1] < 1
 
 
 def test_hold_stops_weight_decay_too():

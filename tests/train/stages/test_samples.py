@@ -134,7 +134,7 @@ def test_low_quality_keeps_a_flat_picture():
 def test_low_quality_of_a_sample_does_not_depend_on_its_batch():
     """With the full degradation: blur, noise and JPEG draws."""
     full = jax.jit(
-        lambda keys, hq: samples.low_quality(keys, {"hq": hq}, recipe("realesrgan"), 4),
+        lambda keys, hq: samples.low_quality(keys, {"hq": hq}, recipe("osediff"), 4),
         compiler_options={"xla_backend_optimization_level": 0},
     )
     hq = pixels(3, 32, 32, 3)

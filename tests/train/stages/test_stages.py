@@ -66,6 +66,11 @@ def changed(stage, photos, **sections):
         ("distill", {"data": {"scale": 3}}, "data.crop=16 is no.*data.scale=3"),
         ("vae", {"data": {"path": ""}}, "config.data.path is empty"),
         (
+            "distill",
+            {"kind": "paired", "weights": {"latent": 0.0, "pixel": 0.0}},
+            "weights.latent=0 and weights.pixel=0 trains nothing.*Set weights.pixel=1",
+        ),
+        (
             "base",
             {"prompt_droput": 0.1},
             "prompt_droput: unknown, did you mean prompt_",

@@ -14,7 +14,7 @@ from gendr_jax.errors import InputError
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.weights.foreign import components
 from gendr_jax.weights.foreign.component_folder import load_component, save_component
-from gendr_jax.weights.foreign.tensors import open_file
+from gendr_jax.weights.foreign.open_file import open_file
 
 CONFIG = VAEConfig(
     latent_channels=6,

@@ -13,7 +13,7 @@ import pytest
 
 from gendr_jax.errors import InputError
 from gendr_jax.weights import convert
-from gendr_jax.weights.foreign.tensors import open_file
+from gendr_jax.weights.foreign.open_file import open_file
 from tools import weights_mutations as fuzz
 from tools import weights_samples
 

@@ -1,0 +1,93 @@
+"""An XMP packet edited as text: orientation, sizes, promises that no longer hold."""
+
+import re
+from collections.abc import Callable
+
+EXIF, TIFF = "http://ns.adobe.com/exif/1.0/", "http://ns.adobe.com/tiff/1.0/"
+PANORAMA = "http://ns.google.com/photos/1.0/panorama/"
+CAMERA = "http://ns.google.com/photos/1.0/camera/"
+CONTAINER = "http://ns.google.com/photos/1.0/container/"
+USUAL = {EXIF: b"exif", TIFF: b"tiff", PANORAMA: b"GPano"}  # where none is declared
+GAIN_MAPS = (
+    "http://ns.adobe.com/hdr-gain-map/1.0/",
+    "http://ns.apple.com/HDRGainMap/1.0/",
+    CONTAINER + "item/",
+)
+WIDTHS = {(EXIF, "PixelXDimension"), (TIFF, "ImageWidth")}
+HEIGHTS = {(EXIF, "PixelYDimension"), (TIFF, "ImageLength")}
+SCALED_ACROSS = (
+    "FullPanoWidthPixels CroppedAreaImageWidthPixels CroppedAreaLeftPixels "
+    "LargestValidInteriorRectLeft LargestValidInteriorRectWidth"
+).split()
+SCALED_DOWN = (
+    "FullPanoHeightPixels CroppedAreaImageHeightPixels CroppedAreaTopPixels "
+    "LargestValidInteriorRectTop LargestValidInteriorRectHeight"
+).split()
+MOTION = "MicroVideo MicroVideoVersion MicroVideoOffset MotionPhoto".split()
+MOTION += ["MicroVideoPresentationTimestampUs", "MotionPhotoVersion"]
+MOTION += ["MotionPhotoPresentationTimestampUs"]
+
+
+def edited(
+    packet: bytes, size_hw: tuple[int, int], from_hw: tuple[int, int] | None
+) -> bytes:
+    """The packet of a picture of this size that was made of one of `from_hw`.
+
+    Orientation is upright; sizes in pixels are those of the result; gain maps and
+    videos that followed the picture in its file are no longer promised.
+    """
+    (height, width), (rows, columns) = size_hw, from_hw or size_hw
+    packet = _set(packet, TIFF, "Orientation", lambda _: 1)
+    for space, name in WIDTHS:
+        packet = _set(packet, space, name, lambda _: width)
+    for space, name in HEIGHTS:
+        packet = _set(packet, space, name, lambda _: height)
+    for name in SCALED_ACROSS:
+        packet = _set(packet, PANORAMA, name, lambda x: round(x * width / columns))
+    for name in SCALED_DOWN:
+        packet = _set(packet, PANORAMA, name, lambda x: round(x * height / rows))
+    return _without_promises(packet)
+
+
+def _set(packet: bytes, space: str, name: str, value: Callable[[float], int]) -> bytes:
+    """The number of a property, written as an attribute or as an element."""
+    for prefix in _prefixes(packet, space):
+        label = re.escape(prefix) + rb":" + name.encode()
+        number = rb"([0-9]+(?:\.[0-9]*)?)"
+        for before in (label + rb"\s*=\s*[\"']\s*", rb"<" + label + rb"[^>]*>\s*"):
+            packet = re.sub(
+                rb"(" + before + rb")" + number,
+                lambda m: m[1] + str(value(float(m[2]))).encode(),
+                packet,
+            )
+    return packet
+
+
+def _without_promises(packet: bytes) -> bytes:
+    for space in GAIN_MAPS:
+        for prefix in _prefixes(packet, space):
+            packet = _without(packet, prefix, rb"[\w.-]+")
+    for prefix in _prefixes(packet, CONTAINER):
+        packet = _without(packet, prefix, rb"Directory")
+    for prefix in _prefixes(packet, CAMERA):
+        for name in MOTION:
+            packet = _without(packet, prefix, name.encode())
+    return packet
+
+
+def _without(packet: bytes, prefix: bytes, name: bytes) -> bytes:
+    """Without properties of these names, a pattern."""
+    label = re.escape(prefix) + rb":(?:" + name + rb")"
+    element = rb"<(" + label + rb")(?:\s[^>]*)?(?:/>|>.*?</\1\s*>)"
+    packet = re.sub(element, b"", packet, flags=re.DOTALL)
+    attribute = rb"\s" + label + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')"
+    return re.sub(attribute, b"", packet)
+
+
+def _prefixes(packet: bytes, space: str) -> set[bytes]:
+    """What stands for a namespace in this packet."""
+    uri = re.escape(space.encode())
+    declared = set(
+        re.findall(rb"xmlns:([\w.-]+)\s*=\s*[\"']" + uri + rb"[\"']", packet)
+    )
+    return declared or {USUAL[space]} if space in USUAL else declared

@@ -1,0 +1,6 @@
+"""The former name of `gendr_jax/image_io/resize.py`, kept for programs of users."""
+
+from gendr_jax.image_io.resize import Target as Target
+from gendr_jax.image_io.resize import bicubic as bicubic
+from gendr_jax.image_io.resize import bicubic_part as bicubic_part
+from gendr_jax.image_io.resize import output_size as output_size

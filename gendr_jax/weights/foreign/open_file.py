@@ -1,0 +1,130 @@
+"""Weights files of other programs, opened by their content and not read.
+
+What lives here: safetensors headers, what stands in the place of a file, and prefixes
+that wrappers of PyTorch put before every name. What does not: the pickle format
+(``pickles.py``), what names mean (``recognise.py``).
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from gendr_jax.errors import InputError
+from gendr_jax.weights.foreign.messages import listed
+from gendr_jax.weights.foreign.pickles import open_pickle
+from gendr_jax.weights.foreign.tensors import DTYPES, OpenFile, Tensor, located
+
+SAFETENSORS, PICKLES = (".safetensors",), (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+# The most that the safetensors library accepts, and far above any model here.
+MAX_HEADER = 100_000_000
+# torch.nn.parallel puts the first before all names, torch.compile the second anywhere.
+PARALLEL, COMPILED = "module.", "_orig_mod."
+
+
+def open_file(path: Path) -> OpenFile:
+    """The directory of a weights file, checked; no tensor is read.
+
+    Raises:
+        InputError: not such a file, damaged, or a pickle that needs more than tensors.
+        UsageError: a pickle where PyTorch is not installed.
+    """
+    if path.suffix not in SAFETENSORS + PICKLES:
+        known = " ".join(SAFETENSORS + PICKLES)
+        raise InputError(f"{path} is no weights file. Name one of {known}.")
+    _refuse_stand_ins(path)
+    file = open_pickle(path) if path.suffix in PICKLES else _open_safetensors(path)
+    # Names go into messages: no line feeds, nothing that steers a terminal.
+    for name in [*file.tensors, *file.averages]:
+        if not name.isprintable():
+            raise InputError(f"{path} has a tensor {name!r:.80}. Download it again.")
+    return dataclasses.replace(
+        file, tensors=unwrapped(file.tensors), averages=unwrapped(file.averages)
+    )
+
+
+def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without the prefixes of DataParallel and torch.compile."""
+    plain = {name.replace(COMPILED, ""): tensor for name, tensor in tensors.items()}
+    if len(plain) != len(tensors):  # two names would be one
+        return tensors
+    while plain and all(name.startswith(PARALLEL) for name in plain):
+        plain = {n.removeprefix(PARALLEL): tensor for n, tensor in plain.items()}
+    return plain
+
+
+def _refuse_stand_ins(path: Path) -> None:
+    """What stands in the place of a file, or is another kind than its name says."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError:
+        return  # told by whoever opens it
+    text = head.lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} is a pointer of Git LFS. Get the file: git lfs pull.")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise InputError(f"{path} is a web page, not weights. Download it again.")
+    safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < MAX_HEADER
+    if path.suffix in SAFETENSORS and head.startswith((b"PK\x03\x04", b"\x80")):
+        if not safetensors:
+            raise InputError(
+                f"{path} is a pickle of PyTorch with the name of a safetensors file. "
+                "Rename it to .ckpt if you trust its source."
+            )
+    if path.suffix in PICKLES and safetensors:
+        raise InputError(
+            f"{path} is a safetensors file with the name of a pickle. Rename it to "
+            ".safetensors."
+        )
+
+
+def _open_safetensors(path: Path) -> OpenFile:
+    try:
+        # The library checks what its format promises: sizes, order, no gap, no overlap.
+        with safe_open(path, framework="np"):
+            pass
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = _json(file.read(min(length, MAX_HEADER)))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        reason = repr(str(error))[1:-1][:160]  # it may quote the file, line feeds too
+        raise InputError(
+            f"{path} is not a whole safetensors file ({reason}). Download it again."
+        ) from error
+    metadata = header.pop("__metadata__", {})
+    unknown = [f"{n} {e['dtype']}" for n, e in header.items() if _odd(e["dtype"])]
+    if unknown:
+        raise InputError(
+            f"{path}: dtypes that are not supported: {listed(sorted(unknown))}. "
+            "Save it as float32, float16 or bfloat16."
+        )
+    tensors = {
+        name: located(
+            path,
+            name,
+            DTYPES[entry["dtype"]],
+            tuple(entry["shape"]),
+            8 + length + entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+    }
+    return OpenFile(path, tensors, metadata)
+
+
+def _odd(dtype: str) -> bool:
+    return dtype not in DTYPES
+
+
+def _json(raw: bytes) -> dict[str, Any]:
+    """The header; a name that stands in it twice would hide a tensor."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a name stands twice in its header")
+        return found
+
+    return json.loads(raw, object_pairs_hook=once)

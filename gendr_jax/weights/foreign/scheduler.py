@@ -1,0 +1,119 @@
+"""A pipeline's noise schedule: SD's own is honoured, any other is refused.
+
+The networks here are trained and run on one schedule (``diffusion.py``). Fields of
+scheduler_config.json that change it are compared; those that choose how a sampler walks
+it are recorded for the way back; unknown fields are refused.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from gendr_jax import diffusion
+from gendr_jax.errors import InputError
+from gendr_jax.weights.foreign.component_folder import read_json
+from gendr_jax.weights.foreign.messages import listed
+from gendr_jax.weights.foreign.tensors import Tensor
+
+PREDICTIONS: dict[str, Literal["eps", "v"]] = {
+    "epsilon": "eps",
+    "v_prediction": "v",
+}
+TRAINED = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": diffusion.NUM_TIMESTEPS,
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+    "snr_shift_scale": None,
+    "use_flow_sigmas": False,
+    "use_dynamic_shifting": False,
+}
+SAMPLING = frozenset(
+    "_class_name _diffusers_version prediction_type timestep_spacing steps_offset "
+    "set_alpha_to_one clip_sample clip_sample_range thresholding sample_max_value "
+    "dynamic_thresholding_ratio variance_type variance_range skip_prk_steps "
+    "interpolation_type use_karras_sigmas use_exponential_sigmas use_beta_sigmas "
+    "use_lu_lambdas sigma_min sigma_max timestep_type final_sigmas_type algorithm_type "
+    "solver_order solver_type solver_p disable_corrector predict_x0 lower_order_final "
+    "euler_at_final lambda_min_clipped flow_shift time_shift_type "
+    "original_inference_steps timestep_scaling gamma eta noise_sampler_seed "
+    "use_noise_sampler clip_sample_range set_alpha_to_zero shift_terminal "
+    "_use_default_values".split()
+)
+REMEDY = "Use a model of Stable Diffusion's schedule, or train it to that first."
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a pipeline says: the prediction, and its file for the way back."""
+
+    prediction: Literal["eps", "v"]
+    recorded: dict[str, Any]
+
+
+def read(pipeline: Path) -> Schedule | None:
+    """The schedule in a pipeline's ``scheduler/``; None where there is none.
+
+    Raises:
+        InputError: another schedule than ours, or a field that is not known.
+    """
+    file = pipeline / "scheduler" / "scheduler_config.json"
+    if not file.is_file():
+        return None
+    said = read_json(file)
+    name = str(said.get("_class_name", ""))
+    if name.startswith("FlowMatch") or said.get("prediction_type") == "flow_prediction":
+        raise InputError(
+            f"{file} is of flow matching ({name}), expected the noise schedule of "
+            f"Stable Diffusion. {REMEDY}"
+        )
+    wrong = [
+        f"{field} {said[field]!r:.60} (expected {wanted!r})"
+        for field, wanted in TRAINED.items()
+        if field in said and not _same(said[field], wanted)
+    ]
+    wrong += [
+        f"{field} {value!r:.60} (unknown)"
+        for field, value in said.items()
+        if field not in SAMPLING and field not in TRAINED and value not in (None, False)
+    ]
+    if wrong:
+        raise InputError(
+            f"{file} has another noise schedule: {listed(wrong)}. {REMEDY}"
+        )
+    # diffusers' own default, where the key is absent
+    prediction = str(said.get("prediction_type", "epsilon"))
+    if prediction not in PREDICTIONS:
+        raise InputError(
+            f"{file} has prediction_type {prediction!r:.60}, known are "
+            f"{list(PREDICTIONS)}. Use a model that predicts one of them."
+        )
+    return Schedule(PREDICTIONS[prediction], said)
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, float) and isinstance(value, int | float):
+        return math.isclose(value, wanted, rel_tol=1e-6)
+    return value == wanted or (wanted in (None, False) and not value)
+
+
+def check_table(alphas_cumprod: Tensor, where: str) -> None:
+    """The table of alpha_bar in an LDM file against ours.
+
+    Raises:
+        InputError: the model was trained on another schedule.
+    """
+    theirs = alphas_cumprod.read().astype(np.float64)
+    ours = diffusion.ALPHA_BAR
+    if theirs.shape != ours.shape or np.abs(theirs - ours).max() > 2e-3:
+        last = float(theirs.reshape(-1)[-1]) if theirs.size else math.nan
+        raise InputError(
+            f"{where} has alphas_cumprod of {theirs.size} steps that ends in "
+            f"{last:.4g}, Stable Diffusion's of {ours.size} ends in {ours[-1]:.4g}: "
+            f"another noise schedule. {REMEDY}"
+        )

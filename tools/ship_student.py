@@ -1,0 +1,111 @@
+"""Make a weights folder the one that comes with the package, and record how good it is.
+
+    python -m tools.ship_student WEIGHTS [--steps N --seed N]
+
+Writes gendr_jax/pretrained/gendr-tiny in float16 (its MODEL_CARD.md stays) and
+tests/goldens/student.json, with which tests/cli/test_quickstart.py compares.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import gendr_jax
+from gendr_jax.cli import comparison
+from gendr_jax.metrics import ssim
+from gendr_jax.weights import folder, resolve
+
+CARD = "MODEL_CARD.md"
+GOLDENS = Path(__file__).parents[1] / "tests" / "goldens" / "student.json"
+
+
+def main() -> None:
+    """Read flags, ship, measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--steps", type=int, default=0, help="of training, to be told")
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    target = resolve.SHIPPED / resolve.DEFAULT
+    card = target / CARD
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    ship(flags.weights, target, {"steps": flags.steps, "seed": flags.seed})
+    card.write_text(text, encoding="utf-8")
+    recorded = figures()
+    GOLDENS.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(recorded, indent=2))
+
+
+def ship(source: Path, target: Path, said: dict[str, int]) -> None:
+    """The weights in float16."""
+    weights = folder.load(source)
+    half = {
+        name: jax.tree.map(lambda x: np.asarray(x, np.float16), tree)
+        for name, tree in weights.params.items()
+    }
+    weights = dataclasses.replace(
+        weights, params=half, provenance={**weights.provenance, **said}
+    )
+    folder.save(
+        target,
+        kind=weights.kind,
+        unet=(weights.configs["unet"], half["unet"]),
+        vae=(weights.configs["vae"], half["vae"]),
+        prompt=weights.prompt,
+        prediction=weights.prediction,
+        t_star=weights.t_star,
+        provenance=weights.provenance,
+    )
+
+
+def figures() -> dict[str, float]:
+    """What tests/cli/test_quickstart.py compares: means over the photographs."""
+    shown = comparison.shipped()
+    bicubic, ours = comparison.means(shown)
+    similar, plain = (
+        float(np.mean([ssim(getattr(one, name), one.truth) for one in shown]))
+        for name in ("restored", "plain")
+    )
+    recorded = {
+        "gain": ours - bicubic,
+        "ssim_gain": similar - plain,
+        "colour": colour(shown),
+        "seam": seam(shown[0].low),
+        "grid": float(np.mean([grid(one.restored) for one in shown])),
+    }
+    return {name: round(value, 4) for name, value in recorded.items()}
+
+
+def colour(shown: list[comparison.Shown], name: str = "restored") -> float:
+    """Mean gap of the mean colour of a picture to the truth, in levels."""
+    gaps = [
+        getattr(one, name).mean((0, 1)) - one.truth.mean((0, 1), dtype=float)
+        for one in shown
+    ]
+    return float(np.mean(np.abs(gaps)))
+
+
+def seam(low: np.ndarray) -> float:
+    """The greatest difference in levels between tiled and whole."""
+    whole = gendr_jax.Restorer.from_pretrained(dtype="float32", tile=0)
+    tiled = gendr_jax.Restorer.from_pretrained(dtype="float32", tile=128)
+    return float(np.abs(whole(low).astype(float) - tiled(low).astype(float)).max())
+
+
+def grid(image: np.ndarray) -> float:
+    """Edges of the strongest column or row phase of 2, 4, 8 pixels over the mean."""
+    grey, found = image.astype(float).mean(-1), []
+    for axis in (0, 1):
+        edges = np.abs(np.diff(grey, axis=axis)).mean(1 - axis)
+        for n in (2, 4, 8):
+            phases = [edges[k::n].mean() for k in range(n)]
+            found.append(max(phases) / edges.mean())
+    return float(np.mean(found))
+
+
+if __name__ == "__main__":
+    main()
