@@ -47,7 +47,8 @@ def test_its_error_is_a_few_times_that_of_the_sum():
         float(np.sqrt(np.mean(np.square(f(x, kernel) - truth))))
         for f in (winograd.convolve, winograd.plain)
     )
-    assert plain < ours < 8 * plain and ours < 2e-6
+    # Which of the two is nearer depends on how XLA sums the plain one here.
+    assert 0 < ours < 8 * plain and ours < 2e-6
 
 
 def test_gradients_are_those_of_the_convolution():
