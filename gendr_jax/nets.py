@@ -76,6 +76,7 @@ def build(
     remat: Policy = "none",
     lora: lora_lib.LoRAConfig | None = None,
     wide_grads: bool = False,
+    product_grads: bool = False,
 ) -> Net:
     """Declare ``model_class(config)`` abstractly; no memory is allocated.
 
@@ -83,10 +84,12 @@ def build(
     says what the backward pass recomputes (``models/remat.py``). ``lora`` adds adapter
     parameters (``lora_a``, ``lora_b``) to the tree; see ``overlay`` and ``split_lora``.
     ``wide_grads``: gradients of kernels are summed over devices in float32.
+    ``product_grads``: kernel gradients as in ``models/kernel_gradient.py``.
 
     Declaring takes seconds at full size, so equal calls share one ``Net``.
     """
-    return _build(model_class, config, jnp.dtype(dtype), remat, lora, wide_grads)
+    grads = (wide_grads, product_grads)
+    return _build(model_class, config, jnp.dtype(dtype), remat, lora, grads)
 
 
 @functools.lru_cache(maxsize=64)
@@ -96,8 +99,9 @@ def _build(
     dtype: Any,
     remat: Policy,
     lora: lora_lib.LoRAConfig | None,
-    wide_grads: bool,
+    grads: tuple[bool, bool],
 ) -> Net:
+    wide_grads, product_grads = grads
 
     def make(rngs: _Keys) -> nnx.Module:
         model = model_class(config, dtype=dtype, remat=remat, rngs=rngs)
@@ -105,6 +109,8 @@ def _build(
             raise ValueError(f"No layer matches the adapter targets {lora.targets}.")
         if wide_grads:
             layers.widen_grads(model)
+        if product_grads:
+            layers.product_grads(model)
         return model
 
     model = nnx.eval_shape(lambda: make(_Keys(jax.random.key(0))))

@@ -76,7 +76,7 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(fan_in(rngs.params(), shape, jnp.float32))
         self.bias = nnx.Param(jnp.zeros((cout,), jnp.float32)) if bias else None
         self.lora_a = self.lora_b = nnx.data(None)
-        self.lora_scale, self.wide_grads = 1.0, False
+        self.lora_scale, self.wide_grads, self.product_grads = 1.0, False, False
         self.dtype = dtype
         self.stride = stride
         pad = kernel // 2 if padding is None else padding
@@ -86,7 +86,7 @@ class Conv(nnx.Module):
         kernel = kernel[...].astype(self.dtype)
         if winograd.suits(x, kernel, stride, padding):
             return winograd.convolve(x, kernel)
-        if kernel_gradient.suits(x, kernel, stride, padding):
+        if self.product_grads and kernel_gradient.suits(x, kernel, stride, padding):
             return kernel_gradient.convolve(x, kernel)
         product = functools.partial(
             jax.lax.conv_general_dilated,
@@ -280,6 +280,16 @@ def widen_grads(model: nnx.Module) -> None:
     for _, layer in nnx.iter_graph(model):
         if isinstance(layer, Linear | Conv):
             layer.wide_grads = True
+
+
+def product_grads(model: nnx.Module) -> None:
+    """Let convolutions take their kernel's gradient as products, where that suits.
+
+    For training alone: the forward pass keeps its sum, not always its last bits.
+    """
+    for _, layer in nnx.iter_graph(model):
+        if isinstance(layer, Conv):
+            layer.product_grads = True
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -84,7 +84,9 @@ def restore(
     bands = tiling.Bands(plan)
     for i, (tile_hwc, spread) in enumerate(results):
         row, column = divmod(i, len(plan.columns))
-        require_content(spread, programs.recipe.dtype, f" of the tile at {places[i]}")
+        # Where the picture begins in it: the margin before is not the user's.
+        at = tuple(max(side, 0) for side in places[i])
+        require_content(spread, programs.recipe.dtype, f" of the tile at {at}")
         bands.add(row, column, tile_hwc)
         if column + 1 == len(plan.columns):
             top, rows_hwc = bands.finish(row)

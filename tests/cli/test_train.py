@@ -8,6 +8,7 @@ import pytest
 
 from gendr_jax.cli import configs, train
 from gendr_jax.errors import UsageError
+from gendr_jax.train.settings import Start
 
 FILE = """
 from ml_collections import ConfigDict
@@ -119,7 +120,7 @@ def test_help_needs_nothing(capsys):
 
 
 @pytest.mark.parametrize(
-    ("reason", "status"), [("done", 0), ("sigterm", 0), ("user", 0), ("nan", 1)]
+    ("reason", "status"), [("done", 0), ("sigterm", 75), ("user", 75), ("nan", 1)]
 )
 def test_the_loop_is_called_and_its_end_is_the_exit_status(
     tmp_path, config, monkeypatch, capsys, reason, status
@@ -129,7 +130,8 @@ def test_the_loop_is_called_and_its_end_is_the_exit_status(
     def setup(config, mesh):
         return SimpleNamespace(stage="stage", batches="batches", settings=config.steps)
 
-    def run(*args, mesh, workdir, begun):
+    def run(*args, mesh, workdir, begun, start):
+        assert start == Start()
         assert begun <= time.perf_counter()
         calls.append((*args, dict(mesh.shape), workdir))
         return SimpleNamespace(reason=reason, message="no usable update")
@@ -142,7 +144,8 @@ def test_the_loop_is_called_and_its_end_is_the_exit_status(
     assert train.main(args) == status
     where = {"dcn": 1, "data": 1, "fsdp_outer": 1, "fsdp": 8, "space": 1}
     assert calls == [("stage", "batches", 3, where, str(tmp_path / "w"))]
-    assert ("gendr: error: training stopped" in capsys.readouterr().err) == bool(status)
+    told = "gendr: error: training stopped" in capsys.readouterr().err
+    assert told == (reason == "nan")
 
 
 def test_a_workdir_that_is_a_file(tmp_path, config):

@@ -117,11 +117,14 @@ def test_a_shard_may_be_empty(folder, tmp_path):
 
 
 def test_what_cannot_be_written(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no pictures below"):
+        shard_writer.write(tmp_path / "empty", tmp_path / "o")
+    with pytest.raises(UsageError, match="lies inside the input"):
         shard_writer.write(tmp_path, tmp_path / "o")
     with pytest.raises(UsageError, match="10 shards of 9 pictures"):
         shard_writer.write(folder, tmp_path / "o", count=10)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 def test_nothing_is_left_of_a_writer_that_died(folder, tmp_path, monkeypatch):

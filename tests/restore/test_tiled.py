@@ -56,8 +56,12 @@ def with_own_statistics():
         bands, out = tiling.Bands(plan), np.zeros_like(up_hwc)
         for i, top in enumerate(plan.rows):
             for j, left in enumerate(plan.columns):
-                part = up_hwc[None, top : top + TILE, left : left + TILE]
-                bands.add(i, j, np.asarray(alone(params, part)[0])[0])
+                part = resize.mirrored_part(
+                    lambda y, x, h, w: up_hwc[y : y + h, x : x + w],
+                    (SIDE, SIDE),
+                    (top, left, TILE, TILE),
+                )
+                bands.add(i, j, np.asarray(alone(params, part[None])[0])[0])
             top, rows = bands.finish(i)
             out[top : top + len(rows)] = rows
         return out
@@ -79,7 +83,7 @@ def test_tiles_do_not_show(by_tiles, in_one, name):
     usual_jump, usual_step = tiling.seams(whole - up, plan)
     print(f"seams {name}: jump {jump:.2f} of {usual_jump:.2f}, ", end="")
     print(f"step {255 * step:.1f} of {255 * usual_step:.1f} levels")
-    assert step < 1.2 * usual_step + 1 / 255
+    assert step < 1.5 * usual_step + 1 / 255
     # Random weights answer the edges of a smooth tile more than what is in it; trained
     # ones do not (figures in docs/tiling.md).
     if name not in ("flat", "gradient"):
@@ -195,7 +199,7 @@ def test_a_smaller_tile_follows_when_memory_runs_out(by_tiles, monkeypatch):
     real = memory.require
 
     def require(program, sharding, what):
-        if f"{SIDE}x" in what or "256x" in what:
+        if f"{TILE}x" not in what:
             raise memory.TooLarge(f"{what} is too much")
         real(program, sharding, what)
 

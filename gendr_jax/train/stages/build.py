@@ -246,7 +246,9 @@ def _vae_stage(
 def builder(settings: Common) -> Callable[..., nets.Net]:
     """``nets.build`` with what all networks of the stage share."""
     wide = settings.sharding.grad_reduce == "float32"
-    return functools.partial(nets.build, dtype=settings.dtype, wide_grads=wide)
+    return functools.partial(
+        nets.build, dtype=settings.dtype, wide_grads=wide, product_grads=True
+    )
 
 
 def _frozen_parts(settings: BaseSettings | DistillSettings):
