@@ -43,7 +43,7 @@ def test_a_sample_of_damages(pristine, tmp_path):
     finally:
         logging.disable(logging.NOTSET)
     # Damage that does no damage would prove nothing.
-    assert classes["refused"] > CASES // 2 and classes["unseen"]
+    assert classes["refused"] > CASES // 2
 
 
 class Marks:
