@@ -108,7 +108,7 @@ def test_splits(folder, ours, split, part):
 
 
 def test_ours_by_name(ours, monkeypatch):
-    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(ours.parents[2]))
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(ours.parents[1]))
     for name in ("gendr_photos", "gendr_photos:1.0.0"):
         assert len(tfds_source(name)) == 10
 

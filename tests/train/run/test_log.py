@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import jax
 import numpy as np
@@ -189,8 +190,12 @@ def test_tags_are_grouped_by_role(tmp_path):
 def test_the_board_is_on_disk_without_a_close(tmp_path):
     log = Log(tmp_path, start=0, steps=3, progress=False)
     log.metrics(1, {"loss_fake": 0.5})
-    log.flush()
     (board,) = (tmp_path / "tb").iterdir()
+    for _ in range(50):  # a thread of tensorboardX takes the values from its queue
+        log.flush()
+        if b"fake/loss" in board.read_bytes():
+            break
+        time.sleep(0.1)
     assert b"fake/loss" in board.read_bytes()
     log.close()
 
