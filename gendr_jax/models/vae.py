@@ -6,6 +6,7 @@ factor (and shift) are data of the configuration, applied by ``to_model`` and
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -259,26 +260,29 @@ class VAE(nnx.Module):
 
     def encode(self, x_bhwc: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Image in [-1, 1] to the posterior's (mean, log-variance), unscaled."""
-        moments = jnp.zeros(())
-        if self.encoder is not None:
-            moments = self.encoder(x_bhwc)
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
+        moments: list[jax.Array] = []
         if self.linear_path is not None:
-            moments = self.linear_path.encode(x_bhwc) + moments
-        mean, logvar = jnp.split(moments, 2, axis=-1)
+            moments.append(self.linear_path.encode(x_bhwc))
+        if self.encoder is not None:
+            x = self.encoder(x_bhwc)
+            moments.append(x if self.quant_conv is None else self.quant_conv(x))
+        mean, logvar = jnp.split(_total(moments), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, z_bhwc: jax.Array) -> jax.Array:
         """Unscaled latents to an image, about [-1, 1], not clipped."""
-        linear = jnp.zeros(())
+        images: list[jax.Array] = []
         if self.linear_path is not None:
-            linear = self.linear_path.decode(z_bhwc)
-        if self.decoder is None:
-            return linear
-        if self.post_quant_conv is not None:
-            z_bhwc = self.post_quant_conv(z_bhwc)
-        return self.decoder(z_bhwc) + linear
+            images.append(self.linear_path.decode(z_bhwc))
+        if self.decoder is not None:
+            post = self.post_quant_conv
+            images.append(self.decoder(z_bhwc if post is None else post(z_bhwc)))
+        return _total(images)
+
+
+def _total(terms: list[jax.Array]) -> jax.Array:
+    """The sum; one term stays as it is, in its dtype."""
+    return functools.reduce(jnp.add, terms)
 
 
 def _resnet(cin, cout, groups, **kw):
