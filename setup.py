@@ -36,7 +36,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         # From jax 0.11.1 on it takes a newer flax than 0.12.8; pip installs the newest.
-        "jax>=0.10.2,<0.13",
+        "jax>=0.10.2,<0.11.1",
         "flax>=0.12.8,<0.13",
         "optax>=0.2.5,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
