@@ -35,10 +35,12 @@ def _gaussian_matrix(n: Length, canvas: int) -> jax.Array:
     taps = taps / taps.sum()
     shown = reflect_index(n, -(TAPS // 2), canvas + TAPS - 1)
 
-    def add(k: int, weights: jax.Array) -> jax.Array:
+    def tap(k: int) -> jax.Array:
         index = jax.lax.dynamic_slice(shown, (k,), (canvas,))
         hit = jax.nn.one_hot(index, canvas, dtype=jnp.float32)
-        return weights + jnp.asarray(taps, jnp.float32)[k] * hit
+        return jnp.asarray(taps, jnp.float32)[k] * hit
 
-    weights = jax.lax.fori_loop(0, TAPS, add, jnp.zeros((canvas, canvas)))
+    # The loop starts from the first tap, which in shard_map varies over devices as the
+    # others do; zeros would not.
+    weights = jax.lax.fori_loop(1, TAPS, lambda k, sum_: sum_ + tap(k), tap(0))
     return jnp.where(jnp.arange(canvas)[:, None] < n, weights, 0.0)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy import ndimage
 
 from gendr_jax.data.degrade import batch, chain, degrade, recipe, sample_keys
+from gendr_jax.data.degrade.recipe import PRESETS
 
 SIDE, BATCH = 64, 4
 
@@ -70,6 +71,18 @@ def test_a_sharded_batch_stays_where_it_is(default, is_current):
     lq = compiled(*inputs)
     for k in range(4):
         assert_same_picture(lq[k * BATCH : (k + 1) * BATCH], default)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_splits_over_a_mesh(preset):
+    """No loop of a preset starts from values that the devices share."""
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "fsdp"))
+    one = functools.partial(degrade, recipe=recipe(preset))
+    with jax.set_mesh(mesh):
+        lq = jax.eval_shape(
+            jax.jit(one), keys(*range(8)), jnp.tile(photos(), (2, 1, 1, 1))
+        )
+    assert lq.shape == (8, SIDE // 4, SIDE // 4, 3)
 
 
 def test_the_canvas_does_not_show(monkeypatch):
