@@ -6,7 +6,7 @@
 Nothing of the UNet sees further than its convolutions, so pictures of all sizes are
 restored alike. The regression (kind=paired) comes first.
 
-A generator rate of 1e-3 killed the UNet before step 400 (docs/training.md): lower it.
+Without norms its activations explode at rates of 5e-4 and above.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
             ema=0.999,
             data=dict(
                 path="builtin:photographs",
-                preset="realesrgan",
+                preset="osediff",
                 crop=128,
                 scale=4,
                 workers=0,
@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
                 cross_attention_dim=8,
                 norm_groups=16,
                 mid_attention=False,
-                norm=False,
+                norm_channels=True,
                 input_shortcut=True,
             ),
             alignment=dict(

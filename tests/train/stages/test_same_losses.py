@@ -1,6 +1,5 @@
 """The three stages train alike, to the bit, from a folder, from shards, from TFDS."""
 
-
 import jax
 import pytest
 
