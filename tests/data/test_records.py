@@ -1,4 +1,4 @@
-"""data/records.py: more files than may be open, and files that are away, not damaged."""
+"""data/records.py: more files than may be open; files that are away, not damaged."""
 
 import os
 import resource
