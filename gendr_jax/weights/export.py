@@ -32,6 +32,8 @@ from gendr_jax.weights.foreign.open_file import open_file
 from gendr_jax.weights.foreign.tensors import write_safetensors
 from gendr_jax.weights.gendr_json import Weights
 
+# Mirrored pixels around a picture, as the restorer has them (restore/tiling.py).
+MARGIN = 32
 SETTINGS, PROMPT = "gendr_export.json", "prompt.safetensors"
 PROJECTOR = "projector.safetensors"
 PEFT_FILE, DIFFUSERS_LORA = (
@@ -211,7 +213,8 @@ prompt = load_file(f"{{folder}}/prompt.safetensors")["positive"][None].to(unet.d
 image = Image.open(source).convert("RGB")
 width, height = round(scale * image.width), round(scale * image.height)
 x = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float32)
-extra = [(0, -height % {multiple}), (0, -width % {multiple}), (0, 0)]
+# Mirrored beyond all edges: convolutions continue with zeros there.
+extra = [({margin}, {after} + -side % {multiple}) for side in (height, width)] + [(0, 0)]
 x = np.pad(x / 127.5 - 1, extra, mode="reflect")
 x = torch.tensor(x).permute(2, 0, 1)[None].to(vae.dtype)
 with torch.no_grad():
@@ -220,7 +223,8 @@ with torch.no_grad():
     out = unet(z_l, torch.tensor([{t_star}]), prompt).sample
     z_g = {step}
     y = vae.decode(z_g / vae.config.scaling_factor + shift).sample
-y = (y[0].float().clamp(-1, 1) + 1).permute(1, 2, 0)[:height, :width] * 127.5
+y = (y[0].float().clamp(-1, 1) + 1).permute(1, 2, 0) * 127.5
+y = y[{margin}:, {margin}:][:height, :width]
 Image.fromarray(y.round().byte().numpy()).save("restored.png")
 ```
 
@@ -253,6 +257,8 @@ def readme(weights: Weights) -> str:
     if {"unet", "vae"} <= weights.params.keys() and "positive" in weights.prompt:
         text += RESTORE.format(
             multiple=_multiple(weights),
+            margin=MARGIN,
+            after=-(-2 * MARGIN // _multiple(weights)) * _multiple(weights) - MARGIN,
             t_star=weights.t_star,
             step=STEPS[weights.prediction],
         )

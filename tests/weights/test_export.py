@@ -12,8 +12,9 @@ import pytest
 from gendr_jax import nets
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
+from gendr_jax.restore import tiling
 from gendr_jax.restore.pipeline import Restorer
-from gendr_jax.weights import folder
+from gendr_jax.weights import export, folder
 from gendr_jax.weights.convert import Options, convert
 from gendr_jax.weights.gendr_json import read as read_manifest
 
@@ -123,10 +124,12 @@ def test_the_program_in_the_readme_is_our_restorer(exported, tmp_path, monkeypat
     # The same enlargement, which the README rounds to eight bits and we do not.
     restorer = Restorer(folder.load(ours), dtype="float32", color_fix="none")
     up = np.moveaxis(variables["x"].numpy(), 1, -1) / 2 + 0.5
-    assert up.shape[1:3] == (64, 128)
+    assert up.shape[1:3] == (64 + 64, 128 + 64)
+    assert export.MARGIN == tiling.MARGIN
     sizes = np.array([expected.shape[:2]], np.int32)
     got, spread = restorer._programs.whole(up, sizes, "none", (1.0, 1.0))
-    got = np.asarray(got)[0, : expected.shape[0], : expected.shape[1]]
+    inner = (slice(export.MARGIN, export.MARGIN + side) for side in expected.shape[:2])
+    got = np.asarray(got)[(0, *inner)]
     assert np.isfinite(spread).all()
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
 
