@@ -214,8 +214,8 @@ image = Image.open(source).convert("RGB")
 width, height = round(scale * image.width), round(scale * image.height)
 x = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float32)
 # Mirrored beyond all edges: convolutions continue with zeros there.
-extra = [({margin}, {after} + -side % {multiple}) for side in (height, width)] + [(0, 0)]
-x = np.pad(x / 127.5 - 1, extra, mode="reflect")
+extra = [({margin}, {after} + -side % {multiple}) for side in (height, width)]
+x = np.pad(x / 127.5 - 1, [*extra, (0, 0)], mode="reflect")
 x = torch.tensor(x).permute(2, 0, 1)[None].to(vae.dtype)
 with torch.no_grad():
     shift = vae.config.shift_factor or 0.0
