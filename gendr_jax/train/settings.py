@@ -370,6 +370,10 @@ class AdcSettings(PixelSettings):
     stage: Literal["adc"] = "adc"
     weights: PixelWeights = PixelWeights()
 
+    @property
+    def student(self) -> UNetConfig:
+        return dataclasses.replace(self.unet, in_channels=self.pixel_channels)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PixSettings(PixelSettings):
@@ -381,6 +385,13 @@ class PixSettings(PixelSettings):
     stage: Literal["pix"] = "pix"
     weights: PixelWeights = PixelWeights(perceptual=1.0, fourier=0.1)
     mask_radius: float = 2.0
+
+    @property
+    def student(self) -> UNetConfig:
+        channels = self.pixel_channels
+        return dataclasses.replace(
+            self.unet, in_channels=channels, out_channels=channels
+        )
 
 
 Settings = VAESettings | BaseSettings | DistillSettings | AdcSettings | PixSettings
