@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gendr_jax import cpu_compiler, flops, nets
-from gendr_jax.bench import timing
+from gendr_jax.bench import other_programs, timing
 from gendr_jax.bench.timing import Call, Seconds
 from gendr_jax.nets import Params
 from gendr_jax.plan import measure as compiler
@@ -83,8 +83,11 @@ def measure(
         with memory.errors(f"stage {stage}, batch {batch}, {size[1]}x{size[0]}"):
             program, row = _compiled(_function(recipe, stage), params, x)
             y = jax.block_until_ready(program(params, x))
+            begin = other_programs.now()
             taken, errors = _in_turn(stage, program, params, x, y, rounds, peers or {})
-        about = {"stage": stage, "size": list(size), "batch": batch}
+            others = other_programs.cores_between(begin, other_programs.now())
+        about: Row = {"stage": stage, "size": list(size), "batch": batch}
+        about |= {"other_cores": others}
         about["dtype"] = recipe.dtype
         for name, seconds in taken.items():
             # What a peer multiplies is not known: no utilisation of it.
@@ -150,6 +153,7 @@ def _speed(
         "seconds": seconds.wall,
         "seconds_best": seconds.best,
         "processor_s": seconds.processor,
+        "processor_spread": seconds.spread,
         "images_per_s": images / seconds.wall,
     }
     if flops:

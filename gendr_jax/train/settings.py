@@ -50,13 +50,18 @@ class Adam:
 
 @dataclass(frozen=True)
 class Data:
-    """Where photographs come from (data/open_source.py), how they become pairs."""
+    """Where photographs come from (data/open_source.py), how they become pairs.
+
+    Those smaller than the crop are left out (``small``: skip), mirrored at their edges
+    (pad), or end the run (error).
+    """
 
     path: str = ""
     preset: str = "osediff"
     crop: int = 512
     scale: int = 4
     workers: int = 0
+    small: str = "skip"
 
 
 @dataclass(frozen=True)
