@@ -1,5 +1,6 @@
 """`gendr evaluate`: how good restored pictures are, by the protocol of the field."""
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +57,7 @@ def _run(flags: Any) -> int:
     for line in figures.problems + whole.problems:
         say_error(line)
     problems = pairs.problems + figures.problems + whole.problems
+    about = dataclasses.replace(about, pairing=pairs.protocol)
     found = results.collect(
         about, pairs.methods, metrics, figures, problems, sets, whole
     )
@@ -122,22 +124,48 @@ def _folders(flags: Any) -> tuple[Any, Any]:
     from gendr_jax.evaluate.pairing import Folders
     from gendr_jax.evaluate.results import About
 
-    gt, lr, test_set = flags.gt, flags.lr, None
+    gt: Path | None = Path(flags.gt) if flags.gt else None
+    lr: Path | None = Path(flags.lr) if flags.lr else None
+    test_set = None
     if flags.set:
         located = test_sets.locate(flags.set, Path(flags.root))
-        gt, lr = located.gt and str(located.gt), str(located.lr)
+        gt, lr = located.gt, located.lr
         how = "checked by SHA-256" if located.verified else "number of pictures checked"
         test_set = f"{located.test_set.name} ({how})"
     folders = Folders(
-        gt and Path(gt),
-        lr and Path(lr),
+        gt,
+        lr,
         scale=flags.scale,
         partial=flags.partial,
         recursive=flags.recursive,
-        sr_suffix=flags.sr_suffix,
-        lr_suffix=flags.lr_suffix,
+        sr_template=_template(flags, "sr"),
+        lr_template=_template(flags, "lr"),
+        by_order=flags.by_order,
     )
-    return folders, About(gt, lr, test_set)
+    return folders, About(_text(gt), _text(lr), test_set)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _template(flags: Any, which: str) -> str:
+    """Of --sr-template or --sr-suffix, or of --lr-...; empty where neither is given."""
+    from gendr_jax.evaluate.files import MARK
+
+    suffix = getattr(flags, f"{which}_suffix")
+    template = getattr(flags, f"{which}_template")
+    if suffix and template:
+        raise UsageError(
+            f"--{which}-suffix {suffix} and --{which}-template {template} say the same "
+            "thing. Give one of them."
+        )
+    if template and template.count(MARK) != 1:
+        raise UsageError(
+            f"--{which}-template {template!r} has {template.count(MARK)} times {MARK}, "
+            f"the name of the truth. Write it once, as in SR_{MARK}_x4."
+        )
+    return template or (MARK + suffix if suffix else "")
 
 
 def _settings(flags: Any, scale: float) -> Any:
@@ -309,6 +337,18 @@ def _parser() -> Parser:
     add("--partial", action="store_true", help="methods may lack pictures")
     add("--sr-suffix", default="", metavar="TEXT", help="added to names: _SwinIR")
     add("--lr-suffix", default="", metavar="TEXT", help="of --lr, as in x4")
+    add(
+        "--sr-template",
+        default="",
+        metavar="TEXT",
+        help="names of results, {} being that of the truth: SR_{}_x4",
+    )
+    add("--lr-template", default="", metavar="TEXT", help="names of --lr: {}-small")
+    add(
+        "--by-order",
+        action="store_true",
+        help="folders without a common name pair in the order of names",
+    )
     add("--recursive", action="store_true", help="folders below folders")
     _metric_flags(parser.add_argument_group("metrics"))
     _output_flags(parser.add_argument_group("results"))

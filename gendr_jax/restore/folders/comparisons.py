@@ -7,7 +7,7 @@ import numpy as np
 
 from gendr_jax import image_io
 from gendr_jax.errors import UsageError
-from gendr_jax.image_io import Image, arrays, resize, sheets
+from gendr_jax.image_io import Image, arrays, profiles, resize, sheets
 from gendr_jax.restore.folders.naming import Job
 
 
@@ -44,6 +44,8 @@ def require_apart(jobs: list[Job], folders: list[Path], report: str | None) -> N
 def compare(source: Image, restored: Image, path: Path, layout: str) -> None:
     """Write the plain enlargement and the result, "side" by side or "split"."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # What is written is RGB, which no profile of grey fits.
+    source, restored = profiles.grey_in_srgb(source), profiles.grey_in_srgb(restored)
     rgb, alpha = arrays.to_unit(source)
     size = restored.pixels_hwc.shape[:2]
     before = _on_white(resize.bicubic(rgb, size), alpha, size)

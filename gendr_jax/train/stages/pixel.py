@@ -273,9 +273,14 @@ class Pixel:
         return {
             "low quality, bicubic": samples.to_unit(x_low),
             "GenDR": samples.to_unit(teacher),
-            "GenDR-Pix" if self.to_pixels else "GenDR-Adc": samples.to_unit(student),
+            title(self.settings): samples.to_unit(student),
             "photograph": samples.to_unit(samples.high_quality(batch)),
         }
+
+
+def title(settings: AdcSettings | PixSettings) -> str:
+    """What sheets call the student."""
+    return "GenDR-Pix" if isinstance(settings, PixSettings) else "GenDR-Adc"
 
 
 def student_pass(

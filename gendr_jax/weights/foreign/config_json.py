@@ -134,7 +134,7 @@ ComponentConfig = UNetConfig | VAEConfig | DINOv2Config
 # Fields that diffusers' networks lack.
 OURS_ALONE = {
     "vae": ("patch", "linear_path", "convolutions"),
-    "unet": ("mid_attention", "norm", "input_shortcut"),
+    "unet": ("mid_attention", "norm", "norm_channels", "input_shortcut"),
 }
 
 KINDS = ("unet", "vae", "dinov2")
