@@ -21,9 +21,17 @@ GIB, TERA = 2**30, 1e12
 
 
 def show(
-    todo: list[Job], flags: Any, wishes: Wishes, report: Callable[[dict], None]
+    todo: list[Job],
+    total: int,
+    flags: Any,
+    wishes: Wishes,
+    report: Callable[[dict], None],
 ) -> int:
     """Print a line a picture and a total; how many cannot be done.
+
+    Args:
+        todo: without those that are there already.
+        total: of all that the command names.
 
     Raises:
         UsageError: no weights folder, or one of another kind.
@@ -31,10 +39,6 @@ def show(
     plan, failed, flops, seconds = _planner(flags), 0, 0, 0.0
     for job in todo:
         names = {"input": str(job.source), "output": str(job.target)}
-        if flags.skip_existing and job.target.exists():
-            report({**names, "status": "skipped"})
-            print(printable(f"{job.target} is there already"))
-            continue
         try:
             reader, scale = look(job, wishes)
             head = reader.header
@@ -48,13 +52,13 @@ def show(
             say_error(why)
             report({**names, "status": "failed", "error": why})
             continue
-        flops, seconds = flops + found.flops, seconds + found.seconds
+        flops, seconds = flops + found.flops, seconds + (found.seconds or 0.0)
         line = f"{job.source} {head.width}x{head.height} -> {job.target} "
         print(printable(line) + _text(found))
         report({**names, "status": "planned", **_entry(found)})
     count = len(todo) - failed
     print(
-        f"{count} of {len(todo)} to do: {flops / TERA:.3g} TFLOP, "
+        f"{count} of {total} to do: {flops / TERA:.3g} TFLOP, "
         f"about {seconds:.3g} s on {_device()}, compiling and files left out"
     )
     return failed

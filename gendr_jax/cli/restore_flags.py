@@ -146,6 +146,12 @@ def _file_flags(group: Any) -> None:
         default="auto",
         help="format of results (default: auto, that of the input)",
     )
+    add(
+        "--quality",
+        type=int,
+        metavar="N",
+        help="1 to 100, of JPEG (default: 95) and WebP (default: lossless)",
+    )
     add("--suffix", default="", metavar="S", help="added to the names of results")
     add("--recursive", action="store_true", help="folders below folders; tree is kept")
     add("--skip-existing", action="store_true", help="leave results that are there")
@@ -216,6 +222,8 @@ def _check(flags: Any) -> None:
         value = getattr(flags, name)
         if value is not None and value < 1:
             _refuse(name, value, "it must be above 0")
+    if flags.quality is not None and not 1 <= flags.quality <= 100:
+        _refuse("quality", flags.quality, "it goes from 1 to 100")
     if flags.tile_overlap is not None and flags.tile_overlap < 0:
         _refuse("tile_overlap", flags.tile_overlap, "it must be 0 or more")
     for name, idle, needed in IDLE_WITHOUT:
