@@ -13,7 +13,7 @@ import numpy as np
 
 from gendr_jax import image_io
 from gendr_jax.errors import InputError
-from gendr_jax.image_io import Image, arrays, resize
+from gendr_jax.image_io import Image, arrays, profiles, resize
 from gendr_jax.restore.pipeline import Restorer
 
 SHOWN = 2048  # longest side of what the page shows; the file to take away is whole
@@ -151,6 +151,7 @@ def _blended(image: Image, restored: Image, strength: float) -> tuple[Image, Ima
 
 def _shown(image: Image, path: Path) -> Path:
     """Write what a browser shows: sRGB, 8 bits, not larger than a screen needs."""
+    image = profiles.grey_in_srgb(image)
     rgb, alpha = arrays.to_unit(image)
     height, width = rgb.shape[:2]
     part = min(1.0, SHOWN / max(height, width))

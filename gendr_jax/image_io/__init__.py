@@ -1,13 +1,16 @@
 """Picture files to arrays and back, by libvips and Pillow.
 
 picture.py   `Image`, formats, limits        loading.py   file -> vips image
-reading.py   file -> `Image`, `probe`        profiles.py  colour management
-writing.py   `Image` -> file                 exif.py, xmp.py  edits in their bytes
+reading.py   file -> `Image`, `probe`        writing.py   `Image` -> file
 pillow.py    PIL images, BMP and PPM         arrays.py    kinds of callers' arrays
-regions.py   regions of large files         directories.py  of TIFF and EXIF
-exif_files.py  EXIF into and out of files
-resize.py    bicubic enlargement             alpha.py     colours under transparency
-sheets.py    pictures side by side under titles
+profiles.py  colour management               icc.py       profiles made of primaries
+stated_colours.py  what files state without a profile
+metadata.py  all else that they state, in one form (statements.py), from and into
+             jpeg_segments.py, png_chunks.py, webp_chunks.py, tiff_fields.py
+exif.py, xmp.py, photoshop.py  edits in their bytes
+directories.py, trees.py  of TIFF files and EXIF blocks
+regions.py   regions of large files          alpha.py     colours under transparency
+resize.py    bicubic enlargement             sheets.py    pictures under titles
 """
 
 from gendr_jax.image_io.picture import FORMATS as FORMATS

@@ -11,6 +11,7 @@ SIZES |= {13: 4, 16: 8, 17: 8, 18: 8}
 LETTERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 SHORT, LONG = 3, 4
 MOST_DIRECTORIES, MOST_VALUES = 256, 64
+MOST_BYTES = 256 * 2**20  # of one field of metadata
 SUBFILE_TYPE, OLD_SUBFILE_TYPE, WIDTH, HEIGHT, PHOTOMETRIC = 254, 255, 256, 257, 262
 SUB_DIRECTORIES, EXTRA_SAMPLES, DNG_VERSION = 330, 338, 50706
 CFA, LINEAR_RAW = 32803, 34892
@@ -87,6 +88,22 @@ class Directories:
             directory = self.read(at)
             yield directory
             at = directory.next
+
+    def data(self, field: Field) -> bytes:
+        """The bytes of a field's values, in the byte order of the file."""
+        size = SIZES.get(field.kind, 0) * field.count
+        if size > MOST_BYTES:
+            raise ValueError(f"field {field.tag} has {size} bytes")
+        self._file.seek(field.value_at)
+        found = self._file.read(size)
+        if len(found) < size:
+            raise ValueError(f"field {field.tag} ends beyond the file")
+        return found
+
+    def raw(self, field: Field) -> bytes:
+        """A field's entry in its directory, as it is stored."""
+        self._file.seek(field.at)
+        return self._file.read(20 if self.big else 12)
 
     def values(self, directory: Directory, tag: int) -> tuple[int, ...]:
         """The first whole numbers of a field; empty where there is none."""

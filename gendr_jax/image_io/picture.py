@@ -54,7 +54,9 @@ class Image:
         exif: the EXIF block as the file has it, or None; its orientation has been
             applied, and is reset when the picture is written.
         xmp: the XMP packet, likewise, or None.
-        iptc: the IPTC block, or None.
+        iptc: the IPTC records without wrapper, or None.
+        comment, text: as in `statements.Metadata`.
+        lost: what of the file's metadata is not among these, in words for people.
         space: how `pixels_hwc` stand for colours.
         bits: of a channel in files, where `pixels_hwc` have more.
         density: pixels a millimetre, across and down, where the file states them.
@@ -73,6 +75,9 @@ class Image:
     density: tuple[float, float] | None = None
     bled: bool = False
     from_hw: tuple[int, int] | None = None
+    comment: bytes | None = None
+    text: tuple[bytes, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

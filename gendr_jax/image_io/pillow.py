@@ -4,17 +4,23 @@ Nothing is read wrongly in silence: an image that Pillow would cut down (several
 frames, 32 bits) is refused. Profiles of RGB are passed through; CMYK becomes sRGB.
 """
 
+import dataclasses
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image as Pil
 from PIL import ImageCms, ImageOps
 
 from gendr_jax.errors import InputError
+from gendr_jax.image_io import exif as exif_lib
 from gendr_jax.image_io import profiles
+from gendr_jax.image_io import xmp as xmp_lib
+from gendr_jax.image_io.exif import MM_PER_INCH, ORIENTATION, PREFIX
 from gendr_jax.image_io.picture import MAX_PIXELS, Image, require_size
+from gendr_jax.image_io.tiff_fields import DESCRIPTIVE
 
 
 def read(path: Path, *, max_pixels: int) -> Image:
@@ -55,24 +61,28 @@ def from_pil(opened: Pil.Image, name: str, *, max_pixels: int = MAX_PIXELS) -> I
     width, height = opened.size
     require_size(name, height, width, max_pixels)
     _refuse_unhandled(opened, name)
-    icc, exif = opened.info.get("icc_profile"), opened.getexif()
+    icc, said = opened.info.get("icc_profile"), _said(opened)
     image = ImageOps.exif_transpose(opened)
     image.load()
-    exif = exif.tobytes() if len(exif) else None
     if image.mode.startswith("I;16"):
         pixels = np.asarray(image).astype(np.uint16)
-        return Image(pixels[..., None], icc=icc, exif=exif)
+        return dataclasses.replace(said, pixels_hwc=pixels[..., None], icc=icc)
     if image.mode in ("CMYK", "LAB"):
         image, icc = _to_srgb(image, icc)
     image = image.convert(_plain_mode(image))
     pixels = np.array(image)
     if image.mode in ("LA", "RGBA"):
-        return Image(pixels[..., :-1], pixels[..., -1], icc, exif)
-    return Image(pixels.reshape(*pixels.shape[:2], -1), icc=icc, exif=exif)
+        colours, alpha = pixels[..., :-1], pixels[..., -1]
+        return dataclasses.replace(said, pixels_hwc=colours, alpha_hw=alpha, icc=icc)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return dataclasses.replace(said, pixels_hwc=pixels, icc=icc)
 
 
 def to_pil(image: Image) -> Pil.Image:
     """The same picture as a PIL image of mode L, LA, RGB, RGBA or I;16.
+
+    Profile, EXIF, XMP, comment and resolution are in its `info`, where Pillow's savers
+    take them from if asked to.
 
     Raises:
         InputError: 16-bit colour or 16-bit alpha, which Pillow cannot hold.
@@ -87,7 +97,56 @@ def to_pil(image: Image) -> Pil.Image:
         pixels = np.concatenate([pixels, alpha[..., None]], axis=-1)
     if pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    return Pil.fromarray(np.ascontiguousarray(pixels))
+    picture = Pil.fromarray(np.ascontiguousarray(pixels))
+    picture.info |= _info(image)
+    return picture
+
+
+def _said(opened: Pil.Image) -> Image:
+    """What a PIL image states, as an `Image` without pixels."""
+    info, block = opened.info, opened.info.get("exif")
+    if not isinstance(block, bytes):
+        # Of a TIFF file Pillow gives all fields, those of its pixels among them.
+        tags = opened.getexif()
+        if opened.format == "TIFF":
+            for tag in set(tags) - DESCRIPTIVE:
+                del tags[tag]
+        block = tags.tobytes() if len(tags) else None
+    density, dots = None, info.get("dpi")
+    if dots is not None and min(dots) > 0:
+        density = float(dots[0]) / MM_PER_INCH, float(dots[1]) / MM_PER_INCH
+    xmp, comment = info.get("xmp"), info.get("comment")
+    return Image(
+        np.empty((0, 0, 1), np.uint8),
+        exif=block and block.removeprefix(PREFIX),
+        xmp=xmp.encode() if isinstance(xmp, str) else xmp,
+        comment=comment if isinstance(comment, bytes) else None,
+        density=density,
+        from_hw=_upright(opened),
+    )
+
+
+def _upright(opened: Pil.Image) -> tuple[int, int]:
+    """(height, width) after turning."""
+    width, height = opened.size
+    turned = opened.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
+
+
+def _info(image: Image) -> dict[str, Any]:
+    """What Pillow keeps beside pixels."""
+    size_hw = image.pixels_hwc.shape[:2]
+    exif = image.exif and exif_lib.edited(image.exif, *size_hw)
+    packet = image.xmp and xmp_lib.edited(image.xmp, size_hw, image.from_hw)
+    dots = image.density and tuple(d * MM_PER_INCH for d in image.density)
+    found = {
+        "icc_profile": image.icc,
+        "exif": exif and PREFIX + exif,
+        "xmp": packet,
+        "comment": image.comment,
+        "dpi": dots,
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _to_srgb(image: Pil.Image, icc: bytes | None) -> tuple[Pil.Image, bytes]:

@@ -6,12 +6,14 @@ written, back; CMYK and Lab become sRGB and stay so. By libvips (Little CMS), re
 colorimetric, so that white stays white.
 """
 
+import dataclasses
 import functools
+from typing import Literal
 
 import numpy as np
 import pyvips
 
-from gendr_jax.image_io.picture import Space
+from gendr_jax.image_io.picture import Image, Space
 
 ICC = "icc-profile-data"
 INTENT = "relative"
@@ -65,12 +67,24 @@ def to_working(
 
 
 def from_working(
-    image: pyvips.Image, space: Space, icc: bytes | None, bits: int, *, tag: bool
+    image: pyvips.Image,
+    space: Space,
+    icc: bytes | None,
+    bits: int,
+    *,
+    tag: Literal["all", "colour", "no"],
 ) -> pyvips.Image:
-    """The inverse of `to_working`; without a tag, colours have to be sRGB."""
+    """The inverse of `to_working`.
+
+    Args:
+        tag: profiles that the file can have; colours become sRGB where it has none.
+            "colour": none of grey, as WebP makes RGB of it.
+    """
+    if is_grey(icc) and (tag != "all" or image.bands > 2):
+        image, icc = _grey_as_srgb(image, icc), None
     if space == "p3":
         image = fields(image, icc_profile=None)
-        if not tag:
+        if tag == "no":
             options = {"input_profile": "p3", "intent": INTENT, "depth": bits}
             image = image.icc_transform("srgb", **options)
         elif icc == builtin("p3"):
@@ -80,7 +94,62 @@ def from_working(
             lab = image.icc_import(input_profile="p3", intent=INTENT)
             lab = fields(lab, icc_profile=icc)
             image = lab.icc_export(intent=INTENT, depth=bits)
-    return fields(image, icc_profile=icc if tag else None)
+    return fields(image, icc_profile=None if tag == "no" else icc)
+
+
+def is_grey(icc: bytes | None) -> bool:
+    """Whether a profile is one of grey."""
+    return icc is not None and icc[16:20] == b"GRAY"
+
+
+def grey_in_srgb(image: Image) -> Image:
+    """With sRGB's tones and no profile, if it has one of grey; else as it is."""
+    if not is_grey(image.icc) or image.pixels_hwc.dtype not in (np.uint8, np.uint16):
+        return image
+    pixels = np.ascontiguousarray(image.pixels_hwc[..., :1])
+    name = "grey16" if pixels.dtype == np.uint16 else "b-w"
+    given = pyvips.Image.new_from_array(pixels, interpretation=name)
+    tones = _grey_as_srgb(given, image.icc).numpy().reshape(*pixels.shape)
+    tones = np.repeat(tones, image.pixels_hwc.shape[-1], axis=-1)
+    return dataclasses.replace(image, pixels_hwc=tones, icc=None)
+
+
+def _grey_as_srgb(image: pyvips.Image, icc: bytes | None) -> pyvips.Image:
+    """Grey, perhaps with alpha, of this profile; or RGB of three equal bands."""
+    tones = _tones(icc or b"", image.format == "ushort")
+    if tones is None:  # it says nothing that could be used
+        return image
+    colours = 1 if image.bands <= 2 else 3
+    mapped = image.extract_band(0, n=colours).maplut(
+        pyvips.Image.new_from_array(tones[None, :, None])
+    )
+    if image.bands > colours:
+        mapped = mapped.bandjoin(image.extract_band(colours))
+    return mapped.copy(interpretation=image.interpretation)
+
+
+@functools.lru_cache(maxsize=8)
+def _tones(icc: bytes, deep: bool) -> np.ndarray | None:
+    """The level in sRGB of each level of a grey profile; None if it is damaged.
+
+    By light in floats: through Lab of 16 bits dark levels would move by eight.
+    """
+    dtype = np.uint16 if deep else np.uint8
+    top = np.iinfo(dtype).max
+    ramp = np.arange(top + 1).astype(dtype)[None, :, None]
+    name = "grey16" if deep else "b-w"
+    levels = fields(
+        pyvips.Image.new_from_array(ramp, interpretation=name), icc_profile=icc
+    )
+    try:
+        xyz = levels.icc_import(embedded=True, intent=INTENT, pcs="xyz").numpy()
+    except pyvips.Error:
+        return None
+    light = np.clip(xyz[0, :, 1] / 100, 0, 1)
+    curve = np.where(
+        light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055
+    )
+    return np.rint(curve * top).astype(dtype)
 
 
 @functools.lru_cache(maxsize=64)

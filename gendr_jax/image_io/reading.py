@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyvips
 
-from gendr_jax.image_io import exif_files, loading, pillow, profiles
-from gendr_jax.image_io.picture import DENSITY, MAX_PIXELS, Header, Image
+from gendr_jax.image_io import loading, metadata, pillow, profiles, stated_colours
+from gendr_jax.image_io.picture import MAX_PIXELS, Header, Image
+from gendr_jax.image_io.statements import Metadata
 
-DEFAULT_DENSITIES = (1.0, DENSITY)  # pixels a millimetre, by loader
 DTYPES = {"uchar": np.dtype(np.uint8), "ushort": np.dtype(np.uint16)}
 
 
@@ -56,38 +56,57 @@ def open_upright(
     access = "random" if random else "sequential"
     image = loading.load(path, kind, max_pixels=max_pixels, access=access)
     fields = image.get_fields()
-    exif, xmp, iptc = (
-        image.get(name) if name in fields else None
-        for name in ("exif-data", "xmp-data", "iptc-data")
-    )
-    if kind in ("JPEG", "PNG", "WEBP"):
-        exif = exif_files.read(path, kind)  # libvips gives some formats' encoded anew
-    if "orientation" in fields and image.get("orientation") > 1:
+    said = _said(path, kind, image)
+    density = said.density
+    if "orientation" in fields and (turned := image.get("orientation")) > 1:
         # Turning needs rows in another order than they come.
         image = (image if random else image.copy_memory()).autorot()
+        if density is not None and turned >= 5:
+            density = density[::-1]
     bits = loading.DEPTHS.get(image.format, 8)
-    density = None if _is_default(image) else (image.xres, image.yres)
     from_hw = image.height, image.width
+    image = _with_profile(path, kind, image, said)
     image, space, icc = profiles.to_working(image)
     channels = image.bands - image.hasalpha()
     like = Image(
         np.empty((0, 0, channels), DTYPES[image.format]),
         icc=icc,
-        exif=exif,
-        xmp=xmp,
-        iptc=iptc,
+        exif=said.exif,
+        xmp=said.xmp,
+        iptc=said.iptc,
         space=space,
         bits=bits,
         density=density,
         from_hw=from_hw,
+        comment=said.comment,
+        text=said.text,
+        lost=said.lost,
     )
     return image, like
 
 
-def _is_default(image: pyvips.Image) -> bool:
-    """Whether the density is what libvips says where a file has none, or the same."""
-    across, down = image.xres, image.yres
-    return across == down and min(abs(across - d) for d in DEFAULT_DENSITIES) < 0.001
+def _said(path: Path, kind: str, image: pyvips.Image) -> Metadata:
+    """The metadata of a file, by our own readers where there is one for its format."""
+    if kind in metadata.READERS:
+        return metadata.read(path, kind)
+    fields = image.get_fields()
+    names = ("exif-data", "xmp-data", "gif-comment")
+    exif, xmp, comment = (image.get(n) if n in fields else None for n in names)
+    comment = comment.encode() if isinstance(comment, str) else comment
+    return Metadata(exif=exif, xmp=xmp, comment=comment)
+
+
+def _with_profile(
+    path: Path, kind: str, image: pyvips.Image, said: Metadata
+) -> pyvips.Image:
+    """With the profile that says what the file states of its colours."""
+    if image.interpretation not in ("b-w", "grey16", "srgb", "rgb", "rgb16"):
+        return image
+    fields = image.get_fields()
+    embedded = image.get(profiles.ICC) if profiles.ICC in fields else None
+    grey = image.interpretation in ("b-w", "grey16")
+    stated = stated_colours.profile(path, kind, embedded, said.exif, grey=grey)
+    return image if stated == embedded else profiles.fields(image, icc_profile=stated)
 
 
 def header(image: pyvips.Image) -> Header:

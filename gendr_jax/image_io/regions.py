@@ -185,9 +185,17 @@ class Raster:
 
 
 def finish(
-    raster: Raster, path: Path | str, like: Image, *, metadata: bool = True
-) -> None:
+    raster: Raster,
+    path: Path | str,
+    like: Image,
+    *,
+    metadata: bool = True,
+    quality: int | None = None,
+) -> tuple[str, ...]:
     """Write a raster of uint8 or uint16 as a picture file, as `image_io.write` does.
+
+    Returns:
+        What of the metadata the file cannot hold.
 
     Args:
         raster: colours as in `like.pixels_hwc`, then alpha (2 or 4 channels).
@@ -207,4 +215,4 @@ def finish(
         access="sequential",
         revalidate=True,
     )
-    writing.save(Path(path), pixels, like, metadata=metadata)
+    return writing.save(Path(path), pixels, like, metadata=metadata, quality=quality)

@@ -13,8 +13,10 @@ import pyvips
 
 from gendr_jax import files
 from gendr_jax.errors import InputError
-from gendr_jax.image_io import exif, exif_files, profiles, xmp
+from gendr_jax.image_io import metadata as metadata_lib
+from gendr_jax.image_io import profiles
 from gendr_jax.image_io.picture import DENSITY, FORMATS, Image
+from gendr_jax.image_io.statements import Metadata
 
 SIDES = {"JPEG": 65535, "WEBP": 16383}
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -22,6 +24,10 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"Q": 95, "subsample_mode": "off"},
     "WEBP": {"lossless": True, "exact": True},
     "TIFF": {"compression": "deflate", "predictor": "horizontal"},
+}
+LOSSY: dict[str, dict[str, Any]] = {
+    "JPEG": {"subsample_mode": "off"},
+    "WEBP": {"smart_subsample": True, "exact": True},
 }
 SAVERS = {
     "PNG": pyvips.Image.pngsave,
@@ -34,10 +40,23 @@ SAVERS = {
 TILED = 64 * 1024 * 1024
 
 
-def write(path: Path | str, image: Image, *, metadata: bool = True) -> None:
-    """Write one picture; the suffix decides the format (JPEG: quality 95, 4:4:4).
+def write(
+    path: Path | str,
+    image: Image,
+    *,
+    metadata: bool = True,
+    quality: int | None = None,
+) -> tuple[str, ...]:
+    """Write one picture; the suffix decides the format.
+
+    Args:
+        quality: 1 to 100, of JPEG (None: 95; never with chroma subsampling) and of
+            WebP (None: lossless); other formats are lossless.
 
     Without metadata, colours are those of sRGB, as no profile says otherwise.
+
+    Returns:
+        What of the metadata the file cannot hold, in words for people.
 
     Raises:
         InputError: unknown suffix, or a format that cannot hold the picture.
@@ -45,7 +64,7 @@ def write(path: Path | str, image: Image, *, metadata: bool = True) -> None:
     image = fitted(path, image)
     height, width = image.pixels_hwc.shape[:2]
     require_fit(Path(path), image, height, width, alpha=image.alpha_hw is not None)
-    save(Path(path), as_vips(image), image, metadata=metadata)
+    return save(Path(path), as_vips(image), image, metadata=metadata, quality=quality)
 
 
 def fitted(path: Path | str, image: Image) -> Image:
@@ -121,59 +140,54 @@ def depth(image: Image) -> int:
     return image.bits or 8 * image.pixels_hwc.dtype.itemsize
 
 
-def save(path: Path, pixels: pyvips.Image, like: Image, *, metadata: bool) -> None:
-    """Write what `pixels` gives, row by row, with the metadata of `like`."""
+def save(
+    path: Path,
+    pixels: pyvips.Image,
+    like: Image,
+    *,
+    metadata: bool,
+    quality: int | None = None,
+) -> tuple[str, ...]:
+    """Write what `pixels` gives, row by row, with the metadata of `like`.
+
+    Returns:
+        What of it the file cannot hold, in words for people.
+    """
     kind = FORMATS[path.suffix.lower()]
     deep = pixels.format == "ushort"
     grey = pixels.bands < 3
     name = ("grey16" if grey else "rgb16") if deep else ("b-w" if grey else "srgb")
     pixels = pixels.copy(interpretation=name)
-    pixels = profiles.from_working(
-        pixels, like.space, like.icc, depth(like), tag=metadata
-    )
-    block = dots = None
+    tag = "no" if not metadata else ("colour" if kind == "WEBP" else "all")
+    pixels = profiles.from_working(pixels, like.space, like.icc, depth(like), tag=tag)
+    said = Metadata()
     if metadata:
         size_hw = pixels.height, pixels.width
-        packet = like.xmp and xmp.edited(like.xmp, size_hw, like.from_hw)
-        pixels = profiles.fields(pixels, exif=None, xmp=packet, iptc=like.iptc)
-        for name in pixels.get_fields():
-            if name.startswith("exif-"):
-                pixels.remove(name)
-        block = _exif(like, kind, *size_hw)
-        if kind == "JPEG" and like.density is not None:  # libvips has it in EXIF alone
-            across, down = like.density
-            dots = across * exif.MM_PER_INCH, down * exif.MM_PER_INCH
-    # libvips would encode EXIF anew; the block is put into the file as it is.
-    keep = "icc|xmp|iptc" if metadata else "none"
-    across, down = (like.density if metadata else None) or (DENSITY, DENSITY)
+        said = metadata_lib.fitted(_said(like), kind, size_hw, like.from_hw)
+    across, down = said.density or (DENSITY, DENSITY)
     pixels = pixels.copy(xres=across, yres=down)
     options = dict(SAVE_OPTIONS[kind])
+    if quality is not None and kind in LOSSY:
+        options = LOSSY[kind] | {"Q": quality}
     if kind == "TIFF" and pixels.width * pixels.height > TILED:
         options |= {"tile": True, "tile_width": 256, "tile_height": 256}
         options |= {"bigtiff": True}
     with files.replacing(path) as unfinished:
-        apart = block is not None or dots is not None
-        bare = files.temporary_name(unfinished) if apart else unfinished
+        # Pixels and profile by libvips, which would encode some of the rest anew.
+        bare = files.temporary_name(unfinished)
         try:
+            keep = "icc" if metadata else "none"
             SAVERS[kind](pixels, str(bare), keep=keep, **options)
-            if apart:
-                exif_files.insert(bare, unfinished, kind, block, dots)
+            metadata_lib.insert(bare, unfinished, kind, said)
         except pyvips.Error as error:
             # Pixels are in memory: what fails is the disk.
             raise OSError(" ".join(str(error).split())) from error
         finally:
-            if apart:
-                bare.unlink(missing_ok=True)
+            bare.unlink(missing_ok=True)
+    return said.lost
 
 
-def _exif(like: Image, kind: str, height: int, width: int) -> bytes | None:
-    """The block that a file of this format gets; TIFF files get none.
-
-    Where nothing but EXIF can state a resolution (WebP), a block that does is made.
-    """
-    if kind == "TIFF":
-        return None
-    block = exif.edited(like.exif, height, width) if like.exif else None
-    if block is None and kind == "WEBP" and like.density is not None:
-        return exif.of_density(*like.density)
-    return block
+def _said(like: Image) -> Metadata:
+    return Metadata(
+        like.exif, like.xmp, like.iptc, like.comment, like.text, like.density, like.lost
+    )

@@ -7,6 +7,7 @@ EXIF, TIFF = "http://ns.adobe.com/exif/1.0/", "http://ns.adobe.com/tiff/1.0/"
 PANORAMA = "http://ns.google.com/photos/1.0/panorama/"
 CAMERA = "http://ns.google.com/photos/1.0/camera/"
 CONTAINER = "http://ns.google.com/photos/1.0/container/"
+NOTE = "http://ns.adobe.com/xmp/note/"
 USUAL = {EXIF: b"exif", TIFF: b"tiff", PANORAMA: b"GPano"}  # where none is declared
 GAIN_MAPS = (
     "http://ns.adobe.com/hdr-gain-map/1.0/",
@@ -47,6 +48,33 @@ def edited(
     for name in SCALED_DOWN:
         packet = _set(packet, PANORAMA, name, lambda x: round(x * height / rows))
     return _without_promises(packet)
+
+
+def merged(packet: bytes, extension: bytes) -> bytes:
+    """One packet of a JPEG file's two: what the extension describes goes into it."""
+    descriptions = re.search(rb"<rdf:RDF[^>]*>(.*)</rdf:RDF\s*>", extension, re.DOTALL)
+    end = packet.rfind(b"</rdf:RDF")
+    if descriptions is None or end < 0:
+        return packet
+    packet = packet[:end] + descriptions[1] + packet[end:]
+    for prefix in _prefixes(packet, NOTE):
+        packet = _without(packet, prefix, b"HasExtendedXMP")
+    return packet
+
+
+def extended_by(guid: bytes) -> bytes:
+    """A packet that says only where the rest is."""
+    return (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf='
+        b'"http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        b'rdf:about="" xmlns:xmpNote="' + NOTE.encode() + b'" '
+        b'xmpNote:HasExtendedXMP="' + guid + b'"/></rdf:RDF></x:xmpmeta>'
+    )
+
+
+def without_padding(packet: bytes) -> bytes:
+    """Without the white space that writers leave for editing in place."""
+    return re.sub(rb"\s+(<\?xpacket end=)", rb"\1", packet)
 
 
 def _set(packet: bytes, space: str, name: str, value: Callable[[float], int]) -> bytes:

@@ -23,6 +23,7 @@ from gendr_jax.sharding import MIN_SHARDED_SIZE
 from gendr_jax.train.stage import State
 
 Prediction = Literal["eps", "v"]
+BestBy = Literal["psnr", "ssim", "l1"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,20 @@ class Log:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """Photographs kept out of training, restored and measured every N steps (0: never).
+
+    ``path``: as in ``data.path``; empty: no validation. ``count`` pictures, rounded up
+    to full batches. ``best``: the figure by which ``weights_best`` is chosen.
+    """
+
+    path: str = ""
+    every: int = 1000
+    count: int = 32
+    best: BestBy = "psnr"
+
+
+@dataclass(frozen=True)
 class Sharding:
     """How arrays lie on the mesh (``sharding/rules.py``); see docs/sharding.md.
 
@@ -156,6 +171,7 @@ class Common:
     init: Init = field(default_factory=Init)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     log: Log = field(default_factory=Log)
+    val: Validation = Validation()
     profile: str = ""  # steps FIRST:LAST to trace
     watchdog: Watchdog = Watchdog()
     processes: Processes = Processes()
@@ -359,6 +375,10 @@ class AdcSettings(PixelSettings):
     stage: Literal["adc"] = "adc"
     weights: PixelWeights = PixelWeights()
 
+    @property
+    def student(self) -> UNetConfig:
+        return dataclasses.replace(self.unet, in_channels=self.pixel_channels)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PixSettings(PixelSettings):
@@ -370,6 +390,13 @@ class PixSettings(PixelSettings):
     stage: Literal["pix"] = "pix"
     weights: PixelWeights = PixelWeights(perceptual=1.0, fourier=0.1)
     mask_radius: float = 2.0
+
+    @property
+    def student(self) -> UNetConfig:
+        channels = self.pixel_channels
+        return dataclasses.replace(
+            self.unet, in_channels=channels, out_channels=channels
+        )
 
 
 Settings = VAESettings | BaseSettings | DistillSettings | AdcSettings | PixSettings
@@ -396,6 +423,7 @@ MAY_CHANGE = (
     "optim*.warmup",
     "optim*.decay",
     "log.*",
+    "val.*",
     "checkpoint.*",
     "data.workers",
     "data.path",
@@ -458,6 +486,7 @@ class RunSettings:
         log_every, samples_every, checkpoint_every: besides these, the last step is
             always saved.
         samples: rows of a contact sheet.
+        validate_every, validate_count, best: as in `Validation`.
         keep, keep_every, keep_seconds: checkpoints kept, as in `checkpoint.Manager`.
         max_bad_steps: stop after so many steps in a row with a skipped update or a
             metric that is not finite.
@@ -478,6 +507,9 @@ class RunSettings:
     log_every: int = 50
     samples_every: int = 0
     samples: int = 4
+    validate_every: int = 0
+    validate_count: int = 32
+    best: BestBy = "psnr"
     checkpoint_every: int = 1000
     keep: int = 3
     keep_every: int = 0
@@ -497,7 +529,13 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         window(self.profile)  # raises
-        least = {"batch_size": 1, "samples": 1, "keep": 1, "max_bad_steps": 1}
+        least = {
+            "batch_size": 1,
+            "samples": 1,
+            "validate_count": 1,
+            "keep": 1,
+            "max_bad_steps": 1,
+        }
         for one in dataclasses.fields(self):
             value = getattr(self, one.name)
             low = least.get(one.name, 0)

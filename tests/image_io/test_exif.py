@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as Pil
 
 from gendr_jax import image_io
-from gendr_jax.image_io import Image, exif, exif_files, xmp
+from gendr_jax.image_io import Image, exif, metadata, xmp
 
 TEXT = "© 2021 Jürgen Müller 写真".encode() + b"\0"
 NOTE = b"MAKER\0\x01\x02 offsets from the start \xff\xfe"
@@ -70,7 +70,7 @@ def test_a_block_goes_from_format_to_format_byte_for_byte(tmp_path, source, targ
     image_io.write(tmp_path / target, read)
     kind = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[target[2:]]
     expected = exif.edited(block("<"), *read.pixels_hwc.shape[:2])
-    assert exif_files.read(tmp_path / target, kind) == expected
+    assert metadata.read(tmp_path / target, kind).exif == expected
     with Pil.open(tmp_path / target) as written:
         assert written.size == (24, 32)  # turned upright
         assert written.getexif()[0x8298].encode("latin-1", "ignore")

@@ -449,7 +449,7 @@ def test_exif_xmp_and_density_are_kept_or_stripped(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
 @pytest.mark.parametrize("dpi", [None, 300])
 def test_what_a_file_does_not_say_is_not_invented(tmp_path, suffix, dpi):
-    source = tmp_path / ("a.png" if dpi else "a.bmp")
+    source = tmp_path / ("a.png" if dpi else "a.ppm")
     Pil.fromarray(RGB).save(source, **({"dpi": (dpi, dpi)} if dpi else {}))
     image = image_io.read(source)
     image_io.write(tmp_path / f"b{suffix}", image)

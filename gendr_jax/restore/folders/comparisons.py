@@ -7,7 +7,7 @@ import numpy as np
 
 from gendr_jax import image_io
 from gendr_jax.errors import UsageError
-from gendr_jax.image_io import Image, arrays, resize, sheets
+from gendr_jax.image_io import Image, arrays, profiles, resize, sheets
 from gendr_jax.restore.folders.naming import Job
 
 
@@ -25,7 +25,13 @@ def require_apart(jobs: list[Job], folders: list[Path], report: str | None) -> N
     """
     taken = {os.path.realpath(p) for job in jobs for p in (job.source, job.target)}
     for folder in folders:
-        if folder.exists() and not folder.is_dir():
+        try:
+            is_file = folder.exists() and not folder.is_dir()
+        except OSError as error:
+            raise UsageError(
+                f"{folder} cannot be looked at ({error.strerror}). Name another folder."
+            ) from error
+        if is_file:
             raise UsageError(f"{folder} is a file, there must be a folder. Name one.")
         for job in jobs:
             place = path(folder, job)
@@ -44,6 +50,8 @@ def require_apart(jobs: list[Job], folders: list[Path], report: str | None) -> N
 def compare(source: Image, restored: Image, path: Path, layout: str) -> None:
     """Write the plain enlargement and the result, "side" by side or "split"."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # What is written is RGB, which no profile of grey fits.
+    source, restored = profiles.grey_in_srgb(source), profiles.grey_in_srgb(restored)
     rgb, alpha = arrays.to_unit(source)
     size = restored.pixels_hwc.shape[:2]
     before = _on_white(resize.bicubic(rgb, size), alpha, size)

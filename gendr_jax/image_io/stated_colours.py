@@ -1,0 +1,214 @@
+"""Colours that a file states without an ICC profile, as the profile that says the same.
+
+PNG: cICP, sRGB, gAMA with cHRM, in this order (PNG 3, 4.3; a profile comes after cICP).
+AVIF: nclx. EXIF: ColorSpace and interoperability (DCF). TIFF: WhitePoint and
+PrimaryChromaticities.
+"""
+
+import io
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from gendr_jax.errors import InputError
+from gendr_jax.image_io import icc, png_chunks
+from gendr_jax.image_io.directories import Directories, pages
+from gendr_jax.image_io.icc import SRGB_CURVE, SRGB_PRIMARIES, Curve, Primaries
+from gendr_jax.image_io.profiles import builtin
+
+# ITU-T H.273, table 2. Those that equal sRGB's: 1.
+PRIMARIES = {
+    1: SRGB_PRIMARIES,
+    4: Primaries((0.310, 0.316), (0.67, 0.33), (0.21, 0.71), (0.14, 0.08)),
+    5: Primaries(icc.D65, (0.64, 0.33), (0.29, 0.60), (0.15, 0.06)),
+    6: Primaries(icc.D65, (0.630, 0.340), (0.310, 0.595), (0.155, 0.070)),
+    7: Primaries(icc.D65, (0.630, 0.340), (0.310, 0.595), (0.155, 0.070)),
+    8: Primaries((0.310, 0.316), (0.681, 0.319), (0.243, 0.692), (0.145, 0.049)),
+    9: Primaries(icc.D65, (0.708, 0.292), (0.170, 0.797), (0.131, 0.046)),
+    11: Primaries((0.314, 0.351), (0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
+    12: Primaries(icc.D65, (0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
+    22: Primaries(icc.D65, (0.630, 0.340), (0.295, 0.605), (0.155, 0.077)),
+}
+BT709 = Curve(1 / 0.45, 1 / 1.0993, 0.0993 / 1.0993, 1 / 4.5, 0.08125)
+# Table 3; 14 and 15 are BT.709's function, 17 (ST 428) is left to cinemas.
+CURVES = {1: BT709, 4: Curve(2.2), 5: Curve(2.8), 6: BT709, 8: Curve(1.0)}
+CURVES |= {13: SRGB_CURVE, 14: BT709, 15: BT709}
+UNSPECIFIED = 2
+ADOBE = Primaries(icc.D65, (0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
+GAMMA_OF_SRGB = 45455
+COLOR_SPACE, INTEROPERABILITY, INDEX, EXIF = 0xA001, 0xA005, 1, 0x8769
+ADOBE_RGB, UNCALIBRATED = 2, 0xFFFF
+WHITE_POINT, CHROMATICITIES = 318, 319
+MOST_BOXES = 2**20  # bytes of an AVIF file's metadata that are looked through
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a file says of its colours, and by what it does."""
+
+    by: str
+    primaries: Primaries
+    curve: Curve
+
+
+def profile(
+    path: Path, kind: str, embedded: bytes | None, exif: bytes | None, *, grey: bool
+) -> bytes | None:
+    """The profile of a file: its own, or one that says what it states otherwise.
+
+    Raises:
+        InputError: HDR, whose values mean light that sRGB has no room for.
+    """
+    stated, first = None, False
+    if kind == "PNG":
+        stated, first = _png(path)
+    elif kind == "AVIF" and embedded is None:
+        stated = _avif(path)
+    elif kind == "TIFF" and embedded is None:
+        stated = _tiff(path)
+    if stated is None and exif is not None and _is_adobe(exif):
+        stated = Stated("Adobe RGB (1998)", ADOBE, Curve(563 / 256))
+    if embedded is not None and (name := icc.high_range(embedded)):
+        raise _too_bright(path, name)
+    if stated is None or (embedded is not None and not first):
+        return embedded
+    return _as_profile(stated, grey)
+
+
+def _as_profile(stated: Stated, grey: bool) -> bytes | None:
+    """The usual profile where it is a usual space; None for grey with sRGB's tones."""
+    if grey:
+        usual = stated.curve == SRGB_CURVE
+        return None if usual else icc.grey_profile(stated.by, stated.curve)
+    if stated.curve == SRGB_CURVE and stated.primaries in (PRIMARIES[1], PRIMARIES[12]):
+        return builtin("srgb" if stated.primaries == PRIMARIES[1] else "p3")
+    try:
+        return icc.profile(stated.by, stated.primaries, stated.curve)
+    except ValueError:  # primaries on one line
+        return None
+
+
+def of_codes(path: Path, primaries: int, transfer: int, by: str) -> Stated | None:
+    """What coding-independent code points say; None where that is nothing.
+
+    Raises:
+        InputError: HDR, or codes that are not known.
+    """
+    if transfer in icc.HLG_OR_PQ:
+        raise _too_bright(path, icc.HLG_OR_PQ[transfer])
+    if primaries == transfer == UNSPECIFIED:
+        return None
+    primaries = 1 if primaries == UNSPECIFIED else primaries
+    transfer = 13 if transfer == UNSPECIFIED else transfer
+    if primaries not in PRIMARIES or transfer not in CURVES:
+        raise InputError(
+            f"{path} states colours by {by} with primaries {primaries} and transfer "
+            f"{transfer}, which are not handled. Convert it to sRGB or Display P3."
+        )
+    return Stated(by, PRIMARIES[primaries], CURVES[transfer])
+
+
+def _too_bright(path: Path, name: str) -> InputError:
+    return InputError(
+        f"{path} is an HDR picture ({name}), whose tones would be taken for those of "
+        "sRGB. Export it as SDR (sRGB or Display P3) first, for example with darktable."
+    )
+
+
+SRGB = Stated("sRGB", SRGB_PRIMARIES, SRGB_CURVE)
+
+
+def _png(path: Path) -> tuple[Stated | None, bool]:
+    """(what it states, whether it goes before an embedded one)."""
+    found = {}
+    with open(path, "rb") as file:
+        for name, at, length in png_chunks.chunks(file):
+            if name == b"IDAT":
+                break
+            if name in (b"cICP", b"sRGB", b"gAMA", b"cHRM") and length <= 32:
+                file.seek(at)
+                found.setdefault(name, file.read(length))
+    if len(codes := found.get(b"cICP", b"")) == 4:
+        primaries, transfer, matrix, full = codes
+        if matrix or not full:
+            raise InputError(
+                f"{path} states by cICP that its values are YCbCr or of narrow range, "
+                "which is not handled. Convert it to RGB of full range."
+            )
+        stated = of_codes(path, primaries, transfer, "cICP")
+        if stated is not None:
+            return stated, True
+    if b"sRGB" in found:
+        return SRGB, False
+    return _of_gamma(found.get(b"gAMA", b""), found.get(b"cHRM", b"")), False
+
+
+def _of_gamma(gamma: bytes, chromaticities: bytes) -> Stated | None:
+    """What gAMA and cHRM say; None where there is nothing, or nonsense."""
+    power = int.from_bytes(gamma) if len(gamma) == 4 else 0
+    if not power and len(chromaticities) != 32:
+        return None
+    primaries, curve = SRGB_PRIMARIES, SRGB_CURVE
+    if len(chromaticities) == 32:
+        x = [value / 100_000 for value in struct.unpack(">8I", chromaticities)]
+        primaries = Primaries(*((x[i], x[i + 1]) for i in (0, 2, 4, 6)))
+    # 1/2.2 is what files say that are sRGB, whose curve no one number describes.
+    if power and abs(power - GAMMA_OF_SRGB) > 5:
+        curve = Curve(100_000 / power)
+    if not 0.1 <= curve.gamma <= 10:
+        return None
+    return Stated("gAMA and cHRM", primaries, curve)
+
+
+def _avif(path: Path) -> Stated | None:
+    """What the colour box of the first picture says (ISO 23008-12, colr of nclx)."""
+    with open(path, "rb") as file:
+        head = file.read(MOST_BOXES)
+    at = head.find(b"colrnclx")
+    if at < 0 or at + 13 > len(head):
+        return None
+    primaries, transfer = struct.unpack_from(">HH", head, at + 8)
+    return of_codes(path, primaries, transfer, "nclx")
+
+
+def _tiff(path: Path) -> Stated | None:
+    """WhitePoint and PrimaryChromaticities, with the curve that TIFF has by default."""
+    try:
+        with open(path, "rb") as file:
+            points = _tiff_points(file)
+    except (ValueError, struct.error, StopIteration):
+        return None
+    return None if points is None else Stated("TIFF", points, Curve(2.2))
+
+
+def _tiff_points(file: BinaryIO) -> Primaries | None:
+    read = Directories(file)
+    page = next(iter(pages(file).full), (0, -1))[0]
+    directory = next(d for i, d in enumerate(read.chain()) if i == page)
+    found = []
+    for tag, count in ((WHITE_POINT, 2), (CHROMATICITIES, 6)):
+        field = directory.fields.get(tag)
+        if field is None or field.kind != 5 or field.count != count:
+            return None
+        numbers = struct.unpack(f"{read.order}{2 * count}I", read.data(field))
+        found += [
+            a / max(b, 1) for a, b in zip(numbers[::2], numbers[1::2], strict=True)
+        ]
+    return Primaries(*((found[i], found[i + 1]) for i in (0, 2, 4, 6)))
+
+
+def _is_adobe(block: bytes) -> bool:
+    """Whether EXIF says Adobe RGB, as cameras do (DCF 2.0, 3.3)."""
+    try:
+        read = Directories(io.BytesIO(block))
+        main = read.read(read.first)
+        inner = read.read(read.value(main, EXIF)) if EXIF in main.fields else main
+        space = read.value(inner, COLOR_SPACE)
+        if space != UNCALIBRATED:
+            return space == ADOBE_RGB
+        at = read.value(inner, INTEROPERABILITY)
+        index = read.read(at).fields.get(INDEX) if at else None
+        return index is not None and read.data(index).startswith(b"R03")
+    except (ValueError, struct.error):
+        return False
