@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tools import micro_run
+
 GENDR = "import sys; from gendr_jax.cli.main import main; sys.exit(main())"
 ROOT = Path(__file__).resolve().parents[1]
 NOT_UTF8 = b"img_\xff.png"
-TRAIN = ("steps=2", "batch_size=2", "data.crop=32", "checkpoint.every=2")
 
 
 # The set
@@ -135,8 +136,8 @@ def steps(work: Path, root: Path) -> list[Step]:
     photos, pairs, shards = str(root), str(work / "pairs"), str(work / "shards")
     valid = root / "DIV2K/DIV2K_valid_HR"
     plain = ["--preset", "bicubic"]
-    settings = [f"--config.{text}" for text in TRAIN]
-    vae = ["train", "--config", str(ROOT / "configs/tiny_vae.py"), *settings]
+    config = micro_run.prepare(work / "micro")
+    vae = ["train", "--config", str(config), "--config.steps=2"]
     records = f"--config.data.path={shards}/*.array_record"
     real = ["--gt", str(root / "RealSR/test_HR"), "--lr", str(root / "RealSR/test_LR")]
     urban = ["--gt", str(root / "Urban100/HR"), "--sr", "bicubic"]
@@ -160,11 +161,6 @@ def steps(work: Path, root: Path) -> list[Step]:
         Step(shard, 0, [photos, shards, "--shards", "7", "--processes", "1"], tool),
         Step("train, workdir its data", 0, [*vae, "--workdir", shards, records]),
         Step("train on shards", 0, [*vae, "--workdir", str(work / "run"), records]),
-        Step(
-            "train on the folder",
-            0,
-            [*vae, "--workdir", str(work / "run2"), f"--config.data.path={photos}"],
-        ),
         Step(
             "evaluate into a truth", 2, evaluate(*real, "--sr", "bicubic", "-o", first)
         ),

@@ -191,10 +191,10 @@ def _kept(
 
 
 def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except FileNotFoundError:
+    if not path.exists():
         return ""
+    data = patience.patiently(path.read_bytes, str(path))
+    return hashlib.sha256(data).hexdigest()
 
 
 def _one(

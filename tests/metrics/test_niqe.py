@@ -261,7 +261,7 @@ def test_a_folder_of_photographs_is_walked_as_every_other_one(
     """A link to itself, a link to nothing and a name that is not UTF-8."""
     folder = tmp_path / "photos"
     folder.mkdir()
-    for number, picture in enumerate(photographs):
+    for number, picture in enumerate(photographs.values()):
         Image.fromarray(picture).save(folder / f"{number}.png")
     plain = open_niqe(folder).provenance
     (folder / "again").symlink_to(".")
