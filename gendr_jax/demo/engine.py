@@ -79,9 +79,7 @@ class Engine:
 
     def public(self, text: str, source: Path | str) -> str:
         """What may be told on the page: names of files, not where they are."""
-        folders = {str(self.folder), str(Path(source).parent)}
-        for folder in sorted(folders, key=len, reverse=True):
-            text = text.replace(f"{folder}{os.sep}", "").replace(folder, "the server")
+        text = text.replace(f"{Path(source).parent}{os.sep}", "")
         return re.sub(r"(?<![\w.])/(?:[^\s/'\",:]+/)+", "", text)
 
     def run(
