@@ -6,103 +6,111 @@
 Nothing of the UNet sees further than its convolutions, so pictures of all sizes are
 restored alike. The regression (kind=paired) comes first.
 
-A generator rate of 1e-3 killed the UNet before step 400 (docs/training.md): lower it.
+Without norms its activations explode at rates of 5e-4 and above.
 """
 
 from ml_collections import ConfigDict
 
+from gendr_jax.train import defaults
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
+    return defaults.config(
+        "distill",
         dict(
-            stage="distill",
+            steps=20000,
             kind="paired",
-            generator="full",
-            steps=100_000,
-            batch_size=16,
-            seed=0,
-            mesh="",
-            accumulate=1,
+            batch_size=8,
             dtype="float32",
-            remat="none",
-            ema=0.999,
+            ema=0.99,
             data=dict(
-                path="builtin:photographs",
-                preset="realesrgan",
                 crop=128,
-                scale=4,
-                workers=0,
+                path="builtin:photographs",
             ),
-            init=dict(vae="", unet="", dino="", prompt="", random=True),
-            checkpoint=dict(every=200, keep=2, keep_every=0),
-            log=dict(every=20, samples_every=500, samples=4),
+            init=dict(
+                random=True,
+            ),
+            checkpoint=dict(
+                every=200,
+                keep=2,
+            ),
+            log=dict(
+                every=20,
+                samples_every=500,
+            ),
+            val=dict(
+                every=500,
+                count=40,
+            ),
             vae=dict(
-                latent_channels=16,
                 block_out_channels=(48,),
-                layers_per_block=1,
-                norm_groups=8,
-                mid_attention=False,
-                quant_conv=False,
-                post_quant_conv=False,
-                patch=4,
-                linear_path=True,
                 convolutions=False,
+                layers_per_block=1,
+                linear_path=True,
+                mid_attention=False,
+                norm_groups=8,
+                patch=4,
+                post_quant_conv=False,
+                quant_conv=False,
                 scaling_factor=1.0,
-                shift_factor=0.0,
             ),
             unet=dict(
-                in_channels=16,
-                out_channels=16,
-                block_out_channels=(48, 96, 128),
-                layers_per_block=1,
-                heads=(1, 1, 1),
                 attention=(False, False, False),
+                block_out_channels=(48, 96, 128),
                 cross_attention_dim=8,
-                norm_groups=16,
-                mid_attention=False,
-                norm=False,
+                heads=(1, 1, 1),
                 input_shortcut=True,
+                layers_per_block=1,
+                mid_attention=False,
+                norm_channels=True,
+                norm_groups=16,
             ),
             alignment=dict(
                 dino=dict(
                     hidden_size=64,
-                    num_hidden_layers=2,
-                    num_attention_heads=2,
                     image_size=112,
+                    num_attention_heads=2,
+                    num_hidden_layers=2,
                 ),
                 hidden=128,
             ),
-            prediction="eps",
-            lora=dict(rank=8, alpha=16.0),
             adapters="side",
-            score=dict(
-                alpha=1.0,
-                xi=0.5,
-                rho=1.0,
-                literal=False,
-                kappa=1.0,
-                t_min=20,
-                t_max=979,
-                sequential=False,
-            ),
-            weights=dict(
-                score=0.2,
-                adversarial=0.005,
-                repa=0.0,
-                latent=0.0,
-                pixel=1.0,
+            adversarial_start=200,
+            discriminator_width=32,
+            lora=dict(
+                alpha=16.0,
+                rank=8,
             ),
             optim=dict(
-                generator=dict(
-                    lr=1e-3, b1=0.9, clip=1.0, warmup=100, schedule="wsd", decay=600
+                discriminator=dict(
+                    b1=0.5,
+                    lr=0.0003,
                 ),
-                fake=dict(lr=1e-3, b1=0.9, clip=1.0, warmup=0),
-                real=dict(lr=1e-4, clip=1.0, warmup=0),
-                discriminator=dict(lr=3e-4, b1=0.5, clip=1.0, warmup=0),
+                fake=dict(
+                    b1=0.9,
+                    lr=0.001,
+                ),
+                generator=dict(
+                    b1=0.9,
+                    decay=2000,
+                    lr=0.001,
+                    schedule="wsd",
+                    warmup=200,
+                ),
+                real=dict(
+                    lr=0.0001,
+                ),
             ),
-            prompt_dropout=0.1,
-            discriminator_width=32,
+            score=dict(
+                kappa=1.0,
+                sequential=False,
+            ),
             warmup_steps=20,
-            adversarial_start=200,
-        )
+            weights=dict(
+                adversarial=0.005,
+                pixel=1.0,
+                repa=0.0,
+                score=0.2,
+            ),
+        ),
     )

@@ -9,39 +9,56 @@ learn what it leaves.
 
 from ml_collections import ConfigDict
 
+from gendr_jax.train import defaults
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
+    return defaults.config(
+        "vae",
         dict(
-            stage="vae",
             steps=0,
             batch_size=8,
-            seed=0,
             dtype="float32",
             remat="none",
             ema=0.995,
-            data=dict(path="builtin:photographs", crop=128, workers=0),
-            init=dict(vae="", random=True),
-            checkpoint=dict(every=500, keep=2),
-            log=dict(every=20, samples_every=0, samples=4),
-            vae=dict(
-                latent_channels=16,
-                block_out_channels=(48,),
-                layers_per_block=1,
-                norm_groups=8,
-                mid_attention=False,
-                quant_conv=False,
-                post_quant_conv=False,
-                patch=4,
-                linear_path=True,
-                convolutions=False,
-                scaling_factor=1.0,
-                shift_factor=0.0,
+            data=dict(
+                crop=128,
+                path="builtin:photographs",
             ),
-            discriminator=dict(widths=(16, 32, 64), norm_groups=16),
-            kl_weight=0.0,
+            init=dict(
+                random=True,
+            ),
+            checkpoint=dict(
+                every=500,
+                keep=2,
+            ),
+            log=dict(
+                every=20,
+                samples_every=0,
+            ),
+            vae=dict(
+                block_out_channels=(48,),
+                convolutions=False,
+                layers_per_block=1,
+                linear_path=True,
+                mid_attention=False,
+                norm_groups=8,
+                patch=4,
+                post_quant_conv=False,
+                quant_conv=False,
+                scaling_factor=1.0,
+            ),
             adversarial_weight=0.0,
-            adversarial_start=-1,
-            optim=dict(lr=1e-3, b1=0.9, b2=0.99, clip=1.0, warmup=50),
-        )
+            discriminator=dict(
+                norm_groups=16,
+                widths=(16, 32, 64),
+            ),
+            kl_weight=0.0,
+            optim=dict(
+                b1=0.9,
+                b2=0.99,
+                lr=0.001,
+                warmup=50,
+            ),
+        ),
     )

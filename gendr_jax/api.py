@@ -1,29 +1,39 @@
 """The networks as Python callables, from a folder on disk: `load_vae` and its like."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from gendr_jax import nets
+from gendr_jax import nets, sharding
 from gendr_jax.errors import InputError
 from gendr_jax.models.dinov2 import DINOv2, DINOv2Config
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Params
-from gendr_jax.weights import convert, folder
+from gendr_jax.weights import convert, folder, one_file
+from gendr_jax.weights.convert import Options
 from gendr_jax.weights.foreign import components, recognise
+from gendr_jax.weights.foreign.single_files import Hints
+from gendr_jax.weights.gendr_json import Weights
 from gendr_jax.weights.resolve import resolve
 
+Ema = Literal["auto", "yes", "no"]
 TORCH_KINDS = ("vae", "unet", "dinov2", "lpips", "dists")
 
 
 def load_component(
-    path: str | Path, name: str, *, mesh: Mesh | None = None
+    path: str | Path,
+    name: str,
+    *,
+    mesh: Mesh | None = None,
+    options: Options | None = None,
+    lora: str | Path | Sequence[str | Path] = (),
 ) -> tuple[Any, Params]:
     """(configuration, weights) of one network.
 
@@ -34,6 +44,8 @@ def load_component(
         name: "vae", "unet", "dinov2" (or "dino"), "lpips", "dists", "projector".
         mesh: spread the weights over its devices, none of which ever holds them all;
             None: numpy arrays on the host.
+        options: what `gendr convert` has as flags (`weights.convert.Options`).
+        lora: files or folders of adapters, folded in.
 
     Raises:
         InputError: no such folder or network in it, or files that are damaged or do
@@ -41,7 +53,13 @@ def load_component(
         UsageError: a Hub id where huggingface_hub is not installed.
     """
     name = "dinov2" if name == "dino" else name
+    adapters = [lora] if isinstance(lora, str | Path) else list(lora)
+    if adapters or options is not None:
+        asked = Options() if options is None else options
+        return _converted(path, name, adapters, asked, mesh)
     found = resolve(path)
+    if one_file.is_ours(found):
+        return _component(one_file.read(found, (name,)), name, path)
     if not folder.is_folder(found):
         if name not in TORCH_KINDS:
             raise InputError(
@@ -56,13 +74,46 @@ def load_component(
         component = recognise.component(found, name)
         params = components.read(component, dtype="float32", mesh=mesh)
         return component.config, params
-    weights = folder.load(found, components=(name,), mesh=mesh)
+    return _component(folder.load(found, components=(name,), mesh=mesh), name, path)
+
+
+def _component(weights: Weights, name: str, path: str | Path) -> tuple[Any, Params]:
     if name not in weights.params:
         kept = ", ".join(sorted(weights.configs)) or "nothing"
         raise InputError(
             f"{path} holds {kept}, not {name}. Name a folder that holds {name}."
         )
     return weights.configs[name], weights.params[name]
+
+
+def _converted(
+    path: str | Path,
+    name: str,
+    adapters: list[str | Path],
+    options: Options,
+    mesh: Mesh | None,
+) -> tuple[Any, Params]:
+    """One network of a source, read as `gendr convert` reads it."""
+    found = resolve(path)
+    ours = folder.is_folder(found) or one_file.is_ours(found)
+    if not ours and not options.dtype:
+        options = dataclasses.replace(options, dtype="float32")
+    sources = [found, *adapters]
+    if adapters:
+        options = dataclasses.replace(options, merge=True)
+    if options.hints.prediction is None and not ours:
+        # Raw output is asked for; whether it is eps or v is the caller's business.
+        said = recognise.prediction(found) if name == "unet" else None
+        if said is None and name == "unet":
+            hints = dataclasses.replace(options.hints, prediction="eps")
+            options = dataclasses.replace(options, hints=hints)
+    weights, _ = convert.load(sources, options)
+    if name == "unet" and {"unet", "lora"} <= weights.params.keys():
+        weights = folder.folded(weights)  # those that are kept with it
+    config, params = _component(weights, name, path)
+    if mesh is not None:
+        params = sharding.place(params, sharding.tree_shardings(params, mesh))
+    return config, params
 
 
 def _has_adapters(path: Path) -> bool:
@@ -154,32 +205,89 @@ class LoadedDINOv2:
 
 
 def load_vae(
-    path: str | Path, *, dtype: str = "float32", mesh: Mesh | None = None
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+    ema: Ema = "auto",
+    variant: str = "",
+    scaling_factor: float | None = None,
+    shift_factor: float | None = None,
+    sha256: Sequence[str] = (),
 ) -> LoadedVAE:
-    """The autoencoder of a folder.
+    """The autoencoder of a folder or file.
 
     Args:
         dtype: of computation.
         mesh: spread the weights over its devices (see `load_component`).
+        ema, variant, scaling_factor, shift_factor, sha256: as the flags of
+            `gendr convert` of these names.
 
     Raises:
-        InputError, UsageError: as `load_component`.
+        InputError, UsageError: as `load_component`; an option that has no effect.
     """
-    return LoadedVAE(*load_component(path, "vae", mesh=mesh), dtype)
+    hints = Hints(ema, None, scaling_factor, shift_factor, variant)
+    options = _options(Options(hints=hints, sha256=tuple(sha256)))
+    config, params = load_component(path, "vae", mesh=mesh, options=options)
+    return LoadedVAE(config, params, dtype)
 
 
 def load_unet(
-    path: str | Path, *, dtype: str = "float32", mesh: Mesh | None = None
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+    lora: str | Path | Sequence[str | Path] = (),
+    lora_strength: float = 1.0,
+    lora_alpha: float | None = None,
+    latent_channels: int = 0,
+    ema: Ema = "auto",
+    variant: str = "",
+    sha256: Sequence[str] = (),
 ) -> LoadedUNet:
-    """The UNet of a folder. Arguments and errors as `load_vae`."""
-    return LoadedUNet(*load_component(path, "unet", mesh=mesh), dtype)
+    """The UNet of a folder or file.
+
+    Args:
+        dtype, mesh: as `load_vae`.
+        lora: files or folders of adapters, folded into its weights.
+        lora_strength, lora_alpha, latent_channels, ema, variant, sha256: as the flags
+            of `gendr convert` of these names.
+
+    Raises:
+        InputError, UsageError: as `load_vae`.
+    """
+    options = Options(
+        latent_channels=latent_channels,
+        lora_strength=lora_strength,
+        lora_alpha=lora_alpha,
+        sha256=tuple(sha256),
+        hints=Hints(ema=ema, variant=variant),
+    )
+    config, params = load_component(
+        path, "unet", mesh=mesh, options=_options(options), lora=lora
+    )
+    return LoadedUNet(config, params, dtype)
 
 
 def load_dinov2(
-    path: str | Path, *, dtype: str = "float32", mesh: Mesh | None = None
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+    ema: Ema = "auto",
+    variant: str = "",
+    sha256: Sequence[str] = (),
 ) -> LoadedDINOv2:
-    """The DINOv2 of a component folder. Arguments and errors as `load_vae`."""
-    return LoadedDINOv2(*load_component(path, "dinov2", mesh=mesh), dtype)
+    """The DINOv2 of a folder or file. Arguments and errors as `load_vae`."""
+    hints = Hints(ema=ema, variant=variant)
+    options = _options(Options(hints=hints, sha256=tuple(sha256)))
+    config, params = load_component(path, "dinov2", mesh=mesh, options=options)
+    return LoadedDINOv2(config, params, dtype)
+
+
+def _options(options: Options) -> Options | None:
+    """None where nothing is asked for: then nothing but the network is read."""
+    return None if options == Options() else options
 
 
 def _placed(params: Params) -> Params:

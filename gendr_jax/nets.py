@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gendr_jax.errors import InputError
+from gendr_jax.errors import InputError, listed
 from gendr_jax.models import layers
 from gendr_jax.models import lora as lora_lib
 from gendr_jax.models.remat import Policy
@@ -163,7 +163,7 @@ def count(params: Params) -> int:
 
 
 def check_like(params: Params, abstract: Params, *, what: str = "weights") -> None:
-    """Compare key paths, shapes and dtypes; raise one InputError with all of it."""
+    """Compare key paths, shapes and dtypes; raise one InputError that counts all."""
     have, want = flatten(params), flatten(abstract)
     problems = []
     for path in sorted(want.keys() - have.keys()):
@@ -179,7 +179,7 @@ def check_like(params: Params, abstract: Params, *, what: str = "weights") -> No
             problems.append(f"{'.'.join(path)} has dtype {h.dtype}, expected {w.dtype}")
     if problems:
         raise InputError(
-            f"{what}: {len(problems)} tensors do not fit: {'; '.join(problems)}. "
+            f"{what}: {len(problems)} tensors do not fit: {listed(problems)}. "
             "Use weights made for this configuration, or convert them."
         )
 

@@ -105,7 +105,7 @@ def test_what_a_folder_does_not_hold_is_named(ours, theirs):
             load_component(ours, name)
     with pytest.raises(InputError, match="projector is kept nowhere"):
         load_component(theirs / "vae", "projector")
-    with pytest.raises(InputError, match="no weights folder"):
+    with pytest.raises(InputError, match="absent does not exist. Check the path"):
         gendr_jax.load_vae(theirs / "absent")
 
 

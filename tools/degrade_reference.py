@@ -145,7 +145,7 @@ class Reference:
 
 
 def draw(rng: random.Random) -> dict:
-    """One sample's parameters by the law of Real-ESRGAN = OSEDiff."""
+    """One sample's parameters by the law of OSEDiff: Real-ESRGAN's, not sharpened."""
     p = {"sharpen": 0, "has_second": 1, "jpeg_last": int(rng.random() < 0.5)}
     p |= {"place1": 1, "place2": 1}  # of the resize; APISR draws these
     p["q1"], p["q2"] = rng.uniform(30, 95), rng.uniform(30, 95)

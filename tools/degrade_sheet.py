@@ -64,7 +64,7 @@ def main() -> None:
     torch.manual_seed(0)
     reference, rng, pairs = Reference(flags.files), random.Random(24), []
     for k, hq_hwc in enumerate(crops()):
-        p = draw(rng) | {"case": k, "recipe": "realesrgan"}
+        p = draw(rng) | {"case": k, "recipe": "osediff"}
         pairs.append((ours(hq_hwc, p), reference.apply(hq_hwc, p)))
     sheet(pairs).save(flags.o, quality=85)
     gaps = [np.abs(a.astype(float).mean() - b.mean()) for a, b in pairs]

@@ -39,7 +39,7 @@ def cases() -> list[dict]:
     rng, made = random.Random(4), []
     for i in range(CASES):
         p = draw(rng)
-        p |= {"case": i, "hq": ("square", "wide")[i % 2], "recipe": "realesrgan"}
+        p |= {"case": i, "hq": ("square", "wide")[i % 2], "recipe": "osediff"}
         p |= {"k1_kind": i % (SINC + 1), "jpeg_last": i // 2 % 2}
         p |= {"mode1": i % 3, "mode2": i // 3 % 3, "mode3": i // 9 % 3}
         p |= {"gray1": i // 3 % 2, "gray2": i // 5 % 2, "gauss1": 1, "gauss2": 1}
@@ -57,7 +57,7 @@ def cases() -> list[dict]:
             p |= {"gauss1": i % 2, "gauss2": 1 - i % 2}
         if i >= CASES - 6 and i < CASES - 2:
             p |= {"hq": "flat", "k1_kind": 0, "k1_sx": 0.2, "k1_sy": 0.2, "s1": 1.0}
-            p |= {"gauss1": 0, "recipe": "realesrgan", "has_second": 1, "sharpen": 0}
+            p |= {"gauss1": 0, "recipe": "osediff", "has_second": 1, "sharpen": 0}
         made.append(p)
     return made
 

@@ -19,7 +19,7 @@ from gendr_jax.weights.foreign import (
     dinov2,
     layouts,
     ldm,
-    lora,
+    lora_names,
     lpips,
     names,
 )
@@ -154,5 +154,5 @@ def _adapters(name: str, folder: Path) -> None:
         other = {"lora_A": "lora_down", "lora_B": "lora_up"}[half]
         tensors[f"{start}.{other}.weight"] = array
         tensors[f"{start}.alpha"] = np.float32(LORA.alpha).reshape(())
-    assert lora.recognise(tensors) == "kohya"
+    assert lora_names.recognise(tensors) == "kohya"
     write_safetensors(folder / "lora.safetensors", tensors)

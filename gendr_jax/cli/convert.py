@@ -1,9 +1,12 @@
 """`gendr convert`: weights from PyTorch files to ours, and back."""
 
+import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from gendr_jax import overwriting
 from gendr_jax.cli.common import Parser
 from gendr_jax.errors import UsageError
 
@@ -12,6 +15,8 @@ EXAMPLES = """examples:
   gendr convert v2-1_768-ema-pruned.safetensors -o base --prediction v
   gendr convert base my_lora.safetensors -o merged --merge
   gendr convert run/weights -o student --to diffusers --verify
+  gendr convert run --step 2000 -o weights_2000
+  gendr convert run/weights -o student.safetensors --to safetensors
 """
 
 
@@ -35,8 +40,9 @@ def main(args: list[str]) -> int:
         raise UsageError(
             f"--latent-channels is {flags.latent_channels}. Give a positive number."
         )
-    if flags.verify and flags.to == "peft":  # before anything is written
+    if flags.verify and flags.to in ("peft", "kohya"):  # before anything is written
         raise UsageError("--verify runs networks, not adapters. Verify with --merge.")
+    _check_apart(flags)
     from gendr_jax.cli.common import quiet
 
     quiet()
@@ -73,7 +79,10 @@ def main(args: list[str]) -> int:
             variant=flags.variant,
         ),
     )
-    report = convert.convert(flags.sources, flags.output, options)
+    with tempfile.TemporaryDirectory(prefix="gendr-") as scratch:
+        sources, run = _of_runs(flags.sources, flags.step, Path(scratch))
+        options = dataclasses.replace(options, run=run)
+        report = convert.convert(sources, flags.output, options)
     verified = None
     if flags.verify:
         verified = report["verify"] = verify.run(
@@ -81,6 +90,57 @@ def main(args: list[str]) -> int:
         )
     print(json.dumps(report, indent=2) if flags.json else as_text(report))
     return 0 if verified is None or verified["agrees"] else 1
+
+
+def _check_apart(flags: Any) -> None:
+    """With --force, too, the output is none of the sources and holds none."""
+    output = Path(flags.output).expanduser()
+    given = [Path(text).expanduser() for text in flags.sources]
+    given += [flags.prompt] if flags.prompt is not None else []
+    for path in given:
+        if path.exists():  # else a URL, a name or a Hub id
+            overwriting.refuse_holding(output, path, "Name another place with -o.")
+
+
+def _of_runs(
+    sources: list[str], step: int | None, scratch: Path
+) -> tuple[list[str], dict[str, Any]]:
+    """Checkpoints of training runs as weights folders; other sources as they are.
+
+    A workdir that has weights/ is read from there, unless a step is asked for.
+    """
+    found, notes = [], {}
+    for number, source in enumerate(sources):
+        name = source.rstrip("/")
+        whole = not name.rpartition("/")[2].isdigit()
+        exported = whole and (Path(name).expanduser() / "weights").is_dir()
+        if not _is_run(name) or (step is None and exported):
+            found.append(source)
+            continue
+        from gendr_jax.train import checkpoint_weights
+
+        target = scratch / str(number)
+        notes["step"] = checkpoint_weights.write(name, step, target)
+        found.append(str(target))
+    if step is not None and not notes:
+        raise UsageError(
+            f"--step {step} is of a training workdir and {sources[0]} is none. "
+            "Leave it away."
+        )
+    return found, notes
+
+
+def _is_run(source: str) -> bool:
+    """Cheap for what is no run: the checkpoint library takes seconds to import."""
+    from gendr_jax.weights.remote_paths import is_remote, place
+
+    if is_remote(source):
+        folder = place(source)
+    else:
+        folder = Path(source).expanduser()
+    if folder.name.isdigit():
+        return folder.parent.name == "checkpoints" and folder.is_dir()
+    return (folder / "checkpoints").is_dir()
 
 
 def as_text(report: dict[str, Any]) -> str:
@@ -97,6 +157,8 @@ def as_text(report: dict[str, Any]) -> str:
         for key, label in FACTS.items()
         if key in report and report[key] not in (False, 0.0)
     ]
+    if report.get("step") is not None:
+        lines.append(f"step     {report['step']} of a training run")
     lines.append(
         f"wrote    {report['output']} ({report['to']}, kind {report['kind']}) in "
         f"{report['seconds']} s"
@@ -113,13 +175,15 @@ def _parser() -> Parser:
     parser.epilog = EXAMPLES
     add = parser.add_argument
     add("sources", metavar="SRC", nargs="+", help="file, folder, gs:// or s3:// URL")
-    add("-o", "--output", metavar="DST", required=True, help="new folder or URL")
+    add("-o", "--output", metavar="DST", required=True, help="new folder, file or URL")
     add(
         "--to",
-        choices=("orbax", "diffusers", "peft"),
+        choices=("orbax", "diffusers", "peft", "safetensors", "ldm", "kohya"),
         default="orbax",
-        help="our own folder (default), one for diffusers, or adapters for PEFT",
+        help="a folder: ours (default), of diffusers, of PEFT (adapters); one file: "
+        "safetensors (our names), ldm, kohya (adapters)",
     )
+    add("--step", type=int, metavar="N", help="of a training workdir, checkpoint N")
     add("--dtype", default="", help="float32, bfloat16 or float16; default: as stored")
     add(
         "--latent-channels",

@@ -1,5 +1,6 @@
 """`gendr evaluate`: how good restored pictures are, by the protocol of the field."""
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gendr_jax import overwriting
-from gendr_jax.cli.common import DEFAULT_WEIGHTS, Parser, tidy_when_terminated
+from gendr_jax.cli.common import tidy_when_terminated
+from gendr_jax.cli.evaluate_flags import PARAMETERS, parse
 from gendr_jax.errors import UsageError
 from gendr_jax.restore.folders.report import say_error
 
@@ -56,6 +58,7 @@ def _run(flags: Any) -> int:
     for line in figures.problems + whole.problems:
         say_error(line)
     problems = pairs.problems + figures.problems + whole.problems
+    about = dataclasses.replace(about, pairing=pairs.protocol)
     found = results.collect(
         about, pairs.methods, metrics, figures, problems, sets, whole
     )
@@ -122,22 +125,48 @@ def _folders(flags: Any) -> tuple[Any, Any]:
     from gendr_jax.evaluate.pairing import Folders
     from gendr_jax.evaluate.results import About
 
-    gt, lr, test_set = flags.gt, flags.lr, None
+    gt: Path | None = Path(flags.gt) if flags.gt else None
+    lr: Path | None = Path(flags.lr) if flags.lr else None
+    test_set = None
     if flags.set:
         located = test_sets.locate(flags.set, Path(flags.root))
-        gt, lr = located.gt and str(located.gt), str(located.lr)
+        gt, lr = located.gt, located.lr
         how = "checked by SHA-256" if located.verified else "number of pictures checked"
         test_set = f"{located.test_set.name} ({how})"
     folders = Folders(
-        gt and Path(gt),
-        lr and Path(lr),
+        gt,
+        lr,
         scale=flags.scale,
         partial=flags.partial,
         recursive=flags.recursive,
-        sr_suffix=flags.sr_suffix,
-        lr_suffix=flags.lr_suffix,
+        sr_template=_template(flags, "sr"),
+        lr_template=_template(flags, "lr"),
+        by_order=flags.by_order,
     )
-    return folders, About(gt, lr, test_set)
+    return folders, About(_text(gt), _text(lr), test_set)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _template(flags: Any, which: str) -> str:
+    """Of --sr-template or --sr-suffix, or of --lr-...; empty where neither is given."""
+    from gendr_jax.evaluate.files import MARK
+
+    suffix = getattr(flags, f"{which}_suffix")
+    template = getattr(flags, f"{which}_template")
+    if suffix and template:
+        raise UsageError(
+            f"--{which}-suffix {suffix} and --{which}-template {template} say the same "
+            "thing. Give one of them."
+        )
+    if template and template.count(MARK) != 1:
+        raise UsageError(
+            f"--{which}-template {template!r} has {template.count(MARK)} times {MARK}, "
+            f"the name of the truth. Write it once, as in SR_{MARK}_x4."
+        )
+    return template or (MARK + suffix if suffix else "")
 
 
 def _settings(flags: Any, scale: float) -> Any:
@@ -255,107 +284,3 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
             print(f"{done} of {total} pictures", flush=True)
 
     yield advance
-
-
-PARAMETERS = ("niqe", "lpips", "dists", "dino")  # metrics, and flags of their files
-
-
-def parse(args: list[str]) -> Any:
-    """The flags, checked.
-
-    Raises:
-        UsageError: flags that are unknown or do not go together.
-    """
-    flags = _parser().parse_args(args)
-    _check(flags)
-    return flags
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        "gendr evaluate",
-        "Measure restored pictures against their truths, their inputs, or alone; one\n"
-        "method or several side by side. Pictures belong together by file stem.",
-    )
-    add = parser.add_argument
-    add(
-        "--sr",
-        action="append",
-        default=[],
-        metavar="[NAME=]DIR",
-        help="restored pictures, once a method; --sr bicubic enlarges --lr",
-    )
-    add(
-        "--restore",
-        action="append",
-        default=[],
-        metavar="[NAME=]WEIGHTS",
-        help="a method too: --lr restored with these weights, as gendr restore does; "
-        f"{DEFAULT_WEIGHTS} where no method is named",
-    )
-    add("--dtype", choices=["bf16", "fp32"], help="of --restore (default: as restore)")
-    add("--gt", metavar="DIR", help="the truths")
-    add("--lr", metavar="DIR", help="the low-quality inputs")
-    add(
-        "--set", metavar="NAME", help="a known test set in --root: RealSR, DRealSR, ..."
-    )
-    add("--root", metavar="DIR", help="where the pictures of --set are")
-    add(
-        "-s",
-        "--scale",
-        type=float,
-        help="from inputs to results (default: what truths show; 4 without them)",
-    )
-    add("--partial", action="store_true", help="methods may lack pictures")
-    add("--sr-suffix", default="", metavar="TEXT", help="added to names: _SwinIR")
-    add("--lr-suffix", default="", metavar="TEXT", help="of --lr, as in x4")
-    add("--recursive", action="store_true", help="folders below folders")
-    _metric_flags(parser.add_argument_group("metrics"))
-    _output_flags(parser.add_argument_group("results"))
-    return parser
-
-
-def _metric_flags(group: Any) -> None:
-    add = group.add_argument
-    add(
-        "--metrics",
-        metavar="LIST",
-        help="as in psnr,ssim,niqe (default: all that the given files allow)",
-    )
-    add(
-        "--channel",
-        choices=["y", "rgb"],
-        default="y",
-        help="of psnr, ssim (default: y)",
-    )
-    add("--crop", type=int, default=0, metavar="N", help="pixels left out at borders")
-    add("--niqe", metavar="PATH", help="its parameters, or photographs to fit them to")
-    for name, network in (("lpips", "LPIPS"), ("dists", "DISTS"), ("dino", "DINOv2")):
-        add(f"--{name}", metavar="PATH", help=f"weights of {network}")
-    add("--tile", type=int, default=512, metavar="N", help="of seam (default: 512)")
-    add("--tile-overlap", type=int, metavar="N", help="of seam (default: a quarter)")
-
-
-def _output_flags(group: Any) -> None:
-    add = group.add_argument
-    add("-o", "--output", metavar="FILE.json", help="all figures")
-    add("--csv", metavar="FILE.csv", help="a line a picture and method")
-    add("--html", metavar="FILE.html", help="the report, with pictures, in one file")
-    add(
-        "--crops", type=int, default=24, metavar="N", help="in the report (default: 24)"
-    )
-
-
-def _check(flags: Any) -> None:
-    if not flags.sr and not flags.restore:
-        if not (flags.lr or flags.set):
-            raise UsageError("no method is named. Name a folder of results with --sr.")
-        flags.restore.append(DEFAULT_WEIGHTS)
-    if (flags.set is None) != (flags.root is None):
-        raise UsageError("--set and --root go together. Give both or neither.")
-    if flags.set and (flags.gt or flags.lr):
-        raise UsageError("--set brings its own --gt and --lr. Leave these out.")
-    for name, least in (("crop", 0), ("crops", 0), ("tile", 1), ("scale", 1)):
-        value = getattr(flags, name)
-        if value is not None and not value >= least:
-            raise UsageError(f"--{name} is {value}, it is {least} or more. Change it.")

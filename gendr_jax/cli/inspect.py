@@ -21,13 +21,16 @@ def main(args: list[str]) -> int:
     parser.add_argument(
         "--verify", action="store_true", help="read all arrays, compare their hashes"
     )
+    parser.add_argument(
+        "--variant", default="", metavar="NAME", help="of several files, such as fp16"
+    )
     flags = parser.parse_args(args)
-    answer = describe(flags.source, verify=flags.verify)
+    answer = describe(flags.source, verify=flags.verify, variant=flags.variant)
     print(json.dumps(answer, indent=2) if flags.json else as_text(answer))
     return 0
 
 
-def describe(source: Path | str, *, verify: bool) -> dict[str, Any]:
+def describe(source: Path | str, *, verify: bool, variant: str = "") -> dict[str, Any]:
     """The answer as plain JSON values; keys as in the contract.
 
     Raises:
@@ -38,7 +41,7 @@ def describe(source: Path | str, *, verify: bool) -> dict[str, Any]:
     quiet()
     from gendr_jax.checkpoints import manager
     from gendr_jax.weights import describe as foreign
-    from gendr_jax.weights import folder
+    from gendr_jax.weights import folder, one_file
     from gendr_jax.weights.remote_paths import is_remote
     from gendr_jax.weights.resolve import resolve
 
@@ -46,11 +49,11 @@ def describe(source: Path | str, *, verify: bool) -> dict[str, Any]:
         found = manager.describe(source, verify=verify)
         return {"kind": "training", "format": "gendr-checkpoint", "sha256": {}, **found}
     source = resolve(source)
-    if folder.is_folder(source):
+    if folder.is_folder(source) or one_file.is_ours(source):
         return _weights(source, verify)
     if (source / manager.FOLDER).is_dir():
         return _workdir(source, verify)
-    return foreign.describe(source, verify=verify)
+    return foreign.describe(source, verify=verify, variant=variant)
 
 
 def as_text(answer: dict[str, Any]) -> str:
@@ -71,11 +74,14 @@ def as_text(answer: dict[str, Any]) -> str:
 
 
 def _weights(source: Path, verify: bool) -> dict[str, Any]:
-    from gendr_jax.weights import folder, gendr_json
+    from gendr_jax.weights import folder, gendr_json, one_file
 
-    manifest = gendr_json.read(source)
+    alone = source.is_file()
+    manifest = one_file.manifest(source) if alone else gendr_json.read(source)
     gendr_json.settings(source, manifest)  # refuses what `restore` would refuse
-    if verify:
+    if verify and alone:
+        one_file.read(source)
+    elif verify:
         folder.load(source)
     components = manifest["components"]
     networks = {name: c for name, c in components.items() if name != "prompt"}

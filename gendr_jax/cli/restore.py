@@ -213,6 +213,7 @@ def open_restorer(flags: Any) -> Any:
             color_fix=flags.color_fix,
             color_fix_strength=flags.color_fix_strength,
             strength=flags.strength,
+            pad_cfg=flags.pad_cfg,
             tile=flags.tile,
             tile_overlap=flags.tile_overlap,
             batch=flags.batch,

@@ -11,7 +11,7 @@ from gendr_jax.restore.estimate import Estimate
 from gendr_jax.restore.folders.naming import Job
 from gendr_jax.restore.folders.report import printable, say_error
 from gendr_jax.restore.folders.run import FAULTS, Wishes, look, one_line
-from gendr_jax.restore.forward import Recipe
+from gendr_jax.restore.forward import recipe_of
 from gendr_jax.restore.options import DTYPES
 from gendr_jax.restore.pipeline import MAX_PIXELS
 from gendr_jax.weights import gendr_json
@@ -70,8 +70,7 @@ def _planner(flags: Any) -> Callable[[int, int], Estimate]:
         folder = locate(flags.weights)
         said = gendr_json.settings(folder, gendr_json.read(folder))
     dtype, mesh = DTYPES[dtype_of(flags)], mesh_of(flags)
-    configs = said.configs["vae"], said.configs["unet"]
-    recipe = Recipe(*configs, said.prediction, said.t_star, dtype)
+    recipe = recipe_of(said, dtype, flags.pad_cfg)
     rate = estimate.measured_rate(dtype)
     devices = 1 if mesh is None else mesh.size
     space = 1 if mesh is None else mesh.shape["space"]

@@ -100,6 +100,14 @@ def _network_flags(group: Any) -> None:
         metavar="F",
         help="1 the networks' picture, 0 plain enlargement (default: 1)",
     )
+    add(
+        "--pad-cfg",
+        type=float,
+        default=1.0,
+        metavar="W",
+        help="guidance of weights of kind pix by two paddings, two passes a picture; "
+        "above 1 it sharpens (default: 1, none)",
+    )
     add("--dtype", choices=["bf16", "fp32"], help="(default: bf16; fp32 on a CPU)")
     add(
         "--seed",

@@ -109,6 +109,7 @@ def _train(config: configs.ConfigDict, values: flags.FlagValues, begun: float) -
             fork=values.fork,
             take_over=values.take_over,
         ),
+        held_out=setup.held_out,
     )
     if result.reason == "nan":
         print(

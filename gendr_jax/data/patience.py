@@ -8,12 +8,14 @@ No jax: worker processes import this file.
 import errno
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from gendr_jax.errors import GendrError, TryAgainError, UsageError
 
 T = TypeVar("T")
 WAITS = (0.2, 1.0)  # seconds before a second and a third try
+CHUNK = 1 << 22
 DENIED = (errno.EACCES, errno.EPERM)
 LIMITS = (errno.EMFILE, errno.ENFILE)
 
@@ -40,6 +42,26 @@ def patiently(read: Callable[[], T], name: str) -> T:
         if error.errno is None:
             raise
         raise unavailable(name, error) from error
+
+
+def require_readable(path: str | Path) -> None:
+    """Read a file through, to know whether the system gives it; its bytes are not kept.
+
+    For libraries whose errors do not tell a damaged file from one that is away. URLs
+    are left to the library.
+
+    Raises:
+        TryAgainError, UsageError: it cannot be read (`unavailable`).
+    """
+    if "://" in str(path):
+        return
+
+    def read() -> None:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(CHUNK):
+                pass
+
+    patiently(read, str(path))
 
 
 def unavailable(name: str, error: OSError) -> GendrError:

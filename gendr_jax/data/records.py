@@ -1,21 +1,30 @@
-"""What sources of records share: names read when asked for, one look at every record.
+"""What sources of records share: files opened within the limit, names, one look.
 
-No jax: worker processes import this file.
+A process may open so many files at once (`ulimit -n`) and a dataset may have more, so
+readers of ArrayRecord files are kept in one pool, from which the one that was not used
+for longest is closed. No jax: worker processes import this file.
 """
 
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grain
 import numpy as np
+from array_record.python import array_record_module
 
-from gendr_jax.errors import InputError, UsageError
+from gendr_jax.data import patience
+from gendr_jax.errors import GendrError, InputError, UsageError
 
 THREADS = 16
+MOST_OPEN = 1024  # readers; each has buffers, too
+READER = "readahead_buffer_size:0"
+READER_BYTES = 32768
 _log = logging.getLogger(__name__)
 
 
@@ -34,34 +43,139 @@ class Names(Sequence):
         return self._name(i % self._count)
 
 
-def open_file(path: str | Path) -> Any:
-    """One ArrayRecord file as a random-access sequence of bytes.
+class Pool:
+    """Readers of ArrayRecord files, at most `room` of them open and idle.
+
+    A reader that a thread is using is never closed, however full the pool is.
+    """
+
+    def __init__(self, room: int):
+        self._room = room
+        self._idle: OrderedDict[str, list[Any]] = OrderedDict()
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._count
+
+    @contextlib.contextmanager
+    def reader(self, path: str) -> Iterator[Any]:
+        """One for this thread alone; of a block that fails it is closed."""
+        with self._lock:
+            kept = self._idle.get(path)
+            found = kept.pop() if kept else None
+            if found is not None:
+                self._count -= 1
+            if kept == []:
+                del self._idle[path]
+        found = found or _opened(path)
+        try:
+            yield found
+        except BaseException:
+            with contextlib.suppress(Exception):
+                found.close()
+            raise
+        self._keep(path, found)
+
+    def _keep(self, path: str, found: Any) -> None:
+        surplus = []
+        with self._lock:
+            self._idle.setdefault(path, []).append(found)
+            self._idle.move_to_end(path)
+            self._count += 1
+            while self._count > self._room:
+                oldest = next(iter(self._idle))
+                surplus.append(self._idle[oldest].pop(0))
+                self._count -= 1
+                if not self._idle[oldest]:
+                    del self._idle[oldest]
+        for one in surplus:
+            one.close()
+
+
+def _opened(path: str) -> Any:
+    reader = array_record_module.ArrayRecordReader(
+        path, options=READER, file_reader_buffer_size=READER_BYTES
+    )
+    if not reader.ok():  # of a file that is not there, it would say: no records
+        raise RuntimeError("it is truncated, empty or another kind of file")
+    return reader
+
+
+def room() -> int:
+    """How many readers may stay open: half of what the system leaves this process."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except (ImportError, OSError):  # a system without such limits
+        return MOST_OPEN
+    if limit == resource.RLIM_INFINITY:
+        return MOST_OPEN
+    return max(1, min(MOST_OPEN, limit // 2 - THREADS))
+
+
+_pool = Pool(room())
+
+
+def count_records(path: str | Path) -> int:
+    """How many records an ArrayRecord file has.
 
     Raises:
-      UsageError: it is missing, truncated or not an ArrayRecord file.
+      UsageError: it is truncated or not an ArrayRecord file.
+      TryAgainError: it cannot be read just now (patience.py).
     """
-    try:
-        return grain.sources.ArrayRecordDataSource([str(path)])
-    # array_record raises RuntimeError, with an empty message for a truncated file
-    except Exception as error:
-        raise UsageError(
+
+    def damaged(error: Exception) -> GendrError:
+        return UsageError(
             f"{path} cannot be opened as an ArrayRecord file "
             f"({one_line(error) or 'it is truncated'}). Copy or write it again."
-        ) from error
+        )
+
+    return _judged(path, lambda reader: reader.num_records(), damaged)
 
 
-def read_record(file: Any, i: int, path: str | Path) -> bytes:
-    """Record `i` of a file from `open_file`.
+def read_record(path: str | Path, i: int) -> bytes:
+    """Record `i` of an ArrayRecord file.
 
     Raises:
       InputError: the record is damaged; its checksum is ArrayRecord's own.
+      TryAgainError, UsageError: the file cannot be read just now (patience.py).
+    """
+
+    def damaged(error: Exception) -> GendrError:
+        return InputError(
+            f"{path}: record {i}: {one_line(error) or 'it cannot be read'}"
+        )
+
+    return _judged(path, lambda reader: reader.read([i])[0], damaged)
+
+
+def _judged(
+    path: str | Path,
+    work: Callable[[Any], Any],
+    damaged: Callable[[Exception], GendrError],
+) -> Any:
+    """What `work` makes of a reader; `damaged` where decoding fails a second time.
+
+    Errors of array_record are RuntimeError or ValueError, whether a checksum is wrong
+    or the disk is away, and some have no message. So the file is read through without
+    it: what the system cannot give is no damage.
     """
     try:
-        return file[i]
+        with _pool.reader(str(path)) as reader:
+            return work(reader)
+    except MemoryError:
+        raise
+    except Exception:
+        patience.require_readable(path)
+    try:
+        with _pool.reader(str(path)) as reader:
+            return work(reader)
+    except MemoryError:
+        raise
     except Exception as error:
-        raise InputError(
-            f"{path}: record {i}: {one_line(error) or 'it cannot be read'}"
-        ) from error
+        raise damaged(error) from error
 
 
 def look_at_all(

@@ -16,14 +16,16 @@ import glob
 import hashlib
 import json
 import logging
+import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from gendr_jax.data import decode, records, sources
+from gendr_jax import picture_walk
+from gendr_jax.data import decode, patience, records, sources
 from gendr_jax.errors import InputError, UsageError
 
 MAGIC = b"GDR1"
@@ -88,9 +90,9 @@ class Shards:
     def __init__(self, paths: list[Path]):
         self._paths = paths
         with ThreadPoolExecutor(records.THREADS) as pool:
-            self._files = list(pool.map(records.open_file, paths))
-        self._ends = np.cumsum([len(file) for file in self._files])
-        sides = _sides(paths, self._files)
+            counts = list(pool.map(records.count_records, paths))
+        self._ends = np.cumsum(counts)
+        sides = _sides(paths, counts)
         if sides is None:
             found = records.look_at_all(int(self._ends[-1]), self._look, str(paths[0]))
             self._good, self.sides_n, self.rejected = found
@@ -116,7 +118,7 @@ class Shards:
         k = int(np.searchsorted(self._ends, index, side="right"))
         i = index - (int(self._ends[k - 1]) if k else 0)
         path, where = self._paths[k], f"{self._paths[k]}: record {i}"
-        data = records.read_record(self._files[k], i, path)
+        data = records.read_record(path, i)
         try:
             return unpack(data), where
         except InputError as error:
@@ -141,7 +143,7 @@ def shards(pattern: str | Path) -> Shards:
       UsageError: no such file; one that is truncated or does not fit the manifest; no
         usable picture, or too many bad ones (`sources.check_rejected`).
     """
-    paths = [Path(p) for p in sorted(glob.glob(str(Path(pattern).expanduser())))]
+    paths = _distinct(sorted(glob.glob(str(Path(pattern).expanduser()))))
     if not paths:
         raise UsageError(
             f"no file matches {pattern}. Give ArrayRecord files, DIR/*.array_record."
@@ -155,17 +157,34 @@ def shards(pattern: str | Path) -> Shards:
     return source
 
 
-def _sides(paths: list[Path], files: list[Any]) -> np.ndarray | None:
+def _distinct(names: list[str]) -> list[Path]:
+    """Each file once, however many links lead to it.
+
+    Raises:
+      UsageError: a name that is not UTF-8, which ArrayRecord cannot open.
+    """
+    found: dict[str, Path] = {}
+    for name in names:
+        if not picture_walk.is_utf8(name):
+            shown = picture_walk.shown(name)
+            raise UsageError(f"{shown}: the name is not UTF-8. Rename the file.")
+        first = found.setdefault(os.path.realpath(name), Path(name))
+        if str(first) != name:
+            _log.warning("left out %s: a link to %s, which is read", name, first)
+    return list(found.values())
+
+
+def _sides(paths: list[Path], counts: list[int]) -> np.ndarray | None:
     """The shorter side of every record by the manifests; None where one is missing."""
     manifests = {folder: _manifest(folder) for folder in {p.parent for p in paths}}
     sides = []
-    for path, file in zip(paths, files, strict=True):
+    for path, count in zip(paths, counts, strict=True):
         listed = manifests[path.parent].get(path.name)
         if listed is None:
             return None
-        if len(listed) != len(file):
+        if len(listed) != count:
             raise UsageError(
-                f"{path} has {len(file)} records, {MANIFEST} beside it says "
+                f"{path} has {count} records, {MANIFEST} beside it says "
                 f"{len(listed)}. Copy or write them again."
             )
         sides.append(np.asarray(listed, np.int64))
@@ -178,7 +197,7 @@ def _manifest(folder: Path) -> dict[str, list[int]]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(patience.patiently(path.read_text, str(path)))
         if content["quarantine"]:
             count = len(content["quarantine"])
             _log.warning("%d files were left out when written, see %s", count, path)

@@ -28,8 +28,11 @@ class Tfds:
     """
 
     def __init__(self, builder: Any, split: str, key: str):
-        skip = {key: tfds.decode.SkipDecoding()}
-        self._data = builder.as_data_source(split=split, decoders=skip)
+        self._decoders = {key: tfds.decode.SkipDecoding()}
+        # TFDS says what is wrong with a split; reading is ours, since its readers
+        # stay open, one a file.
+        builder.as_data_source(split=split, decoders=self._decoders)
+        self._features = builder.info.features
         self._key, self._split = key, split
         self._label = f"tfds:{builder.info.name}[{split}]"
         taken = builder.info.splits[split].file_instructions
@@ -40,7 +43,7 @@ class Tfds:
             list(pool.map(_check_file, taken))
         sides = _sides(builder, taken)
         if sides is None:
-            found = records.look_at_all(len(self._data), self._look, self._label)
+            found = records.look_at_all(int(self._ends[-1]), self._look, self._label)
             self._good, self.sides_n, self.rejected = found
         else:
             self._good, self.sides_n, self.rejected = None, sides, {}
@@ -60,17 +63,23 @@ class Tfds:
     def _index(self, i: int) -> int:
         return i if self._good is None else int(self._good[i])
 
-    def _where(self, index: int, example: dict[str, Any] | None = None) -> str:
+    def _place(self, index: int) -> tuple[str, int]:
+        """(file, record in it)."""
         k = int(np.searchsorted(self._ends, index, side="right"))
         record = index - (int(self._ends[k - 1]) if k else 0) + self._skips[k]
+        return self._files[k], record
+
+    def _where(self, index: int, example: dict[str, Any] | None = None) -> str:
+        path, record = self._place(index)
         name = example and example.get("name")
         named = f" ({name.decode()})" if isinstance(name, bytes) else ""
-        return f"{self._files[k]}: record {record}{named}"
+        return f"{path}: record {record}{named}"
 
     def _example(self, index: int) -> dict[str, Any]:
+        data = records.read_record(*self._place(index))
         try:
-            return self._data[index]
-        # a damaged record, or one that is no example of these features
+            return self._features.deserialize_example_np(data, decoders=self._decoders)
+        # a record that is no example of these features
         except Exception as error:
             reason = records.one_line(error) or "it cannot be read"
             raise InputError(f"{self._where(index)}: {reason}") from error
@@ -101,7 +110,9 @@ def tfds_source(text: str) -> Tfds:
       UsageError: no such dataset, split or image feature; a file that is truncated; no
         usable picture, or too many bad ones (`sources.check_rejected`).
     """
-    where, split = re.fullmatch(r"(.+?)(?:\[(.+)\])?", text, re.DOTALL).groups()
+    match = re.fullmatch(r"(.+?)(?:\[(.+)\])?", text, re.DOTALL)
+    assert match is not None  # of any text that is not empty
+    where, split = match[1], match[2]
     builder = _builder(where)
     split = split or _only_split(builder, where)
     key = _image_key(builder, where)
@@ -169,7 +180,7 @@ def _image_key(builder: Any, where: str) -> str:
 
 def _check_file(part: Any) -> None:
     """A truncated file is found when the dataset is opened, not hours later."""
-    count = len(records.open_file(part.filename))
+    count = records.count_records(str(part.filename))
     if count != part.examples_in_shard:
         raise UsageError(
             f"{part.filename} has {count} records, dataset_info.json beside it says "

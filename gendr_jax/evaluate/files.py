@@ -3,7 +3,8 @@
 Pictures belong together by file stem: `a.png` and `a.jpg`. Endings that programs add
 (`a_x4`, `0801x4`, `a_bicLRx4`, `a-out`, `a_LR4`) are looked through where that leaves
 no doubt, and so are the two ways to write an accent, of which archives made on a Mac
-use the other one.
+use the other one. A template (`SR_{}_x4`) says it outright; the order of names is the
+last resort, and only where it is asked for.
 """
 
 import re
@@ -20,6 +21,9 @@ ENDINGS = re.compile(
     r"((?<=\d)x[2-8][a-z]?$|[-_](bic)?lrx\d|[-_](x\d+(\.\d+)?|\d+x|[lhs]r\d*|[lh]q|gt|out|output|result|restored))+$",
     re.IGNORECASE,
 )
+
+
+MARK = "{}"  # in a template: the stem of the truth
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def find(folder: Path, *, recursive: bool = False) -> Found:
 
 
 def match(
-    wanted: Iterable[str], have: dict[str, Path], suffix: str = ""
+    wanted: Iterable[str], have: dict[str, Path], template: str = ""
 ) -> dict[str, Path]:
     """{wanted stem: file}: equal stems, then stems that are equal without endings.
 
@@ -80,11 +84,13 @@ def match(
     `b_SwinIR`. What found no partner is not in the result.
 
     Args:
-        suffix: the ending of the given stems, if it is known; nothing else is tried.
+        template: what the given stems are made of, with {} for the wanted stem, if it
+            is known; nothing else is tried.
     """
     wanted = list(wanted)
-    if suffix:
-        return {w: have[w + suffix] for w in wanted if w + suffix in have}
+    if template:
+        made = {stem: filled(template, stem) for stem in wanted}
+        return {stem: have[name] for stem, name in made.items() if name in have}
     found = {stem: have[stem] for stem in wanted if stem in have}
     theirs = _plain(stem for stem in have if stem not in found)
     for plain, mine in _plain(stem for stem in wanted if stem not in found).items():
@@ -94,6 +100,24 @@ def match(
         return found
     shared = _shared_ending(wanted, list(have))
     return {w: have[w + shared] for w in wanted if shared and w + shared in have}
+
+
+def filled(template: str, stem: str) -> str:
+    """The template for a stem; folders of the stem stay in front: night/SR_a."""
+    folder, slash, name = stem.rpartition("/")
+    return folder + slash + template.replace(MARK, name)
+
+
+def by_order(wanted: Iterable[str], have: dict[str, Path]) -> dict[str, Path]:
+    """{wanted stem: file} in the order of names, in which 10 comes after 9."""
+    names = zip(sorted(wanted, key=_counted), sorted(have, key=_counted), strict=True)
+    return {stem: have[name] for stem, name in names}
+
+
+def _counted(stem: str) -> list[tuple[int, str]]:
+    """A key by which numbers within names count as numbers."""
+    parts = re.split(r"(\d+)", unicodedata.normalize("NFC", stem))
+    return [(int(part), "") if k % 2 else (0, part) for k, part in enumerate(parts)]
 
 
 def _shared_ending(wanted: list[str], have: list[str]) -> str:

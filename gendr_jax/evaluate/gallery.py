@@ -38,9 +38,26 @@ class Crop:
     panels: dict[str, bytes]
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A crop whose panels are still pixels; most never become files."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+    panels: dict[str, np.ndarray]
+
+    def encoded(self) -> Crop:
+        files = {label: webp(pixels) for label, pixels in self.panels.items()}
+        return Crop(self.name, self.box, self.size, files)
+
+
 @dataclass
 class Gallery:
     """Collects while items are measured: `add` is shown each of them once.
+
+    What is kept stays pixels until the end: where many pictures tie, each of them takes
+    the place of another one, and to encode them would take longer than to measure.
 
     Attributes:
         thumbs: {picture: JPEG file}, of the first THUMBS.
@@ -48,7 +65,7 @@ class Gallery:
 
     crops_kept: int = CROPS
     thumbs: dict[str, bytes] = field(default_factory=dict)
-    _heap: list[tuple[int, float, str, Crop]] = field(default_factory=list)
+    _heap: list[tuple[int, float, str, Cut]] = field(default_factory=list)
 
     def add(self, seen: Seen) -> None:
         """Look at one item."""
@@ -63,16 +80,17 @@ class Gallery:
         difference, top, left = worst(seen)
         rank = (len(seen.results), difference, name)
         if len(self._heap) < self.crops_kept:
-            heapq.heappush(self._heap, (*rank, crop(seen, top, left)))
+            heapq.heappush(self._heap, (*rank, cut(seen, top, left)))
         elif rank > self._heap[0][:3]:
-            heapq.heapreplace(self._heap, (*rank, crop(seen, top, left)))
+            heapq.heapreplace(self._heap, (*rank, cut(seen, top, left)))
 
     @property
     def crops(self) -> list[Crop]:
         """The most different first, and at least that one."""
         order = sorted(self._heap, key=lambda one: one[:3], reverse=True)
         kept, room = [], BYTES
-        for *_, one in order:
+        for *_, pixels in order:
+            one = pixels.encoded()
             room -= sum(map(len, one.panels.values()))
             if kept and room < 0:
                 break
@@ -108,24 +126,25 @@ def worst(seen: Seen) -> tuple[float, int, int]:
     return difference, int(tops[row]), int(lefts[column])
 
 
-def crop(seen: Seen, top: int, left: int) -> Crop:
-    """Cut and encode; the input is cut at the same place of the scene."""
+def cut(seen: Seen, top: int, left: int) -> Cut:
+    """The pixels there, copied; the input is cut at the same place of the scene."""
     rows, columns = seen.item.size_hw
     height, width = min(SIDE, rows), min(SIDE, columns)
     panels = {}
     if seen.lr is not None:
         y, x = seen.lr.shape[0] / rows, seen.lr.shape[1] / columns
-        panels[INPUT] = webp(
+        panels[INPUT] = to_8_bits(
             seen.lr[
                 round(top * y) : max(round((top + height) * y), round(top * y) + 1),
                 round(left * x) : max(round((left + width) * x), round(left * x) + 1),
             ]
-        )
+        ).copy()
     pictures = dict(seen.results) | ({} if seen.gt is None else {TRUTH: seen.gt})
     for label, picture in pictures.items():
-        panels[label] = webp(picture[top : top + height, left : left + width])
+        part = picture[top : top + height, left : left + width]
+        panels[label] = to_8_bits(part).copy()
     box = (left / columns, top / rows, width / columns, height / rows)
-    return Crop(seen.item.name, box, (width, height), panels)
+    return Cut(seen.item.name, box, (width, height), panels)
 
 
 def webp(pixels_hwc: np.ndarray) -> bytes:

@@ -64,7 +64,7 @@ def run(
 def batches(items: Iterable[Item]) -> Iterator[list[Item]]:
     """Items of equal sizes, as many at once as BATCH_PIXELS allow."""
 
-    def sizes(item: Item) -> tuple:
+    def sizes(item: Item) -> tuple[tuple[int, int], tuple[int, int]]:
         return item.size_hw, item.lr_hw or (0, 0)
 
     for (size_hw, _), group in itertools.groupby(sorted(items, key=sizes), sizes):
@@ -82,17 +82,20 @@ def _batch(
     pool: ThreadPoolExecutor,
 ) -> None:
     problems = figures.problems
-    gts = _read({i.name: i.gt for i in items if i.gt}, problems, pool)
+    gts = _cut(_read({i.name: i.gt for i in items if i.gt}, problems, pool), items)
     lrs = _read({i.name: i.lr for i in items if i.lr}, problems, pool)
     others = {"nothing": None, "gt": gts, "lr": lrs}
     results: dict[str, Arrays] = {}
     for method in methods:
-        results[method.name] = found = _results(method, items, lrs, problems, pool)
+        whole = _results(method, items, lrs, problems, pool)
+        results[method.name] = found = _cut(whole, items)
         values = figures.values[method.name]
         values.update({name: {} for name in found})
         for opened in metrics:
+            # An input belongs to its result as it was made.
+            shown = whole if opened.metric.against == "lr" else found
             measured = _measure(
-                opened, found, others[opened.metric.against], method.name, problems
+                opened, shown, others[opened.metric.against], method.name, problems
             )
             for name, value in measured.items():
                 values[name][opened.metric.name] = value
@@ -125,7 +128,7 @@ def _results(
     problems: list[str],
     pool: ThreadPoolExecutor,
 ) -> Arrays:
-    """A method's pictures of these items; those of another size are left out."""
+    """A method's pictures of these items, not cut; those that do not fit are told."""
     if method.make is None:
         here = {i.name: method.files[i.name] for i in items if i.name in method.files}
         found = _read(here, problems, pool)
@@ -136,16 +139,25 @@ def _results(
         if item.name not in found:
             continue
         height, width = found[item.name].shape[:2]
-        if (height, width) == item.size_hw:
+        fit = item.fitted
+        if fit.takes((height, width)):
             fitting[item.name] = found[item.name]
             continue
-        wanted = f"{item.size_hw[1]}x{item.size_hw[0]}"
+        rows, columns = fit.truth_hw or fit.size_hw
+        most = f" (up to {fit.most} pixels are cut)" if fit.most else ""
         where = method.files.get(item.name, item.name)
         problems.append(
-            f"{method.name}: {where} is {width}x{height}, its partner needs {wanted}. "
+            f"{method.name}: {where} is {width}x{height}, its partner needs "
+            f"{columns}x{rows}{most}. "
             + ("Give the scale with -s." if item.lr and not item.gt else CROP)
         )
     return fitting
+
+
+def _cut(pictures: Arrays, items: list[Item]) -> Arrays:
+    """At the right and at the bottom to the sizes at which items are compared."""
+    sizes = {item.name: item.size_hw for item in items}
+    return {n: x[: sizes[n][0], : sizes[n][1]] for n, x in pictures.items()}
 
 
 def _made(
@@ -155,7 +167,7 @@ def _made(
     names = [item.name for item in items if item.name in lrs]
     if not names:
         return {}
-    size_hw = items[0].size_hw
+    size_hw = items[0].fitted.whole_hw
     try:
         made = method.make([lrs[name] for name in names], size_hw)
         return dict(zip(names, made, strict=True))
@@ -180,9 +192,9 @@ def _measure(
     """One metric of these results, those alone that have a second picture."""
     names = [name for name in results if others is None or name in others]
 
-    def kind(name: str) -> str:  # of one type in a batch, for it becomes one array
+    def kind(name: str) -> str:  # alike in a batch, for it becomes one array
         pair = [results[name]] + ([] if others is None else [others[name]])
-        return " ".join(x.dtype.name for x in pair)
+        return " ".join(f"{x.dtype.name} {x.shape}" for x in pair)
 
     def report(name: str, what: str) -> None:
         problems.append(f"{method}: {opened.metric.name} of {name}: {what}")

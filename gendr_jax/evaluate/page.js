@@ -32,14 +32,6 @@ const shown = (value, metric) => value.toFixed(metric.digits);
 const signed = (value, metric) => (value > 0 ? "+" : "") + shown(value, metric);
 const interval = (ci, text) => (ci ? `[${text(ci[0])}, ${text(ci[1])}]` : "one picture");
 
-/* Which of some values is best: their indices, ties included. */
-function best(values, metric) {
-  const known = values.filter((value) => value !== null);
-  if (known.length < 2 || metric.better === "neither") return new Set();
-  const top = metric.better === "higher" ? Math.max(...known) : Math.min(...known);
-  return new Set(values.flatMap((value, i) => (value === top ? [i] : [])));
-}
-
 /* ---- summary */
 
 function intervalPicture(entry, all) {
@@ -85,22 +77,19 @@ function drawMeans(which) {
   // Figures of different pictures do not compete.
   const mixed = which === "all" && data.summary.common;
   const columns = all.map((m) => figures.map((own) => own[m.name] || null));
-  const winners = columns.map((column, k) => {
-    const fair = !mixed && column.every((entry, i) => !entry || entry.n === counts[i]);
-    const values = column.map((entry) => entry && ("value" in entry ? entry.value : entry.mean));
-    return fair ? best(values, all[k]) : new Set();
-  });
+  const isBest = (method, metric) => !mixed && data.best[metric.name] === method.name;
   const rows = data.methods.map((method, i) => make("tr", {},
     make("th", { scope: "row" }, method.name), make("td", {}, String(counts[i])),
     ...all.map((metric, k) =>
-      meanCell(columns[k][i], columns[k], metric, winners[k].has(i), counts[i]))));
+      meanCell(columns[k][i], columns[k], metric, isBest(method, metric), counts[i]))));
   at("means").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
   at("means-mixed").hidden = !mixed;
 }
 
 function summary() {
   at("means-note").textContent =
-    `Mean and 95 % interval (${data.ci}). Underlined: the best; ↑ more is better, ↓ less.` +
+    `Mean and 95 % interval (${data.ci}). Underlined: clearly better than each other method ` +
+    "by the paired differences; nothing where none is. ↑ more is better, ↓ less." +
     (data.sets.length ? " As a whole: one figure of all pictures as a set, without an interval." : "");
   if (data.summary.common) {
     at("means-mixed").textContent =
@@ -171,9 +160,7 @@ function caption(label, image) {
     for (const [k, metric] of data.metrics.entries()) {
       const value = image.values[method][k];
       if (value === null) continue;
-      const winner = best(image.values.map((row) => row[k]), metric).has(method);
-      lines.push(make("small", {}, `${metric.name} `,
-        make("span", { className: winner ? "best" : "" }, shown(value, metric))));
+      lines.push(make("small", {}, `${metric.name} ${shown(value, metric)}`));
     }
   }
   return make("figcaption", {}, ...lines);
@@ -232,7 +219,7 @@ function protocol() {
   document.title = data.title;
   at("about").textContent = data.about;
   const entries = [
-    ...[...data.metrics, ...data.sets].map((m) => [m.name, m.protocol]), ["interval", data.ci],
+    ...[...data.metrics, ...data.sets].map((m) => [m.name, m.protocol]), ["interval", data.ci], ["pictures", data.pairing],
     ...data.methods.map((m) => [m.name, `${m.pictures} pictures of ${m.source}`]),
     ["written by", data.version]];
   at("lines").append(...entries.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));

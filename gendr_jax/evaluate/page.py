@@ -58,6 +58,7 @@ def _data(
         "about": _about(results, len(names)),
         "version": f"gendr_jax {results['gendr_jax']}",
         "ci": results["protocol"]["ci95"],
+        "pairing": results["protocol"]["pictures"],
         "metrics": [_metric(opened) for opened in metrics],
         "sets": [_metric(opened) for opened in sets],
         "whole": results["whole"],
@@ -71,6 +72,7 @@ def _data(
         },
         "commonPictures": common and common["pictures"],
         "differences": results["differences"],
+        "best": results["best"],
         "images": [_image(name, results, gallery) for name in names],
         "crops": [
             {

@@ -38,10 +38,8 @@ function imageRow(image) {
     make("span", { className: "picture" }, thumb, make("span", {}, name))),
     ...chosenMetrics().flatMap(([metric, k]) => {
       const values = image.values.map((row) => row[k]);
-      const winners = best(values, metric);
       return values.map((value, i) => make("td", { className: i ? "" : "first" },
-        make("span", { className: winners.has(i) ? "best" : "" },
-          value === null ? "–" : shown(value, metric))));
+        value === null ? "–" : shown(value, metric)));
     }));
 }
 

@@ -9,6 +9,7 @@ dates, no times, no machine.
                       images: {picture: {metric: value}}}},
      common: {pictures, methods: {name: {metric: {mean, ci95, n}}}} | null,
       differences: [{a, b, metric, mean, ci95, n, above, below}],
+     best: {metric: method | null},
      whole: {order: [metric], methods: {name: {metric: {value, n}}},
              common: {name: {metric: {value, n}}} | null} | null, problems: [line]}
 """
@@ -29,19 +30,26 @@ from gendr_jax.evaluate.measuring import Figures
 from gendr_jax.evaluate.methods import Method
 from gendr_jax.evaluate.set_metrics import Figure, Whole
 from gendr_jax.evaluate.statistics import Mean
+from gendr_jax.evaluate.winners import winners
 from gendr_jax.metrics.kinds import Metric, Opened, OpenedSet
 from gendr_jax.version import __version__
 
 DECIMALS = 6
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets compute
+PLAIN = ("paired by name", "paired by name; no truth cut")
 
 
 @dataclass(frozen=True)
 class About:
-    """What was compared, as the user named it; None where it was not given."""
+    """What was compared, as the user named it; None where it was not given.
+
+    `pairing` is a line of the protocol: what belonged together and what was cut.
+    """
 
     gt: str | None = None
     lr: str | None = None
     test_set: str | None = None
+    pairing: str = "paired by name"
 
 
 def collect(
@@ -66,7 +74,11 @@ def collect(
     protocol = {opened.metric.name: opened.protocol for opened in [*metrics, *sets]}
     common = _common(tables, names)
     return {
-        "protocol": {**protocol, "ci95": statistics.PROTOCOL},
+        "protocol": {
+            **protocol,
+            "ci95": statistics.PROTOCOL,
+            "pictures": about.pairing,
+        },
         "gendr_jax": __version__,
         "set": about.test_set,
         "gt": about.gt,
@@ -78,6 +90,10 @@ def collect(
         "methods": tables,
         "common": common,
         "differences": _differences(tables, names),
+        "best": winners(
+            {name: own["images"] for name, own in tables.items()},
+            [opened.metric for opened in metrics],
+        ),
         "whole": whole and _whole(sets, whole, common is not None),
         "problems": problems,
     }
@@ -89,25 +105,38 @@ def dumps(results: dict[str, Any]) -> str:
 
 
 def to_csv(results: dict[str, Any]) -> str:
-    """One line a picture and method; the protocol stands in every line."""
-    out = io.StringIO()
+    """One line a picture and method; the protocol stands in every line.
+
+    For spreadsheets: it begins with the mark of UTF-8, and text that they would take
+    for a formula has an apostrophe in front.
+    """
+    out = io.StringIO("\ufeff")
+    out.seek(1)
     writer = csv.writer(out, lineterminator="\n")
     names = results["order"]
     stamp = f"gendr_jax {results['gendr_jax']}; " + "; ".join(
-        f"{name}: {results['protocol'][name]}" for name in names
+        f"{name}: {results['protocol'][name]}" for name in [*names, "pictures"]
     )
     writer.writerow(["method", "image", *names, "protocol"])
     for method, table in results["methods"].items():
         for image, values in table["images"].items():
             figures = [values.get(name, "") for name in names]
-            writer.writerow([method, image, *figures, stamp])
+            writer.writerow([as_text(method), as_text(image), *figures, stamp])
     return out.getvalue()
+
+
+def as_text(cell: str) -> str:
+    """The cell so that no spreadsheet computes it."""
+    return f"'{cell}" if cell.startswith(FORMULA) else cell
 
 
 def table(
     results: dict[str, Any], metrics: list[Opened], sets: Sequence[OpenedSet] = ()
 ) -> str:
-    """Means and intervals, for people; once more on the pictures that all have."""
+    """Means and intervals, for people; once more on the pictures that all have.
+
+    A last line says how pictures were paired and cut, if not by name and not at all.
+    """
     every = {name: m["metrics"] for name, m in results["methods"].items()}
     counts = {name: m["pictures"] for name, m in results["methods"].items()}
     columns = [opened.metric for opened in [*metrics, *sets]]
@@ -121,6 +150,8 @@ def table(
         same = dict.fromkeys(counts, count)
         joined = _joined(common["methods"], whole["common"])
         lines += _rows(joined, same, columns) if count else ["none"]
+    if results["protocol"]["pictures"] not in PLAIN:
+        lines += ["", results["protocol"]["pictures"]]
     return "\n".join(lines)
 
 

@@ -67,7 +67,7 @@ def values(block: bytes) -> tuple[Value, ...] | None:
 
 def insert(path: Path, said: Metadata) -> None:
     """Add fields to a file that states nothing, in place."""
-    found = list(values(said.exif) or ()) if said.exif else []
+    found: list[Value] = list(values(said.exif) or ()) if said.exif else []
     if said.xmp is not None:
         found.append(Value(XMP, BYTE, len(said.xmp), said.xmp))
     if said.iptc is not None:  # without wrapper; its length need not be of fours

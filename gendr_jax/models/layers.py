@@ -8,7 +8,7 @@ meshes, files or configs.
 
 import functools
 from collections.abc import Callable
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jax.typing import DTypeLike
 from gendr_jax.models import kernel_gradient, winograd
 from gendr_jax.models.remat import CONV, LINEAR, named
 
+# Over space and groups of channels, over the channels of each position, or not at all.
+Norm = Literal["groups", "channels", "none"]
 Product = Callable[[jax.Array, jax.Array], jax.Array]  # (x, kernel) -> y, bilinear
 
 # Unit gain, where torch's default has a third of it: deep stacks learn sooner.
@@ -166,11 +168,24 @@ class Identity(nnx.Module):
         return x
 
 
+def normalisation(
+    norm: Norm, channels: int, groups: int, eps: float, *, dtype, rngs: nnx.Rngs
+) -> GroupNorm | LayerNorm | Identity:
+    """The layer of this kind."""
+    match norm:
+        case "groups":
+            return GroupNorm(channels, groups, eps, dtype=dtype, rngs=rngs)
+        case "channels":
+            return LayerNorm(channels, eps, dtype=dtype, rngs=rngs)
+        case "none":
+            return Identity()
+
+
 class ResnetBlock(nnx.Module):
     """GroupNorm-SiLU-Conv twice with a residual; the time embedding joins between.
 
     A fresh block is the identity (or its shortcut), as in the original diffusion code.
-    Without ``norm`` its input goes to SiLU as it is.
+    With ``norm="none"`` its input goes to SiLU as it is.
     """
 
     def __init__(
@@ -181,14 +196,12 @@ class ResnetBlock(nnx.Module):
         time_dim: int | None,
         groups: int,
         eps: float,
-        norm: bool = True,
+        norm: Norm = "groups",
         dtype,
         rngs: nnx.Rngs,
     ):
-        def normalise(channels: int) -> GroupNorm | Identity:
-            if not norm:
-                return Identity()
-            return GroupNorm(channels, groups, eps, dtype=dtype, rngs=rngs)
+        def normalise(channels: int) -> GroupNorm | LayerNorm | Identity:
+            return normalisation(norm, channels, groups, eps, dtype=dtype, rngs=rngs)
 
         self.norm1 = normalise(cin)
         self.conv1 = Conv(cin, cout, dtype=dtype, rngs=rngs)

@@ -15,12 +15,12 @@ from flax import nnx
 from gendr_jax.models.layers import (
     Conv,
     Downsample,
-    GroupNorm,
-    Identity,
     LayerArguments,
     Linear,
+    Norm,
     ResnetBlock,
     Upsample,
+    normalisation,
     zero,
 )
 from gendr_jax.models.remat import Policy, remat
@@ -33,7 +33,10 @@ class UNetConfig:
 
     Attributes:
         mid_attention: whether the middle block attends.
-        norm: group norms; without them no position sees all others but by attention.
+        norm: norms before every SiLU. Without them, activations of a deep network grow
+            by orders of magnitude at learning rates of 5e-4 and above.
+        norm_channels: they are over the channels of each position. Then no position
+            sees all others but by attention, and a crop is restored as its picture is.
         input_shortcut: a linear map of the input is added to the output. It starts so
             that one step at t* returns its input (see ``diffusion.one_step``).
     """
@@ -50,7 +53,15 @@ class UNetConfig:
     norm_eps: float = 1e-5
     mid_attention: bool = True
     norm: bool = True
+    norm_channels: bool = False
     input_shortcut: bool = False
+
+    @property
+    def norm_kind(self) -> Norm:
+        """What stands before every SiLU."""
+        if not self.norm:
+            return "none"
+        return "channels" if self.norm_channels else "groups"
 
     def __post_init__(self):
         levels = len(self.block_out_channels)
@@ -110,10 +121,8 @@ class UNet(nnx.Module):
         self.up_blocks = nnx.List(
             [UpBlock(config, i, time_dim, **kw) for i in reversed(range(len(widths)))]
         )
-        self.conv_norm_out = (
-            GroupNorm(widths[0], config.norm_groups, config.norm_eps, **kw)
-            if config.norm
-            else Identity()
+        self.conv_norm_out = normalisation(
+            config.norm_kind, widths[0], config.norm_groups, config.norm_eps, **kw
         )
         self.conv_out = Conv(widths[0], config.out_channels, **kw)
         self.conv_shortcut = _input_shortcut(config, **kw)
@@ -251,7 +260,7 @@ def _resnet(cin, cout, config, time_dim, **kw):
         time_dim=time_dim,
         groups=config.norm_groups,
         eps=config.norm_eps,
-        norm=config.norm,
+        norm=config.norm_kind,
         **kw,
     )
 

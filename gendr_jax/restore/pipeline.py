@@ -17,7 +17,7 @@ from gendr_jax.image_io import Image, arrays, resize
 from gendr_jax.image_io.arrays import Picture
 from gendr_jax.restore import options, tiled
 from gendr_jax.restore.color import ColorFix
-from gendr_jax.restore.forward import Recipe
+from gendr_jax.restore.forward import networks, recipe_of
 from gendr_jax.restore.options import DTYPES, Options, Tile
 from gendr_jax.restore.passes import Passes
 from gendr_jax.restore.programs import Programs
@@ -77,6 +77,7 @@ class Restorer:
         tile_overlap: int | None = None,
         batch: int = 1,
         max_pixels: int = MAX_PIXELS,
+        pad_cfg: float = 1.0,
     ):
         """Place weights that are in memory; see `from_pretrained` for the arguments.
 
@@ -91,19 +92,19 @@ class Restorer:
             tile_overlap,
             batch,
             max_pixels,
+            pad_cfg,
         )
         program_cache.enable(replace=False)
         options.require_mesh(mesh)
         options.require_restorer(weights)
-        vae, unet = weights.configs["vae"], weights.configs["unet"]
-        how = weights.prediction, weights.t_star, DTYPES[dtype]
-        recipe = Recipe(vae, unet, *how)
+        options.require_pad_cfg(weights, pad_cfg)
+        recipe = recipe_of(weights, DTYPES[dtype], pad_cfg)
         self.spec = Spec(
             scales=resize.SCALES,
             size_multiple=recipe.size_multiple,
             max_pixels=max_pixels,
             tiling="none" if tile == 0 else str(tile),
-            parameters=sum(nets.count(weights.params[n]) for n in ("unet", "vae")),
+            parameters=sum(nets.count(weights.params[n]) for n in networks(recipe)),
             dtype=recipe.dtype,
         )
         self._calls, self._turn = threading.local(), threading.RLock()
@@ -127,6 +128,7 @@ class Restorer:
         tile_overlap: int | None = None,
         batch: int = 1,
         max_pixels: int = MAX_PIXELS,
+        pad_cfg: float = 1.0,
     ) -> "Restorer":
         """Read a weights folder of ours.
 
@@ -145,6 +147,8 @@ class Restorer:
                 running out of memory a smaller one is tried, but with 0.
             tile_overlap: output pixels that neighbours share; None is a quarter.
             batch: pictures of equal size in one pass on a device.
+            pad_cfg: guidance of weights of kind "pix", which see the picture twice with
+                different padding (eq. 36); 1 is none.
             max_pixels: with tile=0, refuse padded outputs above this many pixels (for
                 each device of `space`).
 
@@ -166,6 +170,7 @@ class Restorer:
             tile_overlap=tile_overlap,
             batch=batch,
             max_pixels=max_pixels,
+            pad_cfg=pad_cfg,
         )
 
     def __call__(

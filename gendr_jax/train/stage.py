@@ -79,6 +79,8 @@ class Stage(Generic[S]):
         frozen: weights that are read only, not yet placed on a mesh.
         sample: (state, frozen, batch, key) -> {column title: image_bhwc in [0, 1]} in
             the order in which the columns are to be shown. Jit-able.
+        compared: titles of the columns of `sample` that validation compares: what the
+            networks made, and the truth.
         export: (state, folder): writes the weights folder a user takes away, in the
             place of an older one. Host side.
     """
@@ -90,3 +92,4 @@ class Stage(Generic[S]):
     export: Callable[[S, Path], None]
     start: Frozen = field(default_factory=dict)
     phases: tuple[Phase, ...] = ()
+    compared: tuple[str, str] = ("", "")

@@ -6,9 +6,11 @@
     gendr_json.py    gendr.json: what a folder says of itself
     sha256.py        sha256 over the contents of a tree of arrays
     convert.py       sources in, one folder out (destination.py)
+    joining.py       networks of several sources as one
     adapters.py      LoRA merged into a UNet or run beside it
     surgery.py       4 to 16 latent channels
-    export.py        folders for PyTorch
+    export.py        folders and files for PyTorch; export_readme.py
+    one_file.py      a folder of ours as one safetensors file
     describe.py      what `gendr inspect` says
     verify.py        `--verify`: the same inputs through diffusers and through JAX
     foreign/         formats of other programs, one file each (docs/weights.md)

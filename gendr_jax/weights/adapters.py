@@ -10,7 +10,14 @@ from gendr_jax import nets
 from gendr_jax.errors import UsageError
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.weights import folder
-from gendr_jax.weights.foreign import components, layouts, ldm, lora, names
+from gendr_jax.weights.foreign import (
+    components,
+    layouts,
+    ldm,
+    lora,
+    lora_changes,
+    names,
+)
 from gendr_jax.weights.foreign.single_files import Adapter
 from gendr_jax.weights.gendr_json import Weights
 
@@ -28,16 +35,14 @@ def adapt(
     """Adapters beside the UNet they come with, or folded into it."""
     config = _adapted_network(weights, adapter)
     layout = ldm.unet_layout(config)
+    alpha = adapter.alpha if alpha is None else alpha
     if fold:
-        if weights is None or "unet" not in weights.params:
-            raise UsageError(
-                f"--merge needs the UNet that {where} adapts. Name its folder too."
-            )
-        source = lora.Source(
-            adapter.tensors, adapter.peft_config, adapter.metadata, alpha
+        return _folded(weights, adapter, where, layout, strength, alpha)
+    if adapter.vae_tensors or any(".set_" in name for name in adapter.tensors):
+        raise UsageError(
+            f"{where} adapts the autoencoder or replaces weights, which cannot run "
+            "beside a UNet. Fold it in: --merge."
         )
-        unet = _changed(weights.params["unet"], source, layout, strength)
-        return dataclasses.replace(weights, params=weights.params | {"unet": unet})
     if weights is not None and "lora" in weights.params:
         raise UsageError("two sources hold adapters. Add --merge to fold them in.")
     shapes = lora.kernel_shapes(nets.build(UNet, config).abstract)
@@ -64,6 +69,30 @@ def adapt(
     )
 
 
+def _folded(
+    weights: Weights | None,
+    adapter: Adapter,
+    where: Path,
+    layout: layouts.Layout,
+    strength: float,
+    alpha: float | None,
+) -> Weights:
+    if weights is None or "unet" not in weights.params:
+        raise UsageError(
+            f"--merge needs the UNet that {where} adapts. Name its folder too."
+        )
+    source = lora_changes.Source(
+        adapter.tensors, adapter.peft_config, adapter.metadata, alpha
+    )
+    params = dict(weights.params)
+    params["unet"] = _changed(params["unet"], source, layout, strength)
+    if adapter.vae_tensors and "vae" in params:
+        source = lora_changes.Source(adapter.vae_tensors, alpha=alpha)
+        params["vae"] = _changed(params["vae"], source, None, strength)
+    step = weights.t_star if adapter.t_star is None else adapter.t_star
+    return dataclasses.replace(weights, params=params, t_star=step)
+
+
 def fold_own(weights: Weights) -> Weights:
     """The adapters that one of our folders holds beside its UNet, folded into it."""
     if "unet" not in weights.params:
@@ -81,18 +110,23 @@ def _adapted_network(weights: Weights | None, adapter: Adapter) -> UNetConfig:
 
 
 def _changed(
-    unet: nets.Params, source: lora.Source, layout: layouts.Layout, strength: float
+    network: nets.Params,
+    source: lora_changes.Source,
+    layout: layouts.Layout | None,
+    strength: float,
 ) -> nets.Params:
-    """The UNet with every adapter in its weights; other arrays are shared."""
-    flat = nets.flatten(unet)
-    torch_shapes = names.torch_shapes(unet)
+    """The network with every adapter in its weights; other arrays are shared."""
+    flat = nets.flatten(network)
+    torch_shapes = names.torch_shapes(network)
     weights = {
         ".".join(path[:-1]): path for path in flat if path[-1] in ("kernel", "scale")
     }
     biases = {".".join(path[:-1]): path for path in flat if path[-1] == "bias"}
     shapes = {m: torch_shapes[names.torch_name(p)] for m, p in weights.items()}
     bias_shapes = {m: torch_shapes[names.torch_name(p)] for m, p in biases.items()}
-    changes = lora.read_changes(source, list(shapes), shapes, bias_shapes, ldm=layout)
+    changes = lora_changes.read_changes(
+        source, list(shapes), shapes, bias_shapes, ldm=layout
+    )
     for module, change in changes:
         path = weights[module]
         array = np.asarray(flat[path])

@@ -40,11 +40,12 @@ def refuse_unused(
     *,
     averaged: bool,
     files: list[str],
-    adapters: bool,
     strength: float,
     alpha: float | None,
 ) -> None:
     """Refuse what no source has been read by.
+
+    Args: ``strength``, ``alpha``: of adapters, where no adapters took them.
 
     Raises:
         UsageError: --ema yes, --variant, --lora-strength or --lora-alpha.
@@ -61,10 +62,15 @@ def refuse_unused(
             f"--variant {hints.variant} chooses among the files of a component folder "
             "and none was read. Leave it away."
         )
-    if (strength != 1.0 or alpha is not None) and not adapters:
+    if strength != 1.0:
         raise UsageError(
-            "--lora-strength and --lora-alpha are about adapters and no source holds "
-            "any. Name the LoRA file too."
+            f"--lora-strength {strength:g} is about adapters and no source holds any. "
+            "Name the LoRA file too."
+        )
+    if alpha is not None:
+        raise UsageError(
+            f"--lora-alpha {alpha:g} is for a LoRA file that lost its own, none was "
+            "read. Name the file, or leave the flag away."
         )
 
 

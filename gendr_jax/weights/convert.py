@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,24 +12,26 @@ import jax
 import numpy as np
 
 from gendr_jax import diffusion, nets
-from gendr_jax.errors import InputError, UsageError
-from gendr_jax.weights import choices, export, folder, surgery
+from gendr_jax.errors import InputError, UsageError, listed
+from gendr_jax.weights import choices, export, folder, joining, one_file, surgery
 from gendr_jax.weights.adapters import adapt, fold_own
 from gendr_jax.weights.destination import (
     destination_of,
     refuse_taken,
+    refuse_taken_file,
+    replacing_file,
     replacing_folder,
 )
 from gendr_jax.weights.foreign import components, recognise
-from gendr_jax.weights.foreign.messages import listed
-from gendr_jax.weights.foreign.single_files import Found, Hints
+from gendr_jax.weights.foreign.single_files import Adapter, Found, Hints
 from gendr_jax.weights.foreign.tensors import all_finite
 from gendr_jax.weights.gendr_json import Weights
 from gendr_jax.weights.resolve import resolve
 from gendr_jax.weights.sha256 import file_sha256, sha256
 
-Target = Literal["orbax", "diffusers", "peft"]
-TARGETS = ("orbax", "diffusers", "peft")
+Target = Literal["orbax", "diffusers", "peft", "safetensors", "ldm", "kohya"]
+TARGETS = ("orbax", "diffusers", "peft", "safetensors", "ldm", "kohya")
+ONE_FILE = ("safetensors", "ldm", "kohya")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -38,13 +40,15 @@ class Options:
     """What ``convert`` is asked for.
 
     Attributes:
-        to: our own folder, a folder for diffusers, or one for PEFT (adapters).
+        to: our own folder, a folder for diffusers, or one for PEFT (adapters); or one
+            file: with our names, with LDM's, or adapters with those of sd-scripts.
         dtype: of the result; "" keeps each tensor's own.
         latent_channels: widen the UNet to so many (0: leave it).
         merge: fold adapters into the UNet that comes with them.
         force: replace what is at the destination.
         prompt: a file of prompt embeddings, which makes UNet and VAE a restorer.
         lora_strength: adapters count so much; lora_alpha: of files that lost theirs.
+        run: facts of the training run that a source is from, for the record.
         sha256: if given, each weights file must have one of these.
         hints: what the files do not say of themselves.
     """
@@ -57,6 +61,7 @@ class Options:
     prompt: Path | None = None
     lora_strength: float = 1.0
     lora_alpha: float | None = None
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sha256: tuple[str, ...] = ()
     hints: Hints = Hints()
 
@@ -64,7 +69,7 @@ class Options:
 def convert(
     paths: Sequence[str | Path], destination: str | Path, options: Options
 ) -> dict[str, Any]:
-    """Read sources, write one folder; it appears whole or not at all.
+    """Read sources, write one folder or file; it appears whole or not at all.
 
     Returns: what was done, plain JSON values.
     Raises:
@@ -72,20 +77,25 @@ def convert(
         UsageError: a destination that is taken, or choices that cannot be joined.
     """
     begin = time.monotonic()
-    destination = destination_of(destination)
-    refuse_taken(destination, options.force)
+    target = destination_of(destination)
+    refuse = refuse_taken_file if options.to in ONE_FILE else refuse_taken
+    refuse(target, options.force)
     weights, report = load(paths, options)
-    if options.to == "peft":
-        weights = export.adapters_alone(weights)
+    if options.to in ("peft", "kohya"):
+        weights = export.adapters_alone(weights, options.to)
+    elif options.to == "ldm":
+        weights, without = export.ldm_networks(weights)
+        report["left_out"] |= without
     check_finite(weights)
-    with replacing_folder(destination) as temporary:
+    replacing = replacing_file if options.to in ONE_FILE else replacing_folder
+    with replacing(target) as temporary:
         write(temporary, weights, options.to)
-        refuse_taken(destination, options.force)  # it may have come meanwhile
+        refuse(target, options.force)  # it may have come meanwhile
     sizes = {name: nets.count(tree) for name, tree in weights.params.items()}
     return report | {
         "kind": weights.kind,
         "parameters": sizes,
-        "output": str(destination),
+        "output": str(target),
         "to": options.to,
         "seconds": round(time.monotonic() - begin, 2),
     }
@@ -96,7 +106,7 @@ def load(
 ) -> tuple[Weights, dict[str, Any]]:
     """The sources as one ``Weights`` in host memory, and what they were."""
     merged: Weights | None = None
-    adapters: list[Found] = []
+    adapters: list[tuple[Adapter, Path]] = []
     formats, files = [], []
     left_out: Counter[str] = Counter()
     averaged: set[bool] = set()
@@ -105,10 +115,10 @@ def load(
     for path in map(resolve, paths):
         ours = _ours(path)
         if ours is not None:
-            found = folder.load(ours)
+            found = one_file.read(ours) if ours.is_file() else folder.load(ours)
             formats.append("gendr")
             _check_digests(found, path, options.sha256)
-            part = _cast(found, early.dtype)
+            part = _cast(_weaker(found, options.lora_strength), early.dtype)
         else:
             source = recognise.find(path, options.hints)
             formats.append(source.format)
@@ -116,37 +126,40 @@ def load(
             left_out.update(source.left_out)
             averaged.add(bool(source.notes.get("ema")))
             if source.adapter is not None:
-                adapters.append(source)
+                adapters.append((source.adapter, source.files[-1]))
             if not source.components:
                 continue
             part = _read(source, early)
-        merged = part if merged is None else _join(merged, part)
-    for source in adapters:
+        merged = part if merged is None else joining.join(merged, part)
+    for adapter, file in adapters:
+        if adapter.vae_tensors and (merged is None or "vae" not in merged.params):
+            left_out["adapters of the autoencoder"] += len(adapter.vae_tensors)
         merged = adapt(
             merged,
-            source.adapter,
-            source.files[0],
+            adapter,
+            file,
             fold=options.merge,
             dtype=early.dtype,
             strength=options.lora_strength,
             alpha=options.lora_alpha,
         )
+    assert merged is not None  # there is a source, and each holds something
     merged = choices.applied(merged, options.hints)
     choices.refuse_unused(
         options.hints,
         averaged=True in averaged,
         files=[file["name"] for file in files],
-        adapters=bool(adapters) or "lora" in merged.params,
-        strength=options.lora_strength,
-        alpha=options.lora_alpha,
+        strength=options.lora_strength if not _adapted(merged, adapters) else 1.0,
+        alpha=options.lora_alpha if not adapters else None,
     )
     if options.prompt is not None:
-        merged = _with_prompt(merged, options.prompt)
-    provenance = {"formats": formats, "files": files}
+        joining.refuse_other_steps([adapter for adapter, _ in adapters])
+        merged = joining.with_prompt(merged, options.prompt)
+    provenance: dict[str, Any] = {"formats": formats, "files": files, **options.run}
     if left_out:
         provenance["left_out"] = dict(left_out)
     merged = surgery.widened(merged, options.latent_channels)
-    _check_channels(merged)
+    joining.check_channels(merged)
     if options.merge and "lora" in merged.params:
         merged = fold_own(merged)
     elif options.merge and not adapters:
@@ -159,12 +172,19 @@ def load(
     provenance = {**merged.provenance, "converted": history}
     merged = dataclasses.replace(merged, provenance=provenance)
     report = {"formats": formats, "files": files, "left_out": dict(left_out)}
+    report |= options.run
     return merged, report | choices.facts(merged, True in averaged)
 
 
 def write(target: Path, weights: Weights, to: Target) -> None:
-    """Into a new folder, in one of the three forms."""
-    if to == "diffusers":
+    """Into a new folder or file, in the form that is asked for."""
+    if to == "safetensors":
+        one_file.write(target, weights)
+    elif to == "ldm":
+        export.save_ldm(target, weights)
+    elif to == "kohya":
+        export.save_kohya(target, weights)
+    elif to == "diffusers":
         export.save_pipeline(target, weights)
     elif to == "peft":
         export.save_peft(target, weights)
@@ -172,8 +192,19 @@ def write(target: Path, weights: Weights, to: Target) -> None:
         folder.write(target, weights)
 
 
+def _weaker(weights: Weights, strength: float) -> Weights:
+    """Adapters that one of our folders keeps, counted so much."""
+    if "lora" not in weights.params or strength == 1.0:
+        return weights
+    config = weights.configs["lora"]
+    config = dataclasses.replace(config, alpha=config.alpha * strength)
+    return dataclasses.replace(weights, configs=weights.configs | {"lora": config})
+
+
 def _ours(path: Path) -> Path | None:
-    """A weights folder of ours: the path, or the export of a training workdir."""
+    """Weights of ours: the path (a folder or a file), or a training workdir's."""
+    if one_file.is_ours(path):
+        return path
     return next((p for p in (path, path / "weights") if folder.is_folder(p)), None)
 
 
@@ -199,7 +230,7 @@ def _read(source: Found, options: Options) -> Weights:
         cast = partial(components.cast, dtype=options.dtype or None)
         params["projector"] = jax.tree.map(cast, projector)
     return Weights(
-        kind=settings.get("kind") or _kind(params),
+        kind=settings.get("kind") or joining.kind_of(params),
         configs=configs,
         params=params,
         prompt=settings.get("prompt", {}),
@@ -219,36 +250,6 @@ def _refuse_double(component: components.Component, dtype: str) -> None:
         )
 
 
-def _kind(params: dict[str, Any]) -> str:
-    return "base" if "unet" in params else next(iter(params))
-
-
-def _join(one: Weights, two: Weights) -> Weights:
-    twice = sorted(one.params.keys() & two.params.keys())
-    if twice:
-        raise UsageError(f"two sources hold a {twice[0]}. Name each network once.")
-    unet = one if "unet" in one.params else two
-    params = one.params | two.params
-    return dataclasses.replace(
-        unet,
-        kind=unet.kind if unet.kind == "restorer" else _kind(params),
-        configs=one.configs | two.configs,
-        params=params,
-        prompt=one.prompt or two.prompt,
-        prompt_text=one.prompt_text or two.prompt_text,
-        provenance=_joined(one.provenance, two.provenance),
-    )
-
-
-def _joined(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
-    """Both histories; where both say something else of one thing, both are kept."""
-    history = [*one.get("converted", []), *two.get("converted", [])]
-    twice = {k: two[k] for k in one.keys() & two.keys() if one[k] != two[k]}
-    twice.pop("converted", None)
-    joined = two | one | ({"converted": history} if history else {})
-    return joined | ({"joined": [*one.get("joined", []), twice]} if twice else {})
-
-
 def _check_digests(weights: Weights, path: Path, wanted: tuple[str, ...]) -> None:
     """--sha256 of a folder of ours: those of its components, as inspect prints them."""
     for name, tree in weights.components().items() if wanted else ():
@@ -260,28 +261,8 @@ def _check_digests(weights: Weights, path: Path, wanted: tuple[str, ...]) -> Non
             )
 
 
-def _check_channels(weights: Weights) -> None:
-    """A restorer's UNet works on the latents of its autoencoder."""
-    if weights.kind != "restorer":
-        return
-    unet, vae = weights.configs["unet"], weights.configs["vae"]
-    if unet.in_channels != vae.latent_channels:
-        raise InputError(
-            f"the UNet takes {unet.in_channels} channels and the autoencoder has "
-            f"{vae.latent_channels}. Name networks that belong together; a UNet that "
-            "was only widened has to be trained first."
-        )
-
-
-def _with_prompt(weights: Weights, path: Path) -> Weights:
-    prompt, texts = export.read_prompt(path)
-    whole = {"unet", "vae"} <= weights.params.keys()
-    return dataclasses.replace(
-        weights,
-        kind="restorer" if whole else weights.kind,
-        prompt=prompt,
-        prompt_text=texts,
-    )
+def _adapted(merged: Weights, adapters: list[tuple[Adapter, Path]]) -> bool:
+    return bool(adapters) or "lora" in merged.params
 
 
 def _cast(weights: Weights, dtype: str) -> Weights:
@@ -302,7 +283,7 @@ def check_finite(weights: Weights) -> None:
     if bad:
         raise InputError(
             f"{len(bad)} tensors have NaN or Inf, from their file or from --dtype: "
-            f"{'; '.join(bad)}. Take another copy or another dtype."
+            f"{listed(bad)}. Take another copy or another dtype."
         )
 
 
@@ -313,7 +294,7 @@ def _digests(files: list[Path], wanted: tuple[str, ...]) -> list[dict[str, Any]]
         digest = file_sha256(file)
         if wanted and digest not in {w.lower() for w in wanted}:
             raise InputError(
-                f"{file} has sha256 {digest}, expected {' or '.join(wanted)}. "
+                f"{file} has sha256 {digest}, expected {listed(wanted)}. "
                 "Download it again."
             )
         found.append(

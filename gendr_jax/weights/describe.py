@@ -6,20 +6,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gendr_jax.errors import InputError, UsageError
+from gendr_jax.errors import InputError, UsageError, listed
 from gendr_jax.weights.foreign import components, recognise
 from gendr_jax.weights.foreign.single_files import Adapter, Found, Hints
 from gendr_jax.weights.foreign.tensors import Tensor, all_finite
 from gendr_jax.weights.sha256 import file_sha256
 
 
-def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
+def describe(path: Path, *, verify: bool = False, variant: str = "") -> dict[str, Any]:
     """Kind, format, sizes, configurations and hashes of a file or folder.
 
-    Args: ``verify``: compare every name and shape with the network, read every tensor.
+    Args: ``verify``: compare every name and shape with the network, read every tensor;
+    ``variant``: of several files in a component folder ("fp16").
     Raises: InputError: nothing that is known; with ``verify``, whatever does not fit.
     """
-    found, assumed = _open(path)
+    found, assumed = _open(path, Hints(variant=variant))
     if verify:
         for component in found.components.values():
             components.read(component)
@@ -30,7 +31,10 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
     if assumed:
         configs["vae"] |= {"scaling_factor": None, "shift_factor": None}
     if found.adapter is not None:
-        parts["lora"] = _tensors(found.adapter.tensors.values())
+        adapter = found.adapter
+        parts["lora"] = _tensors(
+            [*adapter.tensors.values(), *adapter.vae_tensors.values()]
+        )
         configs["lora"] = _adapter_config(found.adapter)
     dtypes: dict[str, int] = {}
     for part in parts.values():
@@ -51,12 +55,13 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
     return answer | ({"verified": True} if verify else {})
 
 
-def _open(path: Path) -> tuple[Found, bool]:
+def _open(path: Path, hints: Hints) -> tuple[Found, bool]:
     """The source, and whether its latent scale is unknown."""
     try:
-        return recognise.find(path), False
+        return recognise.find(path, hints), False
     except UsageError:  # a file that does not say the scale can be described without
-        return recognise.find(path, Hints(scaling_factor=1.0)), True
+        hints = dataclasses.replace(hints, scaling_factor=1.0)
+        return recognise.find(path, hints), True
 
 
 def _tensors(tensors: Iterable[Tensor]) -> dict[str, Any]:
@@ -84,7 +89,7 @@ def _adapter_config(adapter: Adapter) -> dict[str, Any]:
 def _refuse_strange(adapter: Adapter, path: Path) -> None:
     bad = sorted(n for n, t in adapter.tensors.items() if not all_finite(t.read()))
     if bad:
-        raise InputError(f"{path}: NaN or Inf in {', '.join(bad)}. Take another copy.")
+        raise InputError(f"{path}: NaN or Inf in {listed(bad)}. Take another copy.")
 
 
 def _short(file: Path, root: Path) -> str:

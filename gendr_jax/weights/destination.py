@@ -49,6 +49,18 @@ def refuse_taken(destination: Path | epath.Path, force: bool) -> None:
         )
 
 
+def refuse_taken_file(destination: Path | epath.Path, force: bool) -> None:
+    """As ``refuse_taken``, of one safetensors file; never a folder."""
+    if Path(destination.name).suffix != ".safetensors":
+        raise UsageError(
+            f"{destination} would be one file. Give a name that ends in .safetensors."
+        )
+    if destination.is_dir():
+        raise UsageError(f"{destination} is a folder. Name a file.")
+    if destination.exists() and not force:
+        raise UsageError(f"{destination} exists. Name another place, or add --force.")
+
+
 def _counts(path: Path | epath.Path) -> bool:
     """Every disk begins with lost+found; others' temporary names are no content."""
     return path.name != "lost+found" and not files.is_temporary(Path(path.name))
@@ -73,9 +85,34 @@ def replacing_folder(destination: Path | epath.Path) -> Iterator[Path]:
     filled = (
         _mounted(target) if os.path.ismount(target) else files.replacing_folder(target)
     )
-    try:
-        with filled as temporary, _tidy(temporary):
+    with _named_when_full(target), filled as temporary, _tidy(temporary):
+        yield temporary
+
+
+@contextlib.contextmanager
+def replacing_file(destination: Path | epath.Path) -> Iterator[Path]:
+    """A temporary file on this machine that becomes the destination.
+
+    Raises:
+        InputError: the disk is full; nothing is left behind.
+    """
+    if is_remote(destination):
+        with tempfile.TemporaryDirectory(prefix="gendr-") as scratch:
+            temporary = Path(scratch) / destination.name
             yield temporary
+            epath.Path(destination).write_bytes(temporary.read_bytes())
+        return
+    target = Path(destination).absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _named_when_full(target), files.replacing(target) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _named_when_full(target: Path) -> Iterator[None]:
+    """A full disk is one line that names it."""
+    try:
+        yield
     except Exception as error:
         if not _is_full(error):
             raise

@@ -5,7 +5,8 @@ DIR/lpips/ DIR/dists/            one safetensors file, torchvision's names
 DIR/prompt.safetensors           the fixed prompt embeddings
 DIR/scheduler/                   diffusers' words for the noise schedule
 DIR/gendr_export.json            what else our own folders say; read on the way back
-DIR/README.md                    inference in PyTorch, to copy
+DIR/README.md                    inference in PyTorch, to copy (export_readme.py)
+DIR/model_index.json pipeline.py the same as a pipeline of diffusers
 """
 
 import dataclasses
@@ -16,15 +17,18 @@ from typing import Any
 import numpy as np
 
 from gendr_jax import nets
-from gendr_jax.errors import InputError, UsageError
+from gendr_jax.errors import InputError, UsageError, listed
 from gendr_jax.models.heads import RepaProjectorConfig
 from gendr_jax.version import __version__
-from gendr_jax.weights import gendr_json
+from gendr_jax.weights import export_readme, gendr_json
+from gendr_jax.weights.export_readme import DIFFUSERS_LORA
 from gendr_jax.weights.foreign import (
     component_folder,
+    config_json,
     dists,
     layouts,
-    lora,
+    ldm,
+    lora_writing,
     lpips,
     names,
 )
@@ -34,10 +38,7 @@ from gendr_jax.weights.gendr_json import Weights
 
 SETTINGS, PROMPT = "gendr_export.json", "prompt.safetensors"
 PROJECTOR = "projector.safetensors"
-PEFT_FILE, DIFFUSERS_LORA = (
-    "adapter_model.safetensors",
-    "pytorch_lora_weights.safetensors",
-)
+PEFT_FILE = "adapter_model.safetensors"
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "beta_start": 0.00085,
@@ -72,7 +73,7 @@ def save_pipeline(folder: Path, weights: Weights) -> None:
             )
         elif name == "lora":
             config = weights.configs["lora"]
-            tensors, metadata = lora.to_diffusers(config, params)
+            tensors, metadata = lora_writing.to_diffusers(config, params)
             write_safetensors(folder / DIFFUSERS_LORA, tensors, metadata)
         elif name == "projector":
             write_safetensors(folder / PROJECTOR, names.to_torch(params))
@@ -81,18 +82,27 @@ def save_pipeline(folder: Path, weights: Weights) -> None:
     if weights.prompt:
         write_safetensors(folder / PROMPT, weights.prompt)
     if "unet" in weights.params:
-        kind = "v_prediction" if weights.prediction == "v" else "epsilon"
         (folder / "scheduler").mkdir()
         _write_json(
-            folder / "scheduler" / "scheduler_config.json",
-            SCHEDULER | {"prediction_type": kind},
+            folder / "scheduler" / "scheduler_config.json", schedule_config(weights)
         )
     _write_json(folder / SETTINGS, _settings(weights))
-    (folder / "README.md").write_text(readme(weights), "utf-8")
+    (folder / "README.md").write_text(export_readme.readme(weights), "utf-8")
+    if export_readme.restores(weights):
+        _write_json(folder / "model_index.json", export_readme.model_index(weights))
+        (folder / "pipeline.py").write_text(export_readme.PIPELINE_CODE, "utf-8")
 
 
-def adapters_alone(weights: Weights) -> Weights:
-    """What --to peft writes of these weights.
+def schedule_config(weights: Weights) -> dict[str, Any]:
+    """scheduler_config.json: the file that the weights came with, or DDIM's."""
+    recorded = weights.provenance.get("scheduler")
+    kind = "v_prediction" if weights.prediction == "v" else "epsilon"
+    said = recorded if isinstance(recorded, dict) and recorded else SCHEDULER
+    return said | {"prediction_type": kind}
+
+
+def adapters_alone(weights: Weights, to: str) -> Weights:
+    """What --to peft and --to kohya write of these weights.
 
     Raises:
         UsageError: no adapters.
@@ -100,7 +110,7 @@ def adapters_alone(weights: Weights) -> Weights:
     if "lora" not in weights.params:
         kept = ", ".join(weights.params) or "nothing"
         raise UsageError(
-            f"--to peft takes adapters, the source holds {kept}. Use --to diffusers."
+            f"--to {to} takes adapters, the source holds {kept}. Use --to diffusers."
         )
     params = {"lora": weights.params["lora"]}
     return dataclasses.replace(weights, kind="lora", params=params, prompt={})
@@ -110,9 +120,87 @@ def save_peft(folder: Path, weights: Weights) -> None:
     """The adapters as a folder of PEFT."""
     folder.mkdir(parents=True, exist_ok=True)
     config, params = weights.configs["lora"], weights.params["lora"]
-    tensors, settings = lora.to_peft(config, params)
+    tensors, settings = lora_writing.to_peft(config, params)
     write_safetensors(folder / PEFT_FILE, tensors)
     _write_json(folder / "adapter_config.json", settings)
+
+
+def save_kohya(path: Path, weights: Weights) -> None:
+    """The adapters as one file of sd-scripts."""
+    tensors, metadata = lora_writing.to_kohya(
+        weights.configs["lora"], weights.params["lora"]
+    )
+    write_safetensors(path, tensors, metadata)
+
+
+def ldm_networks(weights: Weights) -> tuple[Weights, dict[str, int]]:
+    """What --to ldm writes: UNet and autoencoder; and what has no place there.
+
+    Raises:
+        UsageError: neither is there, or the file could not say their configuration.
+    """
+    if "lora" in weights.params:
+        raise UsageError("an LDM file holds no adapters. Fold them in: --merge.")
+    params = {n: weights.params[n] for n in ("unet", "vae") if n in weights.params}
+    if not params:
+        kept = ", ".join(weights.params) or "nothing"
+        raise UsageError(f"--to ldm takes a UNet or an autoencoder, not {kept}.")
+    rest = {n: t for n, t in weights.components().items() if n not in params}
+    left_out = {name: len(nets.flatten(tree)) for name, tree in rest.items()}
+    for name in params:
+        layout, config = _ldm_layout(name, weights.configs[name])
+        shapes = layouts.foreign_shapes(layout)
+        _refuse_unsaid(name, config, _ldm_says(name, config, shapes))
+    return dataclasses.replace(weights, params=params, prompt={}), left_out
+
+
+def save_ldm(path: Path, weights: Weights) -> None:
+    """UNet and autoencoder as one file of LDM (``ldm_networks`` has checked them)."""
+    tensors: dict[str, np.ndarray] = {}
+    metadata = {}
+    for name, params in weights.params.items():
+        layout, config = _ldm_layout(name, weights.configs[name])
+        prefix = {"unet": ldm.UNET_PREFIX, "vae": ldm.VAE_PREFIX}[name]
+        found = layouts.scatter(layout, names.to_torch(params))
+        tensors |= {prefix + n: array for n, array in found.items()}
+        if name == "vae":
+            metadata["gendr.scaling_factor"] = repr(config.scaling_factor)
+            metadata["gendr.shift_factor"] = repr(config.shift_factor)
+        else:
+            metadata["modelspec.prediction_type"] = (
+                "v" if weights.prediction == "v" else "epsilon"
+            )
+    write_safetensors(path, tensors, metadata)
+
+
+def _ldm_layout(name: str, config: Any) -> tuple[layouts.Layout, Any]:
+    layout = {"unet": ldm.unet_layout, "vae": ldm.vae_layout}[name]
+    config_json.dump(config)  # refuses what LDM and diffusers both lack
+    return layout(config), config
+
+
+def _ldm_says(name: str, config: Any, shapes: dict[str, layouts.Shape]) -> Any:
+    """The configuration that a reader infers from these shapes; None: none."""
+    try:
+        if name == "unet":
+            return ldm.unet_config(shapes)
+        return ldm.vae_config(
+            shapes,
+            scaling_factor=config.scaling_factor,
+            shift_factor=config.shift_factor,
+        )
+    except InputError:
+        return None
+
+
+def _refuse_unsaid(name: str, config: Any, said: Any) -> None:
+    wanted = dataclasses.asdict(config)
+    other = {} if said is None else dataclasses.asdict(said)
+    differ = [f"{k} {v}" for k, v in wanted.items() if other.get(k) != v]
+    if said is None or differ:
+        raise UsageError(
+            f"an LDM file cannot say the {name}'s {listed(differ)}. Use --to diffusers."
+        )
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -187,85 +275,3 @@ def read_prompt(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             f"{path} is no prompt file ({error}). Make one with tools/embed_prompt.py."
         ) from error
     return prompt, texts
-
-
-TITLE = """# Weights exported by gendr_jax
-
-{contents}
-"""
-RESTORE = """
-## Restoring a photograph in PyTorch
-
-```python
-import numpy as np
-import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from PIL import Image
-from safetensors.torch import load_file
-
-folder, source, scale = ".", "photo.jpg", 4
-vae = AutoencoderKL.from_pretrained(folder, subfolder="vae").eval()
-unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").eval()
-prompt = load_file(f"{{folder}}/prompt.safetensors")["positive"][None].to(unet.dtype)
-
-image = Image.open(source).convert("RGB")
-width, height = round(scale * image.width), round(scale * image.height)
-x = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float32)
-extra = [(0, -height % {multiple}), (0, -width % {multiple}), (0, 0)]
-x = np.pad(x / 127.5 - 1, extra, mode="reflect")
-x = torch.tensor(x).permute(2, 0, 1)[None].to(vae.dtype)
-with torch.no_grad():
-    shift = vae.config.shift_factor or 0.0
-    z_l = (vae.encode(x).latent_dist.mode() - shift) * vae.config.scaling_factor
-    out = unet(z_l, torch.tensor([{t_star}]), prompt).sample
-    z_g = {step}
-    y = vae.decode(z_g / vae.config.scaling_factor + shift).sample
-y = (y[0].float().clamp(-1, 1) + 1).permute(1, 2, 0)[:height, :width] * 127.5
-Image.fromarray(y.round().byte().numpy()).save("restored.png")
-```
-
-One step of the network at alpha_bar = 1/2, without noise. `gendr restore` adds a colour
-fix after this (AdaIN against the bicubic enlargement).
-"""
-BACK = """
-## Back to JAX
-
-```
-gendr convert . -o WEIGHTS
-```
-"""
-STEPS = {
-    "eps": "2**0.5 * z_l - out  # the network predicts the noise",
-    "v": "0.5**0.5 * (z_l - out)  # the network predicts v",
-}
-
-
-def readme(weights: Weights) -> str:
-    """The text for these weights; the PyTorch lines where all they take is there."""
-    lines = []
-    for name, params in weights.params.items():
-        config = weights.configs[name]
-        lines.append(f"- `{name}`: {type(config).__name__}, {_count(params):,} numbers")
-    if weights.prompt:
-        shapes = {n: tuple(x.shape) for n, x in weights.prompt.items()}
-        lines.append(f"- `prompt.safetensors`: {shapes}")
-    text = TITLE.format(contents="\n".join(lines))
-    if {"unet", "vae"} <= weights.params.keys() and "positive" in weights.prompt:
-        text += RESTORE.format(
-            multiple=_multiple(weights),
-            t_star=weights.t_star,
-            step=STEPS[weights.prediction],
-        )
-    return text + BACK
-
-
-def _multiple(weights: Weights) -> int:
-    """Pixels that padded sides are multiples of, so that all maps are even."""
-    vae, unet = weights.configs["vae"], weights.configs["unet"]
-    return max(64, vae.factor * 2 ** (len(unet.block_out_channels) - 1))
-
-
-def _count(params: dict) -> int:
-    leaves = [v for v in params.values() if not isinstance(v, dict)]
-    inner = [_count(v) for v in params.values() if isinstance(v, dict)]
-    return sum(leaf.size for leaf in leaves) + sum(inner)

@@ -113,7 +113,7 @@ def write(target: Path, weights: Weights, *, where: Path | None = None) -> None:
     """
     where = str(where or target)
     gendr_json.require(weights, set(weights.components()), where, UsageError)
-    _check(weights, where)
+    check(weights, where)
     for name, tree in weights.components().items():
         _write_component(target, name, tree)
     (target / MANIFEST).write_text(gendr_json.to_json(weights), "utf-8")
@@ -173,7 +173,7 @@ def load(
                 _verify(folder, name, host[name], manifest)
     prompt = host.pop("prompt", {})
     weights = dataclasses.replace(weights, params=host, prompt=prompt)
-    _check(weights, str(folder))
+    check(weights, str(folder))
     return folded(weights) if fold else weights
 
 
@@ -197,7 +197,7 @@ def is_folder(path: Path | str) -> bool:
     return (Path(path) / MANIFEST).is_file()
 
 
-def _check(weights: Weights, where: str) -> None:
+def check(weights: Weights, where: str) -> None:
     """Arrays against the configurations: paths, shapes, dtypes, prompt width."""
     for name, params in weights.params.items():
         try:
@@ -283,7 +283,7 @@ def _read_component(
             return ocp.load(path)
         stored = ocp.metadata(path).metadata
         # Orbax's own error for another tree names nothing.
-        _check(dataclasses.replace(weights, params={name: stored}), str(folder))
+        check(dataclasses.replace(weights, params={name: stored}), str(folder))
         placed = tree_shardings(stored, mesh)
         return ocp.load(path, jax.tree.map(_wanted, stored, placed))
     except InputError:

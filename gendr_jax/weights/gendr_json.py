@@ -130,6 +130,11 @@ def read(folder: Path | str) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}). Copy it again.") from error
+    return checked(manifest, path)
+
+
+def checked(manifest: Any, path: Path) -> dict[str, Any]:
+    """The content of gendr.json, checked as ``read`` does; ``path`` for messages."""
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f'{path} does not say "format": "{FORMAT}". Name our folder.')
     if manifest.get("version") != VERSION:

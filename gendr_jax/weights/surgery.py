@@ -55,6 +55,12 @@ def widened(weights: Weights, channels: int) -> Weights:
     config = weights.configs["unet"]
     if (config.in_channels, config.out_channels) == (channels, channels):
         return weights
+    if config.in_channels != config.out_channels:
+        raise InputError(
+            f"the UNet takes {config.in_channels} channels and makes "
+            f"{config.out_channels}, an inpainting or conditioned model without a form "
+            f"of {channels}. Name the text-to-image UNet it was made from."
+        )
     unet = widen(weights.params["unet"], channels_in=channels, channels_out=channels)
     own = weights.params["unet"]["conv_in"]["kernel"].dtype
     unet = jax.tree.map(np.asarray, unet)

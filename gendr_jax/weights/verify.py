@@ -29,18 +29,22 @@ def run(folder: Path, to: str) -> dict[str, Any]:
         UsageError: torch, diffusers or transformers is not installed.
     """
     from gendr_jax.weights import export
+    from gendr_jax.weights import folder as folder_lib
     from gendr_jax.weights.convert import Options, load
 
     weights, _ = load([folder], Options(dtype="float32"))
     report: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as scratch:
         exported = folder
-        if to == "orbax":
+        if to != "diffusers":
             exported = Path(scratch) / "export"
             export.save_pipeline(exported, weights)
+        adapted = "unet" in weights.params and "lora" in weights.params
+        whole = folder_lib.folded(weights) if adapted else weights
         for name in [n for n in KINDS if n in weights.params]:
-            theirs = _torch(name, exported / name)
-            ours = _jax(name, weights.configs[name], weights.params[name])
+            adapters = exported if adapted and name == "unet" else None
+            theirs = _torch(name, exported / name, adapters)
+            ours = _jax(name, whole.configs[name], whole.params[name])
             report[name] = {
                 block: _ratio(ours[block], out) for block, out in theirs.items()
             }
@@ -50,7 +54,7 @@ def run(folder: Path, to: str) -> dict[str, Any]:
         # NaN is no agreement
         "agrees": bool(worst) and all(ratio <= LIMIT for ratio in worst),
         "blocks": report,
-        "skipped": [n for n in weights.params if n not in KINDS],
+        "skipped": [n for n in whole.params if n not in KINDS],
     }
 
 
@@ -110,11 +114,15 @@ def require() -> tuple[Any, dict[str, Any]]:
     return torch, kinds
 
 
-def _torch(name: str, folder: Path) -> Blocks:
+def _torch(name: str, folder: Path, adapters: Path | None) -> Blocks:
     torch, kinds = require()
     from gendr_jax.weights.foreign import component_folder
 
     model = kinds[name].from_pretrained(folder, torch_dtype=torch.float32).train(False)
+    if adapters is not None:
+        from gendr_jax.weights.export_readme import DIFFUSERS_LORA
+
+        model.load_lora_adapter(adapters, weight_name=DIFFUSERS_LORA, prefix="unet")
     config = component_folder.open_component(folder, name).config
     outputs: Blocks = {}
     for block, module in _torch_blocks(name, model):

@@ -63,13 +63,33 @@ def test_everything_at_once(folders, tmp_path, capsys):
     assert set(found["images"]) == {"a", "b", "c"}
     assert {"mean", "ci95", "n"} == set(found["metrics"]["psnr"])
     assert "BT.601" in found["protocol"]["psnr"]
-    with open(out / "r.csv", encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == 6
+    with open(out / "r.csv", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and {row["method"] for row in rows} == {"sr", "bicubic"}
     text = (out / "r.html").read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>") and "BT.601" in text
     assert sorted(p.name for p in out.iterdir()) == ["r.csv", "r.html", "r.json"]
     assert run() == 0
     assert (out / "r.json").read_bytes() == first
+
+
+def test_pairs_by_template_and_by_order_say_so(folders, tmp_path, capsys):
+    gt, _, _ = folders
+    one = write(tmp_path / "one", [f"SR_{n}" for n in NAMES], (32, 40))
+    two = write(tmp_path / "two", ["p9.png", "p10.png", "p11.png"], (30, 39))
+    out = tmp_path / "r.json"
+    run = ["evaluate", "--gt", gt, "-o", out, "--metrics", "psnr"]
+    assert gendr(*run, "--sr", one, "--sr-template", "SR_{}") == 0
+    found = json.loads(out.read_text())
+    assert found["protocol"]["pictures"] == "paired by name; no truth cut"
+    capsys.readouterr()
+    assert gendr(*run, "--sr", two) == 2
+    assert "with --by-order" in errors(capsys)[0]
+    assert gendr(*run, "--sr", two, "--by-order") == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == json.loads(out.read_text())["protocol"]["pictures"]
+    assert "two paired by the order of names (p9.png with a to p11.png with c)" in line
+    assert "3 of 3 truths cut at the right or at the bottom, by 2 pixels" in line
 
 
 def test_metrics_by_what_is_given(folders, tmp_path):
@@ -98,7 +118,7 @@ def test_flags_reach_the_formulas(folders, tmp_path):
 def test_each_bad_picture_is_a_line_and_the_rest_is_done(folders, tmp_path, capsys):
     gt, _, sr = folders
     (sr / "a.png").unlink()
-    write(sr, ["b.png"], (31, 40))
+    write(sr, ["b.png"], (28, 40))
     write(sr, ["stray.png"], (32, 40))
     (gt / "d.png").write_bytes(b"hello")
     write(sr, ["d.png"], (32, 40))
@@ -106,7 +126,7 @@ def test_each_bad_picture_is_a_line_and_the_rest_is_done(folders, tmp_path, caps
     assert gendr("evaluate", "--sr", sr, "--gt", gt, "-o", out) == 1
     told = errors(capsys)
     assert len(told) == 4
-    for name in ("no picture a", "b.png is 40x31", "stray.png has no", "d.png is not"):
+    for name in ("no picture a", "b.png is 40x28", "stray.png has no", "d.png is not"):
         assert sum(name in line for line in told) == 1, name
     found = json.loads(out.read_text())
     assert set(found["images"]) == {"c"} and found["problems"] == told
@@ -153,6 +173,11 @@ def test_methods_may_lack_pictures_where_that_is_meant(folders, tmp_path, capsys
         (["--sr", "sr", "--html", "sr/a.png/x.html"], "x.html cannot be written"),
         (["--sr", "\udcff=sr"], "the name ? is not UTF-8"),
         (["--sr", "sr", "--metric", "psnr"], "unrecognized arguments"),
+        (["--sr", "sr", "--gt", "gt", "--sr-template", "SR_"], "has 0 times {}"),
+        (
+            ["--sr", "sr", "--gt", "gt", "--lr-suffix", "x", "--lr-template", "{}x"],
+            "say the same thing",
+        ),
     ],
 )
 def test_what_cannot_be_run(folders, tmp_path, monkeypatch, capsys, args, said):

@@ -98,10 +98,22 @@ def test_endings_of_the_field(ending):
     have = {f"{n}{ending}": Path(f"{n}{ending}.png") for n in ("0801", "0802")}
     found = files.match(["0801", "0802", "0803"], have)
     assert found == {n: Path(f"{n}{ending}.png") for n in ("0801", "0802")}
-    assert files.match(["0801"], have, suffix=ending).keys() == {"0801"}
+    assert files.match(["0801"], have, template="{}" + ending).keys() == {"0801"}
 
 
 def test_no_ending_is_guessed_where_it_differs():
     assert not files.match(["1", "2"], {"10": Path("10"), "20": Path("20")})
     assert not files.match(["a", "b"], {"a_one": Path("a"), "b_two": Path("b")})
-    assert not files.match(["0801"], {"0801x4": Path("x")}, suffix="_other")
+    assert not files.match(["0801"], {"0801x4": Path("x")}, template="{}_other")
+
+
+def test_a_template_names_results_in_front_and_behind():
+    have = {"SR_a_x4": Path("1"), "night/SR_b_x4": Path("2"), "a": Path("3")}
+    found = files.match(["a", "night/b", "c"], have, template="SR_{}_x4")
+    assert found == {"a": Path("1"), "night/b": Path("2")}
+
+
+def test_the_order_of_names_counts_numbers_as_numbers():
+    have = {f"img_{k}": Path(str(k)) for k in (10, 9, 1)}
+    found = files.by_order(["0803", "0801", "0802"], have)
+    assert found == {"0801": Path("1"), "0802": Path("9"), "0803": Path("10")}

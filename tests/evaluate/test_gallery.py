@@ -50,7 +50,7 @@ def test_one_method_is_held_against_the_truth_or_its_own_mean():
 def test_crops_are_the_pixels_of_the_results():
     a, b, gt = pixels(300, 280, 1), pixels(300, 280, 2), pixels(300, 280, 3)
     lr = pixels(75, 70, 4)
-    one = gallery.crop(seen("x", {"a": a, "b": b}, gt=gt, lr=lr), 64, 88)
+    one = gallery.cut(seen("x", {"a": a, "b": b}, gt=gt, lr=lr), 64, 88).encoded()
     assert list(one.panels) == [INPUT, "a", "b", TRUTH]
     rows, columns = slice(64, 64 + SIDE), slice(88, 88 + SIDE)
     for label, picture in {"a": a, "b": b, TRUTH: gt}.items():
@@ -64,7 +64,7 @@ def test_crops_are_the_pixels_of_the_results():
 
 def test_small_deep_pictures_are_cut_whole():
     deep = pixels(20, 30).astype(np.uint16) * 257
-    one = gallery.crop(seen("x", {"a": deep}), 0, 0)
+    one = gallery.cut(seen("x", {"a": deep}), 0, 0).encoded()
     np.testing.assert_array_equal(decoded(one.panels["a"]), pixels(20, 30))
     assert gallery.worst(seen("x", {"a": deep}))[1:] == (0, 0)
 
@@ -86,3 +86,22 @@ def test_the_bytes_are_bounded(monkeypatch):
     for name in ("x", "y"):
         kept.add(seen(name, {"a": flat(), "b": spot(0, 0, 5)}))
     assert len(kept.crops) == 1
+
+
+def test_ties_are_not_encoded_one_after_the_other(monkeypatch):
+    """Every picture of a tie takes the place of another: only those kept are files."""
+    encoded, webp = [], gallery.webp
+    monkeypatch.setattr(
+        gallery, "webp", lambda pixels: encoded.append(1) or webp(pixels)
+    )
+    kept = Gallery(3)
+    for number in range(40):
+        kept.add(seen(f"{number:02d}", {"a": flat(40, 40), "b": flat(40, 40)}))
+    assert not encoded
+    assert [crop.name for crop in kept.crops] == ["39", "38", "37"]
+    assert len(encoded) == 3 * 2
+
+
+def test_pixels_that_are_kept_are_no_views_of_whole_pictures():
+    one = gallery.cut(seen("x", {"a": flat()}, gt=flat(), lr=flat(150, 125)), 0, 0)
+    assert all(pixels.base is None for pixels in one.panels.values())

@@ -83,7 +83,7 @@ def test_batches_are_bounded_by_their_pixels():
 def test_what_cannot_be_used_is_named_and_the_rest_is_done(gt, tmp_path):
     names = ["a.png", "b.png", "c.png"]
     sr = write(tmp_path / "sr", names, (24, 32))
-    write(sr, ["a.png"], (24, 31))
+    write(sr, ["a.png"], (24, 28))
     (sr / "b.png").write_bytes((sr / "b.png").read_bytes()[:200])
     rgba = np.dstack([pixels(32, 24), np.full((32, 24), 9, np.uint8)])
     Pil.fromarray(rgba).save(sr / "d.png")
@@ -91,7 +91,7 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_done(gt, tmp_path):
     assert list(found.values["sr"]) == ["c"]
     told = "\n".join(found.problems)
     assert len(found.problems) == 3
-    assert f"{sr / 'a.png'} is 31x24, its partner needs 32x24" in told
+    assert f"{sr / 'a.png'} is 28x24, its partner needs 32x24 (up to 3" in told
     assert "b.png" in told and f"{sr / 'd.png'} is transparent" in told
 
 
@@ -164,3 +164,37 @@ def test_an_opaque_alpha_channel_is_no_harm(tmp_path):
     path = Path(tmp_path / "a.png")
     Pil.fromarray(np.dstack([rgb, np.full((4, 5), 255, np.uint8)])).save(path)
     np.testing.assert_array_equal(methods.read(path), rgb)
+
+
+def test_what_is_a_few_pixels_off_is_cut_at_the_right_and_at_the_bottom(tmp_path):
+    """Figures are those of pictures cut by hand; inputs meet results as they were."""
+    x = pixels(40, 44)
+    for name, picture in {
+        "gt": x,
+        "sr": x[:38, :41] // 2,
+        "lr": x[:40:4, :44:4],
+    }.items():
+        (tmp_path / name).mkdir()
+        Pil.fromarray(picture).save(tmp_path / name / "a.png")
+    pairs = pairs_of(Folders(tmp_path / "gt"), tmp_path / "sr")
+    found = measuring.run(pairs, [PSNR])
+    assert not found.problems
+    by_hand = PSNR.measure([x[:38, :41] // 2], [x[:38, :41]])[0]
+    assert found.values["sr"]["a"]["psnr"] == pytest.approx(by_hand)
+    assert "1 of 1 truths cut at the right or at the bottom, by 3" in pairs.protocol
+    (tmp_path / "large").mkdir()
+    Pil.fromarray(np.pad(x, ((0, 0), (0, 0), (0, 0)))).save(tmp_path / "large/a.png")
+    Pil.fromarray(x[:39, :42]).save(tmp_path / "gt/a.png")  # no multiple of 4
+    (residual,) = open_metrics(["residual"], Settings())
+    folders = Folders(tmp_path / "gt", tmp_path / "lr")
+    pairs = pairs_of(folders, tmp_path / "large")
+    seen = []
+    found = measuring.run(pairs, [PSNR, residual], see=seen.append)
+    assert not found.problems and set(found.values["large"]["a"]) == {
+        "psnr",
+        "residual",
+    }
+    assert seen[0].results["large"].shape == seen[0].gt.shape == (39, 42, 3)
+    made = pairing.pair(folders, [(methods.bicubic("bicubic"), None)])
+    found = measuring.run(made, [PSNR, residual])
+    assert not found.problems and len(found.values["bicubic"]["a"]) == 2

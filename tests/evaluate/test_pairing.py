@@ -77,16 +77,19 @@ def test_truths_show_the_scale(tmp_path, gt, lr, given, scale):
     b = write(tmp_path / "lr", ["a.png"], lr)
     pairs = pair(Folders(a, b, scale=given), method(a))
     assert pairs.scale == scale
-    assert bool(pairs.problems) == (gt == (25, 33))  # 2.5 * 13 is 32 pixels, not 33
+    # 2.5 * 13 is 32 pixels, not 33: one is cut
+    assert not pairs.problems and pairs.items[0].size_hw == (gt[0], 32)
+    assert ("1 of 1 truths cut" in pairs.protocol) == (gt == (25, 33))
 
 
 def test_a_truth_of_another_scale_is_named(tmp_path):
     gt = write(tmp_path / "gt", ["a.png", "b.png", "c.png"], (24, 32))
-    write(gt, ["b.png"], (24, 31))
+    write(gt, ["b.png"], (24, 28))
     lr = write(tmp_path / "lr", ["a.png", "b.png", "c.png"], (6, 8))
     pairs = pair(Folders(gt, lr), method(gt))
     (problem,) = pairs.problems
-    assert "b.png is 31x24, 4 times" in problem and "would be 32x24" in problem
+    assert "b.png is 28x24, 4 times" in problem and "would be 32x24" in problem
+    assert "up to 3 pixels are cut" in problem
     assert [item.name for item in pairs.items] == ["a", "c"]
 
 
@@ -129,3 +132,70 @@ def test_twins_are_one_line_and_not_a_second_for_want_of_them(tmp_path):
     write(gt, ["b.jpg"])
     (line,) = pair(Folders(gt), method(clean)).problems
     assert "b.jpg and b.png" in line
+
+
+@pytest.mark.parametrize("low", [(6, 8), (7, 9)])
+def test_truths_that_are_no_multiple_are_cut(tmp_path, low):
+    """Inputs of the truth cut to a multiple (MATLAB's modcrop), or of all of it."""
+    gt = write(tmp_path / "gt", ["a.png", "b.png"], (27, 34))
+    write(gt, ["b.png"], (24, 32))
+    lr = write(tmp_path / "lr", ["a.png", "b.png"], (6, 8))
+    write(lr, ["a.png"], low)
+    sr = write(tmp_path / "sr", ["a.png", "b.png"], (24, 32))
+    write(sr, ["a.png"], tuple(4 * n for n in low))
+    pairs = pair(Folders(gt, lr), method(sr))
+    assert not pairs.problems
+    a, b = pairs.items
+    assert a.size_hw == tuple(min(x, 4 * y) for x, y in zip((27, 34), low, strict=True))
+    assert a.fitted.whole_hw == tuple(4 * n for n in low) and b.size_hw == (24, 32)
+    if low == (6, 8):
+        assert "1 of 2 truths cut at the right or at the bottom, by 3" in pairs.protocol
+        assert "more than 3 are refused" in pairs.protocol
+
+
+def test_results_a_few_pixels_off_are_cut_and_those_beyond_are_not_followed(tmp_path):
+    gt = write(tmp_path / "gt", ["a.png"], (40, 40))
+    near, far = ((38, 41), (36, 40))
+    one = write(tmp_path / "one", ["a.png"], near)
+    two = write(tmp_path / "two", ["a.png"], far)
+    (item,) = pair(Folders(gt), method(one), method(two, "two")).items
+    assert item.size_hw == (38, 40)  # four pixels are no result of this truth
+    assert item.fitted.takes(near) and not item.fitted.takes(far)
+    (item,) = pair(Folders(gt, scale=2), method(one)).items
+    assert item.size_hw == (40, 40) and not item.fitted.takes(near)
+
+
+def test_the_order_of_names_is_the_last_resort(tmp_path):
+    gt = write(tmp_path / "gt", ["0801.png", "0802.png"])
+    sr = write(tmp_path / "sr", ["out9.png", "out10.png"])
+    with pytest.raises(UsageError, match="--by-order"):
+        pair(Folders(gt), method(sr))
+    pairs = pair(Folders(gt, by_order=True), method(sr))
+    assert pairs.methods[0].files == {
+        "0801": sr / "out9.png",
+        "0802": sr / "out10.png",
+    }
+    assert "ours paired by the order of names (out9.png with 0801 to" in pairs.protocol
+    # Not where names say it, whatever was asked for.
+    named = write(tmp_path / "named", ["0802.png", "0801.png"])
+    assert "by name" in pair(Folders(gt, by_order=True), method(named)).protocol
+    lr = write(tmp_path / "lr", ["x1.png", "x2.png"], (6, 8))
+    assert "inputs paired by the order" in (
+        pair(Folders(gt, lr, by_order=True), method(gt)).protocol
+    )
+    write(sr, ["out11.png"])
+    with pytest.raises(UsageError, match="has 3 pictures, .*gt has 2"):
+        pair(Folders(gt, by_order=True), method(sr))
+    write(sr, ["out9.jpg", "out10.png"])
+    with pytest.raises(UsageError, match="--by-order needs every picture"):
+        pair(Folders(gt, by_order=True), method(sr))
+
+
+def test_templates_name_results_and_inputs(tmp_path):
+    gt = write(tmp_path / "gt", ["a.png"], (24, 32))
+    lr = write(tmp_path / "lr", ["low-a-small.png"], (6, 8))
+    sr = write(tmp_path / "sr", ["SR_a.png", "a.png"], (24, 32))
+    folders = Folders(gt, lr, sr_template="SR_{}", lr_template="low-{}-small")
+    pairs = pair(folders, method(sr))
+    assert pairs.methods[0].files == {"a": sr / "SR_a.png"}
+    assert pairs.items[0].lr == lr / "low-a-small.png"

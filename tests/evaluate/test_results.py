@@ -76,12 +76,52 @@ def test_every_line_of_the_csv_has_the_protocol():
     first = figures(a=20.0)
     del first["a"]["sharpness"]
     text = results.to_csv(collect(first, figures(a=1.0)))
-    rows = list(csv.DictReader(io.StringIO(text)))
+    assert text.startswith("\ufeffmethod,image,")
+    rows = list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
     assert [(r["method"], r["image"], r["psnr"], r["sharpness"]) for r in rows] == [
         ("one", "a", "20.0", ""),
         ("two", "a", "1.0", "2.0"),
     ]
     assert all("BT.601" in r["protocol"] and "gendr_jax" in r["protocol"] for r in rows)
+
+
+@pytest.mark.parametrize("mark", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_of_the_csv_is_a_formula(mark):
+    evil = mark + 'HYPERLINK("x")'
+    methods = [Method(evil, "ONE", {}), TWO]
+    named = Figures({evil: {evil: {"psnr": -1.5}}, "two": {"b": {"psnr": 2.0}}})
+    found = results.collect(ABOUT, methods, METRICS, named, [])
+    text = results.to_csv(found).removeprefix("\ufeff")
+    first, second = csv.DictReader(io.StringIO(text, newline=""))
+    assert first["method"] == first["image"] == "'" + evil
+    assert first["psnr"] == "-1.5"  # a number stays one
+    assert (second["method"], second["image"]) == ("two", "b")
+
+
+def test_the_file_on_disk_begins_with_the_mark_of_utf8(tmp_path):
+    path = tmp_path / "r.csv"
+    results.write(path, results.to_csv(collect(figures(ä=20.0))))
+    assert path.read_bytes().startswith(b"\xef\xbb\xbfmethod,image,")
+    assert "ä" in path.read_text(encoding="utf-8-sig")
+
+
+def test_the_protocol_says_how_pictures_were_paired_and_cut():
+    about = results.About("GT", "LR", pairing="paired by name; 1 of 1 truths cut")
+    found = results.collect(about, [ONE], METRICS, Figures({"one": figures(a=1.0)}), [])
+    assert found["protocol"]["pictures"] == about.pairing
+    assert about.pairing in results.to_csv(found)
+    assert results.table(found, METRICS).endswith("\n\n" + about.pairing)
+    plain = results.table(collect(figures(a=1.0)), METRICS)
+    assert "paired" not in plain
+
+
+def test_the_best_method_is_none_of_few_pictures():
+    found = collect(figures(a=1.0, b=2.0), figures(a=5.0, b=6.5))
+    assert found["best"] == {"psnr": None, "sharpness": None}
+    names = "abcde"
+    one = figures(**{n: float(k) for k, n in enumerate(names)})
+    two = figures(**{n: k + 3 + 0.1 * (k % 2) for k, n in enumerate(names)})
+    assert collect(one, two)["best"] == {"psnr": "two", "sharpness": None}
 
 
 def test_the_table_has_both_means():

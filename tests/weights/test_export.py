@@ -1,6 +1,7 @@
 """An exported restorer in PyTorch: its README runs, the libraries load it silently."""
 
 import contextlib
+import dataclasses
 import logging
 import re
 import warnings
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from gendr_jax import nets
+from gendr_jax.models.lora import LoRAConfig
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
+from gendr_jax.restore import tiling
 from gendr_jax.restore.pipeline import Restorer
-from gendr_jax.weights import folder
+from gendr_jax.weights import export_readme, folder, verify
 from gendr_jax.weights.convert import Options, convert
 from gendr_jax.weights.gendr_json import read as read_manifest
 
@@ -94,10 +97,14 @@ def silence():
     assert not lines
 
 
+def programs(theirs):
+    text = (theirs / "README.md").read_text("utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
 def run_readme(theirs, source):
     """The variables that README.md's program leaves."""
-    text = (theirs / "README.md").read_text("utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    _, program = programs(theirs)
     stated = 'folder, source, scale = ".", "photo.jpg", 4\n'
     assert stated in program
     mine = f"folder, source, scale = {str(theirs)!r}, {str(source)!r}, {SCALE}\n"
@@ -107,6 +114,8 @@ def run_readme(theirs, source):
 
 
 def test_the_program_in_the_readme_is_our_restorer(exported, tmp_path, monkeypatch):
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import dynamic_modules_utils
     from PIL import Image
 
     ours, theirs = exported
@@ -123,15 +132,26 @@ def test_the_program_in_the_readme_is_our_restorer(exported, tmp_path, monkeypat
     # The same enlargement, which the README rounds to eight bits and we do not.
     restorer = Restorer(folder.load(ours), dtype="float32", color_fix="none")
     up = np.moveaxis(variables["x"].numpy(), 1, -1) / 2 + 0.5
-    assert up.shape[1:3] == (64, 128)
+    assert up.shape[1:3] == (64 + 64, 128 + 64)
+    assert export_readme.MARGIN == tiling.MARGIN
     sizes = np.array([expected.shape[:2]], np.int32)
     got, spread = restorer._programs.whole(up, sizes, "none", (1.0, 1.0))
-    got = np.asarray(got)[0, : expected.shape[0], : expected.shape[1]]
+    inner = (
+        slice(export_readme.MARGIN, export_readme.MARGIN + side)
+        for side in expected.shape[:2]
+    )
+    got = np.asarray(got)[(0, *inner)]
     assert np.isfinite(spread).all()
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
 
     saved = np.asarray(Image.open(tmp_path / "restored.png"), np.float64)
     np.testing.assert_array_equal(saved, np.round(expected * 255))
+    # diffusers opens the folder by its own model_index.json and pipeline.py.
+    monkeypatch.setattr(dynamic_modules_utils, "HF_MODULES_CACHE", tmp_path / "hf")
+    pipeline = DiffusionPipeline.from_pretrained(theirs, trust_remote_code=True)
+    pipeline.set_progress_bar_config(disable=True)
+    shown = pipeline(Image.open(tmp_path / "photo.png"), scale=SCALE).images[0]
+    np.testing.assert_array_equal(np.asarray(shown), saved)
     whole = restorer(picture, SCALE)
     assert whole.shape == saved.shape
     assert np.abs(whole - saved).mean() < 1
@@ -192,6 +212,39 @@ def test_it_comes_back_with_all_that_our_folder_says(exported, tmp_path):
     two = read_manifest(tmp_path / "back")
     assert two["components"]["unet"]["dtypes"].keys() == {"bfloat16"}
     assert (two["kind"], two["t_star"]) == ("restorer", 123)
+
+
+def test_adapters_count_in_the_readme_and_in_verify(exported, tmp_path, monkeypatch):
+    from PIL import Image
+
+    pytest.importorskip("peft")
+    config = LoRAConfig(2, 3.0, ("to_q", "conv1"))
+    adapted = nets.split_lora(nets.build(UNet, UNET, lora=config).abstract)[1]
+    rng = np.random.default_rng(6)
+    lora = jax.tree.map(lambda a: rng.standard_normal(a.shape, np.float32), adapted)
+    ours = folder.load(exported[0])
+    weights = dataclasses.replace(
+        ours,
+        configs=ours.configs | {"lora": config},
+        params=ours.params | {"lora": lora},
+    )
+    (tmp_path / "beside").mkdir()
+    folder.write(tmp_path / "beside", weights)
+    picture = rng.integers(0, 256, (9, 12, 3)).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for name, options in (
+        ("plain", Options(to="diffusers")),
+        ("merged", Options(to="diffusers", merge=True)),
+    ):
+        convert([tmp_path / "beside"], tmp_path / name, options)
+        found[name] = run_readme(tmp_path / name, "photo.png")["y"].numpy()
+    np.testing.assert_allclose(found["plain"], found["merged"], atol=2e-2)
+    without = run_readme(exported[1], "photo.png")["y"].numpy()
+    assert np.abs(found["plain"] - without).max() > 1
+    said = verify.run(tmp_path / "plain", "diffusers")
+    assert said["agrees"] and said["skipped"] == []
 
 
 def test_a_missing_prompt_is_said(exported, tmp_path):

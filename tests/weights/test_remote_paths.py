@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 
+from gendr_jax import files
 from gendr_jax.errors import UsageError
 from gendr_jax.train.run import workdir as workdir_lib
 from gendr_jax.train.run.workdir import Workdir
@@ -67,7 +68,10 @@ def test_what_changed_is_copied(store):
     (made.local / "tb").mkdir()
     (made.local / "tb" / "events").write_text("1")
     (made.local / "run.json").write_text("{}")
-    (made.local / ".run.json.tmp").write_text("{")
+    files.temporary_name(made.local / "run.json").write_text("{")
+    half = files.temporary_name(made.local / "weights_best")
+    half.mkdir()
+    (half / "gendr.json").write_text("{")
     made.push()
     run = store / "run"
     assert sorted(p.name for p in run.rglob("*")) == ["events", "run.json", "tb"]

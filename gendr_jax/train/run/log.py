@@ -108,16 +108,17 @@ class Log:
         if self._active:
             self._board.flush()
 
-    def sheet(self, step: int, sheet_hwc: np.ndarray) -> None:
-        """samples/step_XXXXXX.png, and the same picture in TensorBoard."""
+    def sheet(self, step: int, sheet_hwc: np.ndarray, name: str = "step") -> None:
+        """samples/NAME_XXXXXX.png, and the same picture in TensorBoard."""
         if not self._active:
             return
         folder = self._workdir / "samples"
         folder.mkdir(exist_ok=True)
-        path = folder / f"step_{step:06d}.png"
+        path = folder / f"{name}_{step:06d}.png"
         with files.replacing(path) as temporary:
             Image.fromarray(sheet_hwc).save(temporary, format="png")
-        self._board.add_image("samples", sheet_hwc, step, dataformats="HWC")
+        board = "samples" if name == "step" else f"samples/{name}"
+        self._board.add_image(board, sheet_hwc, step, dataformats="HWC")
 
     def close(self) -> None:
         """Give up files and the progress bar."""

@@ -24,6 +24,7 @@ from gendr_jax.train.run.run_checkpoints import NotFinite, Restored, Saves
 from gendr_jax.train.run.run_json import Goodput, RunFile
 from gendr_jax.train.run.sample_sheet import Sampler
 from gendr_jax.train.run.signals import StopFlag, interruptible
+from gendr_jax.train.run.validation import Validation, better
 from gendr_jax.train.run.watchdog import Watchdog
 from gendr_jax.train.run.workdir import Workdir
 from gendr_jax.train.run.xla_flags import compiler_options
@@ -37,7 +38,7 @@ from gendr_jax.train.settings import (
 )
 from gendr_jax.train.stage import Batch, Metrics, Stage, State
 
-WEIGHTS = "weights"
+WEIGHTS, BEST = "weights", "weights_best"
 PLAIN_START = Start()
 
 
@@ -51,11 +52,13 @@ def run(
     progress: bool = True,
     begun: float | None = None,
     start: Start = PLAIN_START,
+    held_out: Batches | None = None,
 ) -> RunResult:
     """Train `stage` until it is done or is asked to stop; resume what is in `workdir`.
 
-    Writes checkpoints/, metrics.jsonl, tb/, samples/, run.json and, when done, weights/
-    under `workdir`. SIGTERM and SIGINT end the run after the step, saved.
+    Writes checkpoints/, metrics.jsonl, tb/, samples/, run.json, weights_best/ where
+    there is validation and, when done, weights/ under `workdir`. SIGTERM and SIGINT end
+    the run after the step, saved.
 
     Args:
         stage: what is trained.
@@ -66,6 +69,8 @@ def run(
         progress: show progress on the terminal.
         begun: time.perf_counter() when the process began to work; default now.
         start: where to go on from, and what may be other than before.
+        held_out: as `batches`, of photographs that are not trained on; None: no
+            validation.
 
     Raises:
         UsageError: `workdir` holds a run that these settings cannot resume, or a batch
@@ -85,7 +90,9 @@ def run(
         loop = None
         try:
             _refuse_nan_again(record, start)
-            loop = _Loop(stage, batches, settings, mesh, place, record, lock, start)
+            loop = _Loop(
+                stage, batches, settings, mesh, place, record, lock, start, held_out
+            )
             with ExitStack() as stack:
                 result = loop.run(stack, stop, goodput, progress)
         except BaseException as error:
@@ -147,6 +154,7 @@ class _Loop:
         record: RunFile,
         lock: Lock,
         begin: Start,
+        held_out: Batches | None,
     ):
         self.stage, self.batches, self.settings = stage, batches, settings
         self.mesh, self.workdir, self.record = mesh, workdir, record
@@ -167,6 +175,9 @@ class _Loop:
         placed = self.where.tree(stage.frozen, "frozen")
         self.frozen = sharding.place(stage.frozen, placed)
         self.sampler = Sampler(stage, batches, settings.samples, mesh, sample_key)
+        self.validation = held_out and Validation(
+            stage, held_out, settings, mesh, sample_key
+        )
 
     def run(
         self, stack: ExitStack, stop: StopFlag, goodput: Goodput, progress: bool
@@ -274,7 +285,10 @@ class _Loop:
                 last = step == settings.steps
                 saves = last or owed or _due(step, settings.checkpoint_every)
                 draws = _due(step, settings.samples_every, last)
-                if saves or draws:  # both wait for this step
+                validates = self.validation is not None and _due(
+                    step, settings.validate_every, last
+                )
+                if saves or draws or validates:  # all wait for this step
                     self.note(late, meter, guard)
                     late = None
                 if saves:
@@ -286,6 +300,9 @@ class _Loop:
                     with meter.paused(), self.goodput.phase("draw"):
                         sheet = self.sampler.sheet(step, state, self.frozen)
                         self.log.sheet(step, sheet)
+                if validates:
+                    with meter.paused():
+                        self.validate(step, state)
                 if last:
                     return step, state, "done", ""
                 batch = self.next_batch(step, feed, stop)
@@ -307,6 +324,22 @@ class _Loop:
         with self.goodput.phase("save"):
             self.saves.save(step, state)
         self.log.flush()
+
+    def validate(self, step: int, state: State) -> None:
+        """Measure the held-out pictures; the best weights so far are kept."""
+        assert self.validation is not None
+        name = self.settings.best
+        with self.goodput.phase("draw"):
+            measured = self.validation.measure(step, state, self.frozen)
+            self.log.metrics(step, measured.values)
+            self.log.sheet(step, measured.sheet_hwc, "val")
+        value, best = measured.values[f"val_{name}"], self.record.best
+        so_far = best["value"] if best and best["by"] == name else None
+        # Only the first process knows what earlier starts reached.
+        first = jax.process_index() == 0
+        if anyone(first and better(name, value, so_far)):
+            self.export(state, BEST)
+            self.record.update(best={"step": step, "by": name, "value": value})
 
     def next_batch(self, step: int, feed: Feed, stop: StopFlag) -> Batch | None:
         """The next batch, or None when asked to stop."""
@@ -378,13 +411,13 @@ class _Loop:
         self.log.say(message)
         return RunResult(start, "done", state, message)
 
-    def export(self, state: State) -> None:
+    def export(self, state: State, name: str = WEIGHTS) -> None:
         """The weights folder that a user takes away; the first process writes it."""
         with self.goodput.phase("export"):
             state = distributed.whole_arrays(state, skip="opt")
             if jax.process_index() == 0:
-                self.workdir.clear(WEIGHTS)
-                self.stage.export(state, self.workdir.local / WEIGHTS)
+                self.workdir.clear(name)
+                self.stage.export(state, self.workdir.local / name)
             self.meet("exported")
 
 

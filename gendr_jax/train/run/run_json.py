@@ -173,6 +173,7 @@ class RunFile:
                 "processes": jax.process_count(),
             },
             "versions": _versions(),
+            "best": before.get("best"),
             "config": dict(config),
         }
 
@@ -197,6 +198,11 @@ class RunFile:
         text = json.dumps(content, indent=1, default=str) + "\n"
         files.write_text(self._path, text)
         self._written = time.monotonic()
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """{"step", "by", "value"} of the weights in weights_best/, of all starts."""
+        return self._content["best"]
 
     def refresh(self, step: int) -> None:
         """Note progress, not more often than the file can be read."""

@@ -103,9 +103,11 @@ class Workdir:
         found = [path for path in self.local.rglob("*") if path.is_file()]
         for path in sorted(found, key=lambda p: (p.name in _LAST, p)):
             name = path.relative_to(self.local)
+            if any(files.is_temporary(p) for p in (name, *name.parents)):
+                continue  # a file, or a folder of files, that is being written
             stat = path.stat()
             known = (stat.st_mtime_ns, stat.st_size)
-            if self._sent.get(name) == known or files.is_temporary(path):
+            if self._sent.get(name) == known:
                 continue
             target = self._remote / name.as_posix()
             target.parent.mkdir(parents=True, exist_ok=True)

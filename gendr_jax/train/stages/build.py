@@ -67,6 +67,7 @@ class Setup:
     stage: Stage
     batches: Callable[[int], Iterator[Any]]
     settings: RunSettings
+    held_out: Callable[[int], Iterator[Any]] | None = None
 
 
 def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
@@ -83,7 +84,10 @@ def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
     if isinstance(settings, VAESettings) and settings.vae.linear_path:
         stage = _from_components(settings, stage, batches)
     running = dataclasses.replace(run_settings(settings), data=fingerprint(source))
-    return Setup(stage, batches, running)
+    held_out = None
+    if settings.val.path and settings.val.every:
+        held_out = data_batches(settings, mesh, open_source(settings.val.path))
+    return Setup(stage, batches, running, held_out)
 
 
 def _from_components(
@@ -170,6 +174,9 @@ def run_settings(settings: Settings) -> RunSettings:
         log_every=settings.log.every,
         samples_every=settings.log.samples_every,
         samples=settings.log.samples,
+        validate_every=settings.val.every,
+        validate_count=settings.val.count,
+        best=settings.val.best,
         checkpoint_every=settings.checkpoint.every,
         keep=settings.checkpoint.keep,
         keep_every=settings.checkpoint.keep_every,
@@ -216,6 +223,7 @@ def data_batches(
         process_index=share,
         process_count=shares,
         workers=data.workers,
+        small=data.small,
     )
 
 
@@ -239,6 +247,7 @@ def _vae_stage(
         frozen={},
         sample=vae_stage.make_sample(vae, gather),
         export=export,
+        compared=("reconstruction", "photograph"),
         start={} if params is None else {"vae": nets.cast(params, "float32")},
     )
 
@@ -320,6 +329,7 @@ def _base_stage(
         frozen=frozen,
         sample=base_stage.make_sample(settings, parts),
         export=export,
+        compared=("denoised", "photograph"),
         start={} if params is None else {"unet": params},
     )
 
@@ -377,6 +387,7 @@ def _distill_stage(
         frozen=frozen,
         sample=step.sample,
         export=export,
+        compared=("GenDR", "photograph"),
         start=begin,
     )
 
@@ -444,6 +455,7 @@ def _pixel_stage(
         frozen=frozen,
         sample=step.sample,
         export=export,
+        compared=(pixel.title(settings), "photograph"),
         start={"student": params["student"]},
     )
 

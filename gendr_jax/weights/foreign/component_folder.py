@@ -8,6 +8,7 @@ and axes are ``names.py``'s, options ``torch_config.py``'s.
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from gendr_jax import nets
-from gendr_jax.errors import InputError
-from gendr_jax.weights.foreign import config_json, layouts, names
+from gendr_jax.errors import InputError, listed
+from gendr_jax.weights.foreign import averages, config_json, layouts, names
 from gendr_jax.weights.foreign.components import (
     Component,
     Kind,
@@ -53,24 +54,45 @@ def load_component(
     return component.config, read_component(component, dtype=dtype, mesh=mesh)
 
 
-def open_component(folder: Path, kind: Kind, *, variant: str = "") -> Component:
+def open_component(
+    folder: Path,
+    kind: Kind,
+    *,
+    variant: str = "",
+    ema: averages.Wanted = "auto",
+) -> Component:
     """The directory of a component folder.
 
-    Args: ``variant``: of several files, that one (`fp16`); else the plain file.
+    Args: ``variant``: of several files, that one (`fp16`); else the plain file;
+    ``ema``: of a file with averaged weights beside the last ones, which.
     Raises: InputError for options we lack and files that are absent or damaged.
     """
     config = config_json.parse(kind, read_json(folder / CONFIG), str(folder / CONFIG))
     shapes = names.torch_shapes(build(kind, config, str(folder / CONFIG)).abstract)
     tensors: dict[str, Tensor] = {}
-    problems = []
-    for file in weight_files(folder, variant):
-        for stored, tensor in open_file(file).tensors.items():
+    problems: list[str] = []
+    left_out: Counter[str] = Counter()
+    averaged = False
+    for path in weight_files(folder, variant):
+        file, of_file = averages.chosen(open_file(path), ema)
+        averaged |= of_file
+        left_out.update(file.left_out)
+        for stored, tensor in file.tensors.items():
             name = _modern(stored, kind)
             if name in tensors:
                 problems.append(f"{name} is there twice")
             tensors[name] = tensor
     layout = layouts.identity(shapes)
-    return Component(kind, config, layout, tensors, str(folder), tuple(problems))
+    return Component(
+        kind,
+        config,
+        layout,
+        tensors,
+        str(folder),
+        tuple(problems),
+        left_out,
+        averaged,
+    )
 
 
 def save_component(folder: str | os.PathLike, config: Any, params: nets.Params) -> None:
@@ -145,12 +167,19 @@ def weight_files(folder: Path, variant: str = "") -> list[Path]:
         if len(others) == 1:
             return [_inside(folder, others[0].name)]
         if others:
-            listed = ", ".join(file.name for file in others)
+            shown = listed([file.name for file in others])
             raise InputError(
-                f"{folder} holds several weight files ({listed}) and none is "
-                f"{DIFFUSERS}{suffix}. Name one with --variant, or leave one there."
+                f"{folder} holds several weight files ({shown}) and none is "
+                f"{DIFFUSERS}{suffix}. Add --variant NAME, such as fp16."
             )
-    raise InputError(f"{folder} holds no *.safetensors or *.bin. Download it again.")
+    if any(folder.glob("*.msgpack")):
+        raise InputError(
+            f"{folder} holds weights of Flax (*.msgpack), which are not read. Take the "
+            "*.safetensors of the same model, or save it from PyTorch."
+        )
+    raise InputError(
+        f"{folder} holds no *.safetensors or *.bin. Copy the weights beside {CONFIG}."
+    )
 
 
 def _shards(folder: Path, index: Path) -> list[Path]:
@@ -164,7 +193,7 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     lost = [name for name in files if not (folder / name).is_file()]
     if lost:
         raise InputError(
-            f"{folder} lacks {', '.join(lost)}, named by {index.name}. "
+            f"{folder} lacks {listed(lost)}, named by {index.name}. "
             "Download the missing shards."
         )
     return [_inside(folder, name) for name in files]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from gendr_jax import nets
-from gendr_jax.errors import InputError
+from gendr_jax.errors import InputError, listed
 from gendr_jax.models.dinov2 import DINOv2
 from gendr_jax.models.dists import DISTS
 from gendr_jax.models.lpips import LPIPS
@@ -25,7 +25,6 @@ from gendr_jax.weights.foreign.tensors import EXPONENT, Tensor, all_finite
 Kind = Literal["unet", "vae", "dinov2", "lpips", "dists"]
 
 MODELS = {"unet": UNet, "vae": VAE, "dinov2": DINOv2, "lpips": LPIPS, "dists": DISTS}
-SHOWN = 12  # tensors in one message
 REMEDY = "Use the weights that belong to this configuration."
 REMEDIES = {  # of networks that come in two files
     "lpips": "Put the files of the trunk and of the heads into one folder; name it.",
@@ -45,6 +44,8 @@ class Component:
         tensors: what the files hold for it, by their names.
         where: for messages: the file or folder.
         problems: found while opening, beside those that ``check`` finds.
+        left_out: how many tensors of what meaning are not read.
+        averaged: these are averages of the weights of training.
     """
 
     kind: Kind
@@ -53,6 +54,8 @@ class Component:
     tensors: Mapping[str, Tensor]
     where: str
     problems: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    averaged: bool = False
 
     @cached_property
     def net(self) -> nets.Net:
@@ -127,7 +130,7 @@ def read(
     if problems:
         raise InputError(
             f"{component.kind} in {component.where}: {len(problems)} tensors cannot be "
-            f"used: {'; '.join(sorted(problems))}. Take another copy or another dtype."
+            f"used: {listed(sorted(problems))}. Take another copy or another dtype."
         )
     return nets.unflatten(arrays)
 
@@ -191,9 +194,6 @@ def _nearest(name: str, strays: list[str]) -> str:
 def refuse(problems: list[str], what: str, remedy: str = REMEDY) -> None:
     """Raise one InputError with the problems, if there are any."""
     if problems:
-        listed = "; ".join(problems[:SHOWN])
-        if len(problems) > SHOWN:
-            listed += f"; and {len(problems) - SHOWN} more"
         raise InputError(
-            f"{what}: {len(problems)} tensors do not fit: {listed}. {remedy}"
+            f"{what}: {len(problems)} tensors do not fit: {listed(problems)}. {remedy}"
         )

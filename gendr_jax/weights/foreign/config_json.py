@@ -1,12 +1,12 @@
 """config.json of diffusers and transformers components, to our dataclasses and back.
 
-Weights are read in ``torch_files.py``.
+Weights are read in ``component_folder.py``.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
-from gendr_jax.errors import InputError, UsageError
+from gendr_jax.errors import InputError, UsageError, listed
 from gendr_jax.models.dinov2 import DINOv2Config
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
@@ -34,6 +34,14 @@ IGNORED = {
     "stage_names",
     "torch_dtype",
     "transformers_version",
+    # How averages were made, in the config.json of diffusers' EMAModel.
+    "decay",
+    "inv_gamma",
+    "min_decay",
+    "optimization_step",
+    "power",
+    "update_after_step",
+    "use_ema_warmup",
 }
 
 
@@ -99,7 +107,7 @@ class Options:
                 self.problems.append(f"{shown:.80}={value!r:.80} is not supported")
         if self.problems:
             raise InputError(
-                f"{self.where}: {'; '.join(self.problems)}. "
+                f"{self.where}: {listed(self.problems)}. "
                 "Use a model without these options."
             )
 
@@ -126,7 +134,7 @@ ComponentConfig = UNetConfig | VAEConfig | DINOv2Config
 # Fields that diffusers' networks lack.
 OURS_ALONE = {
     "vae": ("patch", "linear_path", "convolutions"),
-    "unet": ("mid_attention", "norm", "input_shortcut"),
+    "unet": ("mid_attention", "norm", "norm_channels", "input_shortcut"),
 }
 
 KINDS = ("unet", "vae", "dinov2")
@@ -181,7 +189,7 @@ def parse(kind: str, raw: dict[str, Any], where: str = "config.json") -> Any:
     return config
 
 
-def kind_of(config: ComponentConfig) -> str:
+def kind_of(config: ComponentConfig) -> Literal["unet", "vae", "dinov2"]:
     """The inverse of the choice that ``parse`` makes by ``kind``."""
     if isinstance(config, UNetConfig):
         return "unet"
@@ -202,8 +210,9 @@ def dump(config: ComponentConfig) -> dict[str, Any]:
                 f"diffusers has no {kind} with {name}={value}. Keep these weights in "
                 "our own format: --to orbax."
             )
-    write = {"unet": _dump_unet, "vae": _dump_vae, "dinov2": _dump_dinov2}
-    return write[kind](config)
+    if isinstance(config, UNetConfig):
+        return _dump_unet(config)
+    return _dump_vae(config) if isinstance(config, VAEConfig) else _dump_dinov2(config)
 
 
 def _parse_unet(options: Options) -> UNetConfig:

@@ -30,6 +30,8 @@ DROPPED: tuple[tuple[str, str], ...] = (
     (VAE_PREFIX + "loss.", "discriminator of the autoencoder's training"),
     (EMA_PREFIX + "decay", "counter of the moving average"),
     (EMA_PREFIX + "num_updates", "counter of the moving average"),
+    (VAE_PREFIX + EMA_PREFIX + "decay", "counter of the moving average"),
+    (VAE_PREFIX + EMA_PREFIX + "num_updates", "counter of the moving average"),
     ("scale_factor", "latent scale"),
     ("logvar", "loss weights by timestep"),
     ("lvlb_weights", "loss weights by timestep"),
@@ -215,8 +217,10 @@ def unet_config(
 
 def _unet_levels(shapes: Mapping[str, Shape]) -> list[tuple[int, int, bool]]:
     """(width, resnets, attends) a level; a strided convolution ends a level."""
-    levels, first, resnets = [], 1, 0
-    for number in itertools.count(1):
+    levels: list[tuple[int, int, bool]] = []
+    number, first, resnets = 0, 1, 0
+    while True:
+        number += 1
         block = f"input_blocks.{number}"
         if f"{block}.0.in_layers.2.weight" in shapes:
             resnets += 1
@@ -237,14 +241,14 @@ def _heads(
     head_dim = 64 if head_dim is None and context == 1024 else head_dim
     if head_dim is None:
         raise InputError(
-            f"The UNet's context is {context} wide, and heads are known for 768 and "
-            "1024. Give head_dim, the channels a head."
+            f"The UNet's context is {context} wide, heads are known for 768 and 1024. "
+            "Convert the folder of diffusers, whose config.json says them."
         )
     for width, attends in zip(widths, used, strict=True):
         if attends and (head_dim < 1 or width % head_dim):
             raise InputError(
                 f"The UNet's {width} channels do not divide into heads of {head_dim}. "
-                "Give another head_dim."
+                "Convert the folder of diffusers, whose config.json says the heads."
             )
     return tuple(max(width // head_dim, 1) for width in widths)
 
@@ -287,8 +291,8 @@ def _checked(kind: Any, norm_groups: int, **options: Any) -> Any:
     for width in options["block_out_channels"]:
         if norm_groups < 1 or width % norm_groups:
             raise InputError(
-                f"{width} channels do not divide into {norm_groups} groups. "
-                "Give the norm_groups that the network was trained with."
+                f"{width} channels do not divide into {norm_groups} groups. Convert "
+                "the folder of diffusers, whose config.json says norm_num_groups."
             )
     try:
         return kind(norm_groups=norm_groups, **options)

@@ -231,6 +231,8 @@ class Change:
     def applied(self, weight: np.ndarray, strength: float) -> np.ndarray:
         """Equations (1)-(6) on a torch weight; dtype kept."""
         arrays = {n: t.read() for n, t in self.parts.items() if n != "alpha"}
+        if strength == 1.0 and "set_weight" in arrays:  # its bits, not a rounded sum
+            return arrays["set_weight"].reshape(weight.shape).astype(weight.dtype)
         magnitudes = {n: arrays.pop(n) for n in MAGNITUDES if n in arrays}
         base = weight.astype(np.float32)
         whole = difference(arrays, self.scale, weight)
@@ -246,6 +248,8 @@ class Change:
     def applied_to_bias(self, bias: np.ndarray, strength: float) -> np.ndarray:
         """The bias with its difference; as it was where there is none."""
         base = bias.astype(np.float32)
+        if strength == 1.0 and "set_bias" in self.parts:
+            return self.parts["set_bias"].read().astype(bias.dtype)
         if "set_bias" in self.parts:
             whole = self.parts["set_bias"].read().astype(np.float32) - base
         elif "diff_b" in self.parts:

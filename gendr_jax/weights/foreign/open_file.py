@@ -12,8 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from gendr_jax.errors import InputError
-from gendr_jax.weights.foreign.messages import listed
+from gendr_jax.errors import InputError, listed
 from gendr_jax.weights.foreign.pickles import open_pickle
 from gendr_jax.weights.foreign.tensors import DTYPES, OpenFile, Tensor, located
 
@@ -22,6 +21,9 @@ SAFETENSORS, PICKLES = (".safetensors",), (".bin", ".ckpt", ".pt", ".pth", ".pkl
 MAX_HEADER = 100_000_000
 # torch.nn.parallel puts the first before all names, torch.compile the second anywhere.
 PARALLEL, COMPILED = "module.", "_orig_mod."
+# ema-pytorch keeps the average and the last weights under one key.
+AVERAGING = "ema_model."
+COUNTERS = ("n_averaged", "num_updates", "decay", "initted", "step")
 
 
 def open_file(path: Path) -> OpenFile:
@@ -41,7 +43,10 @@ def open_file(path: Path) -> OpenFile:
         if not name.isprintable():
             raise InputError(f"{path} has a tensor {name!r:.80}. Download it again.")
     return dataclasses.replace(
-        file, tensors=unwrapped(file.tensors), averages=unwrapped(file.averages)
+        file,
+        tensors=unwrapped(file.tensors),
+        averages=unwrapped(_without_counters(file.averages)),
+        groups={key: unwrapped(group) for key, group in file.groups.items()},
     )
 
 
@@ -53,6 +58,13 @@ def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     while plain and all(name.startswith(PARALLEL) for name in plain):
         plain = {n.removeprefix(PARALLEL): tensor for n, tensor in plain.items()}
     return plain
+
+
+def _without_counters(averages: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Averaged weights without what their classes count (torch, timm, ema-pytorch)."""
+    inner = {n: t for n, t in averages.items() if n.startswith(AVERAGING)}
+    inner = {n.removeprefix(AVERAGING): tensor for n, tensor in inner.items()}
+    return inner or {n: t for n, t in averages.items() if n not in COUNTERS}
 
 
 def _refuse_stand_ins(path: Path) -> None:

@@ -20,8 +20,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from gendr_jax.errors import InputError, UsageError
-from gendr_jax.weights.foreign.messages import listed
+from gendr_jax.errors import InputError, UsageError, listed
 from gendr_jax.weights.foreign.tensors import OpenFile, Tensor, read_bytes
 
 # Where training programs put the state dict, the better one first; then its average.
@@ -104,7 +103,12 @@ def open_pickle(path: Path) -> OpenFile:
                 if _is_state(key, group, fake)
             }
         file = _directory(path, opened, metadata, groups)
-        return dataclasses.replace(file, left_out=file.left_out | others)
+        unnamed = (k for k in AVERAGES if f"tensors under {k}" in others)
+        return dataclasses.replace(
+            file,
+            left_out=file.left_out | others,
+            nameless_averages=next(unnamed, ""),
+        )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # torch, pickle and zip raise many types on damage
@@ -156,15 +160,22 @@ def _directory(
     groups: Mapping[str, Mapping[str, Any]],
 ) -> OpenFile:
     raw = _chosen(groups)
-    averages = next((opened[k] for k in AVERAGES if k in opened and k != raw), {})
+    averages = next((opened[k] for k in AVERAGES if k in opened), {})
     used = {raw, *opened}
     left_out = {
         f"tensors under {key[:40]}": len(group)
         for key, group in groups.items()
         if key not in used
     }
-    tensors = opened[raw]
-    return OpenFile(path, tensors, metadata, averages, opened, left_out)
+    return OpenFile(
+        path,
+        opened[raw],
+        metadata,
+        averages,
+        averages_alone=raw in AVERAGES,
+        groups=opened,
+        left_out=left_out,
+    )
 
 
 def _chosen(groups: Mapping[str, Mapping[str, Any]]) -> str:

@@ -5,25 +5,28 @@ A source is a component folder, a pipeline folder, an adapter folder, or a singl
 """
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from gendr_jax.errors import InputError
+from gendr_jax.errors import InputError, listed
 from gendr_jax.weights import export
 from gendr_jax.weights.foreign import (
+    averages,
     component_folder,
     config_json,
     scheduler,
     single_files,
 )
-from gendr_jax.weights.foreign.components import Component
+from gendr_jax.weights.foreign.components import Component, Kind
 from gendr_jax.weights.foreign.open_file import open_file
-from gendr_jax.weights.foreign.single_files import Found, Hints
+from gendr_jax.weights.foreign.single_files import Found, Hints, Prediction
 from gendr_jax.weights.foreign.tensors import OpenFile
 
-CLASSES = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
+CLASSES: dict[str, Kind] = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
 EXPORTED = ("unet", "vae", "dinov2", "lpips", "dists")
 ADAPTER = "adapter_config.json"
+EMA = "_ema"  # diffusers' training scripts keep averages in unet_ema/
 ADAPTER_STEMS = ("adapter_model", "pytorch_lora_weights")
 
 
@@ -38,13 +41,13 @@ def find(path: Path, hints: Hints = Hints()) -> Found:  # noqa: B008  frozen
     if not path.is_dir():
         raise InputError(f"{path} does not exist. Check the path.")
     if (path / ADAPTER).is_file():
-        return _adapter_folder(path, hints)
+        return _adapter_folder(path)
     if (path / component_folder.CONFIG).is_file():
         return _component_folder(path, hints)
     # What we exported may hold networks that no pipeline of diffusers has.
     exported = (path / export.SETTINGS).is_file()
     parts = EXPORTED if exported else ("unet", "vae")
-    inside = [name for name in parts if (path / name).is_dir()]
+    inside = [n for n in parts if any((path / (n + e)).is_dir() for e in ("", EMA))]
     if inside:
         return _pipeline(path, inside, hints)
     for stem in ADAPTER_STEMS:
@@ -63,26 +66,48 @@ def find(path: Path, hints: Hints = Hints()) -> Found:  # noqa: B008  frozen
 def _component_folder(path: Path, hints: Hints) -> Found:
     raw = component_folder.read_json(path / component_folder.CONFIG)
     name, model = raw.get("_class_name"), raw.get("model_type")
-    kind = "dinov2" if model == "dinov2" else CLASSES.get(str(name))
+    kind: Kind | None = CLASSES.get(str(name))
+    kind = "dinov2" if model == "dinov2" else kind
     if kind is None:
         raise InputError(
             f"{path / component_folder.CONFIG} is of "
             f"{name or model or 'no known class'}. "
             f"Name a folder of {', '.join([*CLASSES, 'Dinov2Model'])}."
         )
-    component = component_folder.open_component(path, kind, variant=hints.variant)
+    component = component_folder.open_component(
+        path, kind, variant=hints.variant, ema=hints.ema
+    )
     library = "transformers" if kind == "dinov2" else "diffusers"
-    return Found(
+    left_out = dict(component.left_out)
+    sibling = path.with_name(path.name + EMA)
+    if sibling.is_dir():
+        left_out[f"{averages.AVERAGED} in {sibling.name}/"] = _size(sibling, hints)
+    found = Found(
         format=f"{library} {kind}",
         components={kind: component},
         files=component_folder.weight_files(path, hints.variant),
+        left_out=left_out,
         **_schedule(path.parent if kind == "unet" else None, hints),
     )
+    averaged = component.averaged or path.name.endswith(EMA)
+    return _noted(found, {"ema": True} if averaged else {})
+
+
+def _noted(found: Found, notes: dict[str, Any]) -> Found:
+    return dataclasses.replace(found, notes=found.notes | notes)
+
+
+def _size(folder: Path, hints: Hints) -> int:
+    """How many tensors a component folder holds."""
+    files = component_folder.weight_files(folder, hints.variant)
+    return sum(len(open_file(file).tensors) for file in files)
 
 
 def _pipeline(path: Path, inside: list[str], hints: Hints) -> Found:
-    parts = {name: _part(path / name, hints) for name in inside}
+    parts = {name: _averaged_part(path, name, hints) for name in inside}
+    left_out: Counter[str] = Counter()
     for name, part in parts.items():
+        left_out.update(part.left_out)
         if name not in part.components:
             raise InputError(
                 f"{path / name} is {part.format}, expected {name}. Download it again."
@@ -91,13 +116,19 @@ def _pipeline(path: Path, inside: list[str], hints: Hints) -> Found:
         format="diffusers pipeline",
         components={n: c for p in parts.values() for n, c in p.components.items()},
         files=[file for part in parts.values() for file in part.files],
+        left_out=dict(left_out),
         **_schedule(path if "unet" in parts else None, hints),
     )
+    if any(part.notes.get("ema") for part in parts.values()):
+        found = _noted(found, {"ema": True})
     lora = path / export.DIFFUSERS_LORA
     if (path / export.SETTINGS).is_file() and lora.is_file():
         side = find(lora, hints)
         found = dataclasses.replace(
-            found, adapter=side.adapter, files=[*found.files, *side.files]
+            found,
+            adapter=side.adapter,
+            files=[*found.files, *side.files],
+            left_out=found.left_out | side.left_out,
         )
     return dataclasses.replace(found, settings=export.read_settings(path))
 
@@ -113,6 +144,28 @@ def _schedule(pipeline: Path | None, hints: Hints) -> dict[str, Any]:
     }
 
 
+def _averaged_part(pipeline: Path, name: str, hints: Hints) -> Found:
+    """A network of a pipeline; its averages, where wanted and kept beside (unet_ema).
+
+    Raises:
+        InputError: --ema no, and there is nothing but averages.
+    """
+    raw, ema = pipeline / name, pipeline / (name + EMA)
+    if not ema.is_dir():
+        return _part(raw, hints)
+    if hints.ema == "no":
+        if not raw.is_dir():
+            raise InputError(
+                f"{ema} holds averaged weights alone. Leave --ema no away."
+            )
+        return _part(raw, hints)  # which counts what lies beside
+    part = _part(ema, hints)
+    if not raw.is_dir():
+        return part
+    left_out = {averages.RAW: _size(raw, hints)}
+    return dataclasses.replace(part, left_out=part.left_out | left_out)
+
+
 def _part(path: Path, hints: Hints) -> Found:
     files = [p for p in sorted(path.iterdir()) if single_files.is_weights(p)]
     if path.name in ("lpips", "dists") and files:
@@ -120,12 +173,12 @@ def _part(path: Path, hints: Hints) -> Found:
     return _component_folder(path, hints)
 
 
-def _adapter_folder(path: Path, hints: Hints) -> Found:
+def _adapter_folder(path: Path) -> Found:
     for suffix in component_folder.SUFFIXES:
         file = path / f"adapter_model{suffix}"
         if file.is_file():
             config = component_folder.read_json(path / ADAPTER)
-            return single_files.adapters(open_file(file), hints, config)
+            return single_files.adapters(open_file(file), config)
     raise InputError(
         f"{path} has {ADAPTER} and no adapter_model.safetensors. Download it again."
     )
@@ -140,9 +193,9 @@ def _files(path: Path, files: list[Path], hints: Hints) -> Found:
     for file in opened:
         twice = sorted(merged.keys() & file.tensors.keys())
         if twice:
-            listed = ", ".join(f.name for f in files)
+            shown = listed([f.name for f in files])
             raise InputError(
-                f"{path} holds several files ({listed}) and {twice[0]} stands in two. "
+                f"{path} holds several files ({shown}) and {twice[0]:.60} is in two. "
                 "Name one file, or a folder of those of one network."
             )
         merged |= file.tensors
@@ -150,7 +203,7 @@ def _files(path: Path, files: list[Path], hints: Hints) -> Found:
     return dataclasses.replace(single_files.recognise(whole, hints), files=files)
 
 
-def prediction(path: Path) -> str | None:
+def prediction(path: Path) -> Prediction | None:
     """What the UNet of a source predicts, where something says it."""
     if (path / component_folder.CONFIG).is_file():
         said = scheduler.read(path.parent)
@@ -161,14 +214,16 @@ def prediction(path: Path) -> str | None:
     return find(path, Hints(scaling_factor=1.0)).prediction
 
 
-def component(path: Path, kind: str, hints: Hints = Hints()) -> Component:  # noqa: B008
+def component(path: Path, kind: Kind, hints: Hints = Hints()) -> Component:  # noqa: B008
     """The one network of this kind in a source.
 
     Raises:
         InputError: as ``find``, or it is not there.
     """
     if (path / component_folder.CONFIG).is_file() and kind in config_json.KINDS:
-        return component_folder.open_component(path, kind, variant=hints.variant)
+        return component_folder.open_component(
+            path, kind, variant=hints.variant, ema=hints.ema
+        )
     found = find(path, hints)
     if kind not in found.components:
         kept = ", ".join(found.components) or found.format

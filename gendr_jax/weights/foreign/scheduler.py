@@ -13,9 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gendr_jax import diffusion
-from gendr_jax.errors import InputError
+from gendr_jax.errors import InputError, listed
 from gendr_jax.weights.foreign.component_folder import read_json
-from gendr_jax.weights.foreign.messages import listed
 from gendr_jax.weights.foreign.tensors import Tensor
 
 PREDICTIONS: dict[str, Literal["eps", "v"]] = {
@@ -45,6 +44,8 @@ SAMPLING = frozenset(
     "use_noise_sampler clip_sample_range set_alpha_to_zero shift_terminal "
     "_use_default_values".split()
 )
+LINEAR = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
+SCALED_BY_DEFAULT = ("LCMScheduler", "TCDScheduler")
 REMEDY = "Use a model of Stable Diffusion's schedule, or train it to that first."
 
 
@@ -72,10 +73,12 @@ def read(pipeline: Path) -> Schedule | None:
             f"{file} is of flow matching ({name}), expected the noise schedule of "
             f"Stable Diffusion. {REMEDY}"
         )
+    # diffusers' default of an absent field is not Stable Diffusion's.
+    trained = ({} if name in SCALED_BY_DEFAULT else LINEAR) | said
     wrong = [
-        f"{field} {said[field]!r:.60} (expected {wanted!r})"
+        f"{field} {trained[field]!r:.60} (expected {wanted!r})"
         for field, wanted in TRAINED.items()
-        if field in said and not _same(said[field], wanted)
+        if field in trained and not _same(trained[field], wanted)
     ]
     wrong += [
         f"{field} {value!r:.60} (unknown)"

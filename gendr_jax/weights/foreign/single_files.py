@@ -10,15 +10,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from gendr_jax.errors import InputError, UsageError
-from gendr_jax.weights.foreign import dinov2, dists, ldm, lora, lpips
+from gendr_jax.errors import InputError, UsageError, listed
+from gendr_jax.weights.foreign import (
+    averages,
+    dinov2,
+    dists,
+    ldm,
+    lora_names,
+    lpips,
+    osediff,
+    scheduler,
+)
 from gendr_jax.weights.foreign.components import Component
 from gendr_jax.weights.foreign.open_file import PICKLES, SAFETENSORS
 from gendr_jax.weights.foreign.tensors import OpenFile, Tensor
 
 # Latent scale of Stable Diffusion's own autoencoder, which no LDM file records.
 SD_SCALE = 0.18215
+Prediction = Literal["eps", "v"]
 EMA = ("auto", "yes", "no")
+MARKERS = ("v_pred", "ztsnr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +43,7 @@ class Hints:
     """
 
     ema: Literal["auto", "yes", "no"] = "auto"
-    prediction: str | None = None
+    prediction: Prediction | None = None
     scaling_factor: float | None = None
     shift_factor: float | None = None
     variant: str = ""
@@ -40,11 +51,22 @@ class Hints:
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """LoRA tensors, not interpreted: that takes the network they adapt."""
+    """Adapters, not interpreted: that takes the network they adapt.
+
+    Attributes:
+        tensors: for the UNet.
+        peft_config, metadata: settings that lie with them.
+        vae_tensors: for the autoencoder.
+        alpha: what the program that wrote them uses, where no file says it.
+        t_star: the timestep of the one step that they were trained for.
+    """
 
     tensors: Mapping[str, Tensor]
-    peft_config: dict[str, Any] | None
-    metadata: dict[str, Any]
+    peft_config: dict[str, Any] | None = None
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    vae_tensors: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    alpha: float | None = None
+    t_star: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +87,7 @@ class Found:
     format: str
     components: dict[str, Component] = dataclasses.field(default_factory=dict)
     files: list[Path] = dataclasses.field(default_factory=list)
-    prediction: str | None = None
+    prediction: Prediction | None = None
     adapter: Adapter | None = None
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -83,12 +105,27 @@ def recognise(file: OpenFile, hints: Hints) -> Found:
     Raises:
         InputError: none of the known formats.
     """
+    if osediff.recognise(file):
+        return _osediff(file)
+    file, averaged = averages.chosen(file, hints.ema)
+    # What is an average already has none below other names.
+    rest = dataclasses.replace(hints, ema="auto") if averaged else hints
+    found = _recognised(file, rest)
+    notes = {"ema": True} if averaged else {}
+    return dataclasses.replace(
+        found,
+        left_out=file.left_out | found.left_out,
+        notes=found.notes | notes,
+    )
+
+
+def _recognised(file: OpenFile, hints: Hints) -> Found:
     names = file.tensors.keys()
     starts = {name.split(".")[0] for name in names}
     if any(n.startswith((ldm.UNET_PREFIX, ldm.VAE_PREFIX)) for n in names):
         return _ldm(file, hints)
-    if lora.recognise(names):
-        return adapters(file, hints, None)
+    if lora_names.recognise(names):
+        return adapters(file, None)
     if {"input_blocks", "time_embed"} <= starts:
         return _ldm(_prefixed(file, ldm.UNET_PREFIX), hints)
     if any(n.startswith(("encoder.down.", "decoder.up.")) for n in names):
@@ -104,29 +141,49 @@ def recognise(file: OpenFile, hints: Hints) -> Found:
             f"{file.path} holds tensors of a component folder without its config.json. "
             "Name the folder that has both."
         )
-    some = ", ".join(sorted(names)[:3]) or "nothing"
+    some = listed(sorted(names)[:3]) or "nothing"
     raise InputError(
         f"{file.path} holds {len(names)} tensors of no known network ({some}...). "
         "Known: LDM, DINOv2, LPIPS, DISTS, LoRA, and component folders."
     )
 
 
-def adapters(file: OpenFile, hints: Hints, config: dict[str, Any] | None) -> Found:
+def adapters(file: OpenFile, config: dict[str, Any] | None) -> Found:
     """LoRA tensors; ``config`` is PEFT's adapter_config.json."""
-    spelling = lora.recognise(file.tensors.keys())
+    spelling = lora_names.recognise(file.tensors.keys())
     if spelling is None:
         raise InputError(f"{file.path} holds no LoRA tensors. Name an adapter file.")
     return Found(
         format=f"{spelling} LoRA",
         files=[file.path],
         adapter=Adapter(file.tensors, config, file.metadata),
-        left_out=lora.left_out(file.tensors.keys()),
+        left_out=lora_names.left_out(file.tensors.keys()),
+    )
+
+
+def _osediff(file: OpenFile) -> Found:
+    unet, vae = osediff.tensors(file)
+    return Found(
+        format="OSEDiff adapters",
+        files=[file.path],
+        adapter=Adapter(
+            unet,
+            vae_tensors=vae,
+            alpha=osediff.ALPHA,
+            t_star=osediff.timestep(file),
+        ),
+        left_out=file.left_out,
     )
 
 
 def _prefixed(file: OpenFile, prefix: str) -> OpenFile:
     """A bare network as it stands in a whole checkpoint."""
-    tensors = {prefix + name: tensor for name, tensor in file.tensors.items()}
+
+    def whole(name: str) -> str:
+        alone = name.startswith(ldm.EMA_PREFIX) or name in MARKERS or ldm.dropped(name)
+        return name if alone else prefix + name
+
+    tensors = {whole(name): tensor for name, tensor in file.tensors.items()}
     return dataclasses.replace(file, tensors=tensors)
 
 
@@ -135,7 +192,16 @@ def _ldm(file: OpenFile, hints: Hints) -> Found:
     left_out: Counter[str] = Counter()
     unet = _take(rest, ldm.UNET_PREFIX)
     vae = _take(rest, ldm.VAE_PREFIX)
-    unet, averaged = _averaged(file, rest, unet, hints.ema, left_out)
+    where, ema = str(file.path), hints.ema
+    unet, of_unet = averages.of_ldm(where, unet, ldm.UNET_PREFIX, rest, ema, left_out)
+    vae, of_vae = averages.of_ldm(where, vae, ldm.VAE_PREFIX, rest, ema, left_out)
+    if ema == "yes" and not of_unet and not of_vae:
+        raise InputError(
+            f"{where} holds no averaged weights (model_ema.*). Leave --ema away."
+        )
+    marked = _marked(rest, where, left_out)
+    if unet and "alphas_cumprod" in rest:
+        scheduler.check_table(rest["alphas_cumprod"], where)
     for name in list(vae):
         _drop(ldm.VAE_PREFIX + name, vae, name, left_out)
     for name in list(rest):
@@ -152,7 +218,9 @@ def _ldm(file: OpenFile, hints: Hints) -> Found:
         shapes = _shapes(vae)
         factor = _latent_scale(file, shapes, hints)
         config = ldm.vae_config(
-            shapes, scaling_factor=factor, shift_factor=hints.shift_factor or 0.0
+            shapes,
+            scaling_factor=factor,
+            shift_factor=_latent_shift(file, hints),
         )
         layout = ldm.vae_layout(config)
         extra = () if unet else problems
@@ -161,15 +229,35 @@ def _ldm(file: OpenFile, hints: Hints) -> Found:
         format="LDM checkpoint",
         components=components,
         files=[file.path],
-        prediction=hints.prediction or _prediction(file.metadata),
+        prediction=hints.prediction or _prediction(file.metadata) or marked,
         left_out=dict(left_out),
-        notes={"ema": averaged} if unet else {},
+        notes={"ema": of_unet or of_vae},
     )
 
 
+def _marked(
+    rest: dict[str, Tensor], where: str, left_out: Counter[str]
+) -> Prediction | None:
+    """What empty tensors of these names say (ComfyUI and others mark files so).
+
+    Raises:
+        InputError: zero terminal SNR, another noise schedule than ours.
+    """
+    found = [name for name in MARKERS if rest.pop(name, None) is not None]
+    if found:
+        left_out["marks of the prediction"] += len(found)
+    if "ztsnr" in found:
+        raise InputError(
+            f"{where} has the mark ztsnr: its noise schedule ends in zero SNR, ours "
+            f"does not. {scheduler.REMEDY}"
+        )
+    return "v" if "v_pred" in found else None
+
+
 def _take(rest: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below a prefix, without it, removed from ``rest``."""
-    names = [name for name in rest if name.startswith(prefix)]
+    """The tensors below a prefix, without it and averages, removed from ``rest``."""
+    ema = prefix + ldm.EMA_PREFIX
+    names = [n for n in rest if n.startswith(prefix) and not n.startswith(ema)]
     return {name.removeprefix(prefix): rest.pop(name) for name in names}
 
 
@@ -180,36 +268,12 @@ def _drop(whole: str, tensors: dict, name: str, left_out: Counter[str]) -> None:
         left_out[word] += 1
 
 
-def _averaged(
-    file: OpenFile,
-    rest: dict[str, Tensor],
-    unet: dict[str, Tensor],
-    wanted: str,
-    left_out: Counter[str],
-) -> tuple[dict[str, Tensor], bool]:
-    """The UNet's moving average in place of its last weights, where it is wanted."""
-    names = {name: ldm.ema_name(ldm.UNET_PREFIX + name) for name in unet}
-    present = [name for name, ema in names.items() if ema in rest]
-    averages = {name: rest.pop(names[name]) for name in present}
-    if wanted == "yes" and not averages:
-        raise InputError(
-            f"{file.path} holds no averaged weights (model_ema.*). Leave --ema away."
-        )
-    use = bool(averages) and wanted != "no"
-    if use and len(present) != len(unet):
-        lost = sorted(unet.keys() - set(present))
-        raise InputError(
-            f"{file.path} averages {len(present)} of {len(unet)} UNet tensors, not "
-            f"{lost[0]}. Take --ema no, or another copy."
-        )
-    if averages:
-        left_out["weights without averaging" if use else "averaged weights"] = len(unet)
-    return (averages if use else unet), use
-
-
 def _latent_scale(file: OpenFile, shapes: Mapping[str, Any], hints: Hints) -> float:
     if hints.scaling_factor is not None:
         return hints.scaling_factor
+    said = file.metadata.get("gendr.scaling_factor")  # `--to ldm` writes it
+    if said is not None:
+        return float(said)
     channels = shapes.get("decoder.conv_in.weight", (0, 0))[1]
     if channels == 4:
         return SD_SCALE
@@ -219,10 +283,18 @@ def _latent_scale(file: OpenFile, shapes: Mapping[str, Any], hints: Hints) -> fl
     )
 
 
-def _prediction(metadata: Mapping[str, Any]) -> str | None:
+def _latent_shift(file: OpenFile, hints: Hints) -> float:
+    if hints.shift_factor is not None:
+        return hints.shift_factor
+    return float(file.metadata.get("gendr.shift_factor", 0.0))
+
+
+def _prediction(metadata: Mapping[str, Any]) -> Prediction | None:
     """What a file says of it: by its metadata (modelspec), never by a guess."""
     said = str(metadata.get("modelspec.prediction_type", "")).lower()
-    return {"epsilon": "eps", "eps": "eps", "v": "v", "v_prediction": "v"}.get(said)
+    if said in ("epsilon", "eps"):
+        return "eps"
+    return "v" if said in ("v", "v_prediction") else None
 
 
 def _dinov2(file: OpenFile) -> Found:
@@ -234,6 +306,7 @@ def _dinov2(file: OpenFile) -> Found:
 
 def _lpips(file: OpenFile) -> Found:
     spelling = lpips.recognise(file.tensors.keys())
+    assert spelling is not None  # `_recognised` has asked
     dropout = lpips.has_dropout(file.tensors.keys())
     tensors, left_out = _without(file.tensors, lpips.left_out)
     config = lpips.config(_shapes(tensors))
@@ -246,6 +319,7 @@ def _lpips(file: OpenFile) -> Found:
 
 def _dists(file: OpenFile) -> Found:
     spelling = dists.recognise(file.tensors.keys())
+    assert spelling is not None  # as above
     tensors, left_out = _without(file.tensors, dists.left_out)
     config = dists.config(_shapes(tensors), spelling)
     layout = dists.layout(config, spelling)

@@ -61,7 +61,9 @@ class OpenFile:
         tensors: by name; of a training checkpoint, the state dict.
         metadata: plain values that the file says of itself.
         averages: the same names with averaged weights, where the file keeps both.
-        groups: every dict of tensors in a pickle, by its key.
+        averages_alone: there is nothing but averages.
+        nameless_averages: the key of averages that have no names, or "".
+        groups: the state dicts of a pickle by its keys.
         left_out: how many tensors of what meaning are in none of these.
     """
 
@@ -69,6 +71,8 @@ class OpenFile:
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
     averages: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    averages_alone: bool = False
+    nameless_averages: str = ""
     groups: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
 

@@ -5,7 +5,6 @@ of its Adam, averages, and the position in the data. The networks are toys with 
 interface of the real ones; `test_processes.py` and `tools/kill_test.py` run real ones.
 """
 
-import json
 import os
 import signal
 
@@ -24,6 +23,7 @@ from gendr_jax.train.stage import Stage
 from gendr_jax.train.stages import base, distill
 from gendr_jax.train.stages import vae as vae_steps
 from tests.helpers.linear_run import waiting
+from tests.helpers.metric_lines import without_times
 from tests.helpers.tiny_stages import (
     ToyVAE,
     batch,
@@ -104,13 +104,6 @@ def train(stage, workdir, steps, spec="data=1"):
         return run(made, batches, told, mesh=mesh, workdir=workdir, progress=False)
 
 
-def records(workdir):
-    """All metrics that are not times."""
-    times = {"images_per_s", "data_wait", "goodput", "since_commit"}
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k not in times} for line in lines]
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_halves_are_one_whole(tmp_path, stage, monkeypatch):
     """The first half ends by SIGTERM, in the middle of a run that was to be longer."""
@@ -125,7 +118,7 @@ def test_two_halves_are_one_whole(tmp_path, stage, monkeypatch):
     assert train(stage, cut, 6).step == 6
     a, b = manager.describe(whole), manager.describe(cut)
     assert a["fingerprint"] == b["fingerprint"] != half["fingerprint"]
-    assert records(whole) == records(cut) and len(records(cut)) == 6
+    assert without_times(whole) == without_times(cut) and len(without_times(cut)) == 6
 
 
 def test_on_another_mesh_the_same_within_rounding(tmp_path):
@@ -136,7 +129,7 @@ def test_on_another_mesh_the_same_within_rounding(tmp_path):
     for a, b in zip(*map(jax.tree.leaves, (whole.state, moved.state)), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
     for a, b in zip(
-        records(tmp_path / "whole"), records(tmp_path / "cut"), strict=True
+        without_times(tmp_path / "whole"), without_times(tmp_path / "cut"), strict=True
     ):
         for name in (n for n in a if n.startswith("loss")):
             assert a[name] == pytest.approx(b[name], rel=1e-3), name

@@ -1,8 +1,5 @@
 """The three stages train alike, to the bit, from a folder, from shards, from TFDS."""
 
-import json
-from pathlib import Path
-
 import jax
 import pytest
 
@@ -10,6 +7,7 @@ from gendr_jax.data import gendr_photos, shard_writer
 from gendr_jax.train.run import loop
 from gendr_jax.train.stages import build
 from tests.helpers.bad_files import encode, picture
+from tests.helpers.metric_lines import without_times
 from tests.helpers.tiny_stages import (
     PARTS,
     config,
@@ -26,7 +24,6 @@ SMALL = {
     "vae": PARTS["vae"] | ONE | {"mid_attention": False},
     "unet": PARTS["unet"] | ONE | {"heads": (1,), "attention": (False,)},
 }
-TIMED = ("images_per_s", "data_wait", "goodput", "since_commit")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,12 +49,6 @@ def paths(tmp_path_factory):
         "shards": f"{root}/shards/*.array_record",
         "tfds": f"tfds:{made}",
     }
-
-
-def lines(workdir: Path) -> list[dict[str, float]]:
-    """metrics.jsonl without what depends on the clock."""
-    found = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k not in TIMED} for line in found]
 
 
 @pytest.mark.parametrize(
@@ -88,9 +79,9 @@ def test_losses_are_the_same_to_the_bit(stage, own, paths, tmp_path):
             progress=False,
         )
         states[kind] = jax.device_get(result.state)
-    want = lines(tmp_path / "folder")
+    want = without_times(tmp_path / "folder")
     losses = {v for line in want for k, v in line.items() if "loss" in k}
     assert [line["step"] for line in want] == [1, 2, 3] and len(losses) >= 3
     for kind in ("shards", "tfds"):
-        assert lines(tmp_path / kind) == want, kind
+        assert without_times(tmp_path / kind) == want, kind
         assert same(states[kind], states["folder"]), kind

@@ -269,7 +269,7 @@ def test_dinov2_config_is_what_the_shapes_imply(which):
 
 def test_heads_and_groups_that_cannot_be_known_are_asked_for():
     shapes = foreign_shapes(TINY_UNET)
-    with pytest.raises(InputError, match=r"12 wide.*Give head_dim"):
+    with pytest.raises(InputError, match=r"12 wide.*known for 768 and 1024"):
         ldm.unet_config(shapes, norm_groups=8)
     with pytest.raises(InputError, match=r"16 channels.*heads of 7"):
         ldm.unet_config(shapes, norm_groups=8, head_dim=7)

@@ -13,7 +13,7 @@ from gendr_jax import nets
 from gendr_jax.errors import InputError
 from gendr_jax.models.lora import ATTENTION_TARGETS, UNET_TARGETS, LoRAConfig
 from gendr_jax.models.unet import UNet, UNetConfig
-from gendr_jax.weights.foreign import ldm, lora, names
+from gendr_jax.weights.foreign import ldm, lora, lora_names, lora_writing, names
 from gendr_jax.weights.foreign.tensors import Tensor
 
 CONFIG = UNetConfig(
@@ -162,7 +162,7 @@ def test_a_peft_folder_gives_pefts_output_and_goes_back_bit_for_bit(trained, inp
     nets.check_like(params, net.abstract)
     got = jax.jit(lambda p, *x: net.bind(p)(*x)[0])(params, *inputs)
     assert_close(got, expected, "peft folder")
-    back, config = lora.to_peft(ours.config, ours.params)
+    back, config = lora_writing.to_peft(ours.config, ours.params)
     assert back.keys() == arrays.keys()
     for name, array in back.items():
         assert array.dtype == arrays[name].dtype, name
@@ -238,10 +238,10 @@ def test_exports_load_in_peft_and_diffusers_and_give_the_same_output(
     from tests.helpers.torch_parity import assert_close
 
     *_, ours, expected = trained
-    tensors, config = lora.to_peft(ours.config, ours.params)
+    tensors, config = lora_writing.to_peft(ours.config, ours.params)
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    tensors, metadata = lora.to_diffusers(ours.config, ours.params)
+    tensors, metadata = lora_writing.to_diffusers(ours.config, ours.params)
     file = tmp_path / "diffusers" / "pytorch_lora_weights.safetensors"
     file.parent.mkdir()
     save_file(tensors, file, metadata=metadata)
@@ -432,8 +432,8 @@ def test_settings_that_we_cannot_follow_are_refused(change, message):
 
 def test_what_is_no_lora_is_not_taken_for_one():
     base = {f"{name}.weight": np.zeros(shape) for name, shape in FEW.items()}
-    assert lora.recognise(base) is None
-    assert lora.recognise([]) is None
+    assert lora_names.recognise(base) is None
+    assert lora_names.recognise([]) is None
     with pytest.raises(InputError, match="none of 3 tensors"):
         read(base, FEW)
 
@@ -445,8 +445,8 @@ def test_every_layer_of_the_full_size_unet_has_one_name_in_each_spelling():
     shapes = lora.kernel_shapes(base)
     adapted = {".".join(path[:-1]) for path in nets.flatten(adapters)}
     assert len(adapted) == 258 and adapted < shapes.keys()
-    plain = lora.spellings("kohya", list(shapes))
+    plain = lora_names.spellings("kohya", list(shapes))
     assert len(plain) == len(shapes) and set(plain.values()) == set(shapes)
-    both = lora.spellings("kohya", list(shapes), ldm.unet_layout(config))
+    both = lora_names.spellings("kohya", list(shapes), ldm.unet_layout(config))
     assert len(both) == 2 * len(shapes)
     assert plain.items() < both.items()

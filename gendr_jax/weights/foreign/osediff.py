@@ -1,0 +1,47 @@
+"""Adapters as OSEDiff and PiSA-SR save them: one dict for UNet and autoencoder.
+
+Their code (osediff.py, ``load_ckpt``) adds several PEFT adapters to one network with
+``LoraConfig(r=rank, ...)``, whose alpha is PEFT's default, 8, and copies the tensors of
+conv_in over the base's. The file says neither. OSEDiff takes one step from t = 999 to
+the clean latent, (z - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar).
+"""
+
+from collections.abc import Mapping
+
+from gendr_jax.weights.foreign.tensors import OpenFile, Tensor
+
+ALPHA = 8.0
+UNET, VAE = "state_dict_unet", "state_dict_vae"
+NAMES = ("encoder", "decoder", "others")
+
+
+def recognise(file: OpenFile) -> bool:
+    """Whether a file is such a dict, or the adapters of one of its networks."""
+    if UNET in file.groups:
+        return True
+    marks = tuple(f".default_{name}" for name in NAMES)
+    return any("lora_A." in n and any(m in n for m in marks) for n in file.tensors)
+
+
+def tensors(file: OpenFile) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(of the UNet, of the autoencoder): LoRA pairs, and weights that are replaced."""
+    unet = file.groups.get(UNET, file.tensors)
+    return _named(unet), _named(file.groups.get(VAE, {}))
+
+
+def timestep(file: OpenFile) -> int | None:
+    """The t of the one step; PiSA-SR's dict has other ranks, and no such step."""
+    return 999 if "rank_unet" in file.metadata else None
+
+
+def _named(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights that are copied over the base's get the name of a replacement."""
+    return {
+        name if "lora_" in name else _replacement(name): tensor
+        for name, tensor in stored.items()
+    }
+
+
+def _replacement(name: str) -> str:
+    module, _, leaf = name.replace(".base_layer.", ".").rpartition(".")
+    return f"{module}.set_{leaf}"
