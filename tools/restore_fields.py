@@ -31,7 +31,7 @@ from tools import described_pictures as described
 
 HEIGHT, WIDTH, SCALE = 24, 32, 2
 ORIENTATION = 0x0112
-NEAR = 12  # levels of the mean colour: the networks may move it by some
+NEAR = 16  # levels of the mean colour: the networks may move it by some
 
 
 def pixels() -> np.ndarray:
@@ -105,6 +105,7 @@ def _formats(folder: Path, picture: Pil.Image) -> None:
     picture.save(folder / "b.bmp")
     picture.save(folder / "c.gif")
     picture.save(folder / "d.ppm")
+    picture.save(folder / "e.jfif", "JPEG", quality=95)
     picture.quantize(64).save(folder / "palette.png")
 
 

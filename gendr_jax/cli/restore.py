@@ -146,6 +146,7 @@ def _restore_all(
     """Restore the pictures one by one; those that failed."""
     from gendr_jax.restore.folders import run
 
+    run.clear_leftovers(todo, wished)
     failed = []
     with report_lib.progress(len(todo)) as told:
 

@@ -171,16 +171,14 @@ def _names(found: list[Found], out: Path, ext: str, suffix: str) -> list[Path]:
         groups.setdefault(_key(name), []).append(i)
     tagged = [_name(f, ext, suffix, f.path.suffix.replace(".", "_")) for f in found]
     names = list(plain)
-    taken = {key for key, group in groups.items() if len(group) == 1}
-    for key, group in groups.items():
+    taken = set(groups)
+    for group in groups.values():
         if len(group) == 1:
             continue
         _refuse_twice([found[i] for i in group], out / plain[group[0]])
         owner = _owner(
             group, [f.path for f in found], out / plain[group[0]], out, tagged
         )
-        if owner is not None:
-            taken.add(key)
         for i in group:
             if i != owner:
                 names[i] = _free(tagged[i], taken)

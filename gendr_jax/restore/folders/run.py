@@ -101,7 +101,6 @@ def run(
 
     tiles(picture, done, total) hears of every tile of a picture that is cut.
     """
-    _clear_leftovers(todo, wishes)
     opened: list[Restorer] = []
     written: list[Future[Work]] = []
     writer = ThreadPoolExecutor(BEHIND, thread_name_prefix="write")
@@ -132,8 +131,8 @@ def _tell_first(written: list[Future[Work]], tell: Callable[[Work], None]) -> No
     tell(work)
 
 
-def _clear_leftovers(todo: list[Job], wishes: Wishes) -> None:
-    """Remove what killed runs have left where results go."""
+def clear_leftovers(todo: list[Job], wishes: Wishes) -> None:
+    """Remove what killed runs have left where results go, of what is done too."""
     folders = {job.target.parent for job in todo}
     more = [folder for folder in (wishes.compare, wishes.residual_map) if folder]
     for folder in sorted({*folders, *more}):
