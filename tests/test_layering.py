@@ -30,6 +30,7 @@ ROOMS = {
     "gendr_jax.models": Room(0, {"jax", "numpy", "flax"}),
     "gendr_jax.cpu_compiler": Room(0, {"jax"}),
     "gendr_jax.files": Room(0, set()),
+    "gendr_jax.program_cache": Room(0, {"jax"}),
     "gendr_jax.pretrained": Room(0, set()),
     "gendr_jax.overwriting": Room(0, set()),
     "gendr_jax.own_outputs": Room(0, set()),

@@ -110,7 +110,7 @@ def _entry(found: Estimate) -> dict[str, Any]:
         "tiles": found.tiles,
         "flops": found.flops,
         "peak_bytes": found.peak_bytes,
-        "expected_seconds": round(found.seconds, 3),
+        "expected_seconds": round(found.seconds or 0.0, 3),
     }
 
 

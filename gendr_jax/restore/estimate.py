@@ -142,10 +142,12 @@ def tiles_to_try(recipe: Recipe, tile: Tile, free_bytes: int | None) -> list[int
     """Sides of tiles, the best first; after each, what to try when memory runs out."""
     if tile != "auto":
         return [tile, *(side for side in TILES if side < tile)]
+    # A picture as large as a tile is one pass, and larger by its margins.
+    largest = {side: side + 2 * tiling.MARGIN for side in TILES}
     fits = [
         side
-        for side in TILES
-        if free_bytes is None or pass_bytes(recipe, (side, side)) <= free_bytes
+        for side, most in largest.items()
+        if free_bytes is None or pass_bytes(recipe, (most, most)) <= free_bytes
     ]
     return fits or [TILES[-1]]
 
