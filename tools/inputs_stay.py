@@ -233,8 +233,9 @@ def check(work: Path, pictures: int) -> int:
 
 def told(said: list[str]) -> str:
     """The lines that name an oddity, or the last one."""
-    words = ("damaged", "UTF-8", "gone.png", "oto.", "error:", "make_arrayrecord:")
+    words = ("damaged", "UTF-8", "gone.png", "oto.")
     lines = [line for line in said if any(word in line for word in words)]
+    lines = lines or [line for line in said if "error:" in line]
     return " / ".join(line[-150:] for line in (lines or said[-1:])[:5])
 
 

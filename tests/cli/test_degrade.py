@@ -338,7 +338,8 @@ def test_a_second_run_compiles_nothing(photos, tmp_path, monkeypatch):
     """Programs are kept on disk; a run writes no new one where all were there."""
     cache = tmp_path / "cache"
     monkeypatch.setenv("GENDR_CACHE_DIR", str(cache))
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    for name in ("JAX_COMPILATION_CACHE_DIR", "GENDR_CACHE"):
+        monkeypatch.delenv(name, raising=False)
     code = (
         "import sys; from gendr_jax.cli.main import main; "
         f"sys.exit(main(['degrade', '-i', {str(photos)!r}, '-o', sys.argv[1], "
