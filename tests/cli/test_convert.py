@@ -54,7 +54,12 @@ def pipeline(tmp_path_factory):
     save_component(place / "unet", UNET, drawn(UNet, UNET, 1))
     save_component(place / "vae", VAE_CONFIG, drawn(VAE, VAE_CONFIG, 2))
     (place / "scheduler").mkdir()
-    scheduler = {"prediction_type": "v_prediction"}
+    scheduler = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "v_prediction",
+    }
     file = place / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(scheduler))
     return place
