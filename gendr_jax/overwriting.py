@@ -50,6 +50,16 @@ def refuse_nested(output: Path, folder: Path, remedy: str) -> None:
     raise UsageError(f"the output {output} {what} the input {folder}. {remedy}")
 
 
+def refuse_holding(output: Path, given: Path, remedy: str) -> None:
+    """Stop where an output folder is the input, or holds it: it would be replaced.
+
+    Raises:
+        UsageError: with both names.
+    """
+    if given.resolve().is_relative_to(output.resolve()):
+        refuse_nested(output, given, remedy)
+
+
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         status = os.stat(path)

@@ -25,11 +25,15 @@ class Walk:
         left_out: {path as it can be printed: one line why it is not taken}.
         repeated: {folder that a link leads to a second time: one line}; nothing is
             lost with these.
+        others: paths of regular files with other suffixes, as `names`, not sorted.
+        deeper: folders that were not looked into, as it was not asked for.
     """
 
     names: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     repeated: dict[str, str] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    deeper: list[Path] = field(default_factory=list)
 
 
 def walk(root: Path, suffixes: Collection[str], *, recursive: bool = True) -> Walk:
@@ -109,6 +113,10 @@ def _sort(
             )
         return
     is_folder = stat.S_ISDIR(mode)
+    if is_folder and not recursive:
+        found.deeper.append(path)
+    elif stat.S_ISREG(mode) and not wanted:
+        found.others.append(path.relative_to(root).as_posix())
     if not (is_folder and recursive) and not (wanted and not is_folder):
         return
     if not is_utf8(path.relative_to(root)):

@@ -3,14 +3,13 @@
 #
 #     launch/train.sh FLAGS OF GENDR TRAIN
 #
-# Asked to stop by SIGTERM, gendr saves and exits 0. To an engine 0 means that the work is
-# done, and a preempted run would be cleared away as complete. So here that becomes 75:
+# SIGTERM is handed on once: a second one would end gendr before it has saved. Its status:
 #
 #     0 done    75 stopped and saved, start again    2 usage error, do not start again
 #     other: failed, starting again goes on from the newest checkpoint
 set -u
 
-child='' stopped='' interrupted=1
+child='' stopped='' interrupted=1 status=0
 
 stop() {
   interrupted=1
@@ -30,5 +29,4 @@ while [ -n "$interrupted" ]; do # a signal ends `wait` early, the child still sa
   status=$?
 done
 
-if [ "$status" -eq 0 ] && [ -n "$stopped" ]; then exit 75; fi
 exit "$status"

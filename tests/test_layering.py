@@ -30,8 +30,10 @@ ROOMS = {
     "gendr_jax.models": Room(0, {"jax", "numpy", "flax"}),
     "gendr_jax.cpu_compiler": Room(0, {"jax"}),
     "gendr_jax.files": Room(0, set()),
+    "gendr_jax.program_cache": Room(0, {"jax"}),
     "gendr_jax.pretrained": Room(0, set()),
     "gendr_jax.overwriting": Room(0, set()),
+    "gendr_jax.own_outputs": Room(0, set()),
     "gendr_jax.picture_walk": Room(0, set()),
     "gendr_jax.version": Room(0, set()),
     "gendr_jax.diffusion": Room(0, {"jax", "numpy"}),
@@ -117,6 +119,7 @@ ROOMS = {
 }
 FREE = {"gendr_jax.errors", "gendr_jax.files", "gendr_jax.version"} | {
     "gendr_jax.overwriting",
+    "gendr_jax.own_outputs",
     "gendr_jax.picture_walk",
 }
 

@@ -82,3 +82,14 @@ def test_nested_folders_are_refused(root, tmp_path, out, what):
     with pytest.raises(UsageError, match=f"{what} the input"):
         overwriting.refuse_nested(tmp_path / out, root, "Choose another.")
     overwriting.refuse_nested(tmp_path / "elsewhere", root, "")
+
+
+def test_an_output_that_holds_the_input_is_refused_and_one_inside_is_not(tmp_path):
+    (tmp_path / "w/unet").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("w")
+    for out, given in (("w", "w"), ("w", "w/unet"), ("link", "w"), ("w", "link/unet")):
+        with pytest.raises(UsageError, match=" the input .*Choose another"):
+            overwriting.refuse_holding(
+                tmp_path / out, tmp_path / given, "Choose another."
+            )
+    overwriting.refuse_holding(tmp_path / "w/new", tmp_path / "w", "")

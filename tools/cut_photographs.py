@@ -4,7 +4,7 @@
 
 Each photograph is cut as it is and at half its size (which is sharper), as often as
 --halvings says. Tiles do not overlap; what is left at the edges is shared out evenly
-between them. OUT/NAME_SCALE_ROW_COLUMN.png, lossless.
+between them. OUT/NAME_SCALE_ROW_COLUMN.png, lossless; folders of PHOTOS are kept.
 """
 
 import argparse
@@ -13,7 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from gendr_jax import overwriting
 from gendr_jax.data import sources
+from gendr_jax.data.degrade_folder import assign
 
 
 def main() -> None:
@@ -24,13 +26,15 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=384)
     parser.add_argument("--halvings", type=int, default=1)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    overwriting.refuse_nested(options.out, options.photos, "Name another folder.")
     source = sources.folder(options.photos)
-    for i in range(len(source)):
+    names = assign(source.names)
+    for i, name in enumerate(source.names):
         picture = Image.fromarray(source[i])
-        name = Path(source.names[i]).stem
+        target = options.out / Path(names[name]).with_suffix("")
+        target.parent.mkdir(parents=True, exist_ok=True)
         for tile, where in tiles(picture, options.side, options.halvings):
-            tile.save(options.out / f"{name}_{where}.png", compress_level=1)
+            tile.save(target.with_name(f"{target.name}_{where}.png"), compress_level=1)
 
 
 def tiles(

@@ -30,7 +30,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gendr_jax import nets
+from gendr_jax import files, nets, overwriting
 from gendr_jax.cli.common import cache_programs
 from gendr_jax.data import decode
 from gendr_jax.errors import UsageError
@@ -44,6 +44,7 @@ from gendr_jax.weights import folder
 from gendr_jax.weights.folder import Weights
 
 SCALE = 4
+TABLES = ("ladder.json", "ladder.csv", "ladder.md")
 KINDS = ("vsd", "sid", "cid", "cida")
 PAPER = {"vsd": 4.373, "sid": 4.391, "cid": 4.428, "cida": 4.453}  # Q-Align
 GENDR = "import sys; from gendr_jax.cli.main import main; sys.exit(main())"
@@ -95,6 +96,7 @@ def main(args: list[str]) -> int:
         return problem
 
     cache_programs()
+    check_apart(options)
     measure = Measure.open(options)
     options.workdir.mkdir(parents=True, exist_ok=True)
     references = measure.references(options.base)
@@ -109,6 +111,19 @@ def main(args: list[str]) -> int:
 
 
 # Runs: `gendr train` as a process; asked.json holds what was asked of it
+
+
+def check_apart(options: argparse.Namespace) -> None:
+    """Nothing that is written is, or lies in, what is read; links are followed."""
+    remedy = "Give another --workdir."
+    for text in options.pairs:
+        where = Path(text.partition("=")[2])
+        for kind in ("LR", "HR"):
+            overwriting.refuse_nested(options.workdir, where / kind, remedy)
+    overwriting.refuse_nested(options.workdir, options.base, remedy)
+    outputs = [options.workdir / name for name in (*TABLES, *planned(options))]
+    read = [options.config] + ([options.niqe] if options.niqe else [])
+    overwriting.refuse(outputs, read, remedy)
 
 
 def planned(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -333,11 +348,12 @@ def _cell(by_seed: dict[str, float], signed: bool) -> str:
 
 
 def write(folder: Path, scores: dict, failed: dict[str, str]) -> None:
-    """All three files, of what there is so far."""
+    """All three files, of what there is so far; each complete or as it was."""
     rows = collect(scores)
     told = {"rows": rows, "differences": differences(rows), "failed": failed}
-    (folder / "ladder.json").write_text(json.dumps(told | {"pictures": scores}))
-    with (folder / "ladder.csv").open("w", newline="") as file:
+    in_json, in_csv, in_markdown = (folder / name for name in TABLES)
+    files.write_text(in_json, json.dumps(told | {"pictures": scores}))
+    with files.replacing(in_csv) as temporary, temporary.open("w", newline="") as file:
         out = csv.writer(file)
         out.writerow(["run", "seed", "column", "mean"])
         for row, columns in rows.items():
@@ -345,7 +361,7 @@ def write(folder: Path, scores: dict, failed: dict[str, str]) -> None:
                 out.writerows([row, s, column, x] for s, x in by_seed.items())
     text = table(rows) + "\n" + table(differences(rows), signed=True)
     text += "".join(f"\nFailed: {name}, {why}\n" for name, why in failed.items())
-    (folder / "ladder.md").write_text(text)
+    files.write_text(in_markdown, text)
 
 
 # Plot
@@ -376,6 +392,7 @@ def plot(args: list[str]) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--columns", nargs="+", help="default: all")
     options = parser.parse_args(args)
+    overwriting.refuse([options.output], [options.ladder], "Name another with -o.")
     rows = json.loads(options.ladder.read_text())["rows"]
     if not PAPER.keys() & rows.keys():
         raise SystemExit(f"{options.ladder} has none of {', '.join(PAPER)}.")

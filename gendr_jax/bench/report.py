@@ -1,11 +1,15 @@
 """Rows of figures as a table for people and as one JSON for programs."""
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gendr_jax import files
+from gendr_jax.bench import other_programs
+
+# Above these a ratio says more of the machine's other work than of the two programs.
+OTHERS = 0.15  # share of the cores that other programs use
+SPREAD = 0.25  # of processor times, between quartiles
 GIB, TERA = 2**30, 1e12
 # (title, of a row)
 COLUMNS = (
@@ -41,7 +45,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def with_ratios(rows: Sequence[dict[str, Any]], ours: str) -> list[dict[str, Any]]:
     """Rows of peers get "ratio": how often our time goes into theirs.
 
-    "processor_ratio" is the same of processor time.
+    "processor_ratio" is the same of processor time. Where the machine was too busy, or
+    times are too far apart, there is neither, but "no_ratio": why.
     """
     found, base = [], {}
     for row in rows:
@@ -50,18 +55,43 @@ def with_ratios(rows: Sequence[dict[str, Any]], ours: str) -> list[dict[str, Any
             base[key] = row
         elif key in base:
             mine = base[key]
-            row = row | {"ratio": row["seconds"] / mine["seconds"]}
-            row["processor_ratio"] = row["processor_s"] / mine["processor_s"]
+            why = _untrusted(mine, row)
+            if why:
+                row = row | {"no_ratio": why}
+            else:
+                row = row | {"ratio": row["seconds"] / mine["seconds"]}
+                row["processor_ratio"] = row["processor_s"] / mine["processor_s"]
         found.append(row)
     return found
 
 
+def without_ratio(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each reason why rows have no ratio, with what helps."""
+    whys: dict[str, list[str]] = {}
+    for row in rows:
+        if "no_ratio" in row:
+            whys.setdefault(row["no_ratio"], []).append(f"{row['stage']} {row['by']}")
+    return [
+        f"no ratio for {', '.join(whose)}: {why}. Measure again on a quiet machine, "
+        "with more --rounds."
+        for why, whose in whys.items()
+    ]
+
+
+def _untrusted(mine: dict[str, Any], theirs: dict[str, Any]) -> str:
+    others, cores = theirs.get("other_cores"), other_programs.cores()
+    if others is not None and others > OTHERS * cores:
+        return f"other programs used {others:.1f} of {cores} cores meanwhile"
+    spread = max(row.get("processor_spread", 0.0) for row in (mine, theirs))
+    if spread > SPREAD:
+        return f"processor times of equal calls differ by {100 * spread:.0f} %"
+    return ""
+
+
 def write(path: Path, content: dict[str, Any]) -> None:
-    """The file appears whole."""
+    """The file appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    files.write_json(path, content)
 
 
 def _gib(row: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gendr_jax import cpu_compiler, flops, nets
-from gendr_jax.bench import timing
+from gendr_jax.bench import other_programs, timing
 from gendr_jax.bench.timing import Call, Seconds
 from gendr_jax.nets import Params
 from gendr_jax.plan import measure as compiler
@@ -32,7 +32,6 @@ def random_params(recipe: Recipe, seed: int = 0) -> Params:
     Drawn from one pool of numbers: at full size a draw of each would take a minute.
     """
     pool = np.random.default_rng(seed).standard_normal(1 << 20, np.float32)
-    vae, unet = forward.networks(recipe)
 
     def draw(number: int, path: tuple[str, ...], leaf: Any) -> np.ndarray:
         values = np.resize(np.roll(pool, 7 * number), leaf.size).reshape(leaf.shape)
@@ -42,7 +41,7 @@ def random_params(recipe: Recipe, seed: int = 0) -> Params:
         return kernel.astype(jnp.dtype(recipe.dtype))
 
     params = {}
-    for name, net in (("vae", vae), ("unet", unet)):
+    for name, net in forward.networks(recipe).items():
         flat = nets.flatten(net.abstract)
         drawn = {p: draw(i, p, leaf) for i, (p, leaf) in enumerate(flat.items())}
         params[name] = nets.unflatten(drawn)
@@ -71,7 +70,7 @@ def measure(
         batch: pictures in one call.
         rounds: that count.
         ceiling: FLOP/s that the utilisation is a share of.
-        stages: which, of `STAGES`.
+        stages: which, of `STAGES`; those that the kind does not have are left out.
         peers: by name; their rows hold the largest difference from our result,
             relative to its largest number.
 
@@ -79,13 +78,16 @@ def measure(
         TooLarge: the device cannot hold it.
     """
     rows = []
-    for stage in stages:
+    for stage in (s for s in stages if s in (*recipe.stages, "pass")):
         x = _input(recipe, stage, size, batch)
         with memory.errors(f"stage {stage}, batch {batch}, {size[1]}x{size[0]}"):
             program, row = _compiled(_function(recipe, stage), params, x)
             y = jax.block_until_ready(program(params, x))
+            begin = other_programs.now()
             taken, errors = _in_turn(stage, program, params, x, y, rounds, peers or {})
-        about = {"stage": stage, "size": list(size), "batch": batch}
+            others = other_programs.cores_between(begin, other_programs.now())
+        about: Row = {"stage": stage, "size": list(size), "batch": batch}
+        about |= {"other_cores": others}
         about["dtype"] = recipe.dtype
         for name, seconds in taken.items():
             # What a peer multiplies is not known: no utilisation of it.
@@ -111,10 +113,11 @@ def _function(recipe: Recipe, stage: str) -> Any:
 def _input(recipe: Recipe, stage: str, size: tuple[int, int], batch: int) -> jax.Array:
     """Pictures in [0, 1], or latents of unit variance."""
     rng = np.random.default_rng(1)
-    if stage in ("encoder", "pass"):
+    if stage in (recipe.stages[0], "pass"):
         return jnp.asarray(rng.random((batch, *size, 3), np.float32))
-    h, w = (side // recipe.vae.factor for side in size)
-    shape = batch, h, w, recipe.vae.latent_channels
+    vae = recipe.autoencoder
+    h, w = (side // vae.factor for side in size)
+    shape = batch, h, w, vae.latent_channels
     return jnp.asarray(rng.standard_normal(shape, np.float32))
 
 
@@ -150,6 +153,7 @@ def _speed(
         "seconds": seconds.wall,
         "seconds_best": seconds.best,
         "processor_s": seconds.processor,
+        "processor_spread": seconds.spread,
         "images_per_s": images / seconds.wall,
     }
     if flops:

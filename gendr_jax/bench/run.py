@@ -15,7 +15,8 @@ from gendr_jax.errors import UsageError
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
 from gendr_jax.nets import Params
-from gendr_jax.restore import estimate, options
+from gendr_jax.plan import programs
+from gendr_jax.restore import estimate, forward, options
 from gendr_jax.restore.forward import Recipe
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.train.settings import VAESettings
@@ -60,18 +61,17 @@ def recipe_of(config: Mapping[str, Any] | None, dtype: str) -> Recipe:
     )
     if isinstance(settings, VAESettings):
         raise UsageError(
-            "stage vae has no UNet to restore with. Take a config of stage base or "
-            "distill, or --program train."
+            "stage vae has no UNet to restore with. Take a config of another stage, or "
+            "--program train."
         )
-    return Recipe(settings.vae, settings.unet, settings.prediction, T_STAR, dtype)
+    return programs.recipe_of(settings, dtype)
 
 
 def loaded(path: Path, dtype: str) -> tuple[Recipe, Params]:
     """Recipe and host weights of a weights folder of a restorer."""
     found = folder.load(path, components=("unet", "vae", "prompt"))
     options.require_restorer(found)
-    vae, unet = found.configs["vae"], found.configs["unet"]
-    recipe = Recipe(vae, unet, found.prediction, found.t_star, dtype)
+    recipe = forward.recipe_of(found, dtype)
     return recipe, options.host_params(found, recipe)
 
 
@@ -88,6 +88,10 @@ def restore(recipe: Recipe, params: Params | None, wishes: list[Wish]) -> Result
     top = ceiling.matmul_ceiling(recipe.dtype, jax.devices()[0])
     placed = jax.device_put(host)
     kinds = list(dict.fromkeys(kind for wish in wishes for kind in wish.peers))
+    if kinds and recipe.kind != "restorer":
+        raise UsageError(
+            f"weights of kind {recipe.kind} have no peer in PyTorch. Leave --peer out."
+        )
     others = peer.peers(kinds, recipe, placed) if kinds else {}
     rows, best = [], []
     for wish in wishes:
@@ -162,10 +166,11 @@ def _best(recipe: Recipe, params: Params, wish: Wish, top: float) -> dict[str, A
 
 def _picture(recipe: Recipe, host: Params, wish: Wish, top: float) -> dict[str, Any]:
     """A whole picture: the tiles are what memory allows."""
+    configs = {"unet": recipe.unet, "vae": recipe.vae}
     weights = Weights(
-        kind="restorer",
-        configs={"unet": recipe.unet, "vae": recipe.vae},
-        params={name: host[name] for name in ("unet", "vae")},
+        kind=recipe.kind,
+        configs={name: config for name, config in configs.items() if config},
+        params={name: host[name] for name in forward.networks(recipe)},
         prompt=host["prompt"],
         prediction=recipe.prediction,
         t_star=recipe.t_star,

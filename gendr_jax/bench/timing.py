@@ -17,11 +17,14 @@ class Seconds:
         processor: of all threads of this process; work, however busy the machine is
             (but threads that wait by spinning count, too).
         best: the least wall time.
+        spread: of the processor time: the distance of its quartiles, as a share of the
+            median; 0 of one call.
     """
 
     wall: float
     processor: float
     best: float
+    spread: float = dataclasses.field(default=0.0, compare=False)
 
 
 def once(call: Call) -> Seconds:
@@ -48,8 +51,18 @@ def in_turn(calls: Mapping[str, Call], rounds: int) -> dict[str, Seconds]:
 
 def median(taken: list[Seconds]) -> Seconds:
     """Of each clock by itself."""
+    processor = [one.processor for one in taken]
     return Seconds(
         statistics.median(one.wall for one in taken),
-        statistics.median(one.processor for one in taken),
+        statistics.median(processor),
         min(one.best for one in taken),
+        _spread(processor),
     )
+
+
+def _spread(values: list[float]) -> float:
+    middle = statistics.median(values)
+    if len(values) < 2 or middle <= 0:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / middle

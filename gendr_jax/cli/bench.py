@@ -6,6 +6,7 @@ from typing import Any
 
 from absl import flags
 
+from gendr_jax import overwriting
 from gendr_jax.cli import configs
 from gendr_jax.errors import UsageError
 
@@ -31,7 +32,8 @@ is the share of what a product of matrices reaches here, measured first.
   --stages LIST         of encoder,unet,decoder,pass (default all)
   --sweep               doubles the batch until pictures a second no longer grow
   --peer LIST           PyTorch and diffusers with the same weights, in turn with ours:
-                        eager, compile, max-autotune, each also as eager+channels_last
+                        eager, compile, max-autotune, each also as eager+channels_last;
+                        no ratio where other programs keep the cores busy
   --rounds 5            that count
   --json FILE           all figures, with machine, versions and this command
   --help                this text
@@ -57,6 +59,8 @@ def main(args: list[str]) -> int:
         raise UsageError(
             "--peer, --sweep and --weights are for --program restore. Leave them out."
         )
+    if values.json:
+        _check_json(Path(values.json), args, values.weights)
     from gendr_jax.cli.common import quiet
 
     quiet()
@@ -70,6 +74,21 @@ def main(args: list[str]) -> int:
 
         report.write(Path(values.json), result)
     return 0
+
+
+def _check_json(path: Path, args: list[str], weights: str) -> None:
+    """The file of figures is neither the configuration nor weights.
+
+    Raises:
+        UsageError: it is, or it cannot be a file.
+    """
+    if path.is_dir():
+        raise UsageError(f"--json {path} is a folder. Name a file.")
+    read = configs.files_of(args)
+    folder = Path(weights).expanduser()
+    if weights and folder.exists():
+        read += [p for p in folder.rglob("*") if p.is_file()] or [folder]
+    overwriting.refuse([path], read, "Name another file with --json.")
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -162,6 +181,8 @@ def _show(result: dict[str, Any]) -> None:
         f"TFLOP/s in {top['dtype']}\n"
     )
     print(report.table(result["rows"]))
+    for line in report.without_ratio(result["rows"]):
+        print(f"\n{line}")
     if "throughput" in result:
         print(f"\nbest throughput\n\n{report.table(result['throughput'])}")
     memory = result["memory"]

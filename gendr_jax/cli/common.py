@@ -52,40 +52,17 @@ def _silence_closed_loops() -> None:
 
 
 def cache_folder(name: str) -> Path | None:
-    """The folder of that name among what is kept from one command to the next.
+    """The folder of that name among what is kept from one command to the next."""
+    from gendr_jax import program_cache
 
-    $GENDR_CACHE_DIR, else $XDG_CACHE_HOME/gendr_jax, else ~/.cache/gendr_jax. None
-    where GENDR_CACHE=0 or where nothing can be written.
-    """
-    if os.environ.get("GENDR_CACHE") == "0":
-        return None
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    named = os.environ.get("GENDR_CACHE_DIR") or f"{base}/gendr_jax"
-    folder = Path(named).expanduser() / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a read-only home: the run is slower, not wrong
-        return None
-    return folder
+    return program_cache.folder(name)
 
 
 def cache_programs() -> Path | None:
-    """Keep compiled programs on disk, so that a second run need not compile.
+    """Keep compiled programs on disk, so that a second run need not compile."""
+    from gendr_jax import program_cache
 
-    They go to `cache_folder("programs")`; JAX_COMPILATION_CACHE_DIR goes before it.
-    Returns the folder, None where there is none of ours.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return None
-    folder = cache_folder("programs")
-    if folder is None:
-        return None
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    # Small ones too: a second run shall compile nothing.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    return folder
+    return program_cache.enable()
 
 
 @contextlib.contextmanager

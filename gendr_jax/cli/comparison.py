@@ -6,7 +6,6 @@ besides one log and one weights folder. Training and restoring are elsewhere.
 
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,14 @@ from gendr_jax.data import photos
 from gendr_jax.data.degrade import degrade, recipe
 from gendr_jax.image_io import sheets
 from gendr_jax.image_io.resize import bicubic
+from gendr_jax.own_outputs import OwnOutputs
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.weights.resolve import DEFAULT
 
 SCALE, SEED, SIDE = 4, 7, 256
 SHOWN = ("astronaut", "chelsea", "coffee", "rocket")
+PICTURE, WEIGHTS, LOG, RUN = "comparison.png", "weights", "metrics.jsonl", "run.json"
+COLLECTED = (LOG, RUN, WEIGHTS)  # of three stages, and PICTURE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +72,13 @@ def shipped() -> list[Shown]:
 def restored(
     truths: list[np.ndarray], names: tuple[str, ...], weights: Path | str = DEFAULT
 ) -> list[Shown]:
-    """Squares of SIDE pixels, degraded by the default recipe and restored."""
+    """Squares of SIDE pixels, degraded as Real-ESRGAN does and restored."""
     keys = jax.random.split(jax.random.key(SEED), len(truths))
     unit = np.stack(truths).astype(np.float32) / 255.0
     lows = np.asarray(degrade(keys, unit, recipe("realesrgan"), SCALE))
     lows = np.round(lows * 255.0).astype(np.uint8)
-    results = Restorer.from_pretrained(weights, "float32")(list(lows), scale=SCALE)
+    made: Any = Restorer.from_pretrained(weights, "float32")(list(lows), scale=SCALE)
+    results: list[np.ndarray] = list(made)
     plains = [_enlarged(low, truths[0].shape[:2]) for low in lows]
     rows = zip(names, lows, plains, results, truths, strict=True)
     return [Shown(*row) for row in rows]
@@ -92,29 +95,50 @@ def save_rows(shown: list[Shown], path: Path) -> None:
     sheets.save(sheets.stack([sheets.strip(one.panels()) for one in shown]), path)
 
 
+def outputs(workdir: Path) -> OwnOutputs:
+    """What quickstart has made there; nothing else is replaced."""
+    return OwnOutputs(workdir, "Choose an empty folder with --workdir.")
+
+
+def save_picture(shown: list[Shown], workdir: Path) -> Path:
+    """comparison.png; the path.
+
+    Raises:
+        UsageError: there is one that quickstart has not made.
+    """
+    with outputs(workdir).replacing(PICTURE) as temporary:
+        save_rows(shown, temporary)
+    return workdir / PICTURE
+
+
 def draw(workdir: Path) -> tuple[float, float]:
     """Write comparison.png; PSNR in dB of bicubic and of GenDR (luma, no border)."""
     truth = _middle(dict(photos.photographs())[photos.HELD_OUT])
-    shown = restored([truth], (photos.HELD_OUT,), workdir / "weights")
-    save_rows(shown, workdir / "comparison.png")
+    shown = restored([truth], (photos.HELD_OUT,), workdir / WEIGHTS)
+    save_picture(shown, workdir)
     return means(shown)
 
 
 def collect(workdir: Path, stages: list[str], seconds: float) -> None:
-    """One metrics.jsonl, run.json and weights folder for the stages' three."""
+    """One metrics.jsonl, run.json and weights folder for the stages' three.
+
+    Raises:
+        UsageError: one of them is there and quickstart has not made it.
+    """
+    own = outputs(workdir)
+    own.refuse_foreign(COLLECTED)
     lines, runs = [], {}
     for stage in stages:
         for line in (workdir / stage / "metrics.jsonl").read_text().splitlines():
             lines.append(json.dumps({"stage": stage, **json.loads(line)}))
         runs[stage] = json.loads((workdir / stage / "run.json").read_text())
-    _write(workdir / "metrics.jsonl", "\n".join(lines) + "\n")
+    with own.replacing(LOG) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
     summary: dict[str, Any] = {"seconds": round(seconds, 1), "stages": runs}
-    _write(workdir / "run.json", json.dumps(summary, indent=2) + "\n")
-    fresh = workdir / ".weights.tmp"
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(workdir / stages[-1] / "weights", fresh)
-    shutil.rmtree(workdir / "weights", ignore_errors=True)
-    os.replace(fresh, workdir / "weights")
+    with own.replacing(RUN) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    with own.replacing(WEIGHTS, folder=True) as temporary:
+        shutil.copytree(workdir / stages[-1] / "weights", temporary, dirs_exist_ok=True)
 
 
 def _middle(image: np.ndarray) -> np.ndarray:
@@ -126,9 +150,3 @@ def _middle(image: np.ndarray) -> np.ndarray:
 def _enlarged(low: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     plain = np.clip(bicubic(low.astype(np.float32) / 255.0, size_hw), 0.0, 1.0)
     return np.round(plain * 255.0).astype(np.uint8)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -63,6 +63,17 @@ def parse(
     return values, config
 
 
+def files_of(args: list[str]) -> list[Path]:
+    """The configuration files that the arguments name."""
+    found = []
+    for arg, after in zip(args, [*args[1:], ""], strict=True):
+        match = re.match(r"--?config(?:=(.*))?$", arg, re.DOTALL)
+        if match:
+            # FILE.py:TEXT hands TEXT to get_config
+            found.append(Path(re.sub(r"(\.py):.*$", r"\1", match[1] or after)))
+    return found
+
+
 def _parse(
     args: list[str], define: Callable[[flags.FlagValues], None] | None = None
 ) -> tuple[flags.FlagValues, Any]:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from gendr_jax import overwriting
 from gendr_jax.cli.common import Parser
 from gendr_jax.errors import UsageError
 
@@ -41,6 +42,7 @@ def main(args: list[str]) -> int:
         )
     if flags.verify and flags.to in ("peft", "kohya"):  # before anything is written
         raise UsageError("--verify runs networks, not adapters. Verify with --merge.")
+    _check_apart(flags)
     from gendr_jax.cli.common import quiet
 
     quiet()
@@ -88,6 +90,16 @@ def main(args: list[str]) -> int:
         )
     print(json.dumps(report, indent=2) if flags.json else as_text(report))
     return 0 if verified is None or verified["agrees"] else 1
+
+
+def _check_apart(flags: Any) -> None:
+    """With --force, too, the output is none of the sources and holds none."""
+    output = Path(flags.output).expanduser()
+    given = [Path(text).expanduser() for text in flags.sources]
+    given += [flags.prompt] if flags.prompt is not None else []
+    for path in given:
+        if path.exists():  # else a URL, a name or a Hub id
+            overwriting.refuse_holding(output, path, "Name another place with -o.")
 
 
 def _of_runs(

@@ -33,11 +33,13 @@ def main(args: list[str]) -> int:
 
 
 def _serve(engine: Any, flags: Any) -> None:
+    from gendr_jax.demo.engine import DROPPED
+
     # Read when Gradio is imported. Nothing is sent anywhere, and photographs that are
     # dropped on the page go when it does.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["GRADIO_TEMP_DIR"] = str(engine.folder / "dropped")
+    os.environ["GRADIO_TEMP_DIR"] = str(engine.folder / DROPPED)
     try:
         from gendr_jax.demo import page
     except ModuleNotFoundError as error:

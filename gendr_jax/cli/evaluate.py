@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gendr_jax import overwriting
-from gendr_jax.cli.common import DEFAULT_WEIGHTS, Parser, tidy_when_terminated
+from gendr_jax.cli.common import tidy_when_terminated
+from gendr_jax.cli.evaluate_flags import PARAMETERS, parse
 from gendr_jax.errors import UsageError
 from gendr_jax.restore.folders.report import say_error
 
@@ -283,119 +284,3 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
             print(f"{done} of {total} pictures", flush=True)
 
     yield advance
-
-
-PARAMETERS = ("niqe", "lpips", "dists", "dino")  # metrics, and flags of their files
-
-
-def parse(args: list[str]) -> Any:
-    """The flags, checked.
-
-    Raises:
-        UsageError: flags that are unknown or do not go together.
-    """
-    flags = _parser().parse_args(args)
-    _check(flags)
-    return flags
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        "gendr evaluate",
-        "Measure restored pictures against their truths, their inputs, or alone; one\n"
-        "method or several side by side. Pictures belong together by file stem.",
-    )
-    add = parser.add_argument
-    add(
-        "--sr",
-        action="append",
-        default=[],
-        metavar="[NAME=]DIR",
-        help="restored pictures, once a method; --sr bicubic enlarges --lr",
-    )
-    add(
-        "--restore",
-        action="append",
-        default=[],
-        metavar="[NAME=]WEIGHTS",
-        help="a method too: --lr restored with these weights, as gendr restore does; "
-        f"{DEFAULT_WEIGHTS} where no method is named",
-    )
-    add("--dtype", choices=["bf16", "fp32"], help="of --restore (default: as restore)")
-    add("--gt", metavar="DIR", help="the truths")
-    add("--lr", metavar="DIR", help="the low-quality inputs")
-    add(
-        "--set", metavar="NAME", help="a known test set in --root: RealSR, DRealSR, ..."
-    )
-    add("--root", metavar="DIR", help="where the pictures of --set are")
-    add(
-        "-s",
-        "--scale",
-        type=float,
-        help="from inputs to results (default: what truths show; 4 without them)",
-    )
-    add("--partial", action="store_true", help="methods may lack pictures")
-    add("--sr-suffix", default="", metavar="TEXT", help="added to names: _SwinIR")
-    add("--lr-suffix", default="", metavar="TEXT", help="of --lr, as in x4")
-    add(
-        "--sr-template",
-        default="",
-        metavar="TEXT",
-        help="names of results, {} being that of the truth: SR_{}_x4",
-    )
-    add("--lr-template", default="", metavar="TEXT", help="names of --lr: {}-small")
-    add(
-        "--by-order",
-        action="store_true",
-        help="folders without a common name pair in the order of names",
-    )
-    add("--recursive", action="store_true", help="folders below folders")
-    _metric_flags(parser.add_argument_group("metrics"))
-    _output_flags(parser.add_argument_group("results"))
-    return parser
-
-
-def _metric_flags(group: Any) -> None:
-    add = group.add_argument
-    add(
-        "--metrics",
-        metavar="LIST",
-        help="as in psnr,ssim,niqe (default: all that the given files allow)",
-    )
-    add(
-        "--channel",
-        choices=["y", "rgb"],
-        default="y",
-        help="of psnr, ssim (default: y)",
-    )
-    add("--crop", type=int, default=0, metavar="N", help="pixels left out at borders")
-    add("--niqe", metavar="PATH", help="its parameters, or photographs to fit them to")
-    for name, network in (("lpips", "LPIPS"), ("dists", "DISTS"), ("dino", "DINOv2")):
-        add(f"--{name}", metavar="PATH", help=f"weights of {network}")
-    add("--tile", type=int, default=512, metavar="N", help="of seam (default: 512)")
-    add("--tile-overlap", type=int, metavar="N", help="of seam (default: a quarter)")
-
-
-def _output_flags(group: Any) -> None:
-    add = group.add_argument
-    add("-o", "--output", metavar="FILE.json", help="all figures")
-    add("--csv", metavar="FILE.csv", help="a line a picture and method")
-    add("--html", metavar="FILE.html", help="the report, with pictures, in one file")
-    add(
-        "--crops", type=int, default=24, metavar="N", help="in the report (default: 24)"
-    )
-
-
-def _check(flags: Any) -> None:
-    if not flags.sr and not flags.restore:
-        if not (flags.lr or flags.set):
-            raise UsageError("no method is named. Name a folder of results with --sr.")
-        flags.restore.append(DEFAULT_WEIGHTS)
-    if (flags.set is None) != (flags.root is None):
-        raise UsageError("--set and --root go together. Give both or neither.")
-    if flags.set and (flags.gt or flags.lr):
-        raise UsageError("--set brings its own --gt and --lr. Leave these out.")
-    for name, least in (("crop", 0), ("crops", 0), ("tile", 1), ("scale", 1)):
-        value = getattr(flags, name)
-        if value is not None and not value >= least:
-            raise UsageError(f"--{name} is {value}, it is {least} or more. Change it.")

@@ -153,7 +153,8 @@ def _dispatch(args: list[str]) -> int:
 def _explain(error: BaseException) -> tuple[int, str]:
     """(exit status, one line without our prefix; empty: say nothing)."""
     if isinstance(error, KeyboardInterrupt):
-        return 130, "stopped by the keyboard. Start the same command again."
+        text = str(error) or "stopped by the keyboard. Start the same command again."
+        return 130, text
     if isinstance(error, BrokenPipeError):  # `gendr ... | head`
         # Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,7 +13,8 @@ def main(args: list[str]) -> int:
     """Restore and show; the exit status.
 
     Raises:
-        UsageError: unknown flags, or scikit-image is not installed.
+        UsageError: unknown flags, scikit-image is not installed, or the folder has
+            work that quickstart has not made and would replace.
     """
     flags = _parser().parse_args(args)
     if flags.train:
@@ -27,11 +28,10 @@ def main(args: list[str]) -> int:
     from gendr_jax.cli import comparison
 
     with tidy_when_terminated():
+        comparison.outputs(flags.workdir).refuse_foreign([comparison.PICTURE])
         print(f"restoring with {DEFAULT_WEIGHTS}; the first time compiles", flush=True)
         shown = comparison.shipped()
-        flags.workdir.mkdir(parents=True, exist_ok=True)
-        target = flags.workdir / "comparison.png"
-        comparison.save_rows(shown, target)
+        target = comparison.save_picture(shown, flags.workdir)
     for one in shown:
         print(f"  {one.name:<10} bicubic {one.bicubic:.2f} dB, GenDR {one.ours:.2f} dB")
     print(f"restored: {target}")

@@ -103,7 +103,11 @@ def configs(workdir: Path) -> dict[str, dict[str, Any]]:
 
 
 def run(workdir: Path) -> int:
-    """Train, distil, restore, show; the exit status. Started again, it resumes."""
+    """Train, distil, restore, show; the exit status. Started again, it resumes.
+
+    Raises:
+        UsageError: the folder has work that quickstart has not made and would replace.
+    """
     import time
 
     from absl import flags
@@ -114,6 +118,9 @@ def run(workdir: Path) -> int:
     from gendr_jax.train.run import loop
     from gendr_jax.train.stages import build
 
+    comparison.outputs(workdir).refuse_foreign(
+        (*comparison.COLLECTED, comparison.PICTURE)
+    )
     # Worker processes of grain read the global flags, which nobody parses here.
     flags.FLAGS.mark_as_parsed()
     quiet()

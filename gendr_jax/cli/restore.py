@@ -1,5 +1,7 @@
 """`gendr restore`: photographs in, larger ones out."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from gendr_jax.cli.restore_devices import (
     mesh_of,
     weights_are_configuration,
 )
+from gendr_jax.errors import UsageError
 from gendr_jax.restore.folders import report as report_lib
 
 SIZES = ("outscale", "width", "height", "longest_side", "megapixels")
@@ -26,33 +29,77 @@ def main(args: list[str]) -> int:
 
     out = Path(flags.output)
     more = [Path(p) for p in (flags.compare, flags.residual_map) if p is not None]
-    found, problems = naming.find(
+    found, problems, notes = naming.find(
         flags.input, recursive=flags.recursive, outs=[out, *more]
     )
     todo = naming.assign(
         found, out, ext=flags.ext, suffix=flags.suffix, resume=flags.skip_existing
     )
     comparisons.require_apart(todo, more, flags.report)
+    _require_lossy(todo, flags.quality)
     # Of names that are settled: all machines agree on them.
     first, step = flags.share
     todo, problems = todo[first::step], dict([*problems.items()][first::step])
-    wished = wishes(flags)
-    with report_lib.lines(flags.report) as report, tidy_when_terminated():
-        for path, why in problems.items():
-            report_lib.say_error(why)
-            report({"input": path, "status": "failed", "error": why})
-        if flags.dry_run:
-            from gendr_jax.cli import restore_cost
+    earlier = report_lib.figures(flags.report if flags.skip_existing else None)
+    report = report_lib.Report(flags.report)
+    for text in notes:
+        print(f"gendr: warning: {report_lib.printable(text)}", file=sys.stderr)
+    try:
+        with tidy_when_terminated():
+            failed = _work(todo, problems, flags, report, earlier)
+    except KeyboardInterrupt:
+        again = "" if flags.skip_existing else " with --skip-existing"
+        raise KeyboardInterrupt(
+            f"stopped by the keyboard. Start the same command again{again}."
+        ) from None
+    finally:
+        unwritten = report.close()
+        if unwritten:
+            report_lib.say_error(unwritten)
+    return 1 if failed or unwritten else 0
 
-            failed = len(problems) + restore_cost.show(todo, flags, wished, report)
-            return 1 if failed else 0
-        failed = [*problems, *_restore_all(todo, flags, wished, report)]
+
+def _work(
+    todo: list[Any],
+    problems: dict[str, str],
+    flags: Any,
+    report: report_lib.Report,
+    earlier: dict[str, dict],
+) -> int:
+    """How many could not be done."""
+    wished = wishes(flags)
+    for path, why in problems.items():
+        report_lib.say_error(why)
+        report({"input": path, "status": "failed", "error": why})
     count = len(todo) + len(problems)
+    if flags.dry_run:
+        from gendr_jax.cli import restore_cost
+
+        left = _without_existing(todo, flags, report, earlier, print)
+        failed = restore_cost.show(left, count, flags, wished, report)
+        return len(problems) + failed
+    failed = [*problems, *_restore_all(todo, flags, wished, report, earlier)]
     if count > 1:  # their reasons have scrolled away
         for name in failed:
             print(f"failed: {report_lib.printable(name)}")
     print(f"{count - len(failed)} of {count} done")
-    return 1 if failed else 0
+    return len(failed)
+
+
+def _require_lossy(todo: list[Any], quality: int | None) -> None:
+    """Refuse a quality that no result has.
+
+    Raises:
+        UsageError: with the remedy.
+    """
+    from gendr_jax.image_io import FORMATS
+
+    kinds = {FORMATS.get(job.target.suffix.lower()) for job in todo}
+    if quality is not None and todo and kinds.isdisjoint({"JPEG", "WEBP"}):
+        raise UsageError(
+            f"--quality is {quality}, and no result is JPEG or WebP; the others lose "
+            "nothing. Leave it out, or add --ext jpg."
+        )
 
 
 def wishes(flags: Any) -> Any:
@@ -84,40 +131,66 @@ def wishes(flags: Any) -> Any:
         max_residual=flags.max_residual,
         refuse=flags.on_residual == "refuse",
         stages=flags.stage_times,
+        quality=flags.quality,
         **folders,
     )
 
 
-def _restore_all(todo: list[Any], flags: Any, wished: Any, report: Any) -> list[str]:
+def _restore_all(
+    todo: list[Any],
+    flags: Any,
+    wished: Any,
+    report: report_lib.Report,
+    earlier: dict[str, dict],
+) -> list[str]:
     """Restore the pictures one by one; those that failed."""
     from gendr_jax.restore.folders import run
 
+    run.clear_leftovers(todo, wished)
     failed = []
-    with report_lib.progress(len(todo)) as (advance, say):
+    with report_lib.progress(len(todo)) as told:
 
         def tell(work: Any) -> None:
             entry, job = work.entry, work.job
             report(entry)
             if warning := entry.get("warning"):
-                say(f"gendr: warning: {warning}")
+                told.say(f"gendr: warning: {warning}")
+            if lost := entry.get("metadata_lost"):
+                told.say(f"gendr: warning: {job.target} lacks {', '.join(lost)}")
             if entry["status"] == run.FAILED:
                 failed.append(str(job.source))
-                say(f"gendr: error: {entry['error']}")
-                advance("")
+                told.say(f"gendr: error: {entry['error']}")
+                told.advance("")
                 return
             size = f"{entry['width']}x{entry['height']}"
-            advance(f"{job.source} -> {job.target} {size} {entry['seconds']:.1f} s")
+            seconds = f"{entry['seconds']:.1f} s"
+            told.advance(f"{job.source} -> {job.target} {size} {seconds}")
 
-        left = []
-        for job in todo:
-            if flags.skip_existing and job.target.exists():
-                names = {"input": str(job.source), "output": str(job.target)}
-                report({**names, "status": run.SKIPPED})
-                advance(f"{job.target} is there already")
-            else:
-                left.append(job)
-        run.run(left, wished, lambda: open_restorer(flags), tell)
+        left = _without_existing(todo, flags, report, earlier, told.advance)
+        run.run(left, wished, lambda: open_restorer(flags), tell, told.tiles)
     return failed
+
+
+def _without_existing(
+    todo: list[Any],
+    flags: Any,
+    report: report_lib.Report,
+    earlier: dict[str, dict],
+    advance: Callable[[str], None],
+) -> list[Any]:
+    """What is left to do; figures of what is there are those of an earlier report."""
+    from gendr_jax.restore.folders import run
+
+    left = []
+    for job in todo:
+        if flags.skip_existing and run.is_there(job.target):
+            names = {"input": str(job.source), "output": str(job.target)}
+            known = earlier.get(str(job.target), {})
+            report({**known, **names, "status": run.SKIPPED, "error": None})
+            advance(report_lib.printable(f"{job.target} is there already"))
+        else:
+            left.append(job)
+    return left
 
 
 def open_restorer(flags: Any) -> Any:
@@ -140,6 +213,7 @@ def open_restorer(flags: Any) -> Any:
             color_fix=flags.color_fix,
             color_fix_strength=flags.color_fix_strength,
             strength=flags.strength,
+            pad_cfg=flags.pad_cfg,
             tile=flags.tile,
             tile_overlap=flags.tile_overlap,
             batch=flags.batch,

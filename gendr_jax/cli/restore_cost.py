@@ -11,7 +11,7 @@ from gendr_jax.restore.estimate import Estimate
 from gendr_jax.restore.folders.naming import Job
 from gendr_jax.restore.folders.report import printable, say_error
 from gendr_jax.restore.folders.run import FAULTS, Wishes, look, one_line
-from gendr_jax.restore.forward import Recipe
+from gendr_jax.restore.forward import recipe_of
 from gendr_jax.restore.options import DTYPES
 from gendr_jax.restore.pipeline import MAX_PIXELS
 from gendr_jax.weights import gendr_json
@@ -21,9 +21,17 @@ GIB, TERA = 2**30, 1e12
 
 
 def show(
-    todo: list[Job], flags: Any, wishes: Wishes, report: Callable[[dict], None]
+    todo: list[Job],
+    total: int,
+    flags: Any,
+    wishes: Wishes,
+    report: Callable[[dict], None],
 ) -> int:
     """Print a line a picture and a total; how many cannot be done.
+
+    Args:
+        todo: without those that are there already.
+        total: of all that the command names.
 
     Raises:
         UsageError: no weights folder, or one of another kind.
@@ -31,10 +39,6 @@ def show(
     plan, failed, flops, seconds = _planner(flags), 0, 0, 0.0
     for job in todo:
         names = {"input": str(job.source), "output": str(job.target)}
-        if flags.skip_existing and job.target.exists():
-            report({**names, "status": "skipped"})
-            print(printable(f"{job.target} is there already"))
-            continue
         try:
             reader, scale = look(job, wishes)
             head = reader.header
@@ -48,13 +52,13 @@ def show(
             say_error(why)
             report({**names, "status": "failed", "error": why})
             continue
-        flops, seconds = flops + found.flops, seconds + found.seconds
+        flops, seconds = flops + found.flops, seconds + (found.seconds or 0.0)
         line = f"{job.source} {head.width}x{head.height} -> {job.target} "
         print(printable(line) + _text(found))
         report({**names, "status": "planned", **_entry(found)})
     count = len(todo) - failed
     print(
-        f"{count} of {len(todo)} to do: {flops / TERA:.3g} TFLOP, "
+        f"{count} of {total} to do: {flops / TERA:.3g} TFLOP, "
         f"about {seconds:.3g} s on {_device()}, compiling and files left out"
     )
     return failed
@@ -66,8 +70,7 @@ def _planner(flags: Any) -> Callable[[int, int], Estimate]:
         folder = locate(flags.weights)
         said = gendr_json.settings(folder, gendr_json.read(folder))
     dtype, mesh = DTYPES[dtype_of(flags)], mesh_of(flags)
-    configs = said.configs["vae"], said.configs["unet"]
-    recipe = Recipe(*configs, said.prediction, said.t_star, dtype)
+    recipe = recipe_of(said, dtype, flags.pad_cfg)
     rate = estimate.measured_rate(dtype)
     devices = 1 if mesh is None else mesh.size
     space = 1 if mesh is None else mesh.shape["space"]
@@ -107,7 +110,7 @@ def _entry(found: Estimate) -> dict[str, Any]:
         "tiles": found.tiles,
         "flops": found.flops,
         "peak_bytes": found.peak_bytes,
-        "expected_seconds": round(found.seconds, 3),
+        "expected_seconds": round(found.seconds or 0.0, 3),
     }
 
 

@@ -100,6 +100,14 @@ def _network_flags(group: Any) -> None:
         metavar="F",
         help="1 the networks' picture, 0 plain enlargement (default: 1)",
     )
+    add(
+        "--pad-cfg",
+        type=float,
+        default=1.0,
+        metavar="W",
+        help="guidance of weights of kind pix by two paddings, two passes a picture; "
+        "above 1 it sharpens (default: 1, none)",
+    )
     add("--dtype", choices=["bf16", "fp32"], help="(default: bf16; fp32 on a CPU)")
     add(
         "--seed",
@@ -137,6 +145,12 @@ def _file_flags(group: Any) -> None:
         choices=["auto", "png", "jpg", "webp", "tiff"],
         default="auto",
         help="format of results (default: auto, that of the input)",
+    )
+    add(
+        "--quality",
+        type=int,
+        metavar="N",
+        help="1 to 100, of JPEG (default: 95) and WebP (default: lossless)",
     )
     add("--suffix", default="", metavar="S", help="added to the names of results")
     add("--recursive", action="store_true", help="folders below folders; tree is kept")
@@ -208,6 +222,8 @@ def _check(flags: Any) -> None:
         value = getattr(flags, name)
         if value is not None and value < 1:
             _refuse(name, value, "it must be above 0")
+    if flags.quality is not None and not 1 <= flags.quality <= 100:
+        _refuse("quality", flags.quality, "it goes from 1 to 100")
     if flags.tile_overlap is not None and flags.tile_overlap < 0:
         _refuse("tile_overlap", flags.tile_overlap, "it must be 0 or more")
     for name, idle, needed in IDLE_WITHOUT:

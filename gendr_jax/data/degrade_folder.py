@@ -27,10 +27,11 @@ from gendr_jax.data import decode, pairs_manifest, patience, sources
 from gendr_jax.data.degrade import Recipe, degrade
 from gendr_jax.errors import InputError, UsageError
 
-# Sides of canvases: complete JPEG units. Steps of small ones are wide: to compile one
-# more program takes longer than to compute the empty pixels.
-SMALL, LARGE = (64, 128, 256, 512, 768, 1024, 1536, 2048), (3072, 4096, 6144, 8192)
-LADDER = (*SMALL, *LARGE, 12288, 16384)
+# Sides of canvases: complete JPEG units. To compile one more program takes longer than
+# to compute the empty pixels of many pictures, so small canvases are square and few,
+# and no side of a large one is less than half of the other.
+SQUARE = (128, 512)
+LADDER = (*SQUARE, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 MIN_SIDE = 32
 REMEDY = "Choose an empty folder with -o."
 
@@ -190,10 +191,10 @@ def _kept(
 
 
 def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except FileNotFoundError:
+    if not path.exists():
         return ""
+    data = patience.patiently(path.read_bytes, str(path))
+    return hashlib.sha256(data).hexdigest()
 
 
 def _one(
@@ -238,13 +239,22 @@ def _crop(pixels_hwc: np.ndarray, path: Path, scale: int) -> np.ndarray:
 def _degrade(job: Job, name: str, hq_hwc: np.ndarray) -> np.ndarray:
     key = pairs_manifest.key(job.seed, pairs_manifest.index(name))
     height, width = hq_hwc.shape[:2]
-    canvas = [next(n for n in LADDER if n >= side) for side in (height, width)]
-    padded = np.zeros((1, *canvas, 3), np.float32)
+    padded = np.zeros((1, *canvas(height, width), 3), np.float32)
     padded[0, :height, :width] = hq_hwc.astype(np.float32) / 255.0
     sizes_b2 = jnp.asarray([[height, width]], jnp.int32)
     lq_bhwc = degrade(key[None], jnp.asarray(padded), job.preset, job.scale, sizes_b2)
     lq_hwc = np.asarray(lq_bhwc[0, : height // job.scale, : width // job.scale])
     return np.round(lq_hwc * 255.0).astype(np.uint8)
+
+
+def canvas(height: int, width: int) -> tuple[int, int]:
+    """The smallest canvas that holds the picture."""
+    longest = max(height, width)
+    least = longest if longest <= SQUARE[-1] else longest // 2
+    rows, columns = (
+        next(n for n in LADDER if n >= max(side, least)) for side in (height, width)
+    )
+    return rows, columns
 
 
 def _png(pixels_hwc: np.ndarray) -> bytes:

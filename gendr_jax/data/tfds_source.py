@@ -110,7 +110,9 @@ def tfds_source(text: str) -> Tfds:
       UsageError: no such dataset, split or image feature; a file that is truncated; no
         usable picture, or too many bad ones (`sources.check_rejected`).
     """
-    where, split = re.fullmatch(r"(.+?)(?:\[(.+)\])?", text, re.DOTALL).groups()
+    match = re.fullmatch(r"(.+?)(?:\[(.+)\])?", text, re.DOTALL)
+    assert match is not None  # of any text that is not empty
+    where, split = match[1], match[2]
     builder = _builder(where)
     split = split or _only_split(builder, where)
     key = _image_key(builder, where)

@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import os
+import re
 import shutil
 import tempfile
 import threading
@@ -18,7 +20,9 @@ from gendr_jax.restore.pipeline import Restorer
 
 SHOWN = 2048  # longest side of what the page shows; the file to take away is whole
 LARGEST = 100_000_000  # output pixels that are held in memory
-KEPT = 8  # results that stay on disk; Gradio has its own copy of what it shows
+KEPT = 8  # results that stay on disk
+DROPPED = "dropped"  # below the engine's folder: what the page takes and shows
+DROPPED_KEPT = 4 * KEPT  # files there
 Progress = Callable[[float, str], None]
 
 
@@ -39,7 +43,7 @@ class Result:
 
 
 class Engine:
-    """A restorer behind a lock; another size of tile makes another restorer."""
+    """A restorer behind a lock, opened once."""
 
     def __init__(self, open_restorer: Callable[[Any], Restorer]):
         """open_restorer: tile ("auto", 0 or pixels) -> Restorer."""
@@ -62,15 +66,21 @@ class Engine:
         return Path(self._folder.name)
 
     def open(self, tile: Any = "auto") -> Restorer:
-        """The restorer with this tile; its weights are read when it is another one.
+        """The restorer with this tile; weights are read once.
 
         Raises:
             InputError: weights that cannot be read.
         """
-        if self._restorer is None or tile != self._tile:
-            self._restorer = None  # gives its memory back first
+        if self._restorer is None:
             self._restorer, self._tile = self._open(tile), tile
+        elif tile != self._tile:
+            self._restorer, self._tile = self._restorer.with_tile(tile), tile
         return self._restorer
+
+    def public(self, text: str, source: Path | str) -> str:
+        """What may be told on the page: names of files, not where they are."""
+        text = text.replace(f"{Path(source).parent}{os.sep}", "")
+        return re.sub(r"(?<![\w.])/(?:[^\s/'\",:]+/)+", "", text)
 
     def run(
         self,
@@ -88,6 +98,7 @@ class Engine:
             UsageError: a scale or tile that there is not.
         """
         source = Path(source)
+        self._forget_dropped(source)
         progress(0.0, "reading")
         image = image_io.read(source)
         _require_room(image, scale)
@@ -116,6 +127,14 @@ class Engine:
         if len(self._kept) > KEPT:
             shutil.rmtree(self._kept.popleft())
         return self._kept[-1]
+
+    def _forget_dropped(self, current: Path) -> None:
+        """Remove the oldest of what was dropped on the page, and of its copies."""
+        copies = [p for p in (self.folder / DROPPED).rglob("*") if p.is_file()]
+        copies.sort(key=lambda path: path.stat().st_mtime)
+        for path in copies[: -DROPPED_KEPT or None]:
+            if path != current:
+                path.unlink(missing_ok=True)
 
 
 def _require_room(image: Image, scale: float) -> None:

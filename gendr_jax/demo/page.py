@@ -1,7 +1,6 @@
 """The page: a place to drop a picture, settings, a slider, a file to take away."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -60,8 +59,7 @@ def build(engine: Engine) -> gr.Blocks:
                     progress=lambda part, text: progress(part, desc=text),
                 )
             except (GendrError, OSError, MemoryError) as error:
-                text = str(error).replace(path, Path(path).name)
-                text = text or "Memory is exhausted."
+                text = engine.public(str(error), path) or "Memory is exhausted."
                 raise gr.Error(text, print_exception=False) from error
             seconds = time.perf_counter() - begin
             return (

@@ -11,5 +11,5 @@
                    pictures.js)
     test_sets.py   the test sets of the field (sets/*.sha256)
 
-Formulas are in `gendr_jax/metrics/`, flags in `gendr_jax/cli/evaluate.py`.
+Formulas are in `gendr_jax/metrics/`, flags in `gendr_jax/cli/evaluate_flags.py`.
 """

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,18 @@ from gendr_jax.errors import InputError
 from gendr_jax.image_io import Image
 from gendr_jax.image_io.alpha import bleed
 
-Picture = np.ndarray | jax.Array | Pil.Image | Image
+
+class DLPack(Protocol):
+    """An array of any library that lends its memory by DLPack, as PyTorch's tensors."""
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """The capsule."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Where the memory is."""
+
+
+Picture = np.ndarray | jax.Array | Pil.Image | Image | DLPack
 
 # ITU-R BT.601, as Pillow's conversion to grey.
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -23,8 +35,9 @@ ROUNDING = 1e-3  # floats may leave [0, 1] by this much, as resizers' output doe
 def take(picture: Picture) -> Image:
     """The picture as an `Image`; float arrays keep their dtype.
 
-    Args: HW or HWC (1, 3 or 4 channels) uint8, uint16 or float array in [0, 1], of
-    numpy or JAX; a PIL image, turned upright by its EXIF orientation; or an `Image`.
+    Args: HW or HWC (1 to 4 channels; of 2 and 4 the last is opacity) uint8, uint16 or
+    float array in [0, 1], bfloat16 too, of numpy, JAX, PyTorch or anything with
+    `__dlpack__`; a PIL image, turned upright by its EXIF orientation; or an `Image`.
 
     Raises:
         InputError: another type, shape or dtype, or floats outside [0, 1].
@@ -35,6 +48,8 @@ def take(picture: Picture) -> Image:
         return image_io.from_pil(picture, "the picture")
     if isinstance(picture, jax.Array):
         picture = np.asarray(picture)
+    elif not isinstance(picture, np.ndarray) and hasattr(picture, "__dlpack__"):
+        picture = _from_dlpack(picture)
     if isinstance(picture, str | Path):
         raise InputError(
             f"{picture} is a name, expected a picture. Open it by PIL.Image.open, or "
@@ -46,14 +61,14 @@ def take(picture: Picture) -> Image:
             "PIL image. Convert it."
         )
     pixels = picture[..., None] if picture.ndim == 2 else picture
-    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3, 4) or 0 in pixels.shape:
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 2, 3, 4) or 0 in pixels.shape:
         raise InputError(
-            f"a picture has shape {picture.shape}, expected [H, W], [H, W, 3] or "
-            "[H, W, 4]. Move channels last; give several pictures as a list."
+            f"a picture has shape {picture.shape}, expected [H, W] or [H, W, C] with 1 "
+            "to 4 channels. Move channels last; give several pictures as a list."
         )
     _require_range(pixels)
-    if pixels.shape[-1] == 4:
-        return Image(pixels[..., :3], pixels[..., 3])
+    if pixels.shape[-1] in (2, 4):
+        return Image(pixels[..., :-1], pixels[..., -1])
     return Image(pixels)
 
 
@@ -65,11 +80,49 @@ def give(image: Image, like: Picture) -> Picture:
         return image_io.to_pil(image)
     if isinstance(like, jax.Array):
         return jnp.asarray(give(image, np.empty(like.shape, like.dtype)))
+    if not isinstance(like, np.ndarray):
+        return _like_tensor(image, like)
     if like.ndim == 2:
         return image.pixels_hwc[..., 0]
     if image.alpha_hw is not None:
         return np.concatenate([image.pixels_hwc, image.alpha_hw[..., None]], axis=-1)
     return image.pixels_hwc
+
+
+def _like_tensor(image: Image, like: Any) -> Any:
+    """For a tensor of PyTorch one like it, for others an array."""
+    pixels: Any = give(image, np.empty((1,) * like.ndim))
+    return like.new_tensor(_plain(pixels)) if _is_torch(like) else pixels
+
+
+def _from_dlpack(picture: Any) -> np.ndarray:
+    """The pixels, copied to the host if need be; PyTorch is not imported for it."""
+    try:
+        if _is_torch(picture):
+            picture = picture.detach().cpu().contiguous()
+        # Through JAX, as numpy's own way knows no bfloat16.
+        return np.asarray(jax.dlpack.from_dlpack(picture))
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"a picture of type {type(picture).__name__} cannot be taken ({reason}). "
+            "Convert it to a numpy array."
+        ) from error
+
+
+def _is_torch(picture: object) -> bool:
+    return type(picture).__module__.partition(".")[0] == "torch"
+
+
+def _plain(pixels: np.ndarray) -> np.ndarray:
+    """In a dtype that every library knows."""
+    known = pixels.dtype.kind in "uf" and pixels.dtype.isbuiltin == 1
+    return pixels if known else pixels.astype(np.float32)
+
+
+def _is_float(dtype: np.dtype) -> bool:
+    """Whether it is one, numpy's own or another as bfloat16."""
+    return bool(jnp.issubdtype(dtype, jnp.floating))
 
 
 def to_unit(image: Image) -> tuple[np.ndarray, np.ndarray | None]:
@@ -101,18 +154,19 @@ def from_unit(rgb_hwc: np.ndarray, alpha_hw: np.ndarray | None, like: Image) -> 
 
 def _quantise(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     x = np.clip(x, 0.0, 1.0)
-    if np.issubdtype(dtype, np.floating):
+    if _is_float(dtype):
         return x.astype(dtype)
     return np.rint(x * _top(dtype)).astype(dtype)
 
 
 def _top(dtype: np.dtype) -> float:
-    return 1.0 if np.issubdtype(dtype, np.floating) else float(np.iinfo(dtype).max)
+    return 1.0 if _is_float(dtype) else float(np.iinfo(dtype).max)
 
 
 def _require_range(pixels: np.ndarray) -> None:
-    if np.issubdtype(pixels.dtype, np.floating):
-        low, high = float(pixels.min()), float(pixels.max())
+    if _is_float(pixels.dtype):
+        values = pixels if pixels.dtype.kind == "f" else pixels.astype(np.float32)
+        low, high = float(values.min()), float(values.max())
         if not np.isfinite([low, high]).all():
             raise InputError(
                 "a float picture has values that are not finite. Replace them."

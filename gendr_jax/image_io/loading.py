@@ -57,6 +57,20 @@ def kind_of(path: Path) -> str:
             f"{path} is the raw data of a camera, of which only a small preview could "
             "be read. Develop it to TIFF or PNG first, for example with darktable."
         )
+    if kind := kind_of_bytes(head):
+        return kind
+    if head[4:8] == b"ftyp":
+        brand = head[8:12].decode("latin-1")
+        raise InputError(
+            f"{path} is HEIF of the brand {brand!r}, of which AVIF alone is read. "
+            "Convert it to PNG or JPEG."
+        )
+    what = "is not a picture that is read" if head else "is empty"
+    raise InputError(f"{path} {what}. {KINDS}")
+
+
+def kind_of_bytes(head: bytes) -> str | None:
+    """The format of a file that starts with these 64 bytes; None if it is not read."""
     if head.startswith(PNG_START):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
@@ -67,20 +81,14 @@ def kind_of(path: Path) -> str:
         return "TIFF"
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
-    if head[4:8] == b"ftyp":
-        if {b"avif", b"avis"} & {head[i : i + 4] for i in range(8, 64, 4)}:
-            return "AVIF"
-        brand = head[8:12].decode("latin-1")
-        raise InputError(
-            f"{path} is HEIF of the brand {brand!r}, of which AVIF alone is read. "
-            "Convert it to PNG or JPEG."
-        )
-    if head[:2] == b"BM":
+    brands = {head[i : i + 4] for i in range(8, 64, 4)}
+    if head[4:8] == b"ftyp" and brands & {b"avif", b"avis"}:
+        return "AVIF"
+    if head[:2] == b"BM" and head[6:10] == bytes(4):
         return "BMP"
     if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
         return "PPM"
-    what = "is not a picture that is read" if head else "is empty"
-    raise InputError(f"{path} {what}. {KINDS}")
+    return None
 
 
 def _is_raw(path: Path, head: bytes) -> bool:

@@ -89,7 +89,8 @@ def from_working(
             image = image.icc_transform("srgb", **options)
         elif icc == builtin("p3"):
             if (image.format, bits) == ("ushort", 8):
-                image = (image / 257).rint().cast("uchar")
+                # libvips writes 16 bits where the interpretation says so.
+                image = (image / 257).rint().cast("uchar").copy(interpretation="srgb")
         else:
             lab = image.icc_import(input_profile="p3", intent=INTENT)
             lab = fields(lab, icc_profile=icc)

@@ -185,7 +185,12 @@ class Raster:
 
 
 def finish(
-    raster: Raster, path: Path | str, like: Image, *, metadata: bool = True
+    raster: Raster,
+    path: Path | str,
+    like: Image,
+    *,
+    metadata: bool = True,
+    quality: int | None = None,
 ) -> tuple[str, ...]:
     """Write a raster of uint8 or uint16 as a picture file, as `image_io.write` does.
 
@@ -210,4 +215,4 @@ def finish(
         access="sequential",
         revalidate=True,
     )
-    return writing.save(Path(path), pixels, like, metadata=metadata)
+    return writing.save(Path(path), pixels, like, metadata=metadata, quality=quality)

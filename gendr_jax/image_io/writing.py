@@ -25,6 +25,10 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "WEBP": {"lossless": True, "exact": True},
     "TIFF": {"compression": "deflate", "predictor": "horizontal"},
 }
+LOSSY: dict[str, dict[str, Any]] = {
+    "JPEG": {"subsample_mode": "off"},
+    "WEBP": {"smart_subsample": True, "exact": True},
+}
 SAVERS = {
     "PNG": pyvips.Image.pngsave,
     "JPEG": pyvips.Image.jpegsave,
@@ -36,8 +40,18 @@ SAVERS = {
 TILED = 64 * 1024 * 1024
 
 
-def write(path: Path | str, image: Image, *, metadata: bool = True) -> tuple[str, ...]:
-    """Write one picture; the suffix decides the format (JPEG: quality 95, 4:4:4).
+def write(
+    path: Path | str,
+    image: Image,
+    *,
+    metadata: bool = True,
+    quality: int | None = None,
+) -> tuple[str, ...]:
+    """Write one picture; the suffix decides the format.
+
+    Args:
+        quality: 1 to 100, of JPEG (None: 95; never with chroma subsampling) and of
+            WebP (None: lossless); other formats are lossless.
 
     Without metadata, colours are those of sRGB, as no profile says otherwise.
 
@@ -50,7 +64,7 @@ def write(path: Path | str, image: Image, *, metadata: bool = True) -> tuple[str
     image = fitted(path, image)
     height, width = image.pixels_hwc.shape[:2]
     require_fit(Path(path), image, height, width, alpha=image.alpha_hw is not None)
-    return save(Path(path), as_vips(image), image, metadata=metadata)
+    return save(Path(path), as_vips(image), image, metadata=metadata, quality=quality)
 
 
 def fitted(path: Path | str, image: Image) -> Image:
@@ -127,7 +141,12 @@ def depth(image: Image) -> int:
 
 
 def save(
-    path: Path, pixels: pyvips.Image, like: Image, *, metadata: bool
+    path: Path,
+    pixels: pyvips.Image,
+    like: Image,
+    *,
+    metadata: bool,
+    quality: int | None = None,
 ) -> tuple[str, ...]:
     """Write what `pixels` gives, row by row, with the metadata of `like`.
 
@@ -148,6 +167,8 @@ def save(
     across, down = said.density or (DENSITY, DENSITY)
     pixels = pixels.copy(xres=across, yres=down)
     options = dict(SAVE_OPTIONS[kind])
+    if quality is not None and kind in LOSSY:
+        options = LOSSY[kind] | {"Q": quality}
     if kind == "TIFF" and pixels.width * pixels.height > TILED:
         options |= {"tile": True, "tile_width": 256, "tile_height": 256}
         options |= {"bigtiff": True}

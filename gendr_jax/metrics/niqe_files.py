@@ -10,6 +10,7 @@ No parameters come with this package.
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from gendr_jax import image_io
+from gendr_jax import image_io, picture_walk
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.metrics.naturalness import FEATURES, Pristine, fit_niqe, gaussian_taps
 from gendr_jax.metrics.psnr_ssim import Range
 from gendr_jax.weights.sha256 import file_sha256
 
 MEAN = ("mu_pris_param", "mu_prisparam")
+_log = logging.getLogger(__name__)
 COVARIANCE = ("cov_pris_param", "cov_prisparam")
 
 
@@ -54,11 +56,10 @@ def fit_folder(folder: Path, *, luma: Range = "full") -> Pristine:
 
     `provenance` has the counts, and one sha256 over the digests and names of the files.
     """
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in image_io.PICTURE_SUFFIXES and path.is_file()
-    )
+    walked = picture_walk.walk(folder, image_io.PICTURE_SUFFIXES)
+    for line in walked.left_out.values():
+        _log.warning("left out %s", line)
+    files = sorted(folder / name for name in walked.names)
     if not files:
         raise InputError(f"{folder} holds no pictures. Name a folder of photographs.")
     listing = hashlib.sha256()

@@ -44,6 +44,10 @@ class LoRAConfig:
     alpha: float = 128.0
     targets: tuple[str, ...] = UNET_TARGETS
 
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"LoRAConfig.rank is {self.rank}. Give 1 or more.")
+
     @property
     def scale(self) -> float:
         return self.alpha / self.rank

@@ -1,6 +1,10 @@
 """Pixels to channels and back, in PyTorch's order of channels (GenDR-Pix)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 
 
 def pixel_unshuffle(x_bhwc: jax.Array, factor: int) -> jax.Array:
@@ -37,3 +41,22 @@ def pixel_shuffle(x_bhwc: jax.Array, factor: int) -> jax.Array:
     c = channels // (factor * factor)
     x = x_bhwc.reshape(b, h, w, c, factor, factor).transpose(0, 1, 4, 2, 5, 3)
     return x.reshape(b, h * factor, w * factor, c)
+
+
+def pixel_pass(
+    unet: Callable[..., tuple[jax.Array, Any]],
+    x_bhwc: jax.Array,
+    t_b: jax.Array,
+    context_bld: jax.Array,
+    *,
+    factor: int,
+    to_pixels: bool,
+) -> jax.Array:
+    """Pixels in [-1, 1] through a UNet without encoder, float32 or better.
+
+    GenDR-Adc answers in latents. GenDR-Pix (``to_pixels``) in pixels: y = x +
+    pixel_shuffle(output), so that an output of zero is the enlarged picture.
+    """
+    out, _ = unet(pixel_unshuffle(x_bhwc, factor), t_b, context_bld)
+    out = out.astype(jnp.promote_types(out.dtype, jnp.float32))
+    return x_bhwc + pixel_shuffle(out, factor) if to_pixels else out

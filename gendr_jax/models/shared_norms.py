@@ -29,9 +29,11 @@ def moments(module: nnx.Module) -> Moments:
 
 
 def give(module: nnx.Module, given: Moments) -> None:
-    """Let every norm use these instead of its input's."""
-    for name, norm in _norms(module).items():
-        norm.moments = given[name]
+    """Let every norm use these instead of its input's; others do not run, as an
+    encoder that only its decoder is taken of."""
+    norms = _norms(module)
+    for name, pair in given.items():
+        norms[name].moments = pair
 
 
 def _norms(module: nnx.Module) -> dict[str, GroupNorm]:

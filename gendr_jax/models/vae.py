@@ -7,6 +7,7 @@ factor (and shift) are data of the configuration, applied by ``to_model`` and
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,11 @@ class VAEConfig:
     convolutions: bool = True
 
     def __post_init__(self):
+        if not 0 < self.scaling_factor < math.inf:
+            raise ValueError(
+                f"VAEConfig.scaling_factor is {self.scaling_factor}. Give a number "
+                "above 0."
+            )
         if not (self.convolutions or self.linear_path):
             raise ValueError(
                 "VAEConfig has neither convolutions nor a linear path. "

@@ -9,16 +9,20 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gendr_jax import nets, sharding
+from gendr_jax import sharding
 from gendr_jax.diffusion import T_STAR
 from gendr_jax.errors import UsageError
-from gendr_jax.models.unet import UNet
-from gendr_jax.models.vae import VAE
 from gendr_jax.plan.request import Request
 from gendr_jax.restore import forward
 from gendr_jax.sharding import SPACE
 from gendr_jax.train.run import compiled_step
-from gendr_jax.train.settings import VAESettings
+from gendr_jax.train.settings import (
+    AdcSettings,
+    BaseSettings,
+    DistillSettings,
+    PixSettings,
+    VAESettings,
+)
 from gendr_jax.train.stages import build
 from gendr_jax.train.stages.initial_weights import PROMPT_TOKENS
 
@@ -91,21 +95,30 @@ def _state_roles(state: Any) -> dict[str, Any]:
     return roles
 
 
+def recipe_of(
+    settings: BaseSettings | DistillSettings | AdcSettings | PixSettings, dtype: str
+) -> forward.Recipe:
+    """The pass of what this stage trains."""
+    vae, prediction = settings.vae, settings.prediction
+    match settings:
+        case PixSettings():
+            unet, kind = settings.student, "pix"
+            return forward.Recipe(None, unet, prediction, T_STAR, dtype, kind)
+        case AdcSettings():
+            unet, kind = settings.student, "adc"
+            return forward.Recipe(vae, unet, prediction, T_STAR, dtype, kind)
+    return forward.Recipe(vae, settings.unet, prediction, T_STAR, dtype)
+
+
 def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
     """The pass of `Restorer`: weights whole on every device, pictures shared out."""
     settings = build.read_settings(config, mesh)
     if isinstance(settings, VAESettings):
         raise UsageError(
-            "stage vae has no UNet to restore with. Take a config of stage base or "
-            "distill for --program restore."
+            "stage vae has no UNet to restore with. Take a config of another stage for "
+            "--program restore."
         )
-    recipe = forward.Recipe(
-        vae=settings.vae,
-        unet=settings.unet,
-        prediction=settings.prediction,
-        t_star=T_STAR,
-        dtype=settings.dtype,
-    )
+    recipe = recipe_of(settings, settings.dtype)
     unit = recipe.size_multiple
     if size < 1 or size % unit:
         raise UsageError(
@@ -113,10 +126,9 @@ def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
             f"{max(unit, size // unit * unit)}."
         )
     whole = sharding.replicated(mesh)
-    parts = {"vae": (VAE, settings.vae), "unet": (UNet, settings.unet)}
     width = settings.unet.cross_attention_dim
     prompt = jax.ShapeDtypeStruct((PROMPT_TOKENS, width), jnp.float32)
-    params = {name: nets.build(*part).abstract for name, part in parts.items()}
+    params = {name: net.abstract for name, net in forward.networks(recipe).items()}
     params["prompt"] = {"positive": prompt}
 
     def weight(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -142,10 +142,12 @@ def tiles_to_try(recipe: Recipe, tile: Tile, free_bytes: int | None) -> list[int
     """Sides of tiles, the best first; after each, what to try when memory runs out."""
     if tile != "auto":
         return [tile, *(side for side in TILES if side < tile)]
+    # A picture as large as a tile is one pass, and larger by its margins.
+    largest = {side: side + 2 * tiling.MARGIN for side in TILES}
     fits = [
         side
-        for side in TILES
-        if free_bytes is None or pass_bytes(recipe, (side, side)) <= free_bytes
+        for side, most in largest.items()
+        if free_bytes is None or pass_bytes(recipe, (most, most)) <= free_bytes
     ]
     return fits or [TILES[-1]]
 
@@ -156,8 +158,13 @@ def pass_bytes(recipe: Recipe, pass_hw: tuple[int, int]) -> int:
     The decoder's last blocks decide: four maps at full size, in float32 where
     normalisation works.
     """
-    channels = max(recipe.vae.block_out_channels[:2])
-    return 4 * 4 * channels * pass_hw[0] * pass_hw[1] + CONSTANT_BYTES
+    pixels = pass_hw[0] * pass_hw[1]
+    if recipe.kind == "pix":
+        # The UNet's first maps and skips, and pictures before and after it.
+        maps = 8 * recipe.unet.block_out_channels[0] / recipe.factor**2
+        return round(4 * (maps + 8 * 3) * pixels) + CONSTANT_BYTES
+    channels = max(recipe.autoencoder.block_out_channels[:2])
+    return 4 * 4 * channels * pixels + CONSTANT_BYTES
 
 
 @functools.lru_cache(maxsize=256)
@@ -166,13 +173,10 @@ def pass_flops(recipe: Recipe, pass_hw: tuple[int, int]) -> int:
 
     Tracing takes a second at full size, so a folder's pictures share it by shape.
     """
-    vae, unet = forward.networks(recipe)
-    prompt = (PROMPT_TOKENS, recipe.unet.cross_attention_dim)
-    params = {
-        "vae": vae.abstract,
-        "unet": unet.abstract,
-        "prompt": {"positive": jax.ShapeDtypeStruct(prompt, jnp.float32)},
-    }
+    shape = (PROMPT_TOKENS, recipe.unet.cross_attention_dim)
+    prompt = jax.ShapeDtypeStruct(shape, jnp.float32)
+    params = {name: net.abstract for name, net in forward.networks(recipe).items()}
+    params["prompt"] = {"positive": prompt, "negative": prompt}
     up = jax.ShapeDtypeStruct((1, *pass_hw, 3), jnp.float32)
     jaxpr = jax.make_jaxpr(forward.make_pass(recipe))(params, up)
     return round(flops.count(jaxpr).total)
@@ -205,5 +209,7 @@ def measured_rate(dtype: str, seconds: float = 0.5) -> float:
 
 def _weight_bytes(recipe: Recipe) -> int:
     item = jnp.dtype(recipe.dtype).itemsize
-    leaves = jax.tree.leaves([net.abstract for net in forward.networks(recipe)])
+    leaves = jax.tree.leaves(
+        [net.abstract for net in forward.networks(recipe).values()]
+    )
     return sum(leaf.size * (item if len(leaf.shape) > 1 else 4) for leaf in leaves)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,14 @@ import jax.numpy as jnp
 from gendr_jax import diffusion, nets
 from gendr_jax.image_io import resize
 from gendr_jax.models import shared_norms
+from gendr_jax.models.pixel_shuffle import pixel_pass
 from gendr_jax.models.shared_norms import Moments
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
-from gendr_jax.weights.gendr_json import Prediction
+from gendr_jax.weights.gendr_json import Prediction, Weights
+
+Kind = Literal["restorer", "adc", "pix"]
+RESTORERS = get_args(Kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,33 +27,74 @@ class Recipe:
     """What a pass does, apart from weights.
 
     Attributes:
-        vae, unet: the networks.
-        prediction: what the UNet's output means, "eps" or "v".
+        vae, unet: the networks; "pix" has no VAE.
+        prediction: what the UNet's output means, "eps" or "v"; of a "restorer" alone.
         t_star: the step it is called at.
         dtype: of computation, "float32" or "bfloat16".
+        kind: "restorer" is GenDR, "adc" has no encoder, "pix" no autoencoder.
+        pad_cfg: w of PadCFG, eq. 36, of "pix" alone; 1 is one plain pass.
     """
 
-    vae: VAEConfig
+    vae: VAEConfig | None
     unet: UNetConfig
     prediction: Prediction
     t_star: int
     dtype: str
+    kind: Kind = "restorer"
+    pad_cfg: float = 1.0
+
+    @property
+    def autoencoder(self) -> VAEConfig:
+        """The VAE of a kind that has one."""
+        if self.vae is None:
+            raise ValueError(f"a recipe of kind {self.kind} has no VAE.")
+        return self.vae
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side for each position of the UNet's input."""
+        if self.kind == "restorer":
+            return self.autoencoder.factor
+        return math.isqrt(self.unet.in_channels // 3)
 
     @property
     def size_multiple(self) -> int:
         """Pixels that padded sides are multiples of: all maps are even."""
         halvings = len(self.unet.block_out_channels) - 1
-        return max(resize.BUCKET, self.vae.factor * 2**halvings)
+        return max(resize.BUCKET, self.factor * 2**halvings)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The networks that a pass runs, in order."""
+        stages = {
+            "restorer": ("encoder", "unet", "decoder"),
+            "adc": ("unet", "decoder"),
+        }
+        return stages.get(self.kind, ("unet",))
+
+
+def recipe_of(weights: Weights, dtype: str, pad_cfg: float = 1.0) -> Recipe:
+    """The recipe of these weights, whose kind is one of `RESTORERS`."""
+    return Recipe(
+        vae=weights.configs.get("vae"),
+        unet=weights.configs["unet"],
+        prediction=weights.prediction,
+        t_star=weights.t_star,
+        dtype=dtype,
+        kind=cast(Kind, weights.kind),
+        pad_cfg=pad_cfg,
+    )
 
 
 def make_pass(recipe: Recipe) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """(params, up_bhwc, moments=None) -> (sr_bhwc, spread_b2).
 
     Encoder (posterior mode, scaled), one UNet call at `t_star` on the noise-free
-    latent, the clean latent at alpha_bar = 1/2 exactly, decoder.
+    latent, the clean latent at alpha_bar = 1/2 exactly, decoder; without the networks
+    that the kind does not have.
 
-    params: {"vae", "unet", "prompt": {"positive": [L, D]}}. up_bhwc: bicubic
-    enlargements in [0, 1], padded. moments: of the whole picture, from
+    params: {"vae", "unet", "prompt": {"positive": [L, D]}}, with PadCFG "negative" too.
+    up_bhwc: bicubic enlargements in [0, 1], padded. moments: of the whole picture, from
     `make_statistics`, where the pass sees a part of it. sr_bhwc: [0, 1], float32, no
     colour fix. spread_b2: standard deviations of the input and of the networks'
     output, mean of the channels, padding included; not finite where any of the output
@@ -56,12 +102,11 @@ def make_pass(recipe: Recipe) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """
 
     def restore(params, up_bhwc, moments=None):
-        vae, unet = _bind(recipe, params)
-        if moments is not None:
-            shared_norms.give(vae, moments["vae"])
-            shared_norms.give(unet, moments["unet"])
-        z_g = _denoise(recipe, unet, params, _encode(recipe, vae, up_bhwc))
-        y = _decode(recipe, vae, z_g)
+        modules = _bind(recipe, params)
+        for name, module in modules.items():
+            if moments is not None:
+                shared_norms.give(module, moments[name])
+        y = _restored(recipe, modules, params, up_bhwc)
         spread = [jnp.std(x, axis=(1, 2)).mean(-1) for x in (up_bhwc, y)]
         return jnp.clip(y, 0, 1), jnp.stack(spread, axis=-1)
 
@@ -72,16 +117,16 @@ def make_statistics(recipe: Recipe) -> Callable[[Any, jax.Array], dict[str, Mome
     """(params, up_bhwc) -> moments: of every norm, over samples of one picture.
 
     The samples go through the networks together and are normalised together, as if
-    they were one picture.
+    they were one picture. Both passes of PadCFG use those of a pass without padding.
     """
+    plain = dataclasses.replace(recipe, pad_cfg=1.0)
 
     def statistics(params, up_bhwc):
-        vae, unet = _bind(recipe, params)
-        shared_norms.pool(vae)
-        shared_norms.pool(unet)
-        z_g = _denoise(recipe, unet, params, _encode(recipe, vae, up_bhwc))
-        _decode(recipe, vae, z_g)
-        return {"vae": shared_norms.moments(vae), "unet": shared_norms.moments(unet)}
+        modules = _bind(plain, params)
+        for module in modules.values():
+            shared_norms.pool(module)
+        _restored(plain, modules, params, up_bhwc)
+        return {name: shared_norms.moments(m) for name, m in modules.items()}
 
     return _exact(recipe, statistics)
 
@@ -90,32 +135,70 @@ def make_stages(recipe: Recipe) -> dict[str, Callable[[Any, jax.Array], jax.Arra
     """The pass in parts, to be timed: each (params, what the one before gave)."""
 
     def encoder(params, up_bhwc):
-        return _encode(recipe, _bind(recipe, params)[0], up_bhwc)
+        return _encode(recipe, _bind(recipe, params)["vae"], up_bhwc)
 
-    def unet(params, z_bhwc):
-        return _denoise(recipe, _bind(recipe, params)[1], params, z_bhwc)
+    def unet(params, x_bhwc):
+        module = _bind(recipe, params)["unet"]
+        if recipe.kind == "restorer":
+            return _denoise(recipe, module, params, x_bhwc)
+        return _from_pixels(recipe, module, params, x_bhwc)
 
     def decoder(params, z_bhwc):
-        return _decode(recipe, _bind(recipe, params)[0], z_bhwc)
+        return _decode(recipe, _bind(recipe, params)["vae"], z_bhwc)
 
     stages = {"encoder": encoder, "unet": unet, "decoder": decoder}
-    return {name: _exact(recipe, stage) for name, stage in stages.items()}
+    return {name: _exact(recipe, stages[name]) for name in recipe.stages}
 
 
-def networks(recipe: Recipe) -> tuple[nets.Net, nets.Net]:
-    """(vae, unet), declared."""
+def networks(recipe: Recipe) -> dict[str, nets.Net]:
+    """The networks by name, declared."""
     build = functools.partial(nets.build, dtype=recipe.dtype)
-    return build(VAE, recipe.vae), build(UNet, recipe.unet)
+    made = {"unet": build(UNet, recipe.unet)}
+    return made if recipe.vae is None else {"vae": build(VAE, recipe.vae)} | made
 
 
 def _bind(recipe, params):
-    vae, unet = networks(recipe)
-    return vae.bind(params["vae"]), unet.bind(params["unet"])
+    return {name: net.bind(params[name]) for name, net in networks(recipe).items()}
+
+
+def _restored(recipe, modules, params, up_bhwc):
+    if recipe.kind == "restorer":
+        z_l = _encode(recipe, modules["vae"], up_bhwc)
+        answer = _denoise(recipe, modules["unet"], params, z_l)
+    else:
+        answer = _from_pixels(recipe, modules["unet"], params, up_bhwc)
+    return answer if recipe.kind == "pix" else _decode(recipe, modules["vae"], answer)
+
+
+def _from_pixels(recipe, unet, params, up_bhwc):
+    """Adc's latent, or Pix's picture in [0, 1] and beyond."""
+    to_pixels = recipe.kind == "pix"
+
+    def answer(x_bhwc, prompt_ld):
+        batch = len(x_bhwc)
+        t_b = jnp.full((batch,), recipe.t_star, jnp.int32)
+        context = jnp.broadcast_to(prompt_ld[None], (batch, *prompt_ld.shape))
+        how = {"factor": recipe.factor, "to_pixels": to_pixels}
+        return pixel_pass(unet, x_bhwc, t_b, context, **how)
+
+    x, prompt = up_bhwc * 2 - 1, params["prompt"]
+    if not to_pixels or recipe.pad_cfg == 1:
+        y = answer(x, prompt["positive"])
+        return y / 2 + 0.5 if to_pixels else y
+    # Eq. 36: y = w G(pad(x, f/2, f/2), c+) + (1 - w) G(pad(x, f/2 - 1, f/2 + 1), c-),
+    # each cropped by its own padding: what the blocks draw lies elsewhere in the two.
+    half, w = recipe.factor // 2, recipe.pad_cfg
+    parts = []
+    for before, name in ((half, "positive"), (half - 1, "negative")):
+        sides = (before, recipe.factor - before)
+        y = answer(jnp.pad(x, ((0, 0), sides, sides, (0, 0)), "reflect"), prompt[name])
+        parts.append(y[:, before : before + x.shape[1], before : before + x.shape[2]])
+    return (w * parts[0] + (1 - w) * parts[1]) / 2 + 0.5
 
 
 def _encode(recipe, vae, up_bhwc):
     mean_bhwc, _ = vae.encode(up_bhwc * 2 - 1)
-    return recipe.vae.to_model(mean_bhwc.astype(jnp.float32))
+    return recipe.autoencoder.to_model(mean_bhwc.astype(jnp.float32))
 
 
 def _denoise(recipe, unet, params, z_bhwc):
@@ -126,7 +209,7 @@ def _denoise(recipe, unet, params, z_bhwc):
 
 
 def _decode(recipe, vae, z_bhwc):
-    y_bhwc = vae.decode(recipe.vae.from_model(z_bhwc)).astype(jnp.float32)
+    y_bhwc = vae.decode(recipe.autoencoder.from_model(z_bhwc)).astype(jnp.float32)
     return y_bhwc / 2 + 0.5
 
 

@@ -23,19 +23,24 @@ def restore_file(
     scale: float = 4,
     *,
     metadata: bool = True,
+    quality: int | None = None,
     max_input_pixels: int = image_io.MAX_PIXELS,
     folder: Path | str | None = None,
     progress: Progress = lambda done, total: None,
-) -> Layout:
+) -> tuple[Layout, tuple[str, ...]]:
     """Restore one file into another; equal to the way through memory but for rounding.
 
     Args:
         restorer: with tiles, as `tile=0` holds the whole picture.
         scale: output size is round(scale * side) exactly.
         metadata: keep EXIF, XMP and IPTC.
+        quality: as for `image_io.write`.
         max_input_pixels: refuse larger inputs.
         folder: for temporary files; default TMPDIR.
         progress: (done, total) tiles.
+
+    Returns:
+        How it was cut, and what of the metadata the file cannot hold.
 
     Raises:
         InputError: a picture that cannot be read, restored or written.
@@ -46,10 +51,9 @@ def restore_file(
     plan = restorer.layout(*size)
     if not plan.tiled:
         whole = reader.read(0, 0, header.height, header.width)
-        image_io.write(
-            Path(target), restorer.restore([whole], scale)[0], metadata=metadata
-        )
-        return restorer.last[0]
+        (restored,) = restorer.restore([whole], scale)
+        lost = image_io.write(target, restored, metadata=metadata, quality=quality)
+        return plan, lost
     channels = header.channels + header.alpha
     like, from_hw = reader.like, (header.height, header.width)
 
@@ -57,7 +61,9 @@ def restore_file(
         return arrays.to_unit(reader.read(*part))[0]
 
     def opacity(*part: int) -> np.ndarray:
-        return arrays.to_unit(reader.read(*part))[1][..., None]
+        alpha_hw = arrays.to_unit(reader.read(*part))[1]
+        assert alpha_hw is not None
+        return alpha_hw[..., None]
 
     def enlarged(*part: int) -> np.ndarray:
         return np.clip(resize.bicubic_part(colours, from_hw, size, part), 0, 1)
@@ -74,10 +80,10 @@ def restore_file(
                 alpha_hw = resize.bicubic_part(opacity, from_hw, size, part)[..., 0]
             block = arrays.from_unit(rgb_hwc, alpha_hw, like)
             layers = [block.pixels_hwc]
-            if alpha_hw is not None:
+            if block.alpha_hw is not None:
                 layers.append(block.alpha_hw[..., None])
             done.write(top, left, np.concatenate(layers, axis=-1))
 
         plan = restorer.tile_picture(size, enlarged, store, emit, progress)
-        finish(done, target, like, metadata=metadata)
-    return plan
+        lost = finish(done, target, like, metadata=metadata, quality=quality)
+    return plan, lost

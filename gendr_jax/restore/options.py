@@ -1,6 +1,7 @@
 """What a restorer is told, checked before anything heavy happens."""
 
 import dataclasses
+import math
 import numbers
 from typing import Any, Literal, get_args
 
@@ -11,8 +12,9 @@ from jax.sharding import Mesh
 
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.nets import Params
+from gendr_jax.restore import forward
 from gendr_jax.restore.color import ColorFix
-from gendr_jax.restore.forward import Recipe
+from gendr_jax.restore.forward import RESTORERS, Recipe
 from gendr_jax.weights.folder import Weights
 
 DTYPES = {
@@ -36,6 +38,7 @@ class Options:
     tile_overlap: int | None
     batch: int
     max_pixels: int
+    pad_cfg: float = 1.0
 
     def __post_init__(self):
         for name, known in (
@@ -51,6 +54,8 @@ class Options:
             value = getattr(self, name)
             share = isinstance(value, numbers.Real) and 0 <= value <= 1
             _require(name, value, share, "0 to 1")
+        finite = isinstance(self.pad_cfg, numbers.Real) and 0 <= self.pad_cfg <= 100
+        _require("pad_cfg", self.pad_cfg, finite, "0 to 100")
         whole = self.tile == "auto" or _is_count(self.tile, 0)
         _require("tile", self.tile, whole, '"auto", 0, or pixels')
         shares = self.tile_overlap is None or _is_count(self.tile_overlap, 0)
@@ -66,18 +71,52 @@ def require_restorer(weights: Weights) -> None:
     Raises:
         InputError: another kind, or networks that do not fit together.
     """
-    if weights.kind != "restorer":
+    if weights.kind not in RESTORERS:
         raise InputError(
-            f"these are weights of kind {weights.kind}, restoring needs a restorer. "
-            "Name a folder that the distill stage wrote."
+            f"these are weights of kind {weights.kind}, restoring needs one of "
+            f"{', '.join(RESTORERS)}. Name a folder that stage distill, adc or pix "
+            "wrote."
         )
-    latent = weights.configs["vae"].latent_channels
-    unet = weights.configs["unet"]
-    if (unet.in_channels, unet.out_channels) != (latent, latent):
+    unet, vae = weights.configs["unet"], weights.configs.get("vae")
+    ends = unet.in_channels, unet.out_channels
+    pixels = 3 * math.isqrt(unet.in_channels // 3) ** 2
+    if weights.kind == "pix":
+        if ends != (pixels, pixels):
+            raise InputError(
+                f"the UNet takes {ends[0]} channels and gives {ends[1]}, kind pix has "
+                "3 times a square at both ends. Name a folder that stage pix wrote."
+            )
+        return
+    if vae is None:
+        raise InputError(
+            f"weights of kind {weights.kind} lack a VAE. Name their whole folder."
+        )
+    latent = vae.latent_channels
+    if ends != (pixels if weights.kind == "adc" else latent, latent):
         raise InputError(
             f"the UNet takes {unet.in_channels} channels and gives "
             f"{unet.out_channels}, the VAE has {latent}. Combine networks of one "
             "training."
+        )
+
+
+def require_pad_cfg(weights: Weights, pad_cfg: float) -> None:
+    """Refuse PadCFG where there is none.
+
+    Raises:
+        UsageError: weights of another kind, or without a negative prompt.
+    """
+    if pad_cfg == 1:
+        return
+    if weights.kind != "pix":
+        raise UsageError(
+            f"pad_cfg={pad_cfg:g} is for weights of kind pix, these are of kind "
+            f"{weights.kind}. Leave it at 1."
+        )
+    if "negative" not in weights.prompt:
+        raise UsageError(
+            f"pad_cfg={pad_cfg:g} needs a negative prompt, which these weights lack. "
+            "Leave it at 1."
         )
 
 
@@ -115,8 +154,9 @@ def host_params(weights: Weights, recipe: Recipe) -> Params:
         dtype = recipe.dtype if leaf.ndim > 1 else "float32"
         return leaf.astype(jnp.dtype(dtype), copy=False)
 
-    trees = {name: weights.params[name] for name in ("unet", "vae")}
-    trees["prompt"] = {"positive": weights.prompt["positive"]}
+    trees = {name: weights.params[name] for name in forward.networks(recipe)}
+    prompts = ("positive",) if recipe.pad_cfg == 1 else ("positive", "negative")
+    trees["prompt"] = {name: weights.prompt[name] for name in prompts}
     return jax.tree.map(convert, trees)
 
 

@@ -94,6 +94,15 @@ class Passes:
         tiled.correct(plan, enlarged, store, fix, self._strengths, emit)
         return plan
 
+    def warm_up(self, plan: Layout) -> None:
+        """Have the programs of this layout ready."""
+        if plan.tiled:
+            side = tiled.sample_side(plan, self._programs.recipe.size_multiple)
+            sample = tiled.SAMPLES**2, side
+            self._programs.compile_tiles(plan.pass_hw, sample)
+        else:
+            self._programs.compile_whole(plan.pass_hw, self._options.color_fix)
+
     def _groups(self, plans: list[Layout]) -> Iterator[list[int]]:
         """Untiled pictures of one shape of pass, as many as go together."""
         shapes: dict[tuple[int, int], list[int]] = {}

@@ -3,19 +3,21 @@
 No random numbers are drawn: equal pictures give equal results.
 """
 
+import copy
 import dataclasses
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
 
-from gendr_jax import nets
+from gendr_jax import nets, program_cache
 from gendr_jax.image_io import Image, arrays, resize
 from gendr_jax.image_io.arrays import Picture
 from gendr_jax.restore import options, tiled
 from gendr_jax.restore.color import ColorFix
-from gendr_jax.restore.forward import Recipe
+from gendr_jax.restore.forward import networks, recipe_of
 from gendr_jax.restore.options import DTYPES, Options, Tile
 from gendr_jax.restore.passes import Passes
 from gendr_jax.restore.programs import Programs
@@ -54,9 +56,12 @@ class Spec:
 class Restorer:
     """Weights on devices and compiled programs; call it with pictures.
 
+    Threads may share one: their pictures take turns on the devices. Programs are kept
+    on disk for other processes, see `program_cache`.
+
     Attributes:
         spec: what it takes.
-        last: how each picture of the last call was cut.
+        last: how each picture of this thread's last call was cut.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class Restorer:
         tile_overlap: int | None = None,
         batch: int = 1,
         max_pixels: int = MAX_PIXELS,
+        pad_cfg: float = 1.0,
     ):
         """Place weights that are in memory; see `from_pretrained` for the arguments.
 
@@ -86,21 +92,22 @@ class Restorer:
             tile_overlap,
             batch,
             max_pixels,
+            pad_cfg,
         )
+        program_cache.enable(replace=False)
         options.require_mesh(mesh)
         options.require_restorer(weights)
-        vae, unet = weights.configs["vae"], weights.configs["unet"]
-        how = weights.prediction, weights.t_star, DTYPES[dtype]
-        recipe = Recipe(vae, unet, *how)
+        options.require_pad_cfg(weights, pad_cfg)
+        recipe = recipe_of(weights, DTYPES[dtype], pad_cfg)
         self.spec = Spec(
             scales=resize.SCALES,
             size_multiple=recipe.size_multiple,
             max_pixels=max_pixels,
             tiling="none" if tile == 0 else str(tile),
-            parameters=sum(nets.count(weights.params[n]) for n in ("unet", "vae")),
+            parameters=sum(nets.count(weights.params[n]) for n in networks(recipe)),
             dtype=recipe.dtype,
         )
-        self.last: list[Layout] = []
+        self._calls, self._turn = threading.local(), threading.RLock()
         params = options.host_params(weights, recipe)
         self._programs = Programs(recipe, params, mesh, batch)
         self.batch_size = self._programs.batch_size
@@ -121,6 +128,7 @@ class Restorer:
         tile_overlap: int | None = None,
         batch: int = 1,
         max_pixels: int = MAX_PIXELS,
+        pad_cfg: float = 1.0,
     ) -> "Restorer":
         """Read a weights folder of ours.
 
@@ -139,6 +147,8 @@ class Restorer:
                 running out of memory a smaller one is tried, but with 0.
             tile_overlap: output pixels that neighbours share; None is a quarter.
             batch: pictures of equal size in one pass on a device.
+            pad_cfg: guidance of weights of kind "pix", which see the picture twice with
+                different padding (eq. 36); 1 is none.
             max_pixels: with tile=0, refuse padded outputs above this many pixels (for
                 each device of `space`).
 
@@ -160,6 +170,7 @@ class Restorer:
             tile_overlap=tile_overlap,
             batch=batch,
             max_pixels=max_pixels,
+            pad_cfg=pad_cfg,
         )
 
     def __call__(
@@ -168,9 +179,10 @@ class Restorer:
         """Restore a picture, or a list of them, and return the same kind.
 
         Args:
-            image: HWC (1, 3 or 4 channels) or HW array of numpy or JAX, uint8, uint16
-                or float in [0, 1]; PIL image (palettes come back as RGB, turned
-                upright); or a list of those, of any sizes.
+            image: HWC (1 to 4 channels; of 2 and 4 the last is opacity) or HW array of
+                numpy, JAX or PyTorch, uint8, uint16 or float in [0, 1]; PIL image
+                (palettes come back as RGB, turned upright, with profile and EXIF); or a
+                list of those, of any sizes.
             scale: output size is round(scale * side) exactly.
 
         Raises:
@@ -196,8 +208,45 @@ class Restorer:
         progress(done, total) hears of every tile of a tiled picture.
         """
         sizes = [self.output_size(*x.pixels_hwc.shape[:2], scale) for x in images]
-        self.last = [self.layout(*size) for size in sizes]
-        return self._passes.restore(images, self.last, progress)
+        plans = [self.layout(*size) for size in sizes]
+        with self._turn:
+            restored = self._passes.restore(images, plans, progress)
+        self._calls.last = plans
+        return restored
+
+    @property
+    def last(self) -> list[Layout]:
+        """How each picture of this thread's last call was cut."""
+        return getattr(self._calls, "last", [])
+
+    def with_tile(self, tile: Tile) -> "Restorer":
+        """The same weights and compiled programs with another size of tile.
+
+        Raises:
+            UsageError: no tile.
+        """
+        other = copy.copy(self)
+        other._options = dataclasses.replace(self._options, tile=tile)
+        tiling = "none" if tile == 0 else str(tile)
+        other.spec = dataclasses.replace(self.spec, tiling=tiling)
+        other._passes = Passes(self._programs, other._options)
+        other._calls = threading.local()
+        return other
+
+    def warm_up(self, sizes_hw: Sequence[tuple[int, int]], scale: float = 4) -> None:
+        """Compile what pictures of these sizes need, so that the first is not slow.
+
+        Sizes share programs: the sides of outputs are rounded up to one of eight
+        (64, 128, 192, 256, 384, 512, 768, 1024 pixels with networks that need multiples
+        of 64), and larger outputs are cut into tiles.
+
+        Args:
+            sizes_hw: height and width of inputs.
+        """
+        for height, width in sizes_hw:
+            plan = self.layout(*self.output_size(height, width, scale))
+            with self._turn:
+                self._passes.warm_up(plan)
 
     def output_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
         """(height, width) that a picture of this size gets.
@@ -239,4 +288,5 @@ class Restorer:
         Returns:
             How it was cut, which memory may have decided.
         """
-        return self._passes.tile_picture(size_hw, enlarged, store, emit, progress)
+        with self._turn:
+            return self._passes.tile_picture(size_hw, enlarged, store, emit, progress)

@@ -8,6 +8,7 @@ how many devices there are.
 
 import collections
 import itertools
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -26,6 +27,8 @@ SPACE = "space"
 # Groups of tiles that an accelerator has at hand while the host prepares the next. On a
 # CPU two programs at once share one pool of threads, and have been seen to block it.
 IN_FLIGHT = 2
+# Compiled programs that stay in memory; one of the full-size networks takes some 10 MB.
+MOST_PROGRAMS = 64
 
 
 class Programs:
@@ -54,7 +57,8 @@ class Programs:
         self._tiles_at = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         self._params = jax.device_put(params, self._everywhere)
         self._platform = mesh.devices.flat[0].platform
-        self._compiled: dict[Any, Any] = {}
+        self._compiled: dict[Any, Any] = {}  # the longest unused first
+        self._lock = threading.RLock()
         self._seconds: dict[Any, dict[str, float]] = {}
 
     def whole(
@@ -193,12 +197,32 @@ class Programs:
         return self._program(("tile", size), lower)
 
     def _program(self, key, lower):
-        if key not in self._compiled:
-            with jax.set_mesh(self.mesh):
-                lowered = lower()
-            with memory.errors(f"compiling a pass of {key[1]}"):
-                self._compiled[key] = cpu_compiler.compiled(lowered, self._platform)
-        return self._compiled[key]
+        with self._lock:
+            program = self._compiled.pop(key, None)
+            if program is None:
+                with jax.set_mesh(self.mesh):
+                    lowered = lower()
+                with memory.errors(f"compiling a pass of {key[1]}"):
+                    program = cpu_compiler.compiled(lowered, self._platform)
+            self._compiled[key] = program
+            while len(self._compiled) > MOST_PROGRAMS:
+                del self._compiled[next(iter(self._compiled))]
+            return program
+
+    def compile_whole(self, size: tuple[int, int], color_fix: color.ColorFix) -> None:
+        """Have the programs of an untiled pass ready."""
+        self._whole_program(size)
+        self._finish_program(size, color_fix)
+
+    def compile_tiles(self, size: tuple[int, int], sample: tuple[int, int]) -> None:
+        """Have the programs of tiles ready, and those of their statistics.
+
+        Args:
+            sample: how many there are, and their side.
+        """
+        count, side = sample
+        moments = self.statistics(np.zeros((count, side, side, 3), np.float32))
+        self._tile_program(size, moments)
 
 
 def finish(

@@ -139,10 +139,14 @@ def require_content(spread: np.ndarray, dtype: str, where: str = "") -> None:
         )
 
 
-def _statistics(programs: Programs, plan: Layout, enlarged: Enlarged) -> Any:
-    multiple = programs.recipe.size_multiple
+def sample_side(plan: Layout, multiple: int) -> int:
+    """Of the squares that the statistics of a picture come from."""
     side = max(min(plan.pass_hw) // SAMPLES, LEAST_SAMPLE)
-    side = min(-(-side // multiple) * multiple, *plan.pass_hw)
+    return min(-(-side // multiple) * multiple, *plan.pass_hw)
+
+
+def _statistics(programs: Programs, plan: Layout, enlarged: Enlarged) -> Any:
+    side = sample_side(plan, programs.recipe.size_multiple)
     places = tiling.samples(plan, SAMPLES, side)
     parts = [_padded(enlarged, plan, place, (side, side)) for place in places]
     return programs.statistics(np.stack(parts))

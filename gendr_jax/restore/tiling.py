@@ -88,15 +88,15 @@ def layout(
 def bucket(side: int, multiple: int) -> int:
     """The side of a pass that holds `side` pixels, of few possible ones.
 
-    Multiples up to sixteen, then every second up to thirty-two, every fourth to
-    sixty-four, and so on: a large side grows by less than an eighth, and a folder of
-    mixed sizes shares few compiled programs.
+    1, 2, 3, 4, 6, 8, 12, 16, ... multiples: of sizes up to 1024 pixels there are eight
+    a side, so that a program that serves pictures of any sizes compiles few programs.
+    A side grows by a half at most.
     """
     units = -(-side // multiple)
-    step = 1
-    while units > 16 * step:
-        step *= 2
-    return -(-units // step) * step * multiple
+    power = 1
+    while 2 * power < units:
+        power *= 2
+    return next(n for n in (power, power * 3 // 2, 2 * power) if n >= units) * multiple
 
 
 def weights(origins: tuple[int, ...], side: int, overlap: int) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gendr_jax import sharding
+from gendr_jax import diffusion, sharding
 from gendr_jax.errors import UsageError
 from gendr_jax.losses import require_paired_term
 from gendr_jax.models.dinov2 import DINOv2Config
@@ -20,6 +20,7 @@ from gendr_jax.models.remat import Policy
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
 from gendr_jax.sharding import MIN_SHARDED_SIZE
+from gendr_jax.train.limits import above_zero, at_least, fraction
 from gendr_jax.train.stage import State
 
 Prediction = Literal["eps", "v"]
@@ -47,16 +48,30 @@ class Adam:
     decay: int = 0
     memory: Literal["device", "pinned_host"] = "device"  # of the moments
 
+    def __post_init__(self):
+        at_least(self, lr=0, weight_decay=0, warmup=0, decay=0)
+        fraction(self, "b1", "b2")
+        above_zero(self, "eps", "clip")
+
 
 @dataclass(frozen=True)
 class Data:
-    """Where photographs come from (data/open_source.py), how they become pairs."""
+    """Where photographs come from (data/open_source.py), how they become pairs.
+
+    Those smaller than the crop are left out (``small``: skip), mirrored at their edges
+    (pad), or end the run (error).
+    """
 
     path: str = ""
     preset: str = "osediff"
     crop: int = 512
     scale: int = 4
     workers: int = 0
+
+    def __post_init__(self):
+        at_least(self, crop=1, scale=1, workers=0)
+
+    small: str = "skip"
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,9 @@ class Checkpoint:
     keep_every: int = 0
     keep_seconds: int = 0
 
+    def __post_init__(self):
+        at_least(self, every=0, keep=1, keep_every=0, keep_seconds=0)
+
 
 @dataclass(frozen=True)
 class Log:
@@ -93,6 +111,9 @@ class Log:
     every: int = 50
     samples_every: int = 1000
     samples: int = 4
+
+    def __post_init__(self):
+        at_least(self, every=0, samples_every=0, samples=1)
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,9 @@ class Validation:
     every: int = 1000
     count: int = 32
     best: BestBy = "psnr"
+
+    def __post_init__(self):
+        at_least(self, every=0, count=1)
 
 
 @dataclass(frozen=True)
@@ -171,6 +195,10 @@ class Common:
     watchdog: Watchdog = Watchdog()
     processes: Processes = Processes()
 
+    def __post_init__(self):
+        at_least(self, steps=0, batch_size=1, accumulate=1, max_bad_steps=1)
+        fraction(self, "ema")
+
 
 @dataclass(frozen=True, kw_only=True)
 class VAESettings(Common):
@@ -186,6 +214,10 @@ class VAESettings(Common):
     adversarial_start: int = -1
     optim: Adam = Adam(lr=1e-4, b1=0.5, b2=0.9)
     optim_discriminator: Adam = Adam(lr=1e-4, b1=0.5, b2=0.9)
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least(self, kl_weight=0, adversarial_weight=0, adversarial_start=-1)
 
     @property
     def adversarial(self) -> bool:
@@ -218,6 +250,11 @@ class BaseSettings(Common):
     optim: Adam = Adam(lr=2e-5, weight_decay=1e-2, warmup=1000)
     sample_steps: int = 25
 
+    def __post_init__(self):
+        super().__post_init__()
+        at_least(self, repa_weight=0, surgery_steps=0, sample_steps=1)
+        fraction(self, "prompt_dropout", one=True)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -232,6 +269,15 @@ class Score:
     t_max: int = 979
     sequential: bool = True
 
+    def __post_init__(self):
+        at_least(self, alpha=0, xi=0, rho=0, kappa=0, t_min=0)
+        last = diffusion.NUM_TIMESTEPS - 1
+        if not self.t_min <= self.t_max <= last:
+            raise UsageError(
+                f"t_min={self.t_min} and t_max={self.t_max} are no range of timesteps. "
+                f"Give 0 <= t_min <= t_max <= {last}."
+            )
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -242,6 +288,9 @@ class Weights:
     repa: float = 0.5
     latent: float = 0.0
     pixel: float = 0.0
+
+    def __post_init__(self):
+        at_least(self, score=0, adversarial=0, repa=0, latent=0, pixel=0)
 
 
 @dataclass(frozen=True)
@@ -307,6 +356,9 @@ class DistillSettings(Common):
         return self.kind == "cida" and self.weights.repa > 0
 
     def __post_init__(self):
+        super().__post_init__()
+        at_least(self, discriminator_width=1, warmup_steps=0, adversarial_start=0)
+        fraction(self, "prompt_dropout", one=True)
         if self.score.literal and self.kind in ("vsd", "sid"):
             raise UsageError(
                 f"score.literal=True with kind={self.kind}: only cid and cida have a "
@@ -327,6 +379,9 @@ class PixelWeights:
     adversarial: float = 0.05
     perceptual: float = 0.0
     fourier: float = 0.0
+
+    def __post_init__(self):
+        at_least(self, adversarial=0, perceptual=0, fourier=0)
 
 
 @dataclass(frozen=True)
@@ -357,6 +412,11 @@ class PixelSettings(Common):
     warmup_steps: int = 0
     adversarial_start: int = 0
 
+    def __post_init__(self):
+        super().__post_init__()
+        least = {"warmup_steps": 0, "adversarial_start": 0}
+        at_least(self, factor=1, discriminator_width=1, **least)
+
     @property
     def pixel_channels(self) -> int:
         """Channels of an RGB picture after pixel-unshuffle."""
@@ -370,6 +430,10 @@ class AdcSettings(PixelSettings):
     stage: Literal["adc"] = "adc"
     weights: PixelWeights = PixelWeights()
 
+    @property
+    def student(self) -> UNetConfig:
+        return dataclasses.replace(self.unet, in_channels=self.pixel_channels)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PixSettings(PixelSettings):
@@ -381,6 +445,17 @@ class PixSettings(PixelSettings):
     stage: Literal["pix"] = "pix"
     weights: PixelWeights = PixelWeights(perceptual=1.0, fourier=0.1)
     mask_radius: float = 2.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        above_zero(self, "mask_radius")
+
+    @property
+    def student(self) -> UNetConfig:
+        channels = self.pixel_channels
+        return dataclasses.replace(
+            self.unet, in_channels=channels, out_channels=channels
+        )
 
 
 Settings = VAESettings | BaseSettings | DistillSettings | AdcSettings | PixSettings

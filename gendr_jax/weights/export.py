@@ -212,9 +212,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if (folder / PROMPT).is_file():
         tensors = open_file(folder / PROMPT).tensors
         settings["prompt"] = {name: tensor.read() for name, tensor in tensors.items()}
-    elif settings.get("kind") == "restorer":
+    elif settings.get("kind") in ("restorer", "adc", "pix"):
         raise InputError(
-            f"{folder / PROMPT} is missing, {SETTINGS} says kind restorer. "
+            f"{folder / PROMPT} is missing, {SETTINGS} says kind {settings['kind']}. "
             "Copy the whole folder again."
         )
     if "projector" in settings:

@@ -4,6 +4,7 @@ README.md has a program to copy; of a restorer, pipeline.py is a pipeline of dif
 and model_index.json makes ``DiffusionPipeline.from_pretrained`` open the folder.
 """
 
+import math
 from typing import Any
 
 from gendr_jax import nets
@@ -22,13 +23,12 @@ RESTORE = """
 ```python
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import {classes}
 from PIL import Image
 from safetensors.torch import load_file
 
 folder, source, scale = ".", "photo.jpg", 4
-vae = AutoencoderKL.from_pretrained(folder, subfolder="vae").eval()
-unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").eval()
+{vae}unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").eval()
 {adapters}prompt = load_file(f"{{folder}}/prompt.safetensors")["positive"][None]
 prompt = prompt.to(unet.dtype)
 
@@ -38,19 +38,15 @@ x = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float
 # Mirrored beyond all edges: convolutions continue with zeros there.
 extra = [({margin}, {after} + -side % {multiple}) for side in (height, width)]
 x = np.pad(x / 127.5 - 1, [*extra, (0, 0)], mode="reflect")
-x = torch.tensor(x).permute(2, 0, 1)[None].to(vae.dtype)
+x = torch.tensor(x).permute(2, 0, 1)[None].to(unet.dtype)
 with torch.no_grad():
-    shift = vae.config.shift_factor or 0.0
-    z_l = (vae.encode(x).latent_dist.mode() - shift) * vae.config.scaling_factor
-    out = unet(z_l, torch.tensor([{t_star}]), prompt).sample
-    z_g = {step}
-    y = vae.decode(z_g / vae.config.scaling_factor + shift).sample
+{networks}
 y = (y[0].float().clamp(-1, 1) + 1).permute(1, 2, 0) * 127.5
 y = y[{margin}:, {margin}:][:height, :width]
 Image.fromarray(y.round().byte().numpy()).save("restored.png")
 ```
 
-One step of the network at alpha_bar = 1/2, without noise. `gendr restore` adds a colour
+{method} `gendr restore` adds a colour
 fix after this (AdaIN against the bicubic enlargement).
 """
 PIPELINE = """
@@ -158,6 +154,30 @@ gendr convert . -o WEIGHTS
 ADAPTERS = f"""\
 unet.load_lora_adapter(folder, weight_name="{DIFFUSERS_LORA}", prefix="unet")
 """
+VAE = """\
+vae = AutoencoderKL.from_pretrained(folder, subfolder="vae").eval()
+"""
+# What runs between the picture x and the result y, in [-1, 1], by kind.
+GENDR = """\
+    shift = vae.config.shift_factor or 0.0
+    z_l = (vae.encode(x).latent_dist.mode() - shift) * vae.config.scaling_factor
+    out = unet(z_l, torch.tensor([{t_star}]), prompt).sample
+    z_g = {step}
+    y = vae.decode(z_g / vae.config.scaling_factor + shift).sample"""
+ADC = """\
+    pixels = torch.nn.functional.pixel_unshuffle(x, {factor})
+    z_g = unet(pixels, torch.tensor([{t_star}]), prompt).sample
+    shift = vae.config.shift_factor or 0.0
+    y = vae.decode(z_g / vae.config.scaling_factor + shift).sample"""
+PIX = """\
+    pixels = torch.nn.functional.pixel_unshuffle(x, {factor})
+    out = unet(pixels, torch.tensor([{t_star}]), prompt).sample
+    y = x + torch.nn.functional.pixel_shuffle(out, {factor})"""
+METHODS = {
+    "restorer": "One step of the network at alpha_bar = 1/2, without noise.",
+    "adc": "One step of the network, from pixels to a latent.",
+    "pix": "One step of the network, from pixels to pixels.",
+}
 STEPS = {
     "eps": "2**0.5 * z_l - out  # the network predicts the noise",
     "v": "0.5**0.5 * (z_l - out)  # the network predicts v",
@@ -165,9 +185,12 @@ STEPS = {
 
 
 def restores(weights: Weights) -> bool:
-    """Whether all is there that the PyTorch code takes."""
-    networks = {"unet", "vae"} <= weights.params.keys()
-    return networks and "positive" in weights.prompt
+    """Whether all is there that pipeline.py takes."""
+    return weights.kind not in ("adc", "pix") and _complete(weights, ("unet", "vae"))
+
+
+def _complete(weights: Weights, networks: tuple[str, ...]) -> bool:
+    return set(networks) <= weights.params.keys() and "positive" in weights.prompt
 
 
 def model_index(weights: Weights) -> dict[str, Any]:
@@ -198,16 +221,40 @@ def readme(weights: Weights) -> str:
         lines.append(f"- `prompt.safetensors`: {shapes}")
     text = TITLE.format(contents="\n".join(lines))
     if restores(weights):
-        text += PIPELINE
-        text += RESTORE.format(
-            adapters=ADAPTERS if "lora" in weights.params else "",
-            multiple=_multiple(weights),
-            margin=MARGIN,
-            after=_after(weights),
+        text += PIPELINE + _program(weights, "restorer", GENDR)
+    elif weights.kind == "adc" and _complete(weights, ("unet", "vae")):
+        text += _program(weights, "adc", ADC)
+    elif weights.kind == "pix" and _complete(weights, ("unet",)):
+        text += _program(weights, "pix", PIX)
+    return text + BACK
+
+
+def _program(weights: Weights, kind: str, networks: str) -> str:
+    """README.md's program of this kind."""
+    with_vae = kind != "pix"
+    return RESTORE.format(
+        classes="AutoencoderKL, UNet2DConditionModel"
+        if with_vae
+        else "UNet2DConditionModel",
+        vae=VAE if with_vae else "",
+        adapters=ADAPTERS if "lora" in weights.params else "",
+        multiple=_multiple(weights),
+        margin=MARGIN,
+        after=_after(weights),
+        networks=networks.format(
             t_star=weights.t_star,
             step=STEPS[weights.prediction],
-        )
-    return text + BACK
+            factor=_factor(weights),
+        ),
+        method=METHODS[kind],
+    )
+
+
+def _factor(weights: Weights) -> int:
+    """Pixels a side for each position of the UNet's input."""
+    if weights.kind in ("adc", "pix"):
+        return math.isqrt(weights.configs["unet"].in_channels // 3)
+    return weights.configs["vae"].factor
 
 
 def _after(weights: Weights) -> int:
@@ -218,5 +265,5 @@ def _after(weights: Weights) -> int:
 
 def _multiple(weights: Weights) -> int:
     """Pixels that padded sides are multiples of, so that all maps are even."""
-    vae, unet = weights.configs["vae"], weights.configs["unet"]
-    return max(64, vae.factor * 2 ** (len(unet.block_out_channels) - 1))
+    halvings = len(weights.configs["unet"].block_out_channels) - 1
+    return max(64, _factor(weights) * 2**halvings)

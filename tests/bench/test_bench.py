@@ -1,13 +1,27 @@
 """bench/: clocks, the ceiling, tables; the pass of tiny networks, peer, sweep."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from gendr_jax.bench import ceiling, machine, peer, report, restoring, run, timing
+from gendr_jax.bench import (
+    ceiling,
+    machine,
+    other_programs,
+    peer,
+    report,
+    restoring,
+    run,
+    timing,
+)
 from gendr_jax.errors import UsageError
 from gendr_jax.restore import memory
 from gendr_jax.restore.forward import Recipe
@@ -108,8 +122,13 @@ def test_the_peer_computes_the_same(rows):
     assert max(errors) < 1e-4
 
 
+def quiet_rows(rows):
+    """As of a quiet machine, whatever this one does meanwhile."""
+    return [row | {"other_cores": 0.0, "processor_spread": 0.0} for row in rows]
+
+
 def test_ratios_are_theirs_over_ours(rows):
-    found = report.with_ratios(rows, "gendr_jax")
+    found = report.with_ratios(quiet_rows(rows), "gendr_jax")
     for ours, theirs in zip(found[::3], found[1::3], strict=True):
         assert "ratio" not in ours
         assert theirs["ratio"] == pytest.approx(theirs["seconds"] / ours["seconds"])
@@ -118,6 +137,76 @@ def test_ratios_are_theirs_over_ours(rows):
     assert lines[0].startswith("| stage | by | size | batch | ms |")
     assert "wait" not in lines[0]  # no row has one
     assert "| 128x64 | 2 |" in lines[2]
+
+
+def test_no_ratio_beside_a_busy_neighbour_or_of_times_that_differ(rows):
+    assert all(row["processor_spread"] >= 0 for row in rows)
+    calm, cores = quiet_rows(rows), other_programs.cores()
+    for change, why in (
+        ({"other_cores": 0.9 * cores}, f"other programs used .* of {cores} cores"),
+        ({"processor_spread": 0.4}, "of equal calls differ by 40 %"),
+    ):
+        found = report.with_ratios([row | change for row in calm], "gendr_jax")
+        assert not any("ratio" in row or "processor_ratio" in row for row in found)
+        (line,) = report.without_ratio(found)
+        assert re.match(f"no ratio for encoder eager, .*{why}.*Measure again", line)
+        assert "| ratio" not in report.table(found)
+    # Our own times count as much as theirs; without /proc/stat the load is not known.
+    ours = [
+        row | ({"processor_spread": 0.4} if row["by"] == "gendr_jax" else {})
+        for row in calm
+    ]
+    assert not any("ratio" in row for row in report.with_ratios(ours, "gendr_jax"))
+    unknown = [row | {"other_cores": None} for row in calm]
+    assert sum("ratio" in r for r in report.with_ratios(unknown, "gendr_jax")) == 8
+    assert report.without_ratio(report.with_ratios(calm, "gendr_jax")) == []
+
+
+def test_the_spread_is_that_of_processor_times():
+    taken = [timing.Seconds(1, n, 1) for n in (1.0, 2.0, 2.0, 2.0, 9.0)]
+    assert timing.median(taken).spread == 0.0  # quartiles: one outlier is none
+    taken = [timing.Seconds(1, n, 1) for n in (1.0, 2.0, 3.0)]
+    assert timing.median(taken).spread == pytest.approx(1.0 / 2)
+    assert timing.median(taken[:1]).spread == 0.0
+
+
+def test_the_work_of_others_is_that_of_the_cores_less_our_own(monkeypatch, tmp_path):
+    stat, tick = tmp_path / "stat", os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(other_programs, "STAT", stat)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2})
+    cpu = "cpu9 0 0 0 0 0 0 0 0 0 0"
+
+    def moment(wall, own, *ticks):
+        lines = [f"cpu{k} {n} 0 {n} 7 9 0 0 0 {n} 0" for k, n in enumerate(ticks)]
+        stat.write_text("\n".join(["cpu 1 2 3", *lines, cpu, "intr 5"]))
+        made = other_programs.now()
+        return other_programs.Moment(wall, own, made.busy)
+
+    begin = moment(10.0, 1.0, 0, 0, 0)
+    end = moment(14.0, 3.0, tick, 99 * tick, 2 * tick)  # core 1 is not ours
+    assert other_programs.cores_between(begin, end) == pytest.approx((6 - 2) / 4)
+    assert other_programs.cores_between(end, begin) is None
+    assert other_programs.cores() == 2
+    stat.unlink()
+    assert other_programs.now().busy is None
+    assert other_programs.cores_between(begin, other_programs.now()) is None
+
+
+def test_threads_of_the_peer_sleep_while_they_wait():
+    """In a process of its own: libraries read it when they are loaded."""
+    pytest.importorskip("torch")
+    code = (
+        "import os, sys; from gendr_jax.bench import peer\n"
+        "assert 'torch' not in sys.modules\n"
+        "os.environ['KMP_BLOCKTIME'] = '7'\n"
+        "peer.wait_passively()\n"
+        "print({name: os.environ[name] for name in peer.PASSIVE})"
+    )
+    env = {k: v for k, v in os.environ.items() if k not in peer.PASSIVE}
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, check=True, capture_output=True, text=True, env=env)
+    asked = peer.PASSIVE | {"KMP_BLOCKTIME": "7"}  # what the user says goes before
+    assert done.stdout.strip() == str(asked)
 
 
 def test_random_weights_fit_and_are_finite():
@@ -175,3 +264,29 @@ def test_sizes_that_no_pass_has(size):
 def test_unknown_peers_are_named():
     with pytest.raises(UsageError, match="'fast' is no peer, known are eager"):
         peer.peers(["fast"], RECIPE, {})
+
+
+def test_the_file_of_figures_is_no_file_that_is_read(tmp_path, capsys):
+    from gendr_jax.cli import configs
+    from tests.helpers.tiny_commands import gendr
+
+    config, weights = tmp_path / "c.py", tmp_path / "w"
+    (weights / "unet").mkdir(parents=True)
+    for file in (config, weights / "gendr.json", weights / "unet/data"):
+        file.write_text("mine = 1")
+    (tmp_path / "link.json").symlink_to("w/gendr.json")
+    cases = (
+        (["--weights", weights, "--json", weights / "gendr.json"], "is an input"),
+        (["--weights", weights, "--json", tmp_path / "link.json"], "is an input"),
+        (["--weights", weights, "--json", weights / "unet/data"], "is an input"),
+        (["--weights", weights, "--json", weights], "is a folder"),
+    )
+    for args, said in cases:
+        assert gendr("bench", *args) == 2
+        assert said in capsys.readouterr().err
+    assert configs.files_of(["--config=a.py:x", "--config", "b.py", "--size", "3"]) == [
+        Path("a.py"),
+        Path("b.py"),
+    ]
+    written = [config, weights / "gendr.json", weights / "unet/data"]
+    assert {file.read_text() for file in written} == {"mine = 1"}

@@ -196,14 +196,16 @@ def test_pictures_are_found_in_order_and_others_left(tmp_path):
     out = tmp_path / "out"
 
     def relative(recursive):
-        found, problems = naming.find([str(tmp_path)], recursive=recursive, outs=[out])
+        found, problems, _ = naming.find(
+            [str(tmp_path)], recursive=recursive, outs=[out]
+        )
         assert not problems
         return [f.relative.as_posix() for f in found]
 
     assert relative(False) == ["a.JPG", "b.png"]
     assert relative(True) == ["a.JPG", "b.png", "d/c.png"]
     # Named twice, found once.
-    twice, _ = naming.find([str(tmp_path)] * 2, recursive=False, outs=[out])
+    twice, *_ = naming.find([str(tmp_path)] * 2, recursive=False, outs=[out])
     assert len(twice) == 2
 
 

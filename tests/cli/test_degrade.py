@@ -4,6 +4,9 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +23,12 @@ from gendr_jax.data.degrade import PRESETS, chain, draws, recipe
 from gendr_jax.data.degrade import degrade as run_chain
 from gendr_jax.errors import TryAgainError, UsageError
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three sizes on two canvases, one name twice but for its extension."""
+    """Three sizes on one canvas, one name twice but for its extension."""
     root = tmp_path / "hq"
     (root / "more").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -301,6 +306,53 @@ def test_pictures_of_another_run_are_not_mixed_in(photos, tmp_path):
     (out / "LR" / "old.png").write_bytes(b"x")
     with pytest.raises(UsageError, match="old.png is not made from this input"):
         degrade.main(["-i", str(photos), "-o", str(out)])
+
+
+def test_few_canvases_serve_many_sizes():
+    """A program is compiled for each: two for test sets, a few more for photographs."""
+    sides = [*range(32, 513, 40), 512]
+    small = {degrade_folder.canvas(a, b) for a in sides for b in sides}
+    assert small == {(128, 128), (512, 512)}
+    urban = {degrade_folder.canvas(n, 1024) for n in range(512, 1024, 4)}
+    assert urban == {(512, 1024), (1024, 1024)}
+    div2k = {degrade_folder.canvas(n, 2040) for n in range(648, 2041, 12)}
+    assert div2k == {(1024, 2048), (1536, 2048), (2048, 2048)}
+    for height, width in ((33, 512), (513, 40), (4000, 6000), (16384, 16384)):
+        rows, columns = degrade_folder.canvas(height, width)
+        assert rows >= height and columns >= width and rows % 16 == columns % 16 == 0
+
+
+def test_24_megapixels(tmp_path):
+    """An ordinary photograph; as large as training takes."""
+    (tmp_path / "in").mkdir()
+    small = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    Image.fromarray(small).resize((6000, 4000)).save(tmp_path / "in/a.jpg")
+    out = tmp_path / "out"
+    flags = ["-i", str(tmp_path / "in"), "-o", str(out), "--preset", "bicubic"]
+    assert degrade.main(flags) == 0
+    with Image.open(out / "LR/a.png") as made:
+        assert made.size == (1500, 1000)
+
+
+def test_a_second_run_compiles_nothing(photos, tmp_path, monkeypatch):
+    """Programs are kept on disk; a run writes no new one where all were there."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("GENDR_CACHE_DIR", str(cache))
+    for name in ("JAX_COMPILATION_CACHE_DIR", "GENDR_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    code = (
+        "import sys; from gendr_jax.cli.main import main; "
+        f"sys.exit(main(['degrade', '-i', {str(photos)!r}, '-o', sys.argv[1], "
+        "'--preset', 'bicubic']))"
+    )
+    kept = []
+    for number in (1, 2):
+        run = [sys.executable, "-c", code, str(tmp_path / f"out{number}")]
+        subprocess.run(run, check=True, capture_output=True, cwd=ROOT)
+        kept.append(sorted(p.name for p in cache.rglob("*-cache")))
+    assert kept[0] and kept[0] == kept[1]
+    degrading = [name for name in kept[0] if name.startswith("jit_degrade")]
+    assert len(degrading) == 1  # three sizes, one canvas
 
 
 def test_names_stay_apart():

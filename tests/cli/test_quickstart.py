@@ -11,6 +11,7 @@ from PIL import Image
 
 from gendr_jax.cli import comparison
 from gendr_jax.cli.common import DEFAULT_WEIGHTS
+from gendr_jax.errors import UsageError
 from gendr_jax.metrics import ssim
 from gendr_jax.weights import folder, resolve
 from tools import ship_student
@@ -95,3 +96,50 @@ def test_a_wheel_in_an_empty_environment_restores(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     assert Image.open(tmp_path / "out.png").size == (128, 96)
+
+
+def stages(workdir, text):
+    """What three trainings leave behind, in small."""
+    for stage in ("vae", "base", "distill"):
+        (workdir / stage / "weights").mkdir(parents=True, exist_ok=True)
+        (workdir / stage / "metrics.jsonl").write_text('{"step": 1}\n')
+        (workdir / stage / "run.json").write_text("{}")
+        (workdir / stage / "weights/gendr.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["weights/my_week.safetensors", "metrics.jsonl", "run.json"]
+)
+def test_foreign_work_in_the_folder_stays(tmp_path, name):
+    """`gendr train --workdir run` puts its weights where quickstart's would go."""
+    stages(tmp_path, "one")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match="was not made by this command, .*--workdir"):
+        comparison.collect(tmp_path, ["vae", "base", "distill"], 1.0)
+    assert (tmp_path / name).read_text() == "mine"
+    assert not (tmp_path / "weights/gendr.json").exists()
+
+
+def test_foreign_work_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+    from gendr_jax.cli import quickstart
+
+    def never(*args, **settings):
+        raise AssertionError("the command went on")
+
+    monkeypatch.setattr(comparison, "shipped", never)
+    monkeypatch.setattr("gendr_jax.train.run.loop.run", never)
+    (tmp_path / "comparison.png").write_bytes(b"mine")
+    for more in ([], ["--train"]):
+        with pytest.raises(UsageError, match="comparison.png was not made"):
+            quickstart.main(["--workdir", str(tmp_path), *more])
+    assert (tmp_path / "comparison.png").read_bytes() == b"mine"
+
+
+def test_its_own_results_are_replaced(tmp_path):
+    for text in ("one", "two"):
+        stages(tmp_path, text)
+        comparison.collect(tmp_path, ["vae", "base", "distill"], 1.0)
+        assert (tmp_path / "weights/gendr.json").read_text() == text
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["stage"] for line in lines] == ["vae", "base", "distill"]

@@ -317,7 +317,7 @@ class Recorder:
     def layout(self, height, width):
         return tiling.whole(height, width, 64)
 
-    def restore(self, images, scale):
+    def restore(self, images, scale, progress=None):
         self.batches.append(len(images))
         self.last = [self.layout(*x.pixels_hwc.shape[:2]) for x in images]
         shown = [int(image.pixels_hwc[0, 0, 0]) for image in images]
@@ -416,7 +416,8 @@ def test_the_keyboard_leaves_whole_files_only(weights, tmp_path):
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 130
     assert errors == (
-        "gendr: error: stopped by the keyboard. Start the same command again.\n"
+        "gendr: error: stopped by the keyboard. Start the same command again with "
+        "--skip-existing.\n"
     )
     left = sorted(os.listdir(tmp_path / "o"))
     assert 0 < len(left) < 300

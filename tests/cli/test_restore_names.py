@@ -29,7 +29,7 @@ class Bicubic:
 
     batch_size = 1
 
-    def restore(self, images, scale):
+    def restore(self, images, scale, progress=None):
         done, self.last = [], []
         for image in images:
             rgb, _ = arrays.to_unit(image)

@@ -83,6 +83,43 @@ def test_an_engine_keeps_few_results_and_none_in_the_end(photograph, monkeypatch
     assert not engine.folder.exists()
 
 
+def test_another_tile_opens_no_other_restorer(photograph):
+    opened = []
+
+    def open_restorer(tile):
+        opened.append(tile)
+        return Restorer(WEIGHTS, dtype="float32", tile=tile)
+
+    with Engine(open_restorer) as engine:
+        first, second = engine.open("auto"), engine.open(128)
+        assert opened == ["auto"]
+        assert second.spec.tiling == "128" and first.spec.tiling == "auto"
+        assert engine.open(128) is second
+
+
+def test_an_engine_keeps_few_of_the_files_that_are_dropped(photograph, monkeypatch):
+    monkeypatch.setattr(engine_lib, "DROPPED_KEPT", 2)
+    with Engine(lambda tile: Restorer(WEIGHTS, dtype="float32", tile=tile)) as engine:
+        dropped = engine.folder / engine_lib.DROPPED
+        for i in range(4):
+            (dropped / str(i)).mkdir(parents=True)
+            shutil.copy(photograph, dropped / str(i) / "a.png")
+            os.utime(dropped / str(i) / "a.png", (i, i))
+        options = {"scale": 1, "tile": "auto", "strength": 1.0}
+        engine.run(dropped / "0" / "a.png", **options)
+        left = [i for i in range(4) if (dropped / str(i) / "a.png").exists()]
+        assert left == [0, 2, 3]  # the one in use stays
+
+
+def test_no_place_of_the_server_is_told(photograph):
+    with Engine(None) as engine:
+        inside = f"{engine.folder}/x1/ramp.png: No space left on device"
+        text = engine.public(f"{inside}. {photograph} is damaged", photograph)
+        assert text == "ramp.png: No space left on device. ramp.png is damaged"
+        other = engine.public("[Errno 13] Permission denied: '/srv/app/x y.png'", "a")
+        assert other == "[Errno 13] Permission denied: 'x y.png'"
+
+
 def test_an_engine_refuses_what_it_could_not_hold(photograph, monkeypatch):
     monkeypatch.setattr(engine_lib, "LARGEST", 48 * 32)
     engine = Engine(None)  # not even opened

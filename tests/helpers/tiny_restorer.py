@@ -1,5 +1,7 @@
 """The smallest restorer, for tests of what surrounds the networks; random weights."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
@@ -64,6 +66,24 @@ def weights(vae: VAEConfig = VAE_CONFIG) -> Weights:
         params={"unet": _draw(UNet, UNET_CONFIG, 1), "vae": _draw(VAE, vae, 2)},
         prompt={"positive": rng.standard_normal((5, 6)).astype(np.float32)},
         prediction="v",
+        t_star=123,
+    )
+
+
+def pixel_weights(kind: str, factor: int = 4) -> Weights:
+    """The same of kind "adc" or "pix": pixels at one end of the UNet, or at both."""
+    rng, channels = np.random.default_rng(3), 3 * factor**2
+    out = channels if kind == "pix" else VAE_CONFIG.latent_channels
+    config = dataclasses.replace(UNET_CONFIG, in_channels=channels, out_channels=out)
+    configs, params = {"unet": config}, {"unet": _draw(UNet, config, 4)}
+    if kind == "adc":
+        configs["vae"], params["vae"] = VAE_CONFIG, _draw(VAE, VAE_CONFIG, 2)
+    prompts = rng.standard_normal((2, 5, 6)).astype(np.float32)
+    return Weights(
+        kind=kind,
+        configs=configs,
+        params=params,
+        prompt={"positive": prompts[0], "negative": prompts[1]},
         t_star=123,
     )
 

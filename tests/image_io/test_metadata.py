@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from gendr_jax import image_io
 from gendr_jax.image_io import Image, exif, jpeg_segments, metadata
-from tests.helpers import described_pictures as described
+from tools import described_pictures as described
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "restore.md"
 BEGIN, END = "<!-- metadata: begin -->\n", "<!-- metadata: end -->\n"

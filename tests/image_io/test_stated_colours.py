@@ -98,6 +98,13 @@ def test_what_png_states_is_seen_and_carried_on(tmp_path, chunks, wanted):
     assert np.abs(plain - in_srgb(RGB, image.icc)).max() <= 4
 
 
+def test_wide_colours_keep_the_depth_of_their_file(tmp_path):
+    image = image_io.read(png(tmp_path / "a.png", (b"cICP", bytes([12, 13, 0, 1]))))
+    for name in ("b.png", "b.tif"):
+        image_io.write(tmp_path / name, image)
+        assert image_io.read(tmp_path / name).bits == 8
+
+
 def test_an_embedded_profile_goes_before_all_but_cicp(tmp_path):
     adobe = icc.profile("Adobe", stated_colours.ADOBE, Curve(2.2))
     gama = (b"gAMA", struct.pack(">I", 100_000))

@@ -55,11 +55,9 @@ def test_train_sh_hands_on_arguments_and_status(tmp_path, status):
     assert calls(tmp_path, "gendr") == [["train", "--workdir=a b", "--x='*'"]]
 
 
-@pytest.mark.parametrize(
-    ("saves", "expected"), [(0, 75), (2, 2), (1, 1)], ids=["saved", "usage", "failed"]
-)
-def test_train_sh_told_to_stop(tmp_path, saves, expected):
-    """0 after SIGTERM becomes 75; the second SIGTERM is not handed on."""
+@pytest.mark.parametrize("status", [75, 0, 1], ids=["saved", "done", "failed"])
+def test_train_sh_told_to_stop(tmp_path, status):
+    """The first SIGTERM is handed on, the second is not."""
     stand_in(
         tmp_path,
         "gendr",
@@ -67,7 +65,7 @@ def test_train_sh_told_to_stop(tmp_path, saves, expected):
 trap 'count=$((count + 1)); echo $count > {tmp_path}/signals' TERM
 touch {tmp_path}/ready
 until [ -e {tmp_path}/finish ]; do sleep 0.05; done
-exit {saves}""",
+exit {status}""",
     )
     process = subprocess.Popen(
         ["bash", LAUNCH / "train.sh"], env=environment(tmp_path), cwd=ROOT
@@ -79,7 +77,7 @@ exit {saves}""",
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)  # for a second signal that must not come
         (tmp_path / "finish").touch()
-        assert process.wait(timeout=30) == expected
+        assert process.wait(timeout=30) == status
         assert (tmp_path / "signals").read_text() == "1\n"
     finally:
         (tmp_path / "finish").touch()
@@ -162,7 +160,10 @@ def slurm(folder, *, status, reason, restarts):
     ("status", "reason", "restarts", "again"),
     [
         (0, "done", 0, False),
-        (0, "sigterm", 500, True),  # however often
+        (0, "sigterm", 0, False),  # run.json is of an earlier start
+        (75, "sigterm", 500, True),  # however often
+        (75, "hang", 0, True),
+        (75, "hang", 20, False),
         (2, "sigterm", 0, False),  # a usage error; run.json is of an earlier start
         (2, "", 0, False),
         (1, "nan", 0, False),

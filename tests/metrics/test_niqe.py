@@ -255,6 +255,25 @@ def test_a_folder_is_fitted_and_kept(tmp_path, photographs, pristine):
         assert arrays["gaussian_window"].sum() == pytest.approx(1)
 
 
+def test_a_folder_of_photographs_is_walked_as_every_other_one(
+    tmp_path, photographs, caplog
+):
+    """A link to itself, a link to nothing and a name that is not UTF-8."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, picture in enumerate(photographs.values()):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    plain = open_niqe(folder).provenance
+    (folder / "again").symlink_to(".")
+    (folder / "gone.png").symlink_to("nothing")
+    bad = os.fsencode(folder) + b"/\xff.png"
+    with open(bad, "wb") as file:
+        file.write((folder / "0.png").read_bytes())
+    assert open_niqe(folder).provenance == plain
+    assert "gone.png cannot be read" in caplog.text
+    assert "?.png: the name is not UTF-8" in caplog.text
+
+
 def test_the_authors_file_is_read(tmp_path, pristine):
     scipy = pytest.importorskip("scipy.io")
     arrays = {

@@ -278,7 +278,7 @@ def test_scales_out_of_range_are_refused(restorer, scale):
         (picture(4, 4) > 5, "dtype bool"),
         (picture(4, 4).astype(np.float32), "expected \\[0, 1\\]"),
         (np.full((4, 4, 3), np.nan), "not finite. Replace"),
-        (picture(4, 4, 2), "shape \\(4, 4, 2\\)"),
+        (picture(4, 4, 5), "shape \\(4, 4, 5\\)"),
         (picture(4, 4)[None], "shape \\(1, 4, 4, 3\\)"),
         (np.zeros((0, 4, 3), np.uint8), "shape"),
         ("photo.png", "is a name, expected a picture"),

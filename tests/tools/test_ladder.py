@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from gendr_jax import nets
+from gendr_jax.errors import UsageError
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.weights import folder as weights
@@ -162,3 +163,28 @@ def test_files_are_the_same_each_time(tmp_path):
     assert "Failed: x, it broke" in first["ladder.md"].decode()
     told = json.loads(first["ladder.json"])
     assert told["failed"] == {"x": "it broke"}
+
+
+def asked(tmp_path, workdir, *more):
+    args = ["--config", str(tmp_path / "c.py"), "--base", str(tmp_path / "base")]
+    args += ["--pairs", f"photos={tmp_path}/pairs", "--workdir", str(workdir), *more]
+    return tool.parse(args)[0]
+
+
+def test_nothing_that_is_read_is_written(tmp_path):
+    """By real path: a workdir in the pictures, in the weights, or by a link to them."""
+    for name in ("base", "pairs/LR", "pairs/HR", "runs"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "c.py").write_text("")
+    (tmp_path / "link").symlink_to("pairs/HR")
+    tool.check_apart(asked(tmp_path, tmp_path / "runs"))
+    for where in ("base", "base/runs", "pairs/LR/runs", "link", "pairs"):
+        with pytest.raises(UsageError, match="the input .*Give another --workdir"):
+            tool.check_apart(asked(tmp_path, tmp_path / where))
+    (tmp_path / "runs/ladder.json").symlink_to("../c.py")
+    with pytest.raises(UsageError, match="is an input of this command"):
+        tool.check_apart(asked(tmp_path, tmp_path / "runs"))
+    (tmp_path / "l.json").write_text('{"rows": {}}')
+    with pytest.raises(UsageError, match="l.json is an input"):
+        tool.plot([str(tmp_path / "l.json"), "-o", str(tmp_path / "l.json")])
+    assert (tmp_path / "l.json").read_text() == '{"rows": {}}'

@@ -19,6 +19,7 @@ from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.weights import export_readme, folder, verify
 from gendr_jax.weights.convert import Options, convert
 from gendr_jax.weights.gendr_json import read as read_manifest
+from tests.helpers.tiny_restorer import pixel_weights
 
 pytestmark = pytest.mark.torch
 
@@ -162,6 +163,38 @@ def test_the_program_in_the_readme_is_our_restorer(exported, tmp_path, monkeypat
     whole = restorer(picture, SCALE)
     assert whole.shape == saved.shape
     assert np.abs(whole - saved).mean() < 1
+
+
+@pytest.mark.parametrize("kind", ["adc", "pix"])
+def test_the_program_of_a_kind_without_encoder_is_our_restorer(
+    kind, tmp_path, monkeypatch
+):
+    from PIL import Image
+
+    weights = pixel_weights(kind)
+    parts = {n: (weights.configs[n], tree) for n, tree in weights.params.items()}
+    folder.save(tmp_path / "w", kind=kind, prompt=weights.prompt, t_star=123, **parts)
+    convert([tmp_path / "w"], tmp_path / "theirs", Options(to="diffusers"))
+    rng = np.random.default_rng(4)
+    picture = rng.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    (program,) = programs(tmp_path / "theirs")
+    stated = 'folder, source, scale = ".", "photo.jpg", 4\n'
+    assert stated in program
+    mine = f'folder, source, scale = "theirs", "photo.png", {SCALE}\n'
+    variables: dict = {}
+    exec(compile(program.replace(stated, mine), "README.md", "exec"), variables)
+    restorer = Restorer(weights, dtype="float32", color_fix="none")
+    ours = restorer(picture, SCALE)
+    saved = np.asarray(Image.open(tmp_path / "restored.png"), np.float64)
+    assert ours.shape == saved.shape and saved.std() > 10
+    assert np.abs(ours - saved).mean() < 1
+    # And back: the same weights, and the same kind.
+    convert([tmp_path / "theirs"], tmp_path / "back", Options())
+    back = folder.load(tmp_path / "back")
+    assert back.kind == kind and back.configs == weights.configs
+    jax.tree.map(np.testing.assert_array_equal, back.params, weights.params)
 
 
 def test_the_libraries_load_it_without_a_word(exported):

@@ -25,7 +25,13 @@ def require_apart(jobs: list[Job], folders: list[Path], report: str | None) -> N
     """
     taken = {os.path.realpath(p) for job in jobs for p in (job.source, job.target)}
     for folder in folders:
-        if folder.exists() and not folder.is_dir():
+        try:
+            is_file = folder.exists() and not folder.is_dir()
+        except OSError as error:
+            raise UsageError(
+                f"{folder} cannot be looked at ({error.strerror}). Name another folder."
+            ) from error
+        if is_file:
             raise UsageError(f"{folder} is a file, there must be a folder. Name one.")
         for job in jobs:
             place = path(folder, job)

@@ -1,12 +1,13 @@
 """From the paths of a command line to pairs of input and output files."""
 
 import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from gendr_jax.errors import UsageError
 from gendr_jax.image_io import FORMATS, PICTURE_SUFFIXES
+from gendr_jax.image_io.loading import kind_of_bytes
+from gendr_jax.picture_walk import is_utf8, same_name, shown, walk
 
 
 @dataclass(frozen=True)
@@ -34,34 +35,34 @@ class Job:
 
 def find(
     inputs: list[str], *, recursive: bool, outs: list[Path]
-) -> tuple[list[Found], dict[str, str]]:
-    """(pictures in a stable order, {path: why it is not taken}).
+) -> tuple[list[Found], dict[str, str], list[str]]:
+    """(pictures in a stable order, {path: why it is not taken}, what else to say).
 
     A file is taken whatever its name; of a folder, files with the suffix of a picture,
     hidden ones left out. What an earlier run left below `outs` is not taken.
     """
-    left_out = {out.resolve() for out in outs}
+    left_out = {os.path.realpath(out) for out in outs}
     found: list[Found] = []
     problems: dict[str, str] = {}
+    notes: list[str] = []
     for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            inside, closed = _pictures(path, recursive, left_out)
-            found += inside
-            problems |= closed
-            if not inside and not closed:
-                deeper = "" if recursive else " (--recursive looks deeper)"
-                problems[text] = f"{path} has no pictures{deeper}. Name another folder."
-        elif path.exists():
-            found.append(Found(path, Path(path.name)))
-        else:
-            problems[text] = f"{path} does not exist. Check the path."
-    shown = {f.path: str(f.path).encode(errors="replace").decode() for f in found}
-    for path, text in shown.items():
-        if text != str(path):
-            problems[text] = f"{text}: the name is not UTF-8. Rename the file."
-    found = [f for f in found if shown[f.path] == str(f.path)]
-    return list({os.path.abspath(f.path): f for f in found}.values()), problems
+        try:
+            path = Path(text)
+            if path.is_dir():
+                _add_folder(path, recursive, left_out, found, problems, notes)
+            elif not path.exists():
+                problems[text] = f"{shown(text)} does not exist. Check the path."
+            elif not is_utf8(text):
+                line = f"{shown(text)}: the name is not UTF-8. Rename the file."
+                problems[shown(text)] = line
+            else:
+                found.append(Found(path, Path(path.name)))
+        except (OSError, ValueError) as error:  # such as a name that is too long
+            reason = getattr(error, "strerror", None) or error
+            line = f"{shown(text)} cannot be looked at ({reason}). Check the path."
+            problems[shown(text)] = line
+    once = {os.path.abspath(f.path): f for f in found}
+    return list(once.values()), problems, notes
 
 
 def assign(
@@ -77,8 +78,8 @@ def assign(
             beside their inputs are left out, then.
 
     Raises:
-        UsageError: two results would share a name, a result would replace an input,
-            or `out` is a file and does not go with the rest.
+        UsageError: two folders have a picture of one name, a result would replace an
+            input, or `out` is a file and does not go with the rest.
     """
     if found and out.suffix.lower() in PICTURE_SUFFIXES and not out.is_dir():
         _require_one(found, out, ext, suffix)
@@ -86,20 +87,12 @@ def assign(
     else:
         if out.exists() and not out.is_dir():
             raise UsageError(f"-o {out} is a file, there must be a folder. Name one.")
-        plain = [_name(f, ext, suffix, "") for f in found]
-        count = Counter(map(_key, plain))
-        # a.jpg and a.png in one folder: a_jpg.png and a_png.png.
-        names = [
-            name
-            if count[_key(name)] == 1
-            else _name(f, ext, suffix, f.path.suffix.replace(".", "_"))
-            for f, name in zip(found, plain, strict=True)
-        ]
+        names = _names(found, out, ext, suffix)
         jobs = [Job(f.path, out / n, n) for f, n in zip(found, names, strict=True)]
         if resume:
             results = {os.path.realpath(job.target) for job in jobs}
             jobs = [j for j in jobs if os.path.realpath(j.source) not in results]
-    _refuse_clashes(jobs)
+    _refuse_replacing(jobs)
     return jobs
 
 
@@ -118,30 +111,118 @@ def _require_one(found: list[Found], out: Path, ext: str, suffix: str) -> None:
         raise UsageError(f"-o {out} {problem}.")
 
 
-def _pictures(
-    folder: Path, recursive: bool, outs: set[Path]
-) -> tuple[list[Found], dict[str, str]]:
-    """(pictures, {folder that may not be read: what to say of it})."""
-    found, closed = [], {}
+def _add_folder(
+    folder: Path,
+    recursive: bool,
+    outs: set[str],
+    found: list[Found],
+    problems: dict[str, str],
+    notes: list[str],
+) -> None:
+    """What a folder has, without what lies below an output folder."""
+    walked = walk(folder, PICTURE_SUFFIXES, recursive=recursive)
 
-    def on_error(error: OSError) -> None:
-        text = f"{error.filename} cannot be read ({error.strerror})"
-        closed[str(error.filename)] = f"{text}. Check its permissions."
+    def is_result(path: Path) -> bool:
+        above = list(path.relative_to(folder).parents)[:-1]
+        return any(os.path.realpath(folder / part) in outs for part in above)
 
-    for root, folders, names in os.walk(folder, onerror=on_error):
-        here = Path(root)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if recursive
-            and not name.startswith(".")
-            and (here / name).resolve() not in outs
+    names = [name for name in walked.names if not is_result(folder / name)]
+    found += [Found(folder / name, Path(name)) for name in names]
+    problems |= walked.left_out
+    if not names and not walked.left_out:
+        deeper = "" if recursive else " (--recursive looks deeper)"
+        line = f"{shown(folder)} has no pictures{deeper}. Name another folder."
+        problems[shown(folder)] = line
+    notes += walked.repeated.values()
+    for name in sorted(walked.others):
+        kind = "" if is_result(folder / name) else _looks_like(folder / name)
+        if kind:
+            notes.append(
+                f"{shown(folder / name)} is left out, {kind} by its content and not by "
+                "its name. Rename it, or name it with -i."
+            )
+    closed = [p for p in walked.deeper if os.path.realpath(p) not in outs]
+    if names and closed:
+        count = f"{len(closed)} folder{'s' * (len(closed) > 1)}"
+        text = f"{count} in {shown(folder)} left out, such as {shown(closed[0].name)}"
+        notes.append(f"{text}. --recursive looks into folders.")
+
+
+def _looks_like(path: Path) -> str:
+    """The format of a picture with another name, or ""; what cannot be read is none."""
+    try:
+        with open(path, "rb") as file:
+            kind = kind_of_bytes(file.read(64))
+            return kind if kind not in (None, "BMP", "PPM") else ""  # text may start so
+    except OSError:
+        return ""
+
+
+def _names(found: list[Found], out: Path, ext: str, suffix: str) -> list[Path]:
+    """Places of results, all different on every file system.
+
+    Pictures that would share one get their suffix into it: of a.jpg and a.png in one
+    folder a_jpg.png and a_png.png; of a.JPG and a.jpg the second a number too. The
+    one whose result has the plain name already keeps it.
+    """
+    plain = [_name(f, ext, suffix, "") for f in found]
+    groups: dict[str, list[int]] = {}
+    for i, name in enumerate(plain):
+        groups.setdefault(_key(name), []).append(i)
+    tagged = [_name(f, ext, suffix, f.path.suffix.replace(".", "_")) for f in found]
+    names = list(plain)
+    taken = set(groups)
+    for group in groups.values():
+        if len(group) == 1:
+            continue
+        _refuse_twice([found[i] for i in group], out / plain[group[0]])
+        owner = _owner(
+            group, [f.path for f in found], out / plain[group[0]], out, tagged
         )
-        for name in sorted(names):
-            path = here / name
-            if path.suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
-                found.append(Found(path, path.relative_to(folder)))
-    return found, closed
+        for i in group:
+            if i != owner:
+                names[i] = _free(tagged[i], taken)
+                taken.add(_key(names[i]))
+    return names
+
+
+def _refuse_twice(found: list[Found], target: Path) -> None:
+    """Folders that have the same names below cannot share one folder of results."""
+    seen: dict[Path, Path] = {}
+    for one in found:
+        other = seen.setdefault(one.relative, one.path)
+        if other is not one.path:
+            raise UsageError(
+                f"{other} and {one.path} would both be written to {target}. "
+                "Restore them with different -o."
+            )
+
+
+def _owner(
+    group: list[int], sources: list[Path], result: Path, out: Path, tagged: list[Path]
+) -> int | None:
+    """Which of these an earlier run has given the plain name; None if that is open.
+
+    The one without a result under the longer name where the others have theirs; or the
+    one that was there before the result.
+    """
+    try:
+        made = result.stat().st_mtime
+        without = [i for i in group if not (out / tagged[i]).exists()]
+        if len(without) == len(group):
+            without = [i for i in group if sources[i].stat().st_ctime <= made]
+    except OSError:
+        return None
+    return without[0] if len(without) == 1 else None
+
+
+def _free(name: Path, taken: set[str]) -> Path:
+    """The name, with a number where it is taken."""
+    found, number = name, 2
+    while _key(found) in taken:
+        found = name.with_name(f"{name.stem}_{number}{name.suffix}")
+        number += 1
+    return found
 
 
 def _name(found: Found, ext: str, suffix: str, tag: str) -> Path:
@@ -154,19 +235,12 @@ def _name(found: Found, ext: str, suffix: str, tag: str) -> Path:
 
 def _key(path: Path) -> str:
     """Equal for names that some file systems do not tell apart."""
-    return os.path.normpath(path).casefold()
+    return same_name(os.path.normpath(path))
 
 
-def _refuse_clashes(jobs: list[Job]) -> None:
-    taken: dict[str, Path] = {}
+def _refuse_replacing(jobs: list[Job]) -> None:
     sources = {os.path.realpath(job.source) for job in jobs}
     for job in jobs:
-        other = taken.setdefault(_key(job.target), job.source)
-        if other is not job.source:
-            raise UsageError(
-                f"{other} and {job.source} would both be written to {job.target}. "
-                "Restore them with different -o."
-            )
         if os.path.realpath(job.target) in sources:
             raise UsageError(
                 f"{job.target} would replace an input. Name another -o, or a --suffix."

@@ -1,7 +1,5 @@
 """The loop of `gendr restore`: files are read ahead and written behind the device."""
 
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gendr_jax import image_io
+from gendr_jax import files, image_io
 from gendr_jax.errors import GendrError, InputError
 from gendr_jax.image_io import Image, resize
 from gendr_jax.image_io.regions import Reader
@@ -26,9 +24,12 @@ from gendr_jax.restore.residual import (
     residual,
     residual_of_files,
 )
+from gendr_jax.restore.tiled import Progress
+from gendr_jax.restore.tiling import Layout
 
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 FAULTS = (InputError, OSError, MemoryError)
+Tiles = Callable[[str, int, int], None]
 AHEAD, BEHIND = 2, 2  # pictures held beside the one on the device
 
 
@@ -46,6 +47,7 @@ class Wishes:
         max_residual: above this a result is named, or None.
         refuse: not written, then, instead.
         stream_above: output pixels of pictures that are never held whole.
+        quality: of JPEG and WebP, 1 to 100; None is 95 for JPEG, lossless for WebP.
         stages: whether the networks are timed apart, once for each shape of pass.
     """
 
@@ -59,6 +61,7 @@ class Wishes:
     refuse: bool = False
     stream_above: int = 100_000_000
     stages: bool = False
+    quality: int | None = None
 
 
 @dataclass
@@ -73,8 +76,14 @@ class Work:
     error: Exception | None = None
 
     def timed(self, stage: str, begin: float) -> None:
-        stages = self.entry.setdefault("stages", {})
-        stages[stage] = round(time.perf_counter() - begin, 4)
+        self.took(stage, time.perf_counter() - begin)
+
+    def took(self, stage: str, seconds: float) -> None:
+        self.entry.setdefault("stages", {})[stage] = round(seconds, 4)
+
+    def lost(self, metadata: tuple[str, ...]) -> None:
+        if metadata:
+            self.entry["metadata_lost"] = list(metadata)
 
 
 def run(
@@ -82,11 +91,15 @@ def run(
     wishes: Wishes,
     open_restorer: Callable[[], Restorer],
     tell: Callable[[Work], None],
+    tiles: Tiles = lambda name, done, total: None,
 ) -> None:
     """Restore pictures in order; `tell` gets each when it is done or has failed.
 
     Weights are read for the first picture that needs them, and errors in them, and
-    UsageError, end the run. So does the keyboard: what is being written gets whole.
+    UsageError, end the run. So does the keyboard: what is being written gets whole, and
+    is told.
+
+    tiles(picture, done, total) hears of every tile of a picture that is cut.
     """
     opened: list[Restorer] = []
     written: list[Future[Work]] = []
@@ -97,14 +110,33 @@ def run(
             if sound and not opened:
                 opened.append(open_restorer())
             if sound:
-                _restore(opened[0], sound, wishes)
+                _restore(opened[0], sound, wishes, tiles)
             written += [writer.submit(_finish, work, wishes) for work in batch]
             while len(written) > BEHIND or (written and written[0].done()):
-                tell(written.pop(0).result())
+                _tell_first(written, tell)
         while written:
-            tell(written.pop(0).result())
+            _tell_first(written, tell)
     finally:
         writer.shutdown(cancel_futures=True)
+        while written:  # after the keyboard: those that were being written
+            if written[0].cancelled():
+                written.pop(0)
+            else:
+                _tell_first(written, tell)
+
+
+def _tell_first(written: list[Future[Work]], tell: Callable[[Work], None]) -> None:
+    work = written[0].result()  # waits, and the keyboard may end that
+    written.pop(0)
+    tell(work)
+
+
+def clear_leftovers(todo: list[Job], wishes: Wishes) -> None:
+    """Remove what killed runs have left where results go, of what is done too."""
+    folders = {job.target.parent for job in todo}
+    more = [folder for folder in (wishes.compare, wishes.residual_map) if folder]
+    for folder in sorted({*folders, *more}):
+        files.clear_stale(folder)
 
 
 def _read_ahead(todo: list[Job], wishes: Wishes) -> Iterator[Work]:
@@ -176,20 +208,31 @@ def look(job: Job, wishes: Wishes) -> tuple[Reader, float]:
     return reader, wishes.target.scale_of(height, width, str(job.source))
 
 
-def _restore(restorer: Restorer, works: list[Work], wishes: Wishes) -> None:
+def _restore(
+    restorer: Restorer, works: list[Work], wishes: Wishes, tiles: Tiles
+) -> None:
     """Put results, or errors, into the works."""
-    begin, images = time.perf_counter(), [work.image for work in works]
+    begin = time.perf_counter()
+    images = [work.image for work in works if work.image is not None]
+    names = ", ".join(str(work.job.source) for work in works)
+
+    def progress(done: int, total: int) -> None:
+        tiles(names, done, total)
+
     try:
         with compiling.watch() as seen:
-            if images == [None]:
-                _stream(restorer, works[0], wishes)
+            if not images:
+                plans = [_stream(restorer, works[0], wishes, progress)]
             else:
-                results = restorer.restore(images, works[0].scale)
+                scale = works[0].scale
+                results = restorer.restore(images, scale, progress=progress)
+                plans = restorer.last
                 for work, result in zip(works, results, strict=True):
                     work.restored = result
-        for work, plan in zip(works, restorer.last, strict=True):
+        each = (time.perf_counter() - begin) / len(works)
+        for work, plan in zip(works, plans, strict=True):
             work.entry |= {"tiles": plan.tiles, "compiled": seen.programs > 0}
-            work.timed("restore", begin)
+            work.took("restore", each)
             if wishes.stages:
                 work.entry["stages"] |= _stage_seconds(restorer, plan.pass_hw)
     except FAULTS as error:
@@ -197,7 +240,7 @@ def _restore(restorer: Restorer, works: list[Work], wishes: Wishes) -> None:
             works[0].error = error
             return
         for work in works:  # one of them is at fault
-            _restore(restorer, [work], wishes)
+            _restore(restorer, [work], wishes, tiles)
 
 
 def _stage_seconds(restorer: Restorer, pass_hw: tuple[int, int]) -> dict[str, float]:
@@ -205,32 +248,30 @@ def _stage_seconds(restorer: Restorer, pass_hw: tuple[int, int]) -> dict[str, fl
     return {f"pass_{name}": round(value, 4) for name, value in seconds.items()}
 
 
-def _stream(restorer: Restorer, work: Work, wishes: Wishes) -> None:
+def _stream(
+    restorer: Restorer, work: Work, wishes: Wishes, progress: Progress
+) -> Layout:
     """A huge picture from file to file, checked before it gets its name."""
-    job = work.job
+    job, limit = work.job, wishes.max_input_pixels
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix decides the format.
-    name = f".{os.getpid()}-{threading.get_ident()}.tmp{job.target.suffix}"
-    unfinished = job.target.with_name(name)
-    limit = wishes.max_input_pixels
-    try:
-        plan = huge.restore_file(
+    with files.replacing(job.target) as unfinished:
+        plan, lost = huge.restore_file(
             restorer,
             job.source,
             unfinished,
             work.scale,
             metadata=wishes.metadata,
+            quality=wishes.quality,
             max_input_pixels=limit,
             folder=job.target.parent,
+            progress=progress,
         )
-        restorer.last = [plan]
         found = residual_of_files(unfinished, job.source, max_pixels=limit)
         _judge(work, found, wishes)
-        os.replace(unfinished, job.target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    work.lost(lost)
     if wishes.compare is not None:
         work.entry["warning"] = f"{job.source}: too large for --compare"
+    return plan
 
 
 def _finish(work: Work, wishes: Wishes) -> Work:
@@ -254,9 +295,17 @@ def _finish(work: Work, wishes: Wishes) -> Work:
 
 
 def _write(work: Work, wishes: Wishes) -> None:
+    assert work.image is not None and work.restored is not None
     _judge(work, residual(work.restored, work.image), wishes)
     work.job.target.parent.mkdir(parents=True, exist_ok=True)
-    image_io.write(work.job.target, work.restored, metadata=wishes.metadata)
+    work.lost(
+        image_io.write(
+            work.job.target,
+            work.restored,
+            metadata=wishes.metadata,
+            quality=wishes.quality,
+        )
+    )
     if wishes.compare is not None:
         path = comparisons.path(wishes.compare, work.job)
         comparisons.compare(work.image, work.restored, path, wishes.layout)
@@ -281,6 +330,14 @@ def _judge(work: Work, found: Residual, wishes: Wishes) -> None:
         if wishes.refuse:
             raise InputError(f"{text}. Use a smaller --strength, or raise the limit.")
         work.entry["warning"] = text
+
+
+def is_there(path: Path) -> bool:
+    """Whether a result is there; what cannot be looked at is not, and fails later."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def one_line(error: Exception, source: Path) -> str:

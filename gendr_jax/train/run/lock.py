@@ -117,6 +117,8 @@ class Lock:
     def _gone(self, owner: dict[str, Any], sign: Any) -> bool:
         """Whether the owner no longer runs."""
         if owner.get("machine") == files.this_host():
+            if owner.get("folder") != self._folder():
+                return True  # the file came here with a copy of its workdir
             started = files.process_start(owner["pid"])
             return started is None or started != owner["process_start"]
         self._say(
@@ -176,10 +178,18 @@ class Lock:
             "pid": os.getpid(),
             "machine": files.this_host(),
             "process_start": files.process_start(os.getpid()),
+            "folder": self._folder(),
             "since": self._since,
             "beat": now,
         }
         return json.dumps(owner, indent=1) + "\n"
+
+    def _folder(self) -> str:
+        """What tells the workdir from a copy of it on the same machine."""
+        if self._remote:
+            return self._workdir
+        stat = os.stat(Path(self._path).parent)
+        return f"{stat.st_dev}:{stat.st_ino}"
 
     def _read(self) -> tuple[dict[str, Any] | None, Any]:
         """(owner, what changes when it shows a sign of life); (None, None): no file."""

@@ -223,6 +223,7 @@ def data_batches(
         process_index=share,
         process_count=shares,
         workers=data.workers,
+        small=data.small,
     )
 
 

@@ -18,7 +18,7 @@ from gendr_jax import diffusion, losses
 from gendr_jax import nets as nets_lib
 from gendr_jax.data.degrade import recipe
 from gendr_jax.losses import finite_gradient, finite_mean
-from gendr_jax.models.pixel_shuffle import pixel_shuffle, pixel_unshuffle
+from gendr_jax.models.pixel_shuffle import pixel_pass, pixel_unshuffle
 from gendr_jax.nets import Net, Params
 from gendr_jax.train import stage
 from gendr_jax.train.settings import AdcSettings, PixSettings
@@ -286,17 +286,10 @@ def title(settings: AdcSettings | PixSettings) -> str:
 def student_pass(
     unet: Any, x_bhwc: Array, prompt_ld: Array, factor: int, to_pixels: bool
 ) -> Array:
-    """Pixels in [-1, 1] to the student's answer, float32 or better.
-
-    Adc: the UNet's output is the latent z. Pix: y = x + pixel_shuffle(output), so that
-    an output of zero is the enlarged picture.
-    """
-    u = pixel_unshuffle(x_bhwc, factor)
-    batch = len(u)
-    context = samples.prompt(prompt_ld, batch)
-    out, _ = unet(u, jnp.full((batch,), diffusion.T_STAR), context)
-    out = diffusion.at_least_fp32(out)
-    return x_bhwc + pixel_shuffle(out, factor) if to_pixels else out
+    """Pixels in [-1, 1] to the student's answer, float32 or better."""
+    t_b = jnp.full((len(x_bhwc),), diffusion.T_STAR)
+    context = samples.prompt(prompt_ld, len(x_bhwc))
+    return pixel_pass(unet, x_bhwc, t_b, context, factor=factor, to_pixels=to_pixels)
 
 
 def role_optimisers(

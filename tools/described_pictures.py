@@ -118,6 +118,8 @@ def read(path):
         xmp = picture.info.get("xmp")
         iptc = _caption(picture, tags)
         dots = picture.info.get("dpi") or (float(tags.get(0x11A, 0)),)
+        if picture.format == "TIFF" and (0x11A not in tags or tags.get(0x128, 2) == 1):
+            dots = (0.0,)  # Pillow says 1 where there is none
         text = getattr(picture, "text", {})
         comment = picture.info.get("comment") or text.get("Comment", "").encode()
         found = {
