@@ -59,7 +59,8 @@ def load_component(
         return _converted(path, name, adapters, asked, mesh)
     found = resolve(path)
     if one_file.is_ours(found):
-        return _component(one_file.read(found, (name,)), name, path)
+        config, params = _component(one_file.read(found, (name,)), name, path)
+        return config, _spread(params, mesh)
     if not folder.is_folder(found):
         if name not in TORCH_KINDS:
             raise InputError(
@@ -111,9 +112,13 @@ def _converted(
     if name == "unet" and {"unet", "lora"} <= weights.params.keys():
         weights = folder.folded(weights)  # those that are kept with it
     config, params = _component(weights, name, path)
-    if mesh is not None:
-        params = sharding.place(params, sharding.tree_shardings(params, mesh))
-    return config, params
+    return config, _spread(params, mesh)
+
+
+def _spread(params: Params, mesh: Mesh | None) -> Params:
+    if mesh is None:
+        return params
+    return sharding.place(params, sharding.tree_shardings(params, mesh))
 
 
 def _has_adapters(path: Path) -> bool:

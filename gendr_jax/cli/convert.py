@@ -112,9 +112,8 @@ def _of_runs(
     found, notes = [], {}
     for number, source in enumerate(sources):
         name = source.rstrip("/")
-        whole = not name.rpartition("/")[2].isdigit()
-        exported = whole and (Path(name).expanduser() / "weights").is_dir()
-        if not _is_run(name) or (step is None and exported):
+        run = _run(name)
+        if run is None or (step is None and (run / "weights").is_dir()):
             found.append(source)
             continue
         from gendr_jax.train import checkpoint_weights
@@ -130,17 +129,19 @@ def _of_runs(
     return found, notes
 
 
-def _is_run(source: str) -> bool:
-    """Cheap for what is no run: the checkpoint library takes seconds to import."""
-    from gendr_jax.weights.remote_paths import is_remote, place
+def _run(source: str) -> Any:
+    """The workdir or the checkpoint of a training run; None: it is none.
 
-    if is_remote(source):
-        folder = place(source)
-    else:
-        folder = Path(source).expanduser()
-    if folder.name.isdigit():
-        return folder.parent.name == "checkpoints" and folder.is_dir()
-    return (folder / "checkpoints").is_dir()
+    Cheap for what is none: the checkpoint library takes seconds to import.
+    """
+    from gendr_jax.weights.remote_paths import place
+
+    folder = place(source)
+    one = folder.name.isdigit() and folder.parent.name == "checkpoints"
+    try:
+        return folder if (folder if one else folder / "checkpoints").is_dir() else None
+    except Exception:  # of an object store; whoever reads the source tells it
+        return None
 
 
 def as_text(report: dict[str, Any]) -> str:

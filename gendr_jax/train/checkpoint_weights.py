@@ -6,17 +6,7 @@ import jax
 
 from gendr_jax import sharding
 from gendr_jax.checkpoints import manager
-from gendr_jax.errors import UsageError
 from gendr_jax.train.stages import build
-
-
-def is_run(source: str | Path) -> bool:
-    """Whether this is a training workdir, or one of its checkpoints."""
-    try:
-        manager.find(source)
-    except UsageError:
-        return False
-    return True
 
 
 def write(source: str | Path, step: int | None, target: Path) -> int:

@@ -84,6 +84,7 @@ class GenDRPipeline(DiffusionPipeline):
         margin=32,
         after=32,
         multiple=64,
+        adapters=False,
     ):
         super().__init__()
         self.register_modules(unet=unet, vae=vae)
@@ -93,20 +94,28 @@ class GenDRPipeline(DiffusionPipeline):
             margin=margin,
             after=after,
             multiple=multiple,
+            adapters=adapters,
         )
         self._prompt = None
+
+    def _file(self, name):
+        """A file of the folder, or of the repository, that this was loaded from."""
+        place = str(self.config["_name_or_path"])
+        if os.path.isdir(place):
+            return os.path.join(place, name)
+        from huggingface_hub import hf_hub_download
+
+        return hf_hub_download(place, name)
 
     def _prepared(self):
         """The prompt, and adapters that lie in the folder."""
         if self._prompt is None:
-            folder = self.config["_name_or_path"]
-            prompt = load_file(os.path.join(folder, "prompt.safetensors"))
-            self._prompt = prompt["positive"][None]
-            adapters = "pytorch_lora_weights.safetensors"
-            if os.path.isfile(os.path.join(folder, adapters)):
-                self.unet.load_lora_adapter(
-                    folder, weight_name=adapters, prefix="unet"
+            if self.config["adapters"]:
+                folder, name = os.path.split(
+                    self._file("pytorch_lora_weights.safetensors")
                 )
+                self.unet.load_lora_adapter(folder, weight_name=name, prefix="unet")
+            self._prompt = load_file(self._file("prompt.safetensors"))["positive"][None]
         return self._prompt.to(self.unet.device, self.unet.dtype)
 
     @torch.no_grad()
@@ -195,6 +204,7 @@ def model_index(weights: Weights) -> dict[str, Any]:
         "margin": MARGIN,
         "after": _after(weights),
         "multiple": _multiple(weights),
+        "adapters": "lora" in weights.params,
     }
 
 

@@ -54,8 +54,12 @@ def pipeline(tmp_path_factory):
     save_component(place / "unet", UNET, drawn(UNet, UNET, 1))
     save_component(place / "vae", VAE_CONFIG, drawn(VAE, VAE_CONFIG, 2))
     (place / "scheduler").mkdir()
-    scheduler = {"prediction_type": "v_prediction", "beta_schedule": "scaled_linear"}
-    scheduler |= {"beta_start": 0.00085, "beta_end": 0.012}
+    scheduler = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "v_prediction",
+    }
     file = place / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(scheduler))
     return place
@@ -151,7 +155,7 @@ def test_force_and_the_way_back(pipeline, tmp_path, capsys):
     capsys.readouterr()
     same = failed(capsys, tmp_path / "w", *wide)
     assert same[0] == 2 and "is the input" in same[1]
-    assert gendr(pipeline / "unet", *wide, "--prediction", "eps") == 0
+    assert gendr(pipeline, *wide, "--prediction", "eps") == 0
     assert read_manifest(tmp_path / "w")["configs"]["unet"]["in_channels"] == 16
     assert gendr(tmp_path / "w", "-o", tmp_path / "d", "--to", "diffusers") == 0
     assert "(diffusers, kind base)" in capsys.readouterr().out

@@ -237,7 +237,9 @@ def test_the_schedule_goes_back_as_it_came(pipeline, tmp_path):
 def test_training_refuses_a_unet_that_predicts_something_else(pipeline, tmp_path):
     schedule(pipeline, prediction_type="v_prediction")
     convert([pipeline], tmp_path / "w", Options())
-    for path in (pipeline, pipeline / "unet", tmp_path / "w"):
+    convert([pipeline], tmp_path / "w.safetensors", Options(to="safetensors"))
+    ours = (tmp_path / "w", tmp_path / "w.safetensors")
+    for path in (pipeline, pipeline / "unet", *ours):
         init = Init(unet=str(path))
         with pytest.raises(
             UsageError, match="predicts 'v', config.prediction is 'eps'"

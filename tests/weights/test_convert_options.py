@@ -26,6 +26,7 @@ VAE_CONFIG = VAEConfig(
     latent_channels=4, block_out_channels=(8, 12), layers_per_block=1, norm_groups=4
 )
 EPS = Hints(prediction="eps")
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 FILE = "diffusion_pytorch_model.safetensors"
 
 
@@ -241,10 +242,10 @@ def test_what_a_unet_predicts_is_said_by_somebody(unet, vae, tmp_path):
     # a pipeline folder, and its UNet's folder alone
     for source in (tmp_path, unet):
         for name, expected in (("epsilon", "eps"), ("v_prediction", "v")):
-            scheduler.write_text(json.dumps({"prediction_type": name}))
+            scheduler.write_text(json.dumps(SD | {"prediction_type": name}))
             convert([source], tmp_path / "new", Options(force=True))
             assert read_manifest(tmp_path / "new")["prediction_type"] == expected
-    scheduler.write_text(json.dumps({"prediction_type": "sample"}))
+    scheduler.write_text(json.dumps(SD | {"prediction_type": "sample"}))
     message = refused([unet], tmp_path / "no", Options())
     assert "prediction_type 'sample'" in message
 

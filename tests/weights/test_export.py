@@ -79,6 +79,15 @@ def exported(request, tmp_path_factory):
     return ours, place / "theirs"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def modules_of_pipelines(tmp_path_factory):
+    """Where diffusers copies the code of folders to: not the user's cache."""
+    utils = pytest.importorskip("diffusers.utils.dynamic_modules_utils")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("hf")))
+        yield
+
+
 @contextlib.contextmanager
 def silence():
     """No warning, and nothing logged at the level of one."""
@@ -116,7 +125,6 @@ def run_readme(theirs, source):
 
 def test_the_program_in_the_readme_is_our_restorer(exported, tmp_path, monkeypatch):
     from diffusers import DiffusionPipeline
-    from diffusers.utils import dynamic_modules_utils
     from PIL import Image
 
     ours, theirs = exported
@@ -148,7 +156,6 @@ def test_the_program_in_the_readme_is_our_restorer(exported, tmp_path, monkeypat
     saved = np.asarray(Image.open(tmp_path / "restored.png"), np.float64)
     np.testing.assert_array_equal(saved, np.round(expected * 255))
     # diffusers opens the folder by its own model_index.json and pipeline.py.
-    monkeypatch.setattr(dynamic_modules_utils, "HF_MODULES_CACHE", tmp_path / "hf")
     pipeline = DiffusionPipeline.from_pretrained(theirs, trust_remote_code=True)
     pipeline.set_progress_bar_config(disable=True)
     shown = pipeline(Image.open(tmp_path / "photo.png"), scale=SCALE).images[0]
@@ -248,6 +255,7 @@ def test_it_comes_back_with_all_that_our_folder_says(exported, tmp_path):
 
 
 def test_adapters_count_in_the_readme_and_in_verify(exported, tmp_path, monkeypatch):
+    from diffusers import DiffusionPipeline
     from PIL import Image
 
     pytest.importorskip("peft")
@@ -274,6 +282,12 @@ def test_adapters_count_in_the_readme_and_in_verify(exported, tmp_path, monkeypa
         convert([tmp_path / "beside"], tmp_path / name, options)
         found[name] = run_readme(tmp_path / name, "photo.png")["y"].numpy()
     np.testing.assert_allclose(found["plain"], found["merged"], atol=2e-2)
+    pipeline = DiffusionPipeline.from_pretrained(
+        tmp_path / "plain", trust_remote_code=True
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    shown = np.asarray(pipeline(Image.open("photo.png")).images[0])
+    np.testing.assert_array_equal(shown, np.round(found["plain"]))
     without = run_readme(exported[1], "photo.png")["y"].numpy()
     assert np.abs(found["plain"] - without).max() > 1
     said = verify.run(tmp_path / "plain", "diffusers")

@@ -15,7 +15,7 @@ from gendr_jax.api import load_component
 from gendr_jax.errors import UsageError
 from gendr_jax.nets import Net, Params
 from gendr_jax.train.settings import Init
-from gendr_jax.weights import folder, gendr_json
+from gendr_jax.weights import folder, gendr_json, one_file
 from gendr_jax.weights.foreign import recognise
 from gendr_jax.weights.resolve import resolve
 
@@ -62,7 +62,9 @@ def check_prediction(init: Init, prediction: str) -> None:
     if not init.unet:
         return
     path = resolve(init.unet)
-    if folder.is_folder(path):
+    if one_file.is_ours(path):
+        said = one_file.manifest(path).get("prediction_type")
+    elif folder.is_folder(path):
         said = gendr_json.read(path).get("prediction_type")
     else:
         said = recognise.prediction(path)

@@ -209,7 +209,7 @@ def test_what_stands_for_a_file_is_told(tmp_path, suffix, content, said):
 def test_a_long_list_of_wrong_tensors_is_cut():
     components.refuse([], "vae")
     names = [f"missing {i}." for i in range(100)]
-    with pytest.raises(InputError, match="100 tensors do not fit: .*; and 7[0-9] more"):
+    with pytest.raises(InputError, match="100 tensors do not fit: .*; and 81 more"):
         components.refuse(names, "vae")
 
 
