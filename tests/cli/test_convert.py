@@ -155,7 +155,7 @@ def test_force_and_the_way_back(pipeline, tmp_path, capsys):
     capsys.readouterr()
     same = failed(capsys, tmp_path / "w", *wide)
     assert same[0] == 2 and "is the input" in same[1]
-    assert gendr(pipeline, *wide, "--prediction", "eps") == 0
+    assert gendr(pipeline / "unet", *wide, "--prediction", "eps") == 0
     assert read_manifest(tmp_path / "w")["configs"]["unet"]["in_channels"] == 16
     assert gendr(tmp_path / "w", "-o", tmp_path / "d", "--to", "diffusers") == 0
     assert "(diffusers, kind base)" in capsys.readouterr().out
