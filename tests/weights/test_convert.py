@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from gendr_jax import diffusion
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models.lora import UNET_TARGETS
 from gendr_jax.weights import folder
@@ -246,6 +247,7 @@ def ldm_tensors(unet, vae, dtype, averaged=None):
             tensors["model_ema.diffusion_model" + name.replace(".", "")] = tensor
     ballast = {name: torch.arange(6).reshape(1, 6) for name in BALLAST}
     ballast["model_ema.decay"] = torch.tensor(0.9999)
+    ballast["alphas_cumprod"] = torch.tensor(diffusion.ALPHA_BAR)  # it is checked
     return tensors | ballast
 
 
