@@ -278,7 +278,7 @@ def test_a_picture_spread_over_devices_is_the_picture(attentive, axes):
     x = INPUTS["photo"][:40, :30]
     wanted = Restorer(attentive, dtype="float32", tile=0)(x)
     spread = Restorer(attentive, dtype="float32", mesh=mesh(**axes))
-    np.testing.assert_allclose(spread(x), wanted, atol=1e-4)
+    np.testing.assert_allclose(spread(x), wanted, atol=2e-4)
     assert not spread.last[0].tiled
 
 
