@@ -50,6 +50,16 @@ def refuse_nested(output: Path, folder: Path, remedy: str) -> None:
     raise UsageError(f"the output {output} {what} the input {folder}. {remedy}")
 
 
+def refuse_inside(output: Path, folder: Path, remedy: str) -> None:
+    """Stop where an output folder is an input folder or lies in it.
+
+    Raises:
+        UsageError: with both names.
+    """
+    if output.resolve().is_relative_to(folder.resolve()):
+        refuse_nested(output, folder, remedy)
+
+
 def refuse_holding(output: Path, given: Path, remedy: str) -> None:
     """Stop where an output folder is the input, or holds it: it would be replaced.
 

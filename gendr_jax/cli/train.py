@@ -8,17 +8,20 @@ import os
 import re
 import sys
 import time
+from pathlib import Path
 
 from absl import flags
 
+from gendr_jax import overwriting
 from gendr_jax.cli import configs
 from gendr_jax.errors import TRY_AGAIN, UsageError
 
 USAGE = """\
 usage: gendr train --config FILE --workdir DIR [--config.section.key=value ...]
 
-Trains one stage (vae, base or distill). Started again with the same --workdir, it goes
-on where it stopped. Ctrl-C and SIGTERM stop it after the step, saved.
+Trains one stage (vae, base, distill, adc or pix). Started again with the same
+--workdir, it goes on where it stopped. Ctrl-C and SIGTERM stop it after the step,
+saved.
 
   --config FILE         a configuration, such as configs/tiny_vae.py
   --config.KEY=VALUE    change one of its values: --config.steps=100,
@@ -68,6 +71,19 @@ def _spelt(args: list[str]) -> list[str]:
     return args
 
 
+def _refuse_workdir_in_data(workdir: str, config: configs.ConfigDict) -> None:
+    """Its sample sheets would be photographs to train on."""
+    from gendr_jax.data.open_source import folders
+    from gendr_jax.weights.remote_paths import is_remote
+
+    if is_remote(workdir):
+        return
+    for name in ("data", "val"):
+        for folder in folders(str(config.get(name, {}).get("path", ""))):
+            remedy = "Give a --workdir outside of it."
+            overwriting.refuse_inside(Path(workdir), folder, remedy)
+
+
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "", "", flag_values=values)
     flags.DEFINE_bool("distributed", False, "", flag_values=values)
@@ -95,6 +111,7 @@ def _train(config: configs.ConfigDict, values: flags.FlagValues, begun: float) -
     # Worker processes of grain read the global flags, which nobody parses here.
     flags.FLAGS.mark_as_parsed()
     mesh = make_mesh(config.get("mesh", ""))
+    _refuse_workdir_in_data(values.workdir, config)
     setup = build.setup(config, mesh)
     result = loop.run(
         setup.stage,

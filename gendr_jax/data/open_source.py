@@ -100,6 +100,12 @@ def open_source(path: str) -> sources.Source:
     return Mixture(parts, [weight for _, weight in pieces])
 
 
+def folders(path: str) -> list[Path]:
+    """The folders of pictures that `path` names."""
+    texts = [text for text, _ in split_mixture(path)] or [path.strip()]
+    return [Path(text) for text in texts if text and Path(text).is_dir()]
+
+
 def split_mixture(path: str) -> list[tuple[str, Fraction]]:
     """[(path, weight)] of a mixture; empty when the text is a single source."""
     weighted = re.compile(rf"(.*?)@({_NUMBER})\s*(?:,\s*|$)", re.DOTALL)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from gendr_jax.cli import configs, train
 from gendr_jax.errors import UsageError
 from gendr_jax.train.settings import Start
 
+ROOT = Path(__file__).resolve().parents[2]
 FILE = """
 from ml_collections import ConfigDict
 
@@ -152,3 +154,23 @@ def test_a_workdir_that_is_a_file(tmp_path, config):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         train.main([config, f"--workdir={tmp_path / 'file'}"])
+
+
+@pytest.mark.parametrize("inside", ["", "run/7"])
+@pytest.mark.parametrize("key", ["data", "val"])
+def test_a_workdir_in_its_photographs_is_refused(tmp_path, key, inside):
+    """Its sample sheets would be read as photographs."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    other = "builtin:photographs"
+    paths = {"data": other, "val": other} | {key: f"{other}@0.5,{photos}@0.5"}
+    with pytest.raises(UsageError, match="the input .*photos. Give a --workdir out"):
+        train.main(
+            [
+                f"--config={ROOT}/configs/tiny_vae.py",
+                f"--config.data.path={paths['data']}",
+                f"--config.val.path={paths['val']}",
+                f"--workdir={photos / inside}",
+            ]
+        )
+    assert not list(photos.iterdir())

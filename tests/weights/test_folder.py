@@ -170,7 +170,9 @@ def test_incomplete_kinds_are_refused(kind, tmp_path):
 def test_wrong_arrays_are_refused_by_name(parts, tmp_path):
     wide = dataclasses.replace(VAE_CONFIG, block_out_channels=(8, 24))
     params = parts["vae"][1]
-    with pytest.raises(InputError, match=r"vae: 87 tensors.*decoder.conv_in.bias.*84 more"):
+    with pytest.raises(
+        InputError, match=r"vae: 87 tensors.*decoder.conv_in.bias.*84 more"
+    ):
         folder.save(tmp_path / "w", kind="vae", vae=(wide, params))
     ints = jax.tree.map(lambda x: x.astype(np.int32), params)
     with pytest.raises(InputError, match="dtype int32"):
