@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     dtype = DTYPES[options.dtype]
     if options.weights:
-        recipe, params = run.loaded(Path(options.weights), dtype)
+        recipe, params = run.loaded(options.weights, dtype)
     else:
         given = ["--config", options.config]
         config = configs.parse(given, lambda _: None)[1] if options.config else None

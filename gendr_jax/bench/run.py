@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ from gendr_jax.restore.forward import Recipe
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.train.settings import VAESettings
 from gendr_jax.train.stages import build
-from gendr_jax.weights import folder
+from gendr_jax.weights import one_file
 from gendr_jax.weights.folder import Weights
 
 Result = dict[str, Any]
@@ -67,9 +66,9 @@ def recipe_of(config: Mapping[str, Any] | None, dtype: str) -> Recipe:
     return programs.recipe_of(settings, dtype)
 
 
-def loaded(path: Path, dtype: str) -> tuple[Recipe, Params]:
-    """Recipe and host weights of a weights folder of a restorer."""
-    found = folder.load(path, components=("unet", "vae", "prompt"))
+def loaded(name: str, dtype: str) -> tuple[Recipe, Params]:
+    """Recipe and host weights of a restorer, by the name of its weights."""
+    found = one_file.load(name, ("unet", "vae", "prompt"))
     options.require_restorer(found)
     recipe = forward.recipe_of(found, dtype)
     return recipe, options.host_params(found, recipe)

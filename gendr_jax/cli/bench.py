@@ -128,14 +128,14 @@ def _restore(
 
     from gendr_jax.bench import restoring, run
     from gendr_jax.restore.options import DTYPES
-    from gendr_jax.weights.resolve import DEFAULT, locate
+    from gendr_jax.weights.resolve import DEFAULT
 
     on_cpu = jax.default_backend() == "cpu"
     dtype = DTYPES[values.dtype or ("fp32" if on_cpu else "bf16")]
     if config is not None and not values.weights:
         recipe, params = run.recipe_of(config.to_dict(), dtype), None
     else:
-        recipe, params = run.loaded(locate(values.weights or DEFAULT), dtype)
+        recipe, params = run.loaded(values.weights or DEFAULT, dtype)
     names = tuple(_words(values.stages)) or restoring.STAGES
     if not set(names) <= set(restoring.STAGES):
         known = ", ".join(restoring.STAGES)

@@ -14,8 +14,7 @@ from gendr_jax.restore.folders.run import FAULTS, Wishes, look, one_line
 from gendr_jax.restore.forward import recipe_of
 from gendr_jax.restore.options import DTYPES
 from gendr_jax.restore.pipeline import MAX_PIXELS
-from gendr_jax.weights import gendr_json
-from gendr_jax.weights.resolve import locate
+from gendr_jax.weights import one_file
 
 GIB, TERA = 2**30, 1e12
 
@@ -67,8 +66,7 @@ def show(
 def _planner(flags: Any) -> Callable[[int, int], Estimate]:
     """(height, width) of an output -> its estimate."""
     with weights_are_configuration():
-        folder = locate(flags.weights)
-        said = gendr_json.settings(folder, gendr_json.read(folder))
+        said = one_file.settings(flags.weights)
     dtype, mesh = DTYPES[dtype_of(flags)], mesh_of(flags)
     recipe = recipe_of(said, dtype, flags.pad_cfg)
     rate = estimate.measured_rate(dtype)

@@ -23,9 +23,9 @@ from gendr_jax.restore.passes import Passes
 from gendr_jax.restore.programs import Programs
 from gendr_jax.restore.tiled import Progress
 from gendr_jax.restore.tiling import Layout
-from gendr_jax.weights import folder
+from gendr_jax.weights import one_file
 from gendr_jax.weights.folder import Weights
-from gendr_jax.weights.resolve import DEFAULT, locate
+from gendr_jax.weights.resolve import DEFAULT
 
 # Output pixels that tile=0 does in one pass on one device: 2048 x 2048. The full-size
 # networks take about 2 GiB a million pixels in float32 (XLA:CPU, memory_analysis).
@@ -130,11 +130,11 @@ class Restorer:
         max_pixels: int = MAX_PIXELS,
         pad_cfg: float = 1.0,
     ) -> "Restorer":
-        """Read a weights folder of ours.
+        """Read weights of ours: a folder, or one safetensors file.
 
         Args:
-            path_or_name: the folder, the name of weights that come with the package,
-                or a Hub id where huggingface_hub is installed.
+            path_or_name: the folder or file, the name of weights that come with the
+                package, or a Hub id where huggingface_hub is installed.
             dtype: of computation, "bfloat16" or "float32" (also "bf16", "fp32").
             mesh: devices; None is the first one. Pictures of a list and tiles of a
                 picture are spread over all axes but `space`; each picture is spread
@@ -156,9 +156,7 @@ class Restorer:
             InputError: no such folder, damaged, or not the weights of a restorer.
             UsageError: unknown dtype or colour fix, or numbers out of range.
         """
-        weights = folder.load(
-            locate(path_or_name), components=("unet", "vae", "prompt")
-        )
+        weights = one_file.load(path_or_name, ("unet", "vae", "prompt"))
         return cls(
             weights,
             dtype=dtype,

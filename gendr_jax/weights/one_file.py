@@ -14,6 +14,7 @@ from gendr_jax.weights import folder, gendr_json
 from gendr_jax.weights.foreign.open_file import open_file
 from gendr_jax.weights.foreign.tensors import OpenFile, write_safetensors
 from gendr_jax.weights.gendr_json import Weights
+from gendr_jax.weights.resolve import locate, resolve
 from gendr_jax.weights.sha256 import sha256
 
 KEY, SUFFIX = "gendr", ".safetensors"
@@ -85,6 +86,31 @@ def read(path: Path, components: tuple[str, ...] = folder.COMPONENTS) -> Weights
     weights = dataclasses.replace(weights, params=kept, prompt=prompt)
     folder.check(weights, str(path))
     return folder.folded(weights) if fold else weights
+
+
+def load(name: str | Path, components: tuple[str, ...]) -> Weights:
+    """Weights by name, as such a file or as a folder.
+
+    Raises:
+        InputError, UsageError: as ``resolve.locate`` and ``folder.load``.
+    """
+    path = resolve(name)
+    if is_ours(path):
+        return read(path, components)
+    return folder.load(locate(name), components=components)
+
+
+def settings(name: str | Path) -> Weights:
+    """The same without arrays: what gendr.json says.
+
+    Raises:
+        InputError, UsageError: as ``load``.
+    """
+    path = resolve(name)
+    if is_ours(path):
+        return gendr_json.settings(path, manifest(path))
+    path = locate(name)
+    return gendr_json.settings(path, gendr_json.read(path))
 
 
 def _manifest(file: OpenFile) -> dict[str, Any]:

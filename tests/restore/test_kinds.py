@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from gendr_jax import nets
 from gendr_jax.errors import InputError, UsageError
@@ -163,3 +164,19 @@ def test_what_does_not_fit_is_refused():
         Restorer(dataclasses.replace(pix, kind="adc"))
     with pytest.raises(InputError, match="these are weights of kind base"):
         Restorer(dataclasses.replace(adc, kind="base"))
+
+
+def test_one_file_restores_as_its_folder_does(tmp_path, capsys):
+    from gendr_jax.cli.main import main
+    from gendr_jax.weights.convert import Options, convert
+
+    file = tmp_path / "w.safetensors"
+    convert(["gendr-tiny"], file, Options(to="safetensors"))
+    low = pictures(32)["photo"]
+    ours = Restorer.from_pretrained(file, dtype="float32")(low)
+    theirs = Restorer.from_pretrained("gendr-tiny", dtype="float32")(low)
+    np.testing.assert_array_equal(ours, theirs)
+    Image.fromarray((low * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    flags = ["--weights", str(file), "--dry-run", "-o", str(tmp_path / "out")]
+    assert main(["restore", "-i", str(tmp_path / "a.png"), *flags]) == 0
+    assert "1 of 1 to do" in capsys.readouterr().out
