@@ -130,10 +130,11 @@ def test_the_loop_is_called_and_its_end_is_the_exit_status(
     calls = []
 
     def setup(config, mesh):
-        return SimpleNamespace(stage="stage", batches="batches", settings=config.steps)
+        made = {"stage": "stage", "batches": "batches", "held_out": "held out"}
+        return SimpleNamespace(**made, settings=config.steps)
 
-    def run(*args, mesh, workdir, begun, start):
-        assert start == Start()
+    def run(*args, mesh, workdir, begun, start, held_out):
+        assert start == Start() and held_out == "held out"
         assert begun <= time.perf_counter()
         calls.append((*args, dict(mesh.shape), workdir))
         return SimpleNamespace(reason=reason, message="no usable update")
