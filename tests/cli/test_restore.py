@@ -203,6 +203,7 @@ def enlarged(source):
     return pixels, (4 * pixels.shape[0], 4 * pixels.shape[1])
 
 
+@pytest.mark.slow
 def test_a_mesh_takes_many_pictures_or_one(weights, tmp_path):
     for i in range(3):
         save(tmp_path / "in" / f"{i}.png", 8 + i, 9)

@@ -273,7 +273,10 @@ def attentive():
     return tiny_restorer.weights(vae)
 
 
-@pytest.mark.parametrize("axes", [{"space": 8}, {"data": 2, "space": 4}])
+@pytest.mark.parametrize(
+    "axes",
+    [pytest.param({"space": 8}, marks=pytest.mark.slow), {"data": 2, "space": 4}],
+)
 def test_a_picture_spread_over_devices_is_the_picture(attentive, axes):
     x = INPUTS["photo"][:40, :30]
     wanted = Restorer(attentive, dtype="float32", tile=0)(x)
@@ -282,6 +285,7 @@ def test_a_picture_spread_over_devices_is_the_picture(attentive, axes):
     assert not spread.last[0].tiled
 
 
+@pytest.mark.slow
 def test_memory_of_a_spread_picture_is_a_part_of_it(monkeypatch):
     # One kind of attention on both sides; blocks are for one device of a CPU.
     monkeypatch.setattr(attention, "BLOCKS_MIN_SCORES", 2**62)

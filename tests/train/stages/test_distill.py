@@ -364,7 +364,7 @@ SLOW = {"marks": pytest.mark.slow}
     [
         pytest.param({"kind": "vsd"}, **SLOW),
         pytest.param({"kind": "sid", "kappa": 1.0}, **SLOW),
-        {"kind": "cid", "generator": "lora", "prediction": "v"},
+        pytest.param({"kind": "cid", "generator": "lora", "prediction": "v"}, **SLOW),
         {"kind": "cida"} | ALL,
         pytest.param(
             {"kind": "cida", "generator": "lora", "score": {"literal": True}} | ALL,
@@ -476,7 +476,7 @@ def test_merged_adapters_are_a_plain_unet_of_equal_output(toy):
     assert gap(adapted, base) > 1e-2
 
 
-@pytest.mark.parametrize("generator", ["full", "lora"])
+@pytest.mark.parametrize("generator", [pytest.param("full", **SLOW), "lora"])
 def test_adapters_merged_before_use_make_the_same_step(generator):
     """Adam's first step is lr sign(g) wherever |g| > eps: eps is raised."""
     adam = {"lr": 1e-3, "eps": 1e-2}
