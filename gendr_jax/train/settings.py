@@ -49,9 +49,9 @@ class Adam:
     memory: Literal["device", "pinned_host"] = "device"  # of the moments
 
     def __post_init__(self):
-        at_least(self, lr=0, weight_decay=0, warmup=0, decay=0)
+        at_least(self, lr=0, eps=0, weight_decay=0, warmup=0, decay=0)
         fraction(self, "b1", "b2")
-        above_zero(self, "eps", "clip")
+        above_zero(self, "clip")
 
 
 @dataclass(frozen=True)

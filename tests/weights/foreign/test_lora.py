@@ -396,7 +396,7 @@ def test_all_that_does_not_fit_is_said_at_once():
             "a_attn1_to_q.lora_up.weight has dtype int8, expected a float",
         )
     ]
-    assert sum(told) == 2 and "; and 2 more" in message
+    assert sum(told) == 3 and "; and 1 more" in message
     arrays = kohya(pairs, alpha=np.nan)
     with pytest.raises(InputError, match="3 problems: a.attn1.to_q has alpha nan"):
         read(arrays, FEW)
