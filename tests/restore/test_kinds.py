@@ -99,7 +99,10 @@ def test_stages_one_after_the_other_are_the_pass(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_show_no_seam(kind):
-    """Norms over the channels of each position: a tile is restored as its picture."""
+    """Norms over the channels of each position: a tile is restored as its picture.
+
+    Adc's decoder has norms over the picture; tiles share statistics of samples of it.
+    """
     weights = pixel_weights(kind)
     config = dataclasses.replace(
         weights.configs["unet"], norm_channels=True, attention=(False, False),
@@ -115,7 +118,9 @@ def test_tiles_show_no_seam(kind):
     low = pictures(96)["photo"]
     whole = Restorer(weights, dtype="float32", tile=0)(low)
     tiled = Restorer(weights, dtype="float32", tile=256)
-    np.testing.assert_allclose(tiled(low), whole, atol=0.02)
+    gap = np.abs(tiled(low) - whole)
+    most, mean = (0.08, 0.01) if kind == "adc" else (0.02, 0.001)
+    assert gap.max() < most and gap.mean() < mean
     assert tiled.last[0].tiled
 
 
