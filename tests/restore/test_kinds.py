@@ -1,6 +1,7 @@
 """GenDR-Adc and GenDR-Pix restore: without an encoder, without an autoencoder."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ UP = pictures(64)["photo"][None]
 def unet_of(weights):
     net = nets.build(UNet, weights.configs["unet"]).bind(weights.params["unet"])
 
+    @functools.partial(jax.jit, static_argnums=1)
     def run(u_bhwc, prompt):
         context = jnp.asarray(weights.prompt[prompt])[None]
         return net(u_bhwc, jnp.array([weights.t_star]), context)[0]
@@ -38,7 +40,7 @@ def unet_of(weights):
 def test_the_pass_is_what_the_method_says(kind):
     weights = pixel_weights(kind)
     recipe = recipe_of(weights, "float32")
-    got, _ = make_pass(recipe)(host_params(weights, recipe), UP)
+    got, _ = jax.jit(make_pass(recipe))(host_params(weights, recipe), UP)
     x = jnp.asarray(UP) * 2 - 1
     out = unet_of(weights)(pixel_unshuffle(x, 4), "positive")
     if kind == "pix":
@@ -46,7 +48,7 @@ def test_the_pass_is_what_the_method_says(kind):
     else:
         config = weights.configs["vae"]
         vae = nets.build(VAE, config).bind(weights.params["vae"])
-        want = vae.decode(config.from_model(out))
+        want = jax.jit(vae.decode)(config.from_model(out))
     assert float(jnp.std(want - x)) > 0.05  # the network did something
     np.testing.assert_allclose(got, jnp.clip(want / 2 + 0.5, 0, 1), atol=2e-5)
 
@@ -68,7 +70,7 @@ def test_pad_cfg_is_equation_36(w):
     """w G(pad(x, 2, 2), c+) + (1 - w) G(pad(x, 1, 3), c-), each cropped by its own."""
     weights = pixel_weights("pix")
     recipe = recipe_of(weights, "float32", pad_cfg=w)
-    got, _ = make_pass(recipe)(host_params(weights, recipe), UP)
+    got, _ = jax.jit(make_pass(recipe))(host_params(weights, recipe), UP)
     unet, x = unet_of(weights), UP * 2 - 1
 
     def answer(top, bottom, prompt):
@@ -80,7 +82,7 @@ def test_pad_cfg_is_equation_36(w):
     want = w * answer(2, 2, "positive") + (1 - w) * answer(1, 3, "negative")
     np.testing.assert_allclose(got, jnp.clip(want / 2 + 0.5, 0, 1), atol=2e-5)
     plain = recipe_of(weights, "float32")
-    other, _ = make_pass(plain)(host_params(weights, plain), UP)
+    other, _ = jax.jit(make_pass(plain))(host_params(weights, plain), UP)
     assert float(jnp.abs(got - other).max()) > 0.01
 
 
@@ -89,11 +91,11 @@ def test_stages_one_after_the_other_are_the_pass(kind):
     weights = pixel_weights(kind)
     recipe = recipe_of(weights, "float32")
     params, x = host_params(weights, recipe), jnp.asarray(UP)
-    want, _ = make_pass(recipe)(params, x)
+    want, _ = jax.jit(make_pass(recipe))(params, x)
     stages = make_stages(recipe)
     assert tuple(stages) == recipe.stages
     for stage in stages.values():
-        x = stage(params, x)
+        x = jax.jit(stage)(params, x)
     np.testing.assert_allclose(jnp.clip(x, 0, 1), want, atol=1e-5)
 
 

@@ -206,7 +206,8 @@ def test_adc_begins_with_gendrs_spread_and_pix_without_a_grid():
     assert len(np.unique(np.round(y[2, 0, 3, 0], 7))) == 3  # colours differ
 
 
-@pytest.mark.parametrize("kind", [pytest.param("adc", marks=pytest.mark.slow), "pix"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["adc", "pix"])
 def test_the_real_networks_from_a_configuration_to_weights(kind, tmp_path, caplog):
     weights = {"perceptual": 1.0, "fourier": 0.1} if kind == "pix" else {}
     stage = build.wire(
