@@ -31,7 +31,7 @@ def test_files_restore_as_pictures_do(restorer, tmp_path, name, channels):
         image = Image(pixels)
     image_io.write(tmp_path / name, image)
     heard = []
-    plan = huge.restore_file(
+    plan, _ = huge.restore_file(
         restorer,
         tmp_path / name,
         tmp_path / f"out_{name}",
@@ -54,7 +54,8 @@ def test_files_restore_as_pictures_do(restorer, tmp_path, name, channels):
 
 def test_small_files_are_one_pass(restorer, tmp_path):
     image_io.write(tmp_path / "a.png", Image(np.full((9, 9, 3), 80, np.uint8)))
-    assert not huge.restore_file(restorer, tmp_path / "a.png", tmp_path / "b.png").tiled
+    layout, lost = huge.restore_file(restorer, tmp_path / "a.png", tmp_path / "b.png")
+    assert not layout.tiled and not lost
     assert image_io.read(tmp_path / "b.png").pixels_hwc.shape == (36, 36, 3)
 
 
