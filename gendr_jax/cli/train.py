@@ -98,7 +98,8 @@ def _train(config: configs.ConfigDict, values: flags.FlagValues, begun: float) -
     from gendr_jax.sharding import make_mesh
     from gendr_jax.train.run import distributed, loop, signals
     from gendr_jax.train.run import workdir as workdir_lib
-    from gendr_jax.train.settings import Processes, Start
+    from gendr_jax.train.run_settings import Start
+    from gendr_jax.train.settings import Processes
     from gendr_jax.train.stages import build
     from gendr_jax.train.typed import typed
 

@@ -6,11 +6,10 @@ the models' own dataclasses.
 """
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from gendr_jax import diffusion, sharding
+from gendr_jax import diffusion
 from gendr_jax.errors import UsageError
 from gendr_jax.losses import require_paired_term
 from gendr_jax.models.dinov2 import DINOv2Config
@@ -21,7 +20,6 @@ from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
 from gendr_jax.sharding import MIN_SHARDED_SIZE
 from gendr_jax.train.limits import above_zero, at_least, fraction
-from gendr_jax.train.stage import State
 
 Prediction = Literal["eps", "v"]
 BestBy = Literal["psnr", "ssim", "l1"]
@@ -466,165 +464,3 @@ STAGES: dict[str, type[Settings]] = {
     "adc": AdcSettings,
     "pix": PixSettings,
 }
-
-# These decide how long, how fast and where a run goes, not what it computes. Another
-# path of the same data or weights is fine: weights are compared by their values.
-MAY_CHANGE = (
-    "steps",
-    "mesh",
-    "sharding.*",
-    "accumulate",
-    "remat",
-    "xla_flags",
-    "optim*.memory",
-    "optim*.lr",
-    "optim*.schedule",
-    "optim*.warmup",
-    "optim*.decay",
-    "log.*",
-    "val.*",
-    "checkpoint.*",
-    "data.workers",
-    "data.path",
-    "init.*",
-    "max_bad_steps",
-    "profile",
-    "watchdog.*",
-    "processes.*",
-)
-
-# These change what is computed from here on and leave the state's arrays as they are:
-# a run goes on with them when the user says so (--accept-changes), and run.json tells.
-WITH_CONSENT = (
-    "optim*",
-    "*weight*",
-    "score.*",
-    "adversarial_start",
-    "warmup_steps",
-    "surgery",
-    "surgery_steps",
-    "prompt_dropout",
-    "ema",
-    "batch_size",
-    "data.*",
-    "dtype",
-    "adapters",
-    "sample_steps",
-)
-
-NAN_STARTS = 3  # so many starts in a row may end without a usable update
-
-Reason = Literal["done", "sigterm", "user", "nan"]
-
-
-def window(text: str) -> tuple[int, int] | None:
-    """The first and last step of "100:110", both recorded; None for "".
-
-    Raises:
-        UsageError: anything else.
-    """
-    if not text:
-        return None
-    match = re.fullmatch(r"(\d+):(\d+)", text)
-    first, last = (int(n) for n in match.groups()) if match else (0, 0)
-    if not 1 <= first <= last:
-        raise UsageError(
-            f"profile={text!r} names no steps. Write FIRST:LAST, as in 100:110."
-        )
-    return first, last
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """How long a run is and what it leaves behind. Counts are steps; 0 means never.
-
-    Attributes:
-        steps: the run is done after this many.
-        batch_size: samples a step, of all processes together.
-        seed: of the start and of every step.
-        log_every, samples_every, checkpoint_every: besides these, the last step is
-            always saved.
-        samples: rows of a contact sheet.
-        validate_every, validate_count, best: as in `Validation`.
-        keep, keep_every, keep_seconds: checkpoints kept, as in `checkpoint.Manager`.
-        max_bad_steps: stop after so many steps in a row with a skipped update or a
-            metric that is not finite.
-        rules, min_sharded_size, on_host: where arrays live (`sharding.Placement`).
-        xla_flags: a preset of compiler options (`xla_flags.py`), or "".
-        profile: steps to trace, "FIRST:LAST" or "".
-        watchdog: when a run counts as hung.
-        barrier_seconds: how long processes wait for one another.
-        config: all settings, a dataclass or a dict: recorded, and compared on resume.
-        may_change: names in `config` that may differ on resume, or patterns.
-        with_consent: the same, of those that need `Start.accept_changes`.
-        data: what the data source is (`data_fingerprint`), recorded; a change is told.
-    """
-
-    steps: int
-    batch_size: int
-    seed: int = 0
-    log_every: int = 50
-    samples_every: int = 0
-    samples: int = 4
-    validate_every: int = 0
-    validate_count: int = 32
-    best: BestBy = "psnr"
-    checkpoint_every: int = 1000
-    keep: int = 3
-    keep_every: int = 0
-    keep_seconds: int = 0
-    max_bad_steps: int = 20
-    rules: sharding.Rules = ()
-    min_sharded_size: int = sharding.MIN_SHARDED_SIZE
-    on_host: tuple[str, ...] = ()
-    xla_flags: str = ""
-    profile: str = ""
-    watchdog: Watchdog = Watchdog()
-    barrier_seconds: int = 600
-    config: Any = dataclasses.field(default_factory=dict)
-    may_change: tuple[str, ...] = MAY_CHANGE
-    with_consent: tuple[str, ...] = WITH_CONSENT
-    data: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        window(self.profile)  # raises
-        least = {
-            "batch_size": 1,
-            "samples": 1,
-            "validate_count": 1,
-            "keep": 1,
-            "max_bad_steps": 1,
-        }
-        for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
-            low = least.get(one.name, 0)
-            if one.type is int and one.name != "seed" and value < low:
-                raise UsageError(f"{one.name} is {value}. Give {low} or more.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """What the user asks of one start of a run, besides its settings.
-
-    Attributes:
-        accept_changes: go on with other values of what `WITH_CONSENT` names.
-        from_step: go on from this checkpoint; newer ones are renamed. None: the newest.
-        fork: another run's workdir, or one of its checkpoints, to start from where the
-            workdir has no checkpoint yet.
-        take_over: end a run that is at work in the workdir.
-    """
-
-    accept_changes: bool = False
-    from_step: int | None = None
-    fork: str = ""
-    take_over: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """What is left when the loop ends: the last state, and why it ended."""
-
-    step: int
-    reason: Reason
-    state: State
-    message: str = ""

@@ -9,7 +9,7 @@ import pytest
 
 from gendr_jax.cli import configs, train
 from gendr_jax.errors import UsageError
-from gendr_jax.train.settings import Start
+from gendr_jax.train.run_settings import Start
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = """

@@ -28,7 +28,7 @@ from gendr_jax.train.run.validation import Validation, better
 from gendr_jax.train.run.watchdog import Watchdog
 from gendr_jax.train.run.workdir import Workdir
 from gendr_jax.train.run.xla_flags import compiler_options
-from gendr_jax.train.settings import (
+from gendr_jax.train.run_settings import (
     NAN_STARTS,
     Reason,
     RunResult,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gendr_jax.errors import UsageError
-from gendr_jax.train.settings import MAY_CHANGE, WITH_CONSENT
+from gendr_jax.train.run_settings import MAY_CHANGE, WITH_CONSENT
 
 _ABSENT = "absent"
 _FROZEN = "frozen weights"

@@ -7,7 +7,7 @@ from typing import Any
 from gendr_jax.checkpoints import manager
 from gendr_jax.checkpoints.manifest import fingerprint
 from gendr_jax.train.run.resume import Rules, check_resumable, defaults, plain
-from gendr_jax.train.settings import RunSettings
+from gendr_jax.train.run_settings import RunSettings
 from gendr_jax.train.stage import Frozen, State
 
 

@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 from gendr_jax import metrics, sharding
 from gendr_jax.image_io.sheets import contact_sheet
 from gendr_jax.train.run.feed import Batches, spread
-from gendr_jax.train.settings import BestBy, RunSettings
+from gendr_jax.train.run_settings import RunSettings
+from gendr_jax.train.settings import BestBy
 from gendr_jax.train.stage import Frozen, Stage, State
 
 # Whether more is better.

@@ -34,6 +34,7 @@ from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Params
 from gendr_jax.sharding import Placement
+from gendr_jax.train.run_settings import RunSettings
 from gendr_jax.train.settings import (
     STAGES,
     AdcSettings,
@@ -43,7 +44,6 @@ from gendr_jax.train.settings import (
     Init,
     PixelSettings,
     PixSettings,
-    RunSettings,
     Settings,
     VAESettings,
 )

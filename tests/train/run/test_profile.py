@@ -5,7 +5,7 @@ import pytest
 
 from gendr_jax.errors import UsageError
 from gendr_jax.train.run import profile
-from gendr_jax.train.settings import window
+from gendr_jax.train.run_settings import window
 from tests.helpers.linear_run import run_file, train
 
 
