@@ -94,9 +94,9 @@ def load(name: str | Path, components: tuple[str, ...]) -> Weights:
     Raises:
         InputError, UsageError: as ``resolve.locate`` and ``folder.load``.
     """
-    path = resolve(name)
-    if is_ours(path):
-        return read(path, components)
+    file = _named(name)
+    if file is not None:
+        return read(file, components)
     return folder.load(locate(name), components=components)
 
 
@@ -106,11 +106,19 @@ def settings(name: str | Path) -> Weights:
     Raises:
         InputError, UsageError: as ``load``.
     """
-    path = resolve(name)
-    if is_ours(path):
-        return gendr_json.settings(path, manifest(path))
+    file = _named(name)
+    if file is not None:
+        return gendr_json.settings(file, manifest(file))
     path = locate(name)
     return gendr_json.settings(path, gendr_json.read(path))
+
+
+def _named(name: str | Path) -> Path | None:
+    """The file of this name, if it is such a one."""
+    if Path(name).suffix != SUFFIX:
+        return None
+    path = resolve(name)
+    return path if is_ours(path) else None
 
 
 def _manifest(file: OpenFile) -> dict[str, Any]:
