@@ -1,7 +1,7 @@
 """Held-out photographs restored during training, measured against the truth."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from gendr_jax import metrics, sharding
 from gendr_jax.image_io.sheets import contact_sheet
 from gendr_jax.train.run.feed import Batches, spread
+from gendr_jax.train.run.sample_sheet import Columns
 from gendr_jax.train.run_settings import RunSettings
 from gendr_jax.train.settings import BestBy
 from gendr_jax.train.stage import Frozen, Stage, State
@@ -27,7 +28,7 @@ class Measured:
 
 
 class Validation:
-    """The same crops, degradations and draws at every step; compiles at first use.
+    """The same crops and degradations at every step; reads and compiles at first use.
 
     Args:
         batches: of held-out photographs, as `loop.run` takes those to train on.
@@ -42,35 +43,21 @@ class Validation:
         mesh: Mesh,
         key: jax.Array,
     ):
-        self._stage, self._mesh, self._key = stage, mesh, key
+        self._batches, self._stage, self._mesh, self._key = batches, stage, mesh, key
         self._rows = settings.samples
-        count = -(-settings.validate_count // settings.batch_size)
-        reader = iter(batches(0))
-        try:
-            self._batches = [dict(next(reader)) for _ in range(count)]
-        finally:
-            close = getattr(reader, "close", None)
-            if close is not None:
-                close()
-        self._titles: list[str] = []
-        self._restore = jax.jit(self._columns, out_shardings=sharding.replicated(mesh))
-
-    def _columns(self, *args: Any) -> list[jax.Array]:
-        columns = self._stage.sample(*args)
-        self._titles[:] = columns  # at trace time: jit would sort a dict by key
-        return list(columns.values())
+        self._count = -(-settings.validate_count // settings.batch_size)
+        self._columns = Columns(stage, mesh)
+        self._pictures: list[Mapping[str, np.ndarray]] = []
 
     def measure(self, step: int, state: State, frozen: Frozen) -> Measured:
         """Restore and compare; all processes call this and get the same."""
         rows: list[tuple[float, float, float]] = []
         shown: dict[str, np.ndarray] = {}
-        for batch in self._batches:
+        if not self._pictures:
+            self._pictures = self._read()
+        for batch in self._pictures:
             placed = spread(batch, sharding.batch_sharding(self._mesh))
-            images = self._restore(state, frozen, placed, self._key)
-            columns = {
-                title: np.asarray(column, np.float32)
-                for title, column in zip(self._titles, images, strict=True)
-            }
+            columns = self._columns(state, frozen, placed, self._key)
             shown = shown or {t: x[: self._rows] for t, x in columns.items()}
             output, truth = (columns[title] for title in self._stage.compared)
             rows += [_compare(y, x) for y, x in zip(output, truth, strict=True)]
@@ -79,6 +66,15 @@ class Validation:
             zip(("val_psnr", "val_ssim", "val_l1"), map(float, means), strict=True)
         )
         return Measured(values, contact_sheet(shown, caption=f"held out, step {step}"))
+
+    def _read(self) -> list[Mapping[str, np.ndarray]]:
+        reader = iter(self._batches(0))
+        try:
+            return [dict(next(reader)) for _ in range(self._count)]
+        finally:
+            close = getattr(reader, "close", None)
+            if close is not None:
+                close()
 
 
 def better(name: BestBy, value: float, best: float | None) -> bool:
