@@ -8,8 +8,9 @@ from PIL import Image as Pil
 from PIL import IptcImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
-from gendr_jax.image_io import profiles, trees
-from gendr_jax.image_io.trees import Value
+from gendr_jax.image_io import profiles
+from gendr_jax.image_io.metadata import trees
+from gendr_jax.image_io.metadata.trees import Value
 
 ASCII, SHORT, RATIONAL, UNDEFINED = 2, 3, 5, 7
 NAME = "© Jürgen Müller 写真".encode()
@@ -94,7 +95,7 @@ def segment(marker, data):
 
 def _write_tiff(path, picture, xmp, order):
     """A plain TIFF, its directory moved to the end with the other fields."""
-    from gendr_jax.image_io.directories import Directories
+    from gendr_jax.image_io.metadata.directories import Directories
 
     picture.save(path, dpi=(DOTS, DOTS), icc_profile=PROFILE)
     read = Directories(io.BytesIO(block()))

@@ -19,10 +19,10 @@ from gendr_jax.weights.foreign import (
     dinov2,
     layouts,
     ldm,
-    lora_names,
     lpips,
     names,
 )
+from gendr_jax.weights.foreign.adapters import lora_names
 from gendr_jax.weights.foreign.single_files import Hints
 from gendr_jax.weights.foreign.tensors import write_safetensors
 from gendr_jax.weights.gendr_json import Weights

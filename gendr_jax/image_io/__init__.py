@@ -5,10 +5,7 @@ reading.py   file -> `Image`, `probe`        writing.py   `Image` -> file
 pillow.py    PIL images, BMP and PPM         arrays.py    kinds of callers' arrays
 profiles.py  colour management               icc.py       profiles made of primaries
 stated_colours.py  what files state without a profile
-metadata.py  all else that they state, in one form (statements.py), from and into
-             jpeg_segments.py, png_chunks.py, webp_chunks.py, tiff_fields.py
-exif.py, xmp.py, photoshop.py  edits in their bytes
-directories.py, trees.py  of TIFF files and EXIF blocks
+metadata/    EXIF, XMP, IPTC, comments and text, from and into each format
 regions.py   regions of large files          alpha.py     colours under transparency
 resize.py    bicubic enlargement             sheets.py    pictures under titles
 """

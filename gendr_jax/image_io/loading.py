@@ -14,7 +14,7 @@ from typing import Any
 import pyvips
 
 from gendr_jax.errors import InputError
-from gendr_jax.image_io.directories import Pages, pages
+from gendr_jax.image_io.metadata.directories import Pages, pages
 from gendr_jax.image_io.picture import KINDS, RAW_SUFFIXES, require_size
 
 # libvips reports through Python's logging, which without a handler prints.

@@ -15,12 +15,12 @@ from PIL import Image as Pil
 from PIL import ImageCms, ImageOps
 
 from gendr_jax.errors import InputError
-from gendr_jax.image_io import exif as exif_lib
 from gendr_jax.image_io import profiles
-from gendr_jax.image_io import xmp as xmp_lib
-from gendr_jax.image_io.exif import MM_PER_INCH, ORIENTATION, PREFIX
+from gendr_jax.image_io.metadata import exif as exif_lib
+from gendr_jax.image_io.metadata import xmp as xmp_lib
+from gendr_jax.image_io.metadata.exif import MM_PER_INCH, ORIENTATION, PREFIX
+from gendr_jax.image_io.metadata.tiff_fields import DESCRIPTIVE
 from gendr_jax.image_io.picture import MAX_PIXELS, Image, require_size
-from gendr_jax.image_io.tiff_fields import DESCRIPTIVE
 
 
 def read(path: Path, *, max_pixels: int) -> Image:

@@ -7,8 +7,8 @@ import numpy as np
 import pyvips
 
 from gendr_jax.image_io import loading, metadata, pillow, profiles, stated_colours
+from gendr_jax.image_io.metadata.statements import Metadata
 from gendr_jax.image_io.picture import MAX_PIXELS, Header, Image
-from gendr_jax.image_io.statements import Metadata
 
 DTYPES = {"uchar": np.dtype(np.uint8), "ushort": np.dtype(np.uint16)}
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gendr_jax.errors import InputError
-from gendr_jax.image_io import icc, png_chunks
-from gendr_jax.image_io.directories import Directories, pages
+from gendr_jax.image_io import icc
 from gendr_jax.image_io.icc import SRGB_CURVE, SRGB_PRIMARIES, Curve, Primaries
+from gendr_jax.image_io.metadata import png_chunks
+from gendr_jax.image_io.metadata.directories import Directories, pages
 from gendr_jax.image_io.profiles import builtin
 
 # ITU-T H.273, table 2. Those that equal sRGB's: 1.

@@ -15,8 +15,8 @@ from gendr_jax import files
 from gendr_jax.errors import InputError
 from gendr_jax.image_io import metadata as metadata_lib
 from gendr_jax.image_io import profiles
+from gendr_jax.image_io.metadata.statements import Metadata
 from gendr_jax.image_io.picture import DENSITY, FORMATS, Image
-from gendr_jax.image_io.statements import Metadata
 
 SIDES = {"JPEG": 65535, "WEBP": 16383}
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {

@@ -10,14 +10,8 @@ from gendr_jax import nets
 from gendr_jax.errors import UsageError
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.weights import folder
-from gendr_jax.weights.foreign import (
-    components,
-    layouts,
-    ldm,
-    lora,
-    lora_changes,
-    names,
-)
+from gendr_jax.weights.foreign import components, layouts, ldm, names
+from gendr_jax.weights.foreign.adapters import lora, lora_changes
 from gendr_jax.weights.foreign.single_files import Adapter
 from gendr_jax.weights.gendr_json import Weights
 

@@ -28,10 +28,10 @@ from gendr_jax.weights.foreign import (
     dists,
     layouts,
     ldm,
-    lora_writing,
     lpips,
     names,
 )
+from gendr_jax.weights.foreign.adapters import lora_writing
 from gendr_jax.weights.foreign.open_file import open_file
 from gendr_jax.weights.foreign.tensors import write_safetensors
 from gendr_jax.weights.gendr_json import Weights

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image as Pil
 
 from gendr_jax import image_io
-from gendr_jax.image_io import Image, exif, metadata, xmp
+from gendr_jax.image_io import Image, metadata
+from gendr_jax.image_io.metadata import exif, xmp
 
 TEXT = "© 2021 Jürgen Müller 写真".encode() + b"\0"
 NOTE = b"MAKER\0\x01\x02 offsets from the start \xff\xfe"

@@ -11,7 +11,8 @@ from PIL import Image as Pil
 from PIL.PngImagePlugin import PngInfo
 
 from gendr_jax import image_io
-from gendr_jax.image_io import Image, exif, jpeg_segments, metadata
+from gendr_jax.image_io import Image, metadata
+from gendr_jax.image_io.metadata import exif, jpeg_segments
 from tools import described_pictures as described
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "restore.md"

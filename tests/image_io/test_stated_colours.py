@@ -11,9 +11,10 @@ from PIL import Image as Pil
 
 from gendr_jax import image_io
 from gendr_jax.errors import InputError
-from gendr_jax.image_io import Image, icc, profiles, stated_colours, trees
+from gendr_jax.image_io import Image, icc, profiles, stated_colours
 from gendr_jax.image_io.icc import SRGB_CURVE, SRGB_PRIMARIES, Curve
-from gendr_jax.image_io.trees import Value
+from gendr_jax.image_io.metadata import trees
+from gendr_jax.image_io.metadata.trees import Value
 from gendr_jax.restore.folders import comparisons
 
 RNG = np.random.default_rng(0)

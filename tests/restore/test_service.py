@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pil
 
-from gendr_jax.image_io import arrays, exif, profiles
+from gendr_jax.image_io import arrays, profiles
+from gendr_jax.image_io.metadata import exif
 from gendr_jax.restore import programs, tiling
 from gendr_jax.restore.pipeline import Restorer
 from tests.helpers import tiny_restorer

@@ -8,9 +8,7 @@ layouts.py           tables of names, read in both directions
 components.py        one network: check, then read
 component_folder.py  folders of diffusers and transformers; config_json.py
 ldm.py               LDM / CompVis checkpoints
-lora.py              adapters beside a UNet: lora_names.py, peft_settings.py,
-                     lora_changes.py, lora_writing.py; lycoris.py: other algebras;
-                     osediff.py: a dict of several
+adapters/            LoRA and the like, stored apart from a UNet
 averages.py          averaged weights beside the last ones
 dinov2.py  lpips.py  dists.py
 """

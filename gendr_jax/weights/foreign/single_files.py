@@ -11,16 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gendr_jax.errors import InputError, UsageError, listed
-from gendr_jax.weights.foreign import (
-    averages,
-    dinov2,
-    dists,
-    ldm,
-    lora_names,
-    lpips,
-    osediff,
-    scheduler,
-)
+from gendr_jax.weights.foreign import averages, dinov2, dists, ldm, lpips, scheduler
+from gendr_jax.weights.foreign.adapters import lora_names, osediff
 from gendr_jax.weights.foreign.components import Component
 from gendr_jax.weights.foreign.open_file import PICKLES, SAFETENSORS
 from gendr_jax.weights.foreign.tensors import OpenFile, Tensor

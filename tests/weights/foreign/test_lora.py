@@ -13,7 +13,8 @@ from gendr_jax import nets
 from gendr_jax.errors import InputError
 from gendr_jax.models.lora import ATTENTION_TARGETS, UNET_TARGETS, LoRAConfig
 from gendr_jax.models.unet import UNet, UNetConfig
-from gendr_jax.weights.foreign import ldm, lora, lora_names, lora_writing, names
+from gendr_jax.weights.foreign import ldm, names
+from gendr_jax.weights.foreign.adapters import lora, lora_names, lora_writing
 from gendr_jax.weights.foreign.tensors import Tensor
 
 CONFIG = UNetConfig(

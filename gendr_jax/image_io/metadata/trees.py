@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from gendr_jax.image_io.directories import LONG, SIZES, Directories, Directory
+from gendr_jax.image_io.metadata.directories import LONG, SIZES, Directories, Directory
 
 EXIF, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005
 BRANCHES = (EXIF, GPS, INTEROPERABILITY)

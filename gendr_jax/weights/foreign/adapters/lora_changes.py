@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from gendr_jax.errors import InputError, UsageError, listed
-from gendr_jax.weights.foreign import lycoris, peft_settings
-from gendr_jax.weights.foreign.layouts import Layout, Shape
-from gendr_jax.weights.foreign.lora_names import (
+from gendr_jax.weights.foreign.adapters import lycoris, peft_settings
+from gendr_jax.weights.foreign.adapters.lora_names import (
     PREFIX,
     Format,
     Parts,
@@ -21,7 +20,8 @@ from gendr_jax.weights.foreign.lora_names import (
     recognise,
     spellings,
 )
-from gendr_jax.weights.foreign.peft_settings import Settings
+from gendr_jax.weights.foreign.adapters.peft_settings import Settings
+from gendr_jax.weights.foreign.layouts import Layout, Shape
 from gendr_jax.weights.foreign.tensors import Tensor
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from gendr_jax.weights.foreign import lycoris
+from gendr_jax.weights.foreign.adapters import lycoris
 from gendr_jax.weights.foreign.layouts import Layout
 from gendr_jax.weights.foreign.tensors import Tensor
 

@@ -10,11 +10,11 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from gendr_jax.image_io import photoshop, trees
-from gendr_jax.image_io.directories import Directories, Directory, pages
-from gendr_jax.image_io.exif import MM_PER_INCH
-from gendr_jax.image_io.statements import Metadata
-from gendr_jax.image_io.trees import Value
+from gendr_jax.image_io.metadata import photoshop, trees
+from gendr_jax.image_io.metadata.directories import Directories, Directory, pages
+from gendr_jax.image_io.metadata.exif import MM_PER_INCH
+from gendr_jax.image_io.metadata.statements import Metadata
+from gendr_jax.image_io.metadata.trees import Value
 
 XMP, IPTC, PHOTOSHOP, PROFILE = 700, 33723, 34377, 34675
 X_RESOLUTION, Y_RESOLUTION, UNIT = 282, 283, 296

@@ -6,9 +6,9 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from gendr_jax.image_io import photoshop
-from gendr_jax.image_io.exif import PREFIX
-from gendr_jax.image_io.statements import Metadata
+from gendr_jax.image_io.metadata import photoshop
+from gendr_jax.image_io.metadata.exif import PREFIX
+from gendr_jax.image_io.metadata.statements import Metadata
 
 START = b"\x89PNG\r\n\x1a\n"
 XMP = b"XML:com.adobe.xmp"

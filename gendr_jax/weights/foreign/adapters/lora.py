@@ -16,10 +16,20 @@ from gendr_jax import nets
 from gendr_jax.errors import InputError, listed
 from gendr_jax.models import lora as lora_lib
 from gendr_jax.models.lora import LoRAConfig
-from gendr_jax.weights.foreign import lycoris, names
+from gendr_jax.weights.foreign import names
+from gendr_jax.weights.foreign.adapters import lycoris
+from gendr_jax.weights.foreign.adapters.lora_changes import (
+    Source,
+    pair_shapes,
+    read_changes,
+)
+from gendr_jax.weights.foreign.adapters.lora_names import (
+    Format,
+    Parts,
+    left_out,
+    recognise,
+)
 from gendr_jax.weights.foreign.layouts import Layout, Shape
-from gendr_jax.weights.foreign.lora_changes import Source, pair_shapes, read_changes
-from gendr_jax.weights.foreign.lora_names import Format, Parts, left_out, recognise
 from gendr_jax.weights.foreign.tensors import Tensor
 
 

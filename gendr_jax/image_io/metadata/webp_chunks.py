@@ -4,8 +4,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from gendr_jax.image_io.exif import PREFIX
-from gendr_jax.image_io.statements import Metadata
+from gendr_jax.image_io.metadata.exif import PREFIX
+from gendr_jax.image_io.metadata.statements import Metadata
 
 HAS_XMP, HAS_EXIF, HAS_ALPHA = 0x04, 0x08, 0x10
 KNOWN = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ICCP", b"ANIM", b"ANMF"}

@@ -9,9 +9,9 @@ import io
 import struct
 from collections.abc import Mapping
 
-from gendr_jax.image_io import trees
-from gendr_jax.image_io.directories import LONG, SHORT, Directories, Directory
-from gendr_jax.image_io.trees import Value
+from gendr_jax.image_io.metadata import trees
+from gendr_jax.image_io.metadata.directories import LONG, SHORT, Directories, Directory
+from gendr_jax.image_io.metadata.trees import Value
 
 PREFIX = b"Exif\0\0"
 ORIENTATION, EXIF, INTEROPERABILITY = 0x0112, 0x8769, 0xA005

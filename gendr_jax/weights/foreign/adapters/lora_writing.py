@@ -6,8 +6,9 @@ import numpy as np
 
 from gendr_jax import nets
 from gendr_jax.models.lora import LoRAConfig
-from gendr_jax.weights.foreign import names, peft_settings
-from gendr_jax.weights.foreign.lora_names import PREFIX
+from gendr_jax.weights.foreign import names
+from gendr_jax.weights.foreign.adapters import peft_settings
+from gendr_jax.weights.foreign.adapters.lora_names import PREFIX
 
 
 def to_peft(

@@ -6,9 +6,9 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from gendr_jax.image_io import photoshop, xmp
-from gendr_jax.image_io.exif import MM_PER_INCH, PREFIX
-from gendr_jax.image_io.statements import Metadata
+from gendr_jax.image_io.metadata import photoshop, xmp
+from gendr_jax.image_io.metadata.exif import MM_PER_INCH, PREFIX
+from gendr_jax.image_io.metadata.statements import Metadata
 
 MOST = 65533  # a segment says its length, itself included, in 16 bits
 MOST_EXIF = MOST - len(PREFIX)

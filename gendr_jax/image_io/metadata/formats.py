@@ -7,7 +7,7 @@ comment, PNG text. `fitted` moves what a format has no place for to where it has
 import dataclasses
 from pathlib import Path
 
-from gendr_jax.image_io import (
+from gendr_jax.image_io.metadata import (
     exif,
     jpeg_segments,
     png_chunks,
@@ -15,7 +15,7 @@ from gendr_jax.image_io import (
     webp_chunks,
     xmp,
 )
-from gendr_jax.image_io.statements import Metadata
+from gendr_jax.image_io.metadata.statements import Metadata
 
 READERS = {
     "JPEG": jpeg_segments.read,
