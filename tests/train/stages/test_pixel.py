@@ -103,8 +103,15 @@ def test_a_step_trains_student_and_discriminator_alone(kind):
     assert not same(new.generator.params, state.generator.params)
     assert not same(new.disc.params["unet"], state.disc.params["unet"])
     assert not same(new.ema, state.ema)
-    names = {"loss_l1", "loss_adversarial", "loss_generator", "loss_disc"}
-    assert names <= metrics.keys() and ("loss_fourier" in metrics) == (kind == "pix")
+    names = {
+        "loss_l1_generator",
+        "loss_adversarial_generator",
+        "loss_generator",
+        "loss_disc",
+    }
+    assert names <= metrics.keys() and ("loss_fourier_generator" in metrics) == (
+        kind == "pix"
+    )
     assert all(np.isfinite(v) for v in metrics.values())
     again, _ = step(state, frozen, batch(crop=CROP), KEY)
     assert same(again, new)
@@ -120,11 +127,13 @@ def test_the_loss_is_the_sum_of_its_terms(kind):
     )
     y, w = left.student_bhwc, stage.settings.weights
     l1 = jnp.mean(jnp.abs(y - left.target_bhwc))
-    np.testing.assert_allclose(metrics["loss_l1"], l1, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss_l1_generator"], l1, rtol=1e-5)
     expected = l1 + w.adversarial * metrics["loss_adversarial"]
     if kind == "pix":
         fourier = losses.masked_fourier(y, left.target_bhwc, factor=FACTOR).mean()
-        np.testing.assert_allclose(metrics["loss_fourier"], fourier, rtol=1e-5)
+        np.testing.assert_allclose(
+            metrics["loss_fourier_generator"], fourier, rtol=1e-5
+        )
         expected += w.fourier * fourier
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
