@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from gendr_jax.data import patience
 from gendr_jax.errors import InputError, TryAgainError, UsageError
@@ -109,11 +110,12 @@ def _check(image: Image.Image) -> None:
         size = f"{image.width}x{image.height}"
         raise InputError(f"{size} pixels, more than the {MAX_PIXELS} allowed")
     # an MPO is a photograph followed by its thumbnails or its second eye
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise InputError(f"{image.n_frames} frames, not one picture")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise InputError(f"{frames} frames, not one picture")
     if image.mode not in _MODES and not _is_png_gray_16(image):
         raise InputError(f"pixels of mode {image.mode} have no safe conversion to RGB")
-    if image.format == "TIFF" and image.mode in _GRAY_16:
+    if isinstance(image, TiffImageFile) and image.mode in _GRAY_16:
         # Pillow neither inverts white-is-zero here nor stretches 12 bits to 16
         photometric, bits = image.tag_v2.get(262, 1), image.tag_v2.get(258, (16,))
         if photometric != 1 or bits != (16,):
@@ -134,7 +136,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         profile = image.info.get("icc_profile")
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] < 255:
+        if np.asarray(image.getchannel("A")).min() < 255:
             raise InputError("some pixels are transparent")
         image = image.convert("RGB")
         image.info["icc_profile"] = profile
@@ -170,9 +172,11 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         source = rgb
     else:
         raise InputError(f"a {space} colour profile on {image.mode} pixels")
-    return ImageCms.profileToProfile(
+    converted = ImageCms.profileToProfile(
         source, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
     )
+    assert converted is not None  # it is where the picture is not changed in place
+    return converted
 
 
 def _reason(error: Exception) -> str:

@@ -98,7 +98,7 @@ def to_pil(image: Image) -> Pil.Image:
     if pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     picture = Pil.fromarray(np.ascontiguousarray(pixels))
-    picture.info |= _info(image)
+    picture.info.update(_info(image))
     return picture
 
 
@@ -158,6 +158,7 @@ def _to_srgb(image: Pil.Image, icc: bytes | None) -> tuple[Pil.Image, bytes]:
         source = ImageCms.getOpenProfile(io.BytesIO(icc or profiles.builtin("cmyk")))
     intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
     converted = ImageCms.profileToProfile(image, source, srgb, intent, outputMode="RGB")
+    assert converted is not None  # it is where the picture is not changed in place
     return converted, ImageCms.ImageCmsProfile(srgb).tobytes()
 
 

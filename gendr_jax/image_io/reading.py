@@ -58,7 +58,9 @@ def open_upright(
     fields = image.get_fields()
     said = _said(path, kind, image)
     density = said.density
-    if "orientation" in fields and (turned := image.get("orientation")) > 1:
+    turned = image.get("orientation") if "orientation" in fields else 1
+    assert isinstance(turned, int), turned
+    if turned > 1:
         # Turning needs rows in another order than they come.
         image = (image if random else image.copy_memory()).autorot()
         if density is not None and turned >= 5:
@@ -69,7 +71,7 @@ def open_upright(
     image, space, icc = profiles.to_working(image)
     channels = image.bands - image.hasalpha()
     like = Image(
-        np.empty((0, 0, channels), DTYPES[image.format]),
+        np.empty((0, 0, channels), DTYPES[str(image.format)]),
         icc=icc,
         exif=said.exif,
         xmp=said.xmp,
@@ -89,11 +91,10 @@ def _said(path: Path, kind: str, image: pyvips.Image) -> Metadata:
     """The metadata of a file, by our own readers where there is one for its format."""
     if kind in metadata.READERS:
         return metadata.read(path, kind)
-    fields = image.get_fields()
-    names = ("exif-data", "xmp-data", "gif-comment")
-    exif, xmp, comment = (image.get(n) if n in fields else None for n in names)
-    comment = comment.encode() if isinstance(comment, str) else comment
-    return Metadata(exif=exif, xmp=xmp, comment=comment)
+    exif, xmp = profiles.blob(image, "exif-data"), profiles.blob(image, "xmp-data")
+    comment = image.get("gif-comment") if "gif-comment" in image.get_fields() else None
+    text = comment.encode() if isinstance(comment, str) else None
+    return Metadata(exif=exif, xmp=xmp, comment=text)
 
 
 def _with_profile(
@@ -102,8 +103,7 @@ def _with_profile(
     """With the profile that says what the file states of its colours."""
     if image.interpretation not in ("b-w", "grey16", "srgb", "rgb", "rgb16"):
         return image
-    fields = image.get_fields()
-    embedded = image.get(profiles.ICC) if profiles.ICC in fields else None
+    embedded = profiles.blob(image, profiles.ICC)
     grey = image.interpretation in ("b-w", "grey16")
     stated = stated_colours.profile(path, kind, embedded, said.exif, grey=grey)
     return image if stated == embedded else profiles.fields(image, icc_profile=stated)
@@ -111,7 +111,7 @@ def _with_profile(
 
 def header(image: pyvips.Image) -> Header:
     """Size and kind of an upright picture of libvips."""
-    alpha, dtype = bool(image.hasalpha()), DTYPES[image.format]
+    alpha, dtype = bool(image.hasalpha()), DTYPES[str(image.format)]
     return Header(image.height, image.width, image.bands - alpha, alpha, dtype)
 
 
