@@ -109,6 +109,27 @@ def from_working(
     return fields(image, icc_profile=None if tag == "no" else icc)
 
 
+def is_plain(icc: bytes | None, grey: bool) -> bool:
+    """Whether levels are sRGB's as they stand: the profile says so, or nothing."""
+    if icc is None or not _is_embeddable(icc, grey):
+        return True
+    if grey or icc[16:20] != b"RGB ":
+        return not is_grey(icc)
+    return _fate(icc) == "keep"
+
+
+def srgb_8(image: Image) -> np.ndarray:
+    """The colours in sRGB, uint8 [H, W, 3]; grey as three equal channels."""
+    image = grey_in_srgb(image)
+    pixels = image.pixels_hwc
+    if image.space == "p3":
+        wide = pyvips.Image.new_from_array(pixels, interpretation="rgb16")
+        pixels = from_working(wide, "p3", image.icc, 8, tag="no").numpy()
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+
+
 def is_grey(icc: bytes | None) -> bool:
     """Whether a profile is one of grey."""
     return icc is not None and icc[16:20] == b"GRAY"

@@ -7,20 +7,21 @@ import numpy as np
 import pyvips
 
 from gendr_jax.image_io import loading, metadata, pillow, profiles, stated_colours
+from gendr_jax.image_io.encoded import Source
 from gendr_jax.image_io.metadata.statements import Metadata
 from gendr_jax.image_io.picture import MAX_PIXELS, Header, Image
 
 DTYPES = {"uchar": np.dtype(np.uint8), "ushort": np.dtype(np.uint16)}
 
 
-def read(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Image:
+def read(path: Source | str, *, max_pixels: int = MAX_PIXELS) -> Image:
     """Read one picture, turned upright by its EXIF orientation.
 
     Raises:
         InputError: missing, not a picture, truncated, larger than `max_pixels`, or of
             a kind that is not handled; the message names the file.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     kind = loading.kind_of(path)
     if kind in loading.PILLOW:
         return pillow.read(path, max_pixels=max_pixels)
@@ -30,13 +31,13 @@ def read(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Image:
     return dataclasses.replace(like, pixels_hwc=pixels, alpha_hw=alpha)
 
 
-def probe(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Header:
+def probe(path: Source | str, *, max_pixels: int = MAX_PIXELS) -> Header:
     """What the header says; damage of pixels goes unnoticed.
 
     Raises:
         InputError: as `read`.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     kind = loading.kind_of(path)
     if kind in loading.PILLOW:  # formats of old: small, and read whole
         image = pillow.read(path, max_pixels=max_pixels)
@@ -47,7 +48,7 @@ def probe(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Header:
 
 
 def open_upright(
-    path: Path, kind: str, *, max_pixels: int, random: bool = False
+    path: Source, kind: str, *, max_pixels: int, random: bool = False
 ) -> tuple[pyvips.Image, Image]:
     """(upright picture of 8 or 16 bits with 1 to 4 bands, its `Image` without pixels).
 
@@ -87,7 +88,7 @@ def open_upright(
     return image, like
 
 
-def _said(path: Path, kind: str, image: pyvips.Image) -> Metadata:
+def _said(path: Source, kind: str, image: pyvips.Image) -> Metadata:
     """The metadata of a file, by our own readers where there is one for its format."""
     if kind in metadata.READERS:
         return metadata.read(path, kind)
@@ -98,7 +99,7 @@ def _said(path: Path, kind: str, image: pyvips.Image) -> Metadata:
 
 
 def _with_profile(
-    path: Path, kind: str, image: pyvips.Image, said: Metadata
+    path: Source, kind: str, image: pyvips.Image, said: Metadata
 ) -> pyvips.Image:
     """With the profile that says what the file states of its colours."""
     if image.interpretation not in ("b-w", "grey16", "srgb", "rgb", "rgb16"):
