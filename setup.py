@@ -35,8 +35,8 @@ setup(
     },
     install_requires=[
         "absl-py>=2.1",
-        # From jax 0.11.1 on it takes a newer flax than 0.12.8; pip installs the newest.
-        "jax>=0.10.2,<0.11.1",
+        # Above 0.10.2 jax needs Python 3.12, and from 0.11.1 on a newer flax than 0.12.8.
+        "jax>=0.10.2,<0.13",
         "flax>=0.12.8,<0.13",
         "optax>=0.2.5,<0.3",
         "orbax-checkpoint>=0.12,<0.13",

@@ -84,6 +84,7 @@ ROOMS = {
         1,
         {"numpy", "PIL", "grain", "tensorflow_datasets", "skimage", "absl"}
         | {"array_record"},
+        {"gendr_jax.image_io"},
     ),
     "gendr_jax.image_io": Room(1, {"jax", "numpy", "PIL", "pyvips"}),
     "gendr_jax.restore": Room(2, {"jax", "numpy", "PIL", "tqdm"}),

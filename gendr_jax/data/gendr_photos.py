@@ -140,10 +140,11 @@ def build(
     if made.exists():
         raise UsageError(f"{made} exists. Remove it, or give another folder.")
     tfds.disable_progress_bar()
-    settings = {"num_shards": count} if count else {}
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(
-            manual_dir=str(folder), compute_stats="skip", **settings
+            manual_dir=str(folder),
+            compute_stats=tfds.download.ComputeStatsMode.SKIP,
+            num_shards=count or None,
         )
     )
     return made

@@ -103,9 +103,10 @@ def parameters(key: jax.Array, preset: Recipe) -> dict:
     parameters_key = jax.random.fold_in(key, 0)
     drawn = jax.tree.map(np.asarray, _sample(parameters_key, preset))
     first, second = drawn.first, drawn.second
-    found = {"first": _order(first, preset.first.resize_anywhere)}
+    first_order, second_order = preset.orders
+    found = {"first": _order(first, first_order.resize_anywhere)}
     if drawn.has_second:
-        found["second"] = _order(second, preset.second.resize_anywhere)
+        found["second"] = _order(second, second_order.resize_anywhere)
     found["jpeg_qualities"] = [_number(first.quality), _number(second.quality)]
     found["last_resize"] = MODES[int(drawn.last_mode)]
     found["last_kernel"] = _kernel(drawn.sinc)
@@ -135,13 +136,14 @@ def _order(drawn: draws.OrderDraw, anywhere: bool) -> dict:
     }
 
 
-def _kernel(kernel: np.ndarray) -> dict:
+def _kernel(drawn: jax.Array) -> dict:
     """Its kind, and what can be measured of a 21 x 21 kernel.
 
     size: the side of the window that is not zero. sigma: standard deviations along
     the axes, the longer first, angle: of the longer, in degrees from the columns'
     direction towards the rows'; a sinc kernel has none of these.
     """
+    kernel = np.asarray(drawn)
     if kernel[RADIUS, RADIUS] == 1:
         return {"kind": "none"}
     rows = np.flatnonzero(np.any(kernel != 0, axis=1))
@@ -158,7 +160,7 @@ def _kernel(kernel: np.ndarray) -> dict:
     return {"kind": "bell", "size": size, "sigma": sigma, "angle": round(angle, 1)}
 
 
-def _number(x: float) -> float:
+def _number(x: jax.Array | float) -> float:
     return float(f"{float(x):.6g}")
 
 

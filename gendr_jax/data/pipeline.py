@@ -22,6 +22,7 @@ from gendr_jax.data.sources import Source, check_rejected
 from gendr_jax.errors import InputError, UsageError
 
 Batch = dict[str, np.ndarray]
+Sample = dict[str, np.ndarray | np.uint32]
 SMALL = ("skip", "pad", "error")
 ENDLESS = 2**62  # samples; grain adds to lengths, which must stay below 2**63
 _log = logging.getLogger(__name__)
@@ -121,9 +122,11 @@ class _Mixed:
     def __len__(self) -> int:
         return ENDLESS
 
-    def __getitem__(self, k: int) -> int:
-        part, i = take_turns(k, self._shares)
-        return self._parts[part][i]
+    def __getitem__(self, index: int) -> int:
+        part, i = take_turns(index, self._shares)
+        picture = self._parts[part][i]
+        assert picture is not None  # None is a sample that was filtered out
+        return picture
 
     def __repr__(self) -> str:
         return f"Mixed(shares {self._shares})"
@@ -155,8 +158,8 @@ class _Share:
     def __len__(self) -> int:
         return ENDLESS // self._batch * self._rows - self._start * self._rows
 
-    def __getitem__(self, i: int) -> Batch:
-        k, row = divmod(i, self._rows)
+    def __getitem__(self, index: int) -> Sample:
+        k, row = divmod(index, self._rows)
         return self._order[(self._start + k) * self._batch + self._first + row]
 
     def __repr__(self) -> str:
@@ -178,7 +181,7 @@ class _Reader:
         self._rejected: dict[int, str] = {}
         self._lock = threading.Lock()
 
-    def crop(self, sample: dict[str, int], rng: np.random.Generator) -> Batch:
+    def crop(self, sample: dict[str, int], rng: np.random.Generator) -> Sample:
         pixels_hwc = self._read(sample["picture"])
         side = self._side
         short = [max(0, side - n) for n in pixels_hwc.shape[:2]]

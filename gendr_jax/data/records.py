@@ -13,10 +13,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # ty: ignore[missing-module-member]  compiled, no stub
 
 from gendr_jax.data import patience
 from gendr_jax.errors import GendrError, InputError, UsageError
@@ -28,7 +28,7 @@ READER_BYTES = 32768
 _log = logging.getLogger(__name__)
 
 
-class Names(Sequence):
+class Names(Sequence[str]):
     """The names of records, each made when asked for: millions need no memory."""
 
     def __init__(self, count: int, name: Callable[[int], str]):
@@ -37,7 +37,15 @@ class Names(Sequence):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, i: int) -> str:
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self._name(k) for k in range(*i.indices(self._count))]
         if not -self._count <= i < self._count:
             raise IndexError(i)
         return self._name(i % self._count)

@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # ty: ignore[missing-module-member]  compiled, no stub
 
 from gendr_jax import files, overwriting
 from gendr_jax.data import decode, patience, shards, sources

@@ -31,8 +31,11 @@ class Source(Protocol):
     source[i]: HWC uint8; InputError when this one cannot be read.
     """
 
-    names: Sequence[str]
-    sides_n: np.ndarray
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    def sides_n(self) -> np.ndarray: ...
 
     def __len__(self) -> int: ...
 

@@ -3,6 +3,7 @@
 picture.py   `Image`, formats, limits        loading.py   file -> vips image
 reading.py   file -> `Image`, `probe`        writing.py   `Image` -> file
 pillow.py    PIL images, BMP and PPM         arrays.py    kinds of callers' arrays
+encoded.py   files in memory
 profiles.py  colour management               icc.py       profiles made of primaries
 stated_colours.py  what files state without a profile
 metadata/    EXIF, XMP, IPTC, comments and text, from and into each format
@@ -10,6 +11,7 @@ regions.py   regions of large files          alpha.py     colours under transpar
 resize.py    bicubic enlargement             sheets.py    pictures under titles
 """
 
+from gendr_jax.image_io.encoded import Encoded as Encoded
 from gendr_jax.image_io.picture import FORMATS as FORMATS
 from gendr_jax.image_io.picture import MAX_PIXELS as MAX_PIXELS
 from gendr_jax.image_io.picture import PICTURE_SUFFIXES as PICTURE_SUFFIXES

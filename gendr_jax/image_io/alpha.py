@@ -28,8 +28,9 @@ def _filled(rgb_hwc: np.ndarray, weight_hw: np.ndarray) -> np.ndarray:
     weight = np.pad(weight_hw, even)
     sums = np.pad(rgb_hwc * weight_hw[..., None], (*even, (0, 0)))
     quarters = [(y, x) for y in (0, 1) for x in (0, 1)]
-    weight = sum(weight[y::2, x::2] for y, x in quarters)
-    sums = sum(sums[y::2, x::2] for y, x in quarters)
+    zero = np.zeros((), weight.dtype)
+    weight = sum((weight[y::2, x::2] for y, x in quarters), start=zero)
+    sums = sum((sums[y::2, x::2] for y, x in quarters), start=zero)
     small = sums / np.maximum(weight, np.finfo(np.float32).tiny)[..., None]
     small = _filled(small, weight)
     large = small.repeat(2, 0).repeat(2, 1)[:height, :width]

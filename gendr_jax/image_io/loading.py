@@ -14,6 +14,7 @@ from typing import Any
 import pyvips
 
 from gendr_jax.errors import InputError
+from gendr_jax.image_io.encoded import Encoded, Source, opened
 from gendr_jax.image_io.metadata.directories import Pages, pages
 from gendr_jax.image_io.picture import KINDS, RAW_SUFFIXES, require_size
 
@@ -30,23 +31,32 @@ LOADERS = {
     "AVIF": pyvips.Image.heifload,
     "GIF": pyvips.Image.gifload,
 }
+BUFFER_LOADERS = {
+    "PNG": pyvips.Image.pngload_buffer,
+    "JPEG": pyvips.Image.jpegload_buffer,
+    "WEBP": pyvips.Image.webpload_buffer,
+    "TIFF": pyvips.Image.tiffload_buffer,
+    "AVIF": pyvips.Image.heifload_buffer,
+    "GIF": pyvips.Image.gifload_buffer,
+}
 PILLOW = ("BMP", "PPM")
 DEPTHS = {"uchar": 8, "ushort": 16}
 COLOURS = ("b-w", "srgb", "rgb", "rgb16", "grey16", "cmyk", "lab", "labs")
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: Source) -> str:
     """The format by the first bytes: a key of LOADERS, or one of PILLOW.
 
     Raises:
         InputError: missing, a folder, empty, not to be read, or of another format.
     """
-    if path.is_dir():
+    if isinstance(path, Path) and path.is_dir():
         raise InputError(f"{path} is a folder. Name a picture file.")
-    if path.exists() and not path.is_file():  # opening a pipe waits for ever
+    # opening a pipe waits for ever
+    if isinstance(path, Path) and path.exists() and not path.is_file():
         raise InputError(f"{path} is a pipe or a device. Name a picture file.")
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             head = file.read(64)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. Check the path.") from None
@@ -91,7 +101,7 @@ def kind_of_bytes(head: bytes) -> str | None:
     return None
 
 
-def _is_raw(path: Path, head: bytes) -> bool:
+def _is_raw(path: Source, head: bytes) -> bool:
     """Whether a file is raw data of a camera, by its start, its fields or its name.
 
     Many of these start as a TIFF file whose first picture is a preview.
@@ -101,22 +111,22 @@ def _is_raw(path: Path, head: bytes) -> bool:
         return True
     if head[:4] not in TIFF_STARTS:
         return False
-    if path.suffix.lower() in RAW_SUFFIXES:
+    if isinstance(path, Path) and path.suffix.lower() in RAW_SUFFIXES:
         return True
     found = _pages(path)
     return found is not None and found.raw
 
 
-def _pages(path: Path) -> Pages | None:
+def _pages(path: Source) -> Pages | None:
     """What a TIFF file holds; None where its directories cannot be followed."""
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             return pages(file)
     except (ValueError, struct.error):
         return None  # libvips says what is wrong with it
 
 
-def _open(path: Path, kind: str, access: str) -> tuple[pyvips.Image, Pages | None]:
+def _open(path: Source, kind: str, access: str) -> tuple[pyvips.Image, Pages | None]:
     """The file as libvips opens it; of a TIFF file the one full picture.
 
     Raises:
@@ -134,7 +144,10 @@ def _open(path: Path, kind: str, access: str) -> tuple[pyvips.Image, Pages | Non
             )
         page, sub = found.full[0]
         options |= {"page": page, "subifd": sub}
-    return LOADERS[kind](str(path), revalidate=True, **options), found
+    options["revalidate"] = True
+    if isinstance(path, Encoded):
+        return BUFFER_LOADERS[kind](path.data, **options), found
+    return LOADERS[kind](str(path), **options), found
 
 
 def _without_extra(image: pyvips.Image, extra: tuple[int, ...]) -> pyvips.Image:
@@ -150,7 +163,7 @@ def _without_extra(image: pyvips.Image, extra: tuple[int, ...]) -> pyvips.Image:
     return kept.copy(interpretation=image.interpretation)
 
 
-def load(path: Path, kind: str, *, max_pixels: int, access: str) -> pyvips.Image:
+def load(path: Source, kind: str, *, max_pixels: int, access: str) -> pyvips.Image:
     """The picture as the file has it; pixels are decoded later, on demand.
 
     Args:
@@ -184,7 +197,7 @@ def load(path: Path, kind: str, *, max_pixels: int, access: str) -> pyvips.Image
 
 
 @contextlib.contextmanager
-def errors(path: Path) -> Iterator[None]:
+def errors(path: Source) -> Iterator[None]:
     """What decoders raise, as one line that names the file."""
     try:
         yield
@@ -200,12 +213,12 @@ def errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_animated(path: Path, kind: str) -> bool:
+def _is_animated(path: Source, kind: str) -> bool:
     """Whether a PNG or AVIF says so where libvips would read its first frame.
 
     PNG: acTL before the pixels. AVIF: the brand of sequences.
     """
-    with open(path, "rb") as file:
+    with opened(path) as file:
         if kind == "AVIF":
             return file.read(12)[8:] == b"avis"
         if kind != "PNG":

@@ -7,7 +7,6 @@ frames, 32 bits) is refused. Profiles of RGB are passed through; CMYK becomes sR
 import dataclasses
 import io
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from PIL import ImageCms, ImageOps
 
 from gendr_jax.errors import InputError
 from gendr_jax.image_io import profiles
+from gendr_jax.image_io.encoded import Source, opened
 from gendr_jax.image_io.metadata import exif as exif_lib
 from gendr_jax.image_io.metadata import xmp as xmp_lib
 from gendr_jax.image_io.metadata.exif import MM_PER_INCH, ORIENTATION, PREFIX
@@ -23,7 +23,7 @@ from gendr_jax.image_io.metadata.tiff_fields import DESCRIPTIVE
 from gendr_jax.image_io.picture import MAX_PIXELS, Image, require_size
 
 
-def read(path: Path, *, max_pixels: int) -> Image:
+def read(path: Source, *, max_pixels: int) -> Image:
     """A file of BMP or PPM.
 
     Raises:
@@ -33,8 +33,11 @@ def read(path: Path, *, max_pixels: int) -> Image:
         with warnings.catch_warnings():
             # The size is checked below; Pillow warns at the same limit.
             warnings.simplefilter("ignore", Pil.DecompressionBombWarning)
-            with Pil.open(path, formats=("BMP", "PPM")) as opened:
-                return from_pil(opened, str(path), max_pixels=max_pixels)
+            with (
+                opened(path) as file,
+                Pil.open(file, formats=("BMP", "PPM")) as image,
+            ):
+                return from_pil(image, str(path), max_pixels=max_pixels)
     except InputError:
         raise
     except Pil.DecompressionBombError:
@@ -98,7 +101,7 @@ def to_pil(image: Image) -> Pil.Image:
     if pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     picture = Pil.fromarray(np.ascontiguousarray(pixels))
-    picture.info |= _info(image)
+    picture.info.update(_info(image))
     return picture
 
 
@@ -158,6 +161,7 @@ def _to_srgb(image: Pil.Image, icc: bytes | None) -> tuple[Pil.Image, bytes]:
         source = ImageCms.getOpenProfile(io.BytesIO(icc or profiles.builtin("cmyk")))
     intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
     converted = ImageCms.profileToProfile(image, source, srgb, intent, outputMode="RGB")
+    assert converted is not None  # it is where the picture is not changed in place
     return converted, ImageCms.ImageCmsProfile(srgb).tobytes()
 
 

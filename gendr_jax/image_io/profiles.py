@@ -20,12 +20,20 @@ INTENT = "relative"
 NEAR = 2  # of 255 levels: no one sees it, and conversions would cost more
 
 
+def blob(image: pyvips.Image, name: str) -> bytes | None:
+    """Metadata that are bytes, such as a profile; None if there are none."""
+    value = image.get(name) if name in image.get_fields() else None
+    assert value is None or isinstance(value, bytes), (name, type(value))
+    return value
+
+
 def fields(image: pyvips.Image, **blobs: bytes | None) -> pyvips.Image:
     """A copy with these metadata; "icc_profile" stands for "icc-profile-data"."""
     image = image.copy()
     for name, value in blobs.items():
         name = f"{name.replace('_', '-')}-data"
         if value:
+            # ty: ignore[invalid-argument-type]  the stub of pyvips lacks bytes
             image.set_type(pyvips.GValue.blob_type, name, value)
         elif name in image.get_fields():
             image.remove(name)
@@ -44,15 +52,17 @@ def to_working(
 
     `space` "p3" comes with 16 bits a channel, whatever the file had.
     """
-    icc = image.get(ICC) if ICC in image.get_fields() else None
+    icc = blob(image, ICC)
     grey = image.interpretation in ("b-w", "grey16")
     if icc and image.interpretation != "cmyk" and not _is_embeddable(icc, grey):
         icc = None
     image = fields(image, icc_profile=icc)
     deep = image.format == "ushort"
     if image.interpretation == "cmyk":
-        options = {"embedded": True, "input_profile": "cmyk", "intent": INTENT}
-        image = image.icc_transform("srgb", depth=16 if deep else 8, **options)
+        depth = 16 if deep else 8
+        image = image.icc_transform(
+            "srgb", embedded=True, input_profile="cmyk", intent=INTENT, depth=depth
+        )
         return image, "file", builtin("srgb")
     if image.interpretation in ("lab", "labs"):
         image = image.colourspace("srgb").cast("uchar")
@@ -85,8 +95,9 @@ def from_working(
     if space == "p3":
         image = fields(image, icc_profile=None)
         if tag == "no":
-            options = {"input_profile": "p3", "intent": INTENT, "depth": bits}
-            image = image.icc_transform("srgb", **options)
+            image = image.icc_transform(
+                "srgb", input_profile="p3", intent=INTENT, depth=bits
+            )
         elif icc == builtin("p3"):
             if (image.format, bits) == ("ushort", 8):
                 # libvips writes 16 bits where the interpretation says so.
@@ -96,6 +107,27 @@ def from_working(
             lab = fields(lab, icc_profile=icc)
             image = lab.icc_export(intent=INTENT, depth=bits)
     return fields(image, icc_profile=None if tag == "no" else icc)
+
+
+def is_plain(icc: bytes | None, grey: bool) -> bool:
+    """Whether levels are sRGB's as they stand: the profile says so, or nothing."""
+    if icc is None or not _is_embeddable(icc, grey):
+        return True
+    if grey or icc[16:20] != b"RGB ":
+        return not is_grey(icc)
+    return _fate(icc) == "keep"
+
+
+def srgb_8(image: Image) -> np.ndarray:
+    """The colours in sRGB, uint8 [H, W, 3]; grey as three equal channels."""
+    image = grey_in_srgb(image)
+    pixels = image.pixels_hwc
+    if image.space == "p3":
+        wide = pyvips.Image.new_from_array(pixels, interpretation="rgb16")
+        pixels = from_working(wide, "p3", image.icc, 8, tag="no").numpy()
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
 
 
 def is_grey(icc: bytes | None) -> bool:

@@ -7,20 +7,21 @@ import numpy as np
 import pyvips
 
 from gendr_jax.image_io import loading, metadata, pillow, profiles, stated_colours
+from gendr_jax.image_io.encoded import Source
 from gendr_jax.image_io.metadata.statements import Metadata
 from gendr_jax.image_io.picture import MAX_PIXELS, Header, Image
 
 DTYPES = {"uchar": np.dtype(np.uint8), "ushort": np.dtype(np.uint16)}
 
 
-def read(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Image:
+def read(path: Source | str, *, max_pixels: int = MAX_PIXELS) -> Image:
     """Read one picture, turned upright by its EXIF orientation.
 
     Raises:
         InputError: missing, not a picture, truncated, larger than `max_pixels`, or of
             a kind that is not handled; the message names the file.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     kind = loading.kind_of(path)
     if kind in loading.PILLOW:
         return pillow.read(path, max_pixels=max_pixels)
@@ -30,13 +31,13 @@ def read(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Image:
     return dataclasses.replace(like, pixels_hwc=pixels, alpha_hw=alpha)
 
 
-def probe(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Header:
+def probe(path: Source | str, *, max_pixels: int = MAX_PIXELS) -> Header:
     """What the header says; damage of pixels goes unnoticed.
 
     Raises:
         InputError: as `read`.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     kind = loading.kind_of(path)
     if kind in loading.PILLOW:  # formats of old: small, and read whole
         image = pillow.read(path, max_pixels=max_pixels)
@@ -47,7 +48,7 @@ def probe(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Header:
 
 
 def open_upright(
-    path: Path, kind: str, *, max_pixels: int, random: bool = False
+    path: Source, kind: str, *, max_pixels: int, random: bool = False
 ) -> tuple[pyvips.Image, Image]:
     """(upright picture of 8 or 16 bits with 1 to 4 bands, its `Image` without pixels).
 
@@ -58,7 +59,9 @@ def open_upright(
     fields = image.get_fields()
     said = _said(path, kind, image)
     density = said.density
-    if "orientation" in fields and (turned := image.get("orientation")) > 1:
+    turned = image.get("orientation") if "orientation" in fields else 1
+    assert isinstance(turned, int), turned
+    if turned > 1:
         # Turning needs rows in another order than they come.
         image = (image if random else image.copy_memory()).autorot()
         if density is not None and turned >= 5:
@@ -69,7 +72,7 @@ def open_upright(
     image, space, icc = profiles.to_working(image)
     channels = image.bands - image.hasalpha()
     like = Image(
-        np.empty((0, 0, channels), DTYPES[image.format]),
+        np.empty((0, 0, channels), DTYPES[str(image.format)]),
         icc=icc,
         exif=said.exif,
         xmp=said.xmp,
@@ -85,25 +88,23 @@ def open_upright(
     return image, like
 
 
-def _said(path: Path, kind: str, image: pyvips.Image) -> Metadata:
+def _said(path: Source, kind: str, image: pyvips.Image) -> Metadata:
     """The metadata of a file, by our own readers where there is one for its format."""
     if kind in metadata.READERS:
         return metadata.read(path, kind)
-    fields = image.get_fields()
-    names = ("exif-data", "xmp-data", "gif-comment")
-    exif, xmp, comment = (image.get(n) if n in fields else None for n in names)
-    comment = comment.encode() if isinstance(comment, str) else comment
-    return Metadata(exif=exif, xmp=xmp, comment=comment)
+    exif, xmp = profiles.blob(image, "exif-data"), profiles.blob(image, "xmp-data")
+    comment = image.get("gif-comment") if "gif-comment" in image.get_fields() else None
+    text = comment.encode() if isinstance(comment, str) else None
+    return Metadata(exif=exif, xmp=xmp, comment=text)
 
 
 def _with_profile(
-    path: Path, kind: str, image: pyvips.Image, said: Metadata
+    path: Source, kind: str, image: pyvips.Image, said: Metadata
 ) -> pyvips.Image:
     """With the profile that says what the file states of its colours."""
     if image.interpretation not in ("b-w", "grey16", "srgb", "rgb", "rgb16"):
         return image
-    fields = image.get_fields()
-    embedded = image.get(profiles.ICC) if profiles.ICC in fields else None
+    embedded = profiles.blob(image, profiles.ICC)
     grey = image.interpretation in ("b-w", "grey16")
     stated = stated_colours.profile(path, kind, embedded, said.exif, grey=grey)
     return image if stated == embedded else profiles.fields(image, icc_profile=stated)
@@ -111,7 +112,7 @@ def _with_profile(
 
 def header(image: pyvips.Image) -> Header:
     """Size and kind of an upright picture of libvips."""
-    alpha, dtype = bool(image.hasalpha()), DTYPES[image.format]
+    alpha, dtype = bool(image.hasalpha()), DTYPES[str(image.format)]
     return Header(image.height, image.width, image.bands - alpha, alpha, dtype)
 
 

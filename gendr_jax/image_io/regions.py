@@ -80,6 +80,7 @@ class Reader:
         after = min(whole.width, -(-(left + width) // CELL) * CELL)
         pixels = self._fetch(up, before, down - up, after - before)
         colours, alpha = reading.split(pixels, True)
+        assert alpha is not None
         filled = bleed(colours.astype(np.float32), alpha.astype(np.float32))
         inner = (slice(top - up, top - up + height),)
         inner += (slice(left - before, left - before + width),)
@@ -164,13 +165,13 @@ class Raster:
         return (row * self.shape[1] + column) * self._pixel
 
     def _put(self, rows: np.ndarray, offset: int) -> None:
-        left = memoryview(rows).cast("B")
+        left = rows.data.cast("B")
         while left:  # one call moves 2 GiB at most
             done = os.pwrite(self._file.fileno(), left, offset)
             left, offset = left[done:], offset + done
 
     def _take(self, rows: np.ndarray, offset: int) -> None:
-        left = memoryview(rows).cast("B")
+        left = rows.data.cast("B")
         while left:
             done = os.preadv(self._file.fileno(), [left], offset)
             left, offset = left[done:], offset + done

@@ -69,6 +69,7 @@ class Target:
         elif self.longest_side is not None:
             scale = self.longest_side / max(height, width)
         else:
+            assert self.megapixels is not None
             scale = (self.megapixels * 1e6 / (height * width)) ** 0.5
         if scale < 1:
             rows, columns = output_size(height, width, scale)
@@ -171,7 +172,7 @@ def mirrored_part(
 
 
 def _resized(
-    x_hwc: np.ndarray, size_hw: tuple[int, int], box: tuple[float, ...]
+    x_hwc: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float]
 ) -> np.ndarray:
     """What lies in the box (left, top, right, bottom), at another size."""
     height, width = size_hw

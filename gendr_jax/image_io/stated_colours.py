@@ -8,11 +8,11 @@ PrimaryChromaticities.
 import io
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from gendr_jax.errors import InputError
 from gendr_jax.image_io import icc
+from gendr_jax.image_io.encoded import Source, opened
 from gendr_jax.image_io.icc import SRGB_CURVE, SRGB_PRIMARIES, Curve, Primaries
 from gendr_jax.image_io.metadata import png_chunks
 from gendr_jax.image_io.metadata.directories import Directories, pages
@@ -54,7 +54,7 @@ class Stated:
 
 
 def profile(
-    path: Path, kind: str, embedded: bytes | None, exif: bytes | None, *, grey: bool
+    path: Source, kind: str, embedded: bytes | None, exif: bytes | None, *, grey: bool
 ) -> bytes | None:
     """The profile of a file: its own, or one that says what it states otherwise.
 
@@ -90,7 +90,7 @@ def _as_profile(stated: Stated, grey: bool) -> bytes | None:
         return None
 
 
-def of_codes(path: Path, primaries: int, transfer: int, by: str) -> Stated | None:
+def of_codes(path: Source, primaries: int, transfer: int, by: str) -> Stated | None:
     """What coding-independent code points say; None where that is nothing.
 
     Raises:
@@ -110,7 +110,7 @@ def of_codes(path: Path, primaries: int, transfer: int, by: str) -> Stated | Non
     return Stated(by, PRIMARIES[primaries], CURVES[transfer])
 
 
-def _too_bright(path: Path, name: str) -> InputError:
+def _too_bright(path: Source, name: str) -> InputError:
     return InputError(
         f"{path} is an HDR picture ({name}), whose tones would be taken for those of "
         "sRGB. Export it as SDR (sRGB or Display P3) first, for example with darktable."
@@ -120,10 +120,10 @@ def _too_bright(path: Path, name: str) -> InputError:
 SRGB = Stated("sRGB", SRGB_PRIMARIES, SRGB_CURVE)
 
 
-def _png(path: Path) -> tuple[Stated | None, bool]:
+def _png(path: Source) -> tuple[Stated | None, bool]:
     """(what it states, whether it goes before an embedded one)."""
     found = {}
-    with open(path, "rb") as file:
+    with opened(path) as file:
         for name, at, length in png_chunks.chunks(file):
             if name == b"IDAT":
                 break
@@ -162,9 +162,9 @@ def _of_gamma(gamma: bytes, chromaticities: bytes) -> Stated | None:
     return Stated("gAMA and cHRM", primaries, curve)
 
 
-def _avif(path: Path) -> Stated | None:
+def _avif(path: Source) -> Stated | None:
     """What the colour box of the first picture says (ISO 23008-12, colr of nclx)."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         head = file.read(MOST_BOXES)
     at = head.find(b"colrnclx")
     if at < 0 or at + 13 > len(head):
@@ -173,10 +173,10 @@ def _avif(path: Path) -> Stated | None:
     return of_codes(path, primaries, transfer, "nclx")
 
 
-def _tiff(path: Path) -> Stated | None:
+def _tiff(path: Source) -> Stated | None:
     """WhitePoint and PrimaryChromaticities, with the curve that TIFF has by default."""
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             points = _tiff_points(file)
     except (ValueError, struct.error, StopIteration):
         return None

@@ -5,6 +5,7 @@ A file appears whole or not at all: it is written under a temporary name first.
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ LOSSY: dict[str, dict[str, Any]] = {
     "JPEG": {"subsample_mode": "off"},
     "WEBP": {"smart_subsample": True, "exact": True},
 }
-SAVERS = {
+SAVERS: dict[str, Callable[..., Any]] = {
     "PNG": pyvips.Image.pngsave,
     "JPEG": pyvips.Image.jpegsave,
     "WEBP": pyvips.Image.webpsave,

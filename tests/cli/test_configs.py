@@ -2,11 +2,14 @@
 
 import dataclasses
 import importlib
+from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+import configs as configs_folder
 from gendr_jax import nets
 from gendr_jax.cli import configs
 from gendr_jax.errors import UsageError
@@ -20,6 +23,7 @@ from gendr_jax.models.heads import (
 )
 from gendr_jax.models.unet import UNet
 from gendr_jax.models.vae import VAE
+from gendr_jax.train import defaults
 from gendr_jax.train import settings as settings_lib
 from gendr_jax.train.stages import build
 from gendr_jax.train.typed import typed
@@ -55,6 +59,40 @@ def test_every_file_is_a_valid_configuration_of_its_stage(name):
     if name in FULL:
         assert s.batch_size % 8 == 0 and s.dtype == "bfloat16"
         assert s.remat == ("block" if name == "vae16" else "none")
+
+
+FILES = sorted(path.stem for path in Path(configs_folder.__path__[0]).glob("*.py"))
+
+
+def restated(changes, default, prefix=""):
+    """Names of the settings that `changes` gives the value that they have anyway."""
+    for name, value in changes.items():
+        own = getattr(default, name)
+        if isinstance(value, Mapping):
+            yield from restated(value, own, f"{prefix}{name}.")
+        elif value == own:
+            yield f"{prefix}{name}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_states_differences_from_the_defaults_only(name, monkeypatch):
+    calls, config = [], defaults.config
+
+    def recorded(stage, changes):
+        calls.append((stage, changes))
+        return config(stage, changes)
+
+    monkeypatch.setattr(defaults, "config", recorded)
+    read(name)
+    ((stage, changes),) = calls
+    assert changes
+    assert list(restated(changes, SETTINGS[stage]())) == []
+
+
+def test_a_restated_default_is_seen():
+    default = SETTINGS["distill"]()
+    changes = {"steps": 1, "optim": {"fake": {"lr": default.optim.fake.lr, "eps": 9}}}
+    assert list(restated(changes, default)) == ["optim.fake.lr"]
 
 
 @pytest.mark.parametrize("name", FULL)

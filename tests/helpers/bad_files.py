@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 HEIGHT, WIDTH = 48, 64
 
@@ -66,6 +66,10 @@ def flipped_png() -> bytes:
     data = bytearray(encode(picture(), "PNG"))
     data[len(data) // 2] ^= 4
     return bytes(data)
+
+
+def lab() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -137,7 +141,18 @@ def tiny() -> tuple[bytes, np.ndarray]:
     return encode(picture()[:1, :1], "PNG"), picture()[:1, :1]
 
 
-CMYK = refused(lambda: encode(Image.fromarray(picture()).convert("CMYK"), "JPEG"))
+def cmyk(**options) -> bytes:
+    return encode(Image.fromarray(picture()).convert("CMYK"), "JPEG", **options)
+
+
+def high_range() -> bytes:
+    """A PNG that states the tones of HDR (PQ) by cICP."""
+    data, body = encode(picture(), "PNG"), b"cICP" + bytes([9, 16, 0, 1])
+    end = 8 + 4 + 4 + 13 + 4  # of the header
+    added = struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data[:end] + added + data[end:]
+
+
 SEE = "dropped, hidden colours show"
 CASES = [
     Case("wave.jpg", "progressive JPEG", "right", "", plain("JPEG", progressive=True)),
@@ -160,7 +175,17 @@ CASES = [
         "page.jpg", "HTML named .jpg", "error", "not an image",
         refused(lambda: b"<html><body>404 Not Found</body></html>"),
     ),
-    Case("cmyk.jpg", "CMYK JPEG", "colours by guess", "mode CMYK", CMYK),
+    Case(
+        "cmyk.jpg", "CMYK JPEG without a profile", "colours by guess", "mode CMYK",
+        refused(cmyk),
+    ),
+    Case(
+        "lab.png", "a Lab profile on RGB", "profile ignored", "a Lab colour profile",
+        refused(lambda: encode(picture(), "PNG", icc_profile=lab())),
+    ),
+    Case(
+        "hdr.png", "HDR (PQ)", "dull", "is an HDR picture", refused(high_range),
+    ),
     Case(
         "alpha.png", "a transparent pixel, PNG", SEE, "transparent",
         refused(lambda: see_through("PNG")),

@@ -61,18 +61,17 @@ class Fields(NamedTuple):
 
 def canvases(recipe: Recipe, hq: tuple[int, int], scale: int) -> Canvases:
     """The smallest canvases that hold every draw of the recipe, in whole 16s."""
-    last = tuple(-(-n // scale) for n in hq)
-    first = tuple(_whole16(n * recipe.first.resize[1]) for n in hq)
-    second = tuple(_whole16(n * recipe.second.resize[1]) for n in last)
-    return Canvases(first, second, last)
+    first, second = recipe.orders
+    last = _reduced(hq, scale)
+    return Canvases(_grown(hq, first.resize[1]), _grown(last, second.resize[1]), last)
 
 
 def ladder(
     recipe: Recipe, hq: tuple[int, int], steps: tuple[float, ...]
 ) -> tuple[tuple[int, int], ...]:
     """Canvases of the first resize to choose from, the last one holds every draw."""
-    largest = tuple(_whole16(n * recipe.first.resize[1]) for n in hq)
-    smaller = [tuple(_whole16(n * step) for n in hq) for step in steps]
+    largest = _grown(hq, recipe.orders[0].resize[1])
+    smaller = [_grown(hq, step) for step in steps]
     useful = lambda a, b: SHORTEST <= a < b  # noqa: E731
     return (*(c for c in smaller if all(map(useful, c, largest))), largest)
 
@@ -137,13 +136,14 @@ def apply(
       steps: see `ladder`; without any, the largest canvas serves every draw.
     """
     x = sharpen(hq_chw, size) if recipe.sharpen else hq_chw
-    end = tuple(n // scale for n in size)
-    order, draw = recipe.first, draws.first
+    end = _divided(size, scale)
+    order, draw = recipe.orders[0], draws.first
     x = _before_resize(x, size, order, draw, fields.first)
     grown = _scaled(size, draw.factor)
-    canvas = canvases(recipe, hq_chw.shape[1:], scale)
-    choice = ladder(recipe, hq_chw.shape[1:], steps)
-    reductions = (3.0, *(hq_chw.shape[1] / c[0] for c in choice[:-1]))
+    _, height, width = hq_chw.shape
+    canvas = canvases(recipe, (height, width), scale)
+    choice = ladder(recipe, (height, width), steps)
+    reductions = (3.0, *(height / c[0] for c in choice[:-1]))
 
     def go_on(first: tuple[int, int], reduction: float, x: jax.Array) -> jax.Array:
         x = resize.resize(x, draw.mode, size, grown, first, draw.factor, reduction)
@@ -173,7 +173,7 @@ def _shrink(
 
     Returns: on the canvas of the second pass in both cases.
     """
-    order, draw = recipe.second, draws.second
+    order, draw = recipe.orders[1], draws.second
 
     def second(x: jax.Array) -> jax.Array:
         x = _before_resize(x, grown, order, draw, source)
@@ -199,7 +199,7 @@ def _finish(
     recipe: Recipe,
 ) -> jax.Array:
     """From the second resize to the last."""
-    order, draw = recipe.second, draws.second
+    order, draw = recipe.orders[1], draws.second
 
     def second(x: jax.Array) -> jax.Array:
         small = _scaled(end, draw.factor)
@@ -246,7 +246,7 @@ def _after_resize(
 
 
 def _if(
-    is_done: jax.Array, stage: Callable[[jax.Array], jax.Array], x: jax.Array
+    is_done: jax.Array | bool, stage: Callable[[jax.Array], jax.Array], x: jax.Array
 ) -> jax.Array:
     return jax.lax.cond(is_done, stage, lambda x: x, x)
 
@@ -254,17 +254,17 @@ def _if(
 def _degrade_one(
     key: jax.Array,
     hq_hwc: jax.Array,
-    size: jax.Array,
+    size_2: jax.Array,
     *,
     recipe: Recipe,
     scale: int,
     steps: tuple[float, ...] = CPU_STEPS,
 ) -> jax.Array:
     hq_chw = jnp.moveaxis(hq_hwc, -1, 0)
-    size = size[0], size[1]
-    end = tuple(n // scale for n in size)
+    size = size_2[0], size_2[1]
+    end = _divided(size, scale)
     if recipe.first is None:
-        last = tuple(-(-n // scale) for n in hq_hwc.shape[:2])
+        last = _reduced((hq_hwc.shape[0], hq_hwc.shape[1]), scale)
         lq_chw = resize.antialiased_bicubic(hq_chw, size, last, scale)
     else:
         parameters, *noise = (jax.random.fold_in(key, k) for k in range(3))
@@ -278,8 +278,19 @@ def _degrade_one(
 
 
 def _scaled(size: Size, factor: jax.Array) -> Size:
-    return tuple(jnp.maximum((n * factor).astype(jnp.int32), 1) for n in size)
+    height, width = (jnp.maximum((n * factor).astype(jnp.int32), 1) for n in size)
+    return height, width
 
 
-def _whole16(n: float) -> int:
-    return 16 * math.ceil(n / 16)
+def _divided(size: Size, scale: int) -> Size:
+    return size[0] // scale, size[1] // scale
+
+
+def _reduced(canvas: tuple[int, int], scale: int) -> tuple[int, int]:
+    return -(-canvas[0] // scale), -(-canvas[1] // scale)
+
+
+def _grown(canvas: tuple[int, int], factor: float) -> tuple[int, int]:
+    """The canvas times `factor`, rounded up to multiples of 16."""
+    height, width = (16 * math.ceil(n * factor / 16) for n in canvas)
+    return height, width

@@ -55,9 +55,10 @@ class Draws(NamedTuple):
 def sample(key: jax.Array, recipe: Recipe) -> Draws:
     """Draw the parameters of one sample from its key."""
     part = jax.random.uniform(key, (DRAWS,))
+    first, second = recipe.orders
     return Draws(
-        first=_order(part[0:20], recipe.first),
-        second=_order(part[20:40], recipe.second),
+        first=_order(part[0:20], first),
+        second=_order(part[20:40], second),
         has_second=part[40] < recipe.second_prob,
         sinc=_last_sinc(part[41:44], recipe),
         last_mode=_choice(part[44], MODE_INDEX),

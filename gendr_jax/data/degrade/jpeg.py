@@ -125,7 +125,8 @@ def _compress(
 
 
 def _mix(weights: np.ndarray, planes: jax.Array | tuple[jax.Array, ...]) -> jax.Array:
-    return sum(float(w) * planes[k] for k, w in enumerate(weights) if w)
+    terms = (float(w) * planes[k] for k, w in enumerate(weights) if w)
+    return sum(terms, start=jnp.float32(0.0))
 
 
 def _quantise(

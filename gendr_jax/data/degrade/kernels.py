@@ -102,7 +102,8 @@ def identity_kernel() -> jax.Array:
 def _grid() -> tuple[jax.Array, jax.Array]:
     """Column and row offsets from the centre, [SUPPORT, SUPPORT] each."""
     offsets = jnp.arange(-RADIUS, RADIUS + 1, dtype=jnp.float32)
-    return jnp.meshgrid(offsets, offsets, indexing="xy")
+    x, y = jnp.meshgrid(offsets, offsets, indexing="xy")
+    return x, y
 
 
 def _normalise(kernel: jax.Array, size: jax.Array) -> jax.Array:

@@ -92,13 +92,12 @@ def add_noise(
     Args:
       source: the normals, chw, or the key that `fields.normals` draws them from.
     """
-    canvas = x_chw.shape[1:]
-    valid = (jnp.arange(canvas[0]) < size[0])[:, None] & (
-        jnp.arange(canvas[1]) < size[1]
-    )[None]
+    _, height, width = x_chw.shape
+    rows, columns = jnp.arange(height), jnp.arange(width)
+    valid = (rows < size[0])[:, None] & (columns < size[1])[None]
 
     def noise(base_chw: jax.Array) -> jax.Array:
-        normal = normals(source, base_chw.shape[0], canvas)
+        normal = normals(source, base_chw.shape[0], (height, width))
         return jax.lax.cond(
             draw.is_gaussian,
             lambda: draw.gaussian_sigma * normal,
@@ -106,7 +105,8 @@ def add_noise(
         )
 
     def luma() -> jax.Array:
-        return sum(weight * x_chw[k] for k, weight in enumerate(LUMA))[None]
+        terms = (weight * x_chw[k] for k, weight in enumerate(LUMA))
+        return sum(terms, start=jnp.float32(0.0))[None]
 
     return jax.lax.cond(
         draw.is_gray,

@@ -79,51 +79,52 @@ class Recipe:
     jpeg_last_prob: float = 0.5
     sharpen: bool = False
 
+    @property
+    def orders(self) -> tuple[Order, Order]:
+        """Both passes of a recipe that has any."""
+        assert self.first is not None and self.second is not None, self.name
+        return self.first, self.second
 
-_OSEDIFF = Recipe(
-    name="osediff",
-    first=Order(
-        blur_prob=1.0,
-        blur=Blur(),
-        resize_probs=(0.2, 0.7, 0.1),
-        resize=(0.15, 1.5),
-        gaussian=(1.0, 30.0),
-        poisson=(0.05, 3.0),
-        jpeg=(30.0, 95.0),
-    ),
-    second=Order(
-        blur_prob=0.8,
-        blur=Blur(sigma=(0.2, 1.5)),
-        resize_probs=(0.3, 0.4, 0.3),
-        resize=(0.3, 1.2),
-        gaussian=(1.0, 25.0),
-        poisson=(0.05, 2.5),
-        jpeg=(30.0, 95.0),
-    ),
+
+_FIRST = Order(
+    blur_prob=1.0,
+    blur=Blur(),
+    resize_probs=(0.2, 0.7, 0.1),
+    resize=(0.15, 1.5),
+    gaussian=(1.0, 30.0),
+    poisson=(0.05, 3.0),
+    jpeg=(30.0, 95.0),
 )
+_SECOND = Order(
+    blur_prob=0.8,
+    blur=Blur(sigma=(0.2, 1.5)),
+    resize_probs=(0.3, 0.4, 0.3),
+    resize=(0.3, 1.2),
+    gaussian=(1.0, 25.0),
+    poisson=(0.05, 2.5),
+    jpeg=(30.0, 95.0),
+)
+_OSEDIFF = Recipe(name="osediff", first=_FIRST, second=_SECOND)
 
 # realesrgan_model.py degrades `gt_usm`, the truth sharpened by a mask of radius 50.
 _REALESRGAN = replace(_OSEDIFF, name="realesrgan", sharpen=True)
 
-_SEESR = replace(
-    _OSEDIFF,
-    name="seesr",
-    first=replace(
-        _OSEDIFF.first,
-        resize=(0.3, 1.5),
-        gaussian=(1.0, 15.0),
-        poisson=(0.05, 2.0),
-        jpeg=(60.0, 95.0),
-    ),
-    second=replace(
-        _OSEDIFF.second,
-        blur_prob=0.5,
-        resize=(0.6, 1.2),
-        gaussian=(1.0, 12.0),
-        poisson=(0.05, 1.0),
-        jpeg=(60.0, 100.0),
-    ),
+_SEESR_FIRST = replace(
+    _FIRST,
+    resize=(0.3, 1.5),
+    gaussian=(1.0, 15.0),
+    poisson=(0.05, 2.0),
+    jpeg=(60.0, 95.0),
 )
+_SEESR_SECOND = replace(
+    _SECOND,
+    blur_prob=0.5,
+    resize=(0.6, 1.2),
+    gaussian=(1.0, 12.0),
+    poisson=(0.05, 1.0),
+    jpeg=(60.0, 100.0),
+)
+_SEESR = Recipe(name="seesr", first=_SEESR_FIRST, second=_SEESR_SECOND)
 
 _STABLESR_BLUR = Blur(
     sigma=(0.2, 1.5), generalised_beta=(0.5, 2.0), plateau_beta=(1.0, 1.5)
@@ -131,17 +132,17 @@ _STABLESR_BLUR = Blur(
 _STABLESR = replace(
     _SEESR,
     name="stablesr",
-    first=replace(_SEESR.first, blur=_STABLESR_BLUR),
-    second=replace(_SEESR.second, blur=replace(_STABLESR_BLUR, sigma=(0.2, 1.0))),
+    first=replace(_SEESR_FIRST, blur=_STABLESR_BLUR),
+    second=replace(_SEESR_SECOND, blur=replace(_STABLESR_BLUR, sigma=(0.2, 1.0))),
     sharpen=True,
 )
 
 _INVSR = replace(
     _OSEDIFF,
     name="invsr",
-    first=replace(_OSEDIFF.first, blur=Blur(sizes=tuple(range(3, 20, 2)))),
+    first=replace(_FIRST, blur=Blur(sizes=tuple(range(3, 20, 2)))),
     second=replace(
-        _OSEDIFF.second,
+        _SECOND,
         blur=Blur(sizes=tuple(range(3, 14, 2)), sigma=(0.2, 1.5)),
     ),
     second_prob=0.5,
@@ -152,14 +153,14 @@ _APISR = replace(
     _OSEDIFF,
     name="apisr",
     first=replace(
-        _OSEDIFF.first,
+        _FIRST,
         resize=(0.1, 1.2),
         jpeg=(20.0, 95.0),
         whole_quality=True,
         resize_anywhere=True,
     ),
     second=replace(
-        _OSEDIFF.second,
+        _SECOND,
         resize_probs=(0.2, 0.7, 0.1),
         resize=(0.15, 1.2),
         jpeg=(20.0, 95.0),

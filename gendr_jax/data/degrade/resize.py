@@ -88,18 +88,18 @@ def resize(
 
     Returns: [c, *canvas_out], zero outside size_out.
     """
-    size_in, size_out = (tuple(map(jnp.asarray, size)) for size in (size_in, size_out))
+    n_in, n_out = ([jnp.asarray(n) for n in size] for size in (size_in, size_out))
     if factor is None:
         steps = [
             a.astype(jnp.float32) / b.astype(jnp.float32)
-            for a, b in zip(size_in, size_out, strict=True)
+            for a, b in zip(n_in, n_out, strict=True)
         ]
     else:
         # PyTorch copies instead of interpolating where bilinear keeps both sizes.
-        same = (size_in[0] == size_out[0]) & (size_in[1] == size_out[1])
+        same = (n_in[0] == n_out[0]) & (n_in[1] == n_out[1])
         step = jnp.where(same & (mode == BILINEAR), 1.0, 1.0 / factor)
         steps = [step, step]
-    axes = [Axis(jnp.asarray(mode), size_in[k], size_out[k], steps[k]) for k in (0, 1)]
+    axes = [Axis(jnp.asarray(mode), n_in[k], n_out[k], steps[k]) for k in (0, 1)]
     return jax.lax.platform_dependent(
         x_chw,
         *axes,

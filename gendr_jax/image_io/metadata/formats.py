@@ -7,6 +7,7 @@ comment, PNG text. `fitted` moves what a format has no place for to where it has
 import dataclasses
 from pathlib import Path
 
+from gendr_jax.image_io.encoded import Source, opened
 from gendr_jax.image_io.metadata import (
     exif,
     jpeg_segments,
@@ -34,9 +35,9 @@ FIELDS = {
 COMMENT = "Comment"
 
 
-def read(path: Path, kind: str) -> Metadata:
+def read(path: Source, kind: str) -> Metadata:
     """What a file states; nothing where it cannot be followed."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         found = READERS[kind](file)
     block = found.exif
     if block is None:
