@@ -61,9 +61,9 @@ def main(args: list[str]) -> int:
         )
     if values.json:
         _check_json(Path(values.json), args, values.weights)
-    from gendr_jax.cli.common import quiet
+    from gendr_jax.cli.common import silence_libraries
 
-    quiet()
+    silence_libraries()
     if training and config is not None:
         result = _train(values, config)
     else:

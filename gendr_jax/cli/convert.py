@@ -43,9 +43,9 @@ def main(args: list[str]) -> int:
     if flags.verify and flags.to in ("peft", "kohya"):  # before anything is written
         raise UsageError("--verify runs networks, not adapters. Verify with --merge.")
     _check_apart(flags)
-    from gendr_jax.cli.common import quiet
+    from gendr_jax.cli.common import silence_libraries
 
-    quiet()
+    silence_libraries()
     if flags.verify:  # before a long conversion, not after it
         from gendr_jax.weights import verify
 
@@ -134,9 +134,9 @@ def _run(source: str) -> Any:
 
     Cheap for what is none: the checkpoint library takes seconds to import.
     """
-    from gendr_jax.weights.remote_paths import place
+    from gendr_jax.weights.remote_paths import as_epath
 
-    folder = place(source)
+    folder = as_epath(source)
     one = folder.name.isdigit() and folder.parent.name == "checkpoints"
     try:
         return folder if (folder if one else folder / "checkpoints").is_dir() else None

@@ -83,9 +83,9 @@ def _parser() -> Parser:
 
 
 def _restorer(flags: Any, tile: Any) -> Any:
-    from gendr_jax.cli.common import cache_programs, quiet
+    from gendr_jax.cli.common import cache_programs, silence_libraries
 
-    quiet()
+    silence_libraries()
     cache_programs()
     from gendr_jax.restore.pipeline import Restorer
 

@@ -36,9 +36,9 @@ def describe(source: Path | str, *, verify: bool, variant: str = "") -> dict[str
     Raises:
         InputError: nothing that is known, or damaged.
     """
-    from gendr_jax.cli.common import quiet
+    from gendr_jax.cli.common import silence_libraries
 
-    quiet()
+    silence_libraries()
     from gendr_jax.checkpoints import manager
     from gendr_jax.weights import describe as foreign
     from gendr_jax.weights import folder, one_file

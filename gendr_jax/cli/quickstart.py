@@ -21,9 +21,9 @@ def main(args: list[str]) -> int:
         from gendr_jax.cli import quickstart_training
 
         return quickstart_training.run(flags.workdir)
-    from gendr_jax.cli.common import cache_programs, quiet
+    from gendr_jax.cli.common import cache_programs, silence_libraries
 
-    quiet()
+    silence_libraries()
     cache_programs()
     from gendr_jax.cli import comparison
 

@@ -8,7 +8,9 @@ import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from absl import flags
 
@@ -113,7 +115,8 @@ def _train(config: configs.ConfigDict, values: flags.FlagValues, begun: float) -
     flags.FLAGS.mark_as_parsed()
     mesh = make_mesh(config.get("mesh", ""))
     _refuse_workdir_in_data(values.workdir, config)
-    setup = build.setup(config, mesh)
+    # A ConfigDict has the methods of a mapping and not the base class.
+    setup = build.setup(cast(Mapping[str, Any], config), mesh)
     result = loop.run(
         setup.stage,
         setup.batches,
