@@ -10,7 +10,15 @@ from gendr_jax.losses.alignment import dino_input, match_grid, repa
 from gendr_jax.losses.fidelity import denoising, kl, l1, l2
 from gendr_jax.losses.masked_fourier import masked_fourier
 from gendr_jax.losses.random_pad import random_offsets, random_pad
-from gendr_jax.losses.reduction import finite_gradient, finite_mean, finite_weights
+from gendr_jax.losses.reduction import (
+    finite_gradient,
+    finite_mean,
+    finite_share,
+    finite_weights,
+    of_alive,
+    sample_mean,
+    sound,
+)
 from gendr_jax.losses.score import (
     MIN_LAMBDA_REC,
     cid,
@@ -35,7 +43,11 @@ __all__ = [
     "discriminator_loss",
     "finite_gradient",
     "finite_mean",
+    "finite_share",
     "finite_weights",
+    "of_alive",
+    "sample_mean",
+    "sound",
     "generator_loss",
     "kl",
     "l1",

@@ -27,13 +27,38 @@ def finite_weights(loss_b: jax.Array) -> jax.Array:
 
 
 def finite_mean(loss_b: jax.Array) -> jax.Array:
-    """Mean over the finite samples; 0 where there is none. Gradient to the rest is 0.
+    """Mean over the finite samples; NaN where there is none. Gradient to the rest is 0.
 
     A zero cotangent still turns into NaN where it meets a NaN on the way back
-    (0 * NaN), so put `finite_gradient` between the network and the loss as well.
+    (0 * NaN): a network whose weights are trained must not see a broken sample at all
+    (`sound`), and what lies between it and the loss takes `finite_gradient`.
     """
-    kept_b = jnp.where(jnp.isfinite(loss_b), loss_b, jnp.zeros_like(loss_b))
-    return jnp.sum(kept_b * jax.lax.stop_gradient(finite_weights(loss_b)))
+    finite_b = jnp.isfinite(loss_b)
+    kept_b = jnp.where(finite_b, loss_b, jnp.zeros_like(loss_b))
+    mean = jnp.sum(kept_b * jax.lax.stop_gradient(finite_weights(loss_b)))
+    return jnp.where(jnp.any(finite_b), mean, jnp.nan)
+
+
+def sound(*xs: jax.Array) -> tuple[jax.Array, ...]:
+    """(alive_b, the arrays): samples that are not finite in one of them are 0 in all.
+
+    What the arrays are is a constant to whoever trains on them; `of_alive` then takes
+    those samples out of the loss.
+    """
+    finite = [jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in xs]
+    alive_b = jnp.all(jnp.stack(finite), axis=0)
+    cleaned = (jnp.where(per_sample(alive_b, x.ndim), x, 0) for x in xs)
+    return alive_b, *(x.astype(old.dtype) for x, old in zip(cleaned, xs, strict=True))
+
+
+def of_alive(alive_b: jax.Array, loss_b: jax.Array) -> jax.Array:
+    """loss_b as NaN where `sound` took a sample out: `finite_mean` leaves it out."""
+    return jnp.where(alive_b, loss_b, jnp.nan)
+
+
+def finite_share(loss_b: jax.Array) -> jax.Array:
+    """The share of samples that `finite_mean` averages."""
+    return jnp.mean(jnp.isfinite(loss_b).astype(jnp.float32))
 
 
 def zero_nonfinite(x: jax.Array) -> jax.Array:

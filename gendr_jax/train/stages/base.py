@@ -99,7 +99,7 @@ def make_step(
     def base_loss(params: Params, frozen: Any, batch, keys):
         x = nets.split(samples.high_quality(batch))
         vae = nets.gather(frozen["vae"], "frozen/vae")
-        z = jax.lax.stop_gradient(encode(vae, x))
+        alive, z = losses.sound(jax.lax.stop_gradient(encode(vae, x)))
         t = samples.timesteps(keys["t"], 0, diffusion.NUM_TIMESTEPS - 1)
         eps = samples.normal_like(keys["eps"], z)
         context = samples.drop_prompt(
@@ -109,9 +109,11 @@ def make_step(
         unet = nets.unet.bind(nets.gather(params["unet"], "base/params/unet"))
         out, features = unet(z_t, t, context)
         target = diffusion.prediction_target(z, eps, t, settings.prediction)
-        denoising = finite_mean(losses.denoising(out, target))
-        metrics = {"denoising": denoising, "latent_std": jnp.std(z)}
-        loss = denoising
+        loss_b = losses.of_alive(alive, losses.denoising(out, target))
+        metrics = {
+            "denoising": finite_mean(loss_b),
+            "latent_std": samples.std(alive, z),
+        }
         if settings.repa_weight > 0:
             down0 = features["down0"]
             projector = nets.projector.bind(
@@ -119,10 +121,12 @@ def make_step(
             )
             dino = nets.dino.bind(nets.gather(frozen["dino"], "frozen/dino"))
             tokens = projector(samples.tokens(down0))
-            wanted = samples.dino_tokens(dino, x, down0.shape[1:3])
-            metrics["repa"] = finite_mean(losses.repa(tokens, wanted))
-            loss = loss + settings.repa_weight * metrics["repa"]
-        return loss, metrics | {"loss": loss}
+            known, wanted = losses.sound(samples.dino_tokens(dino, x, down0.shape[1:3]))
+            repa_b = losses.of_alive(alive & known, losses.repa(tokens, wanted))
+            metrics["repa"] = finite_mean(repa_b)
+            loss_b = loss_b + settings.repa_weight * repa_b
+        loss = finite_mean(loss_b)
+        return loss, metrics | {"loss": loss, "finite": losses.finite_share(loss_b)}
 
     def step(state: BaseState, frozen: Any, batch: Any, key: jax.Array):
         key = jax.random.fold_in(key, state.step)

@@ -159,18 +159,19 @@ class Distill:
 
     def latent_gradient(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
         """Line 6: what the scores just updated, and the rest, say of z_g."""
-        grad_z, (loss, metrics) = accumulate.both(
+        grad_z, (loss, metrics), share = accumulate.both_of_finite(
             self.settings.accumulate,
             lambda *b: self.generator_loss.on_latent(state, frozen, *b),
             left.pair,
             left.z_g_bhwc,
             left.keys,
         )
+        metrics["broken_score"] = optimisers.broken(share, len(left.z_g_bhwc))
         return state, dataclasses.replace(left, grad_z_bhwc=grad_z, loss=loss), metrics
 
     def update_generator(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
         """Line 7: generator theta."""
-        grads, loss_repa, metrics = accumulate.mean(
+        (grads, loss_repa, metrics), share = accumulate.mean_of_finite(
             self.settings.accumulate,
             lambda *b: self.generator_loss.on_weights(state, frozen, *b),
             left.pair,
@@ -184,6 +185,7 @@ class Distill:
             loss,
             enabled=state.step >= self.settings.generator_start,
         )
+        guard["broken"] = optimisers.broken(share, len(left.z_g_bhwc))
         metrics |= optimisers.named("generator", guard | {"loss": loss})
         return self.stepped(state, role, metrics)
 
@@ -195,14 +197,16 @@ class Distill:
         keys = samples.draws(key, batch["index"], DRAWS)
 
         def loss(params: Params, batch: Any, keys: Keys) -> tuple[Array, Scalars]:
-            pair = self.pair(frozen, batch, keys)
+            alive, pair = self.pair(frozen, batch, keys).without_broken()
             z_g, _ = self.roles.generate(frozen, params, pair.z_low_bhwc)
-            terms = self.generator_loss.paired_terms(frozen, pair)
+            z_g = losses.finite_gradient(z_g)
+            terms = self.generator_loss.paired_terms(frozen, pair, alive)
             values = {name: term(z_g) for name, (_, term) in terms.items()}
             weighted = [terms[name][0] * value for name, value in values.items()]
             total = jnp.sum(jnp.stack(weighted))
             metrics = {f"loss_{name}": value for name, value in values.items()}
-            return total, metrics | {"loss": total}
+            share = jnp.mean(alive.astype(jnp.float32))
+            return total, metrics | {"loss": total, "finite": share}
 
         role, metrics = optimisers.update(
             state.generator,
@@ -278,15 +282,19 @@ class Distill:
 
         def loss(params: Params, z_high: Array, z_g: Array, keys: Keys):
             s = self.settings.score
+            alive, z_high, z_g = losses.sound(z_high, z_g)
             t, eps = samples.noise(keys, "discriminator", z_high, s.t_min, s.t_max)
             z_t = samples.interleave(
                 diffusion.add_noise(z_high, eps, t), diffusion.add_noise(z_g, eps, t)
             )
             logits = self.roles.logits(frozen, params, z_t, samples.interleave(t, t))
             real, fake = samples.apart(logits)
-            value = finite_mean(losses.discriminator_loss(real, fake))
-            margin = jnp.mean(real) - jnp.mean(fake)
-            return value, {"loss": value, "logit_margin": margin}
+            loss_b = losses.of_alive(alive, losses.discriminator_loss(real, fake))
+            value = finite_mean(loss_b)
+            margin_b = losses.sample_mean(real) - losses.sample_mean(fake)
+            margin = finite_mean(losses.of_alive(alive, margin_b))
+            metrics = {"loss": value, "logit_margin": margin}
+            return value, metrics | {"finite": losses.finite_share(loss_b)}
 
         return loss
 
@@ -311,13 +319,15 @@ class Distill:
 
     def _denoising(self, adapters, frozen, z, context, keys, name):
         last = diffusion.NUM_TIMESTEPS - 1
+        alive, z = losses.sound(z)
         t, eps = samples.noise(keys, name, z, 0, last)
         z_t = diffusion.add_noise(z, eps, t)
         out, _ = self.roles.unet(frozen, adapters, f"{name}/params")(z_t, t, context)
         prediction = self.settings.prediction
         target = diffusion.prediction_target(z, eps, t, prediction)
-        loss = finite_mean(losses.denoising(out, target))
-        return loss, {"loss": loss}
+        loss_b = losses.of_alive(alive, losses.denoising(out, target))
+        loss = finite_mean(loss_b)
+        return loss, {"loss": loss, "finite": losses.finite_share(loss_b)}
 
 
 def make_init(

@@ -35,39 +35,48 @@ class GeneratorLoss:
 
     def on_latent(
         self, state: DistillState, frozen: Any, pair: Pair, z_g: Array, keys: Keys
-    ) -> tuple[Array, tuple[Array, Scalars]]:
-        """Eq. 28 without its alignment term: (gradient w.r.t. z_g, (loss, metrics)).
+    ) -> tuple[Array, tuple[Array, Scalars], Array]:
+        """Eq. 28 without its alignment term: (gradient w.r.t. z_g, (loss, metrics),
+        share of samples that the loss is a mean of).
 
         Every term is differentiated with respect to z_g alone, one after the other, so
         that one network's activations are alive at a time.
         """
         loss, grad_z, metrics = self.score_term(state, frozen, pair, z_g, keys)
-        metrics["z_bias"] = jnp.mean(z_g - pair.z_high_bhwc)
-        metrics["z_std_ratio"] = jnp.std(z_g) / jnp.std(pair.z_high_bhwc)
+        alive, sound_g, sound_h = losses.sound(z_g, pair.z_high_bhwc)
+        metrics["z_bias"] = _mean(alive, sound_g - sound_h)
+        metrics["z_std_ratio"] = samples.std(alive, sound_g) / samples.std(
+            alive, sound_h
+        )
         weight = self.settings.weights.score
         loss, grad_z = weight * loss, weight * grad_z
-        score_norm = optax.global_norm(grad_z)
+        score_norm = optax.global_norm(zero_nonfinite(grad_z))
         for name, (rate, term) in self.other_terms(state, frozen, pair, keys).items():
             value, g_z = jax.value_and_grad(term)(z_g)
             loss, grad_z = loss + rate * value, grad_z + rate * g_z
             metrics[f"loss_{name}"] = value
             if name == "adversarial":
-                ratio = rate * optax.global_norm(g_z) / (score_norm + 1e-12)
-                metrics["adversarial_to_score"] = ratio
-        return grad_z, (loss, metrics)
+                norm = optax.global_norm(zero_nonfinite(g_z))
+                metrics["adversarial_to_score"] = rate * norm / (score_norm + 1e-12)
+        return grad_z, (loss, metrics), metrics.pop("finite")
 
     def on_weights(
         self, state: DistillState, frozen: Any, pair: Pair, grad_z: Array
-    ) -> tuple[Params, Array, Scalars]:
-        """Eq. 28 w.r.t. theta: (gradient, loss of the alignment term, metrics).
+    ) -> tuple[tuple[Params, Array, Scalars], Array]:
+        """Eq. 28 w.r.t. theta: ((gradient, loss of the alignment term, metrics), share
+        of samples that it is a mean of).
 
         The sum of the latent's gradients goes through the generator once, together
         with the alignment term l3 L_repa on the generator's own features. With
         ``on_latent`` equal to plain autodiff of the whole loss.
         """
 
+        # What the generator reads or is told of a broken sample must not meet its
+        # weights: 0 * NaN is NaN.
+        alive, z_low, grad_z = losses.sound(pair.z_low_bhwc, grad_z)
+
         def forward(params: Params):
-            z_g, down0 = self.roles.generate(frozen, params, pair.z_low_bhwc)
+            z_g, down0 = self.roles.generate(frozen, params, z_low)
             if not self.settings.aligned:
                 return z_g, jnp.zeros((len(z_g), 0, 0), z_g.dtype)
             return z_g, self.roles.project(params, down0)
@@ -79,17 +88,19 @@ class GeneratorLoss:
             grid = self.roles.token_grid(pair.z_high_bhwc)
             dino = self.roles.dino(frozen)
             target = samples.dino_tokens(dino, pair.x_high_bhwc, grid)
+            known, target = losses.sound(target)
             value, grad_tokens = jax.value_and_grad(
-                lambda tokens: finite_mean(losses.repa(tokens, target))
+                lambda tokens: finite_mean(
+                    losses.of_alive(alive & known, losses.repa(tokens, target))
+                )
             )(tokens)
             weight = self.settings.weights.repa
             loss, grad_tokens = weight * value, weight * grad_tokens
             metrics["loss_repa"] = value
-        # A broken sample is left out; where all are broken, the update is skipped.
-        grad_z, alive_z = _kept(grad_z)
-        grad_tokens, alive_tokens = _kept(grad_tokens)
         (grads,) = pull((grad_z, grad_tokens))
-        return grads, jnp.where(alive_z & alive_tokens, loss, jnp.nan), metrics
+        # Where all are broken, the update is skipped.
+        loss = jnp.where(jnp.any(alive), loss, jnp.nan)
+        return (grads, loss, metrics), jnp.mean(alive.astype(jnp.float32))
 
     def score_term(
         self, state: DistillState, frozen: Any, pair: Pair, z_g: Array, keys: Keys
@@ -135,7 +146,8 @@ class GeneratorLoss:
             grad, loss_b = jax.grad(total, has_aux=True)(z_g)
             metrics = {}
         grad = grad * losses.finite_weights(loss_b)[:, None, None, None]
-        loss = jnp.where(jnp.any(jnp.isfinite(loss_b)), finite_mean(loss_b), jnp.nan)
+        loss = finite_mean(loss_b)
+        metrics["finite"] = losses.finite_share(loss_b)
         return loss, grad, metrics | {f"loss_{kind}": loss}
 
     def other_terms(
@@ -158,28 +170,37 @@ class GeneratorLoss:
 
             on = (state.step >= self.settings.adversarial_start).astype(jnp.float32)
             terms["adversarial"] = (w.adversarial * on, adversarial)
-        return terms | self.paired_terms(frozen, pair)
+        alive, pair = pair.without_broken()
+        return terms | self.paired_terms(frozen, pair, alive)
 
-    def paired_terms(self, frozen: Any, pair: Pair) -> dict[str, tuple[float, Term]]:
-        """{name: (weight, z_g -> scalar)} of the terms that compare with the truth."""
+    def paired_terms(
+        self, frozen: Any, pair: Pair, alive_b: Array
+    ) -> dict[str, tuple[float, Term]]:
+        """{name: (weight, z_g -> scalar)} of the terms that compare with the truth.
+
+        ``alive_b``: the samples of ``pair`` that the terms are means of.
+        """
         w, terms = self.settings.weights, {}
         if w.latent > 0:
             terms["latent"] = (
                 w.latent,
-                lambda z_g: finite_mean(losses.l2(z_g, pair.z_high_bhwc)),
+                lambda z_g: finite_mean(
+                    losses.of_alive(alive_b, losses.l2(z_g, pair.z_high_bhwc))
+                ),
             )
         if w.pixel > 0:
             vae = self.nets.gather(frozen["vae"], "frozen/vae")
             terms["pixel"] = (
                 w.pixel,
                 lambda z_g: finite_mean(
-                    losses.l1(self.decode(vae, z_g), pair.x_high_bhwc)
+                    losses.of_alive(
+                        alive_b, losses.l1(self.decode(vae, z_g), pair.x_high_bhwc)
+                    )
                 ),
             )
         return terms
 
 
-def _kept(grad: Array) -> tuple[Array, Array]:
-    """The gradient without samples that are not finite, and whether any is left."""
-    finite_b = jnp.all(jnp.isfinite(grad), axis=tuple(range(1, grad.ndim)))
-    return zero_nonfinite(grad), jnp.any(finite_b)
+def _mean(alive_b: Array, x: Array) -> Array:
+    """The mean over samples that are alive."""
+    return finite_mean(losses.of_alive(alive_b, losses.sample_mean(x)))

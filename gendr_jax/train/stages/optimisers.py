@@ -80,17 +80,36 @@ def update(
     loss_fn: Callable[..., tuple[jax.Array, Scalars]],
     *batched: Any,
     parts: int = 1,
+    enabled: jax.Array | bool = True,
 ) -> tuple[Role, Scalars]:
     """One step of ``loss_fn(params, *batched) -> (scalar loss, metrics)``.
 
+    A metric ``finite`` is the share of samples that the loss is a mean of; it comes
+    back as ``broken``, the number of those that are left out.
+
     ``parts``: in how many parts the gradient is taken (``accumulate.py``).
+    ``enabled``: see ``apply``.
     """
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, metrics), grads = accumulate.mean(
-        parts, lambda *piece: gradient(role.params, *piece), *batched
-    )
-    role, guard = apply(role, tx, grads, loss)
+
+    def gradient(*piece: Any) -> tuple[Any, jax.Array]:
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            role.params, *piece
+        )
+        share = metrics.get("finite", jnp.float32(1))
+        return (loss, metrics, grads), share
+
+    means, share = accumulate.mean_of_finite(parts, gradient, *batched)
+    loss, metrics, grads = means
+    role, guard = apply(role, tx, grads, loss, enabled)
+    if "finite" in metrics:
+        del metrics["finite"]
+        guard["broken"] = broken(share, len(jax.tree.leaves(batched)[0]))
     return role, metrics | guard
+
+
+def broken(share: jax.Array, size: int) -> jax.Array:
+    """How many of ``size`` samples are not in the finite ``share``."""
+    return jnp.round((1.0 - share) * size)
 
 
 def apply(

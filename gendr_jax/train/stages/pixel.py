@@ -131,11 +131,15 @@ class Pixel:
         """The discriminator tells true samples from the student's, eq. 16."""
 
         def loss(params: Params, true: Array, student: Array, keys: Keys):
+            alive, true, student = losses.sound(true, student)
             both = samples.interleave(*self.padded((true, student), keys))
             real, fake = samples.apart(self.logits(frozen, params, both))
-            value = finite_mean(losses.discriminator_loss(real, fake))
-            margin = jnp.mean(real) - jnp.mean(fake)
-            return value, {"loss": value, "logit_margin": margin}
+            loss_b = losses.of_alive(alive, losses.discriminator_loss(real, fake))
+            value = finite_mean(loss_b)
+            margin_b = losses.sample_mean(real) - losses.sample_mean(fake)
+            margin = finite_mean(losses.of_alive(alive, margin_b))
+            metrics = {"loss": value, "logit_margin": margin}
+            return value, metrics | {"finite": losses.finite_share(loss_b)}
 
         role, metrics = optimisers.update(
             state.disc,
@@ -153,22 +157,17 @@ class Pixel:
         self, state: PixelState, left: Answers, frozen: Any, *_: Any
     ) -> tuple[PixelState, None, Scalars]:
         """The student, eq. 34 (Adc) or 35 (Pix)."""
-        gradient = jax.value_and_grad(self.generator_loss, has_aux=True)
-        (loss, metrics), grads = accumulate.mean(
-            self.settings.accumulate,
-            lambda *rows: gradient(state.generator.params, state, frozen, *rows),
+        role, metrics = optimisers.update(
+            state.generator,
+            self.tx["generator"],
+            lambda params, *rows: self.generator_loss(params, state, frozen, *rows),
             left.x_low_bhwc,
             left.target_bhwc,
             left.keys,
-        )
-        role, guard = optimisers.apply(
-            state.generator,
-            self.tx["generator"],
-            grads,
-            loss,
+            parts=self.settings.accumulate,
             enabled=state.step >= self.settings.warmup_steps,
         )
-        metrics |= optimisers.named("generator", guard | {"loss": loss})
+        metrics = optimisers.named("generator", metrics)
         ema = optimisers.ema(state.ema, role.params, self.settings.ema, state.step)
         new = dataclasses.replace(state, step=state.step + 1, generator=role, ema=ema)
         return new, None, metrics
@@ -184,13 +183,18 @@ class Pixel:
     ) -> tuple[Array, Scalars]:
         """L1 to the teacher, adversarial; in Pix also perceptual and Fourier terms."""
         weights = self.settings.weights
+        alive, x_low, target = losses.sound(x_low, target)
         y = finite_gradient(self.generate(frozen, params, x_low))
-        metrics = {"l1": finite_mean(losses.l1(y, target))}
+
+        def mean(loss_b: Array) -> Array:
+            return finite_mean(losses.of_alive(alive, loss_b))
+
+        metrics = {"l1": mean(losses.l1(y, target))}
         loss = metrics["l1"]
         if weights.adversarial > 0:
             (padded,) = self.padded((y,), keys)
             logits = self.logits(frozen, state.disc.params, padded)
-            metrics["adversarial"] = finite_mean(losses.generator_loss(logits))
+            metrics["adversarial"] = mean(losses.generator_loss(logits))
             on = (state.step >= self.settings.adversarial_start).astype(jnp.float32)
             loss = loss + weights.adversarial * on * metrics["adversarial"]
         if isinstance(self.settings, PixSettings) and weights.fourier > 0:
@@ -200,13 +204,15 @@ class Pixel:
                 factor=self.settings.factor,
                 radius=self.settings.mask_radius,
             )
-            metrics["fourier"] = finite_mean(loss_b)
+            metrics["fourier"] = mean(loss_b)
             loss = loss + weights.fourier * metrics["fourier"]
         if self.nets.lpips is not None:
             lpips = self.nets.gather(frozen["lpips"], "frozen/lpips")
-            metrics["perceptual"] = finite_mean(self.nets.lpips.bind(lpips)(y, target))
+            metrics["perceptual"] = mean(self.nets.lpips.bind(lpips)(y, target))
             loss = loss + weights.perceptual * metrics["perceptual"]
-        return loss, {f"loss_{name}": value for name, value in metrics.items()}
+        metrics = {f"loss_{name}": value for name, value in metrics.items()}
+        share = jnp.mean(alive.astype(jnp.float32))
+        return loss, metrics | {"loss": loss, "finite": share}
 
     def generate(self, frozen: Any, params: Params, x_low_bhwc: Array) -> Array:
         """The student's answer: a latent, or the enlarged picture and its change."""

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gendr_jax import diffusion
+from gendr_jax import diffusion, losses
 from gendr_jax.nets import Net, Params, merge_lora, overlay
 from gendr_jax.train.stages import samples
 from gendr_jax.train.stages.optimisers import Role
@@ -62,6 +62,13 @@ class Pair:
     x_high_bhwc: jax.Array
     z_high_bhwc: jax.Array
     z_low_bhwc: jax.Array
+
+    def without_broken(self) -> tuple[jax.Array, "Pair"]:
+        """(alive_b, the pairs): those that are not finite in one array are 0 in all."""
+        alive_b, x_high, z_high, z_low = losses.sound(
+            self.x_high_bhwc, self.z_high_bhwc, self.z_low_bhwc
+        )
+        return alive_b, Pair(x_high, z_high, z_low)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,6 +82,16 @@ def apart(both_b: jax.Array) -> tuple[jax.Array, jax.Array]:
     return pairs[:, 0], pairs[:, 1]
 
 
+def std(alive_b: jax.Array, x_bhwc: jax.Array) -> jax.Array:
+    """The standard deviation over all elements of the samples that are alive."""
+
+    def mean(values: jax.Array) -> jax.Array:
+        kept_b = losses.of_alive(alive_b, losses.sample_mean(values))
+        return losses.finite_mean(kept_b)
+
+    return jnp.sqrt(mean(jnp.square(x_bhwc - mean(x_bhwc))))
+
+
 def to_unit(x_bhwc: jax.Array) -> jax.Array:
     """[-1, 1] to [0, 1], clipped; for pictures."""
     return jnp.clip(x_bhwc * 0.5 + 0.5, 0.0, 1.0)

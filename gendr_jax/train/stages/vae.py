@@ -79,25 +79,34 @@ def make_step(
 
     def disc_loss(params: Params, real: jax.Array, fake: jax.Array):
         model = disc.bind(gather(params, "disc/params"))
-        loss = finite_mean(losses.discriminator_loss(model(real), model(fake)))
-        return loss, {"loss": loss}
+        alive, real, fake = losses.sound(real, fake)
+        loss_b = losses.discriminator_loss(model(real), model(fake))
+        loss_b = losses.of_alive(alive, loss_b)
+        loss = finite_mean(loss_b)
+        return loss, {"loss": loss, "finite": losses.finite_share(loss_b)}
 
     def vae_loss(params: Params, disc_params: Params | None, step, x, keys_b):
+        alive, x = losses.sound(x)
         y, mean, logvar = reconstruct(params, x, keys_b)
-        l1 = finite_mean(losses.l1(y, x))
-        kl = finite_mean(losses.kl(mean, logvar))
+
+        def average(loss_b: jax.Array) -> jax.Array:
+            return finite_mean(losses.of_alive(alive, loss_b))
+
+        l1 = average(losses.l1(y, x))
+        kl = average(losses.kl(mean, logvar))
         loss = l1 + settings.kl_weight * kl
         metrics = {"l1": l1, "kl": kl}
         if disc_params is not None:
             logits = disc.bind(gather(disc_params, "disc/params"))(y)
-            adversarial = finite_mean(losses.generator_loss(logits))
+            adversarial = average(losses.generator_loss(logits))
             on = step >= settings.adversarial_start
             loss = loss + settings.adversarial_weight * on * adversarial
             metrics["adversarial"] = adversarial
         # Mean square, not variance: the factor maps the root mean square to one.
-        centred = mean - settings.vae.shift_factor
-        variance = jnp.mean(jnp.square(centred)) + jnp.mean(jnp.exp(logvar))
-        return loss, metrics | {"loss": loss, "latent_var": variance}
+        square = jnp.square(mean - settings.vae.shift_factor) + jnp.exp(logvar)
+        variance = average(losses.sample_mean(square))
+        share = jnp.mean(alive.astype(jnp.float32))
+        return loss, metrics | {"loss": loss, "latent_var": variance, "finite": share}
 
     def step(state: VAEState, frozen: Any, batch: Any, key: jax.Array):
         key = jax.random.fold_in(key, state.step)

@@ -96,8 +96,8 @@ def gradient_of(distill, state, frozen, pair, keys):
     """(gradient, loss, metrics) of the generator: its two halves in turn."""
     params, of = state.generator.params, distill.generator_loss
     z_g, _ = distill.roles.generate(frozen, params, pair.z_low_bhwc)
-    grad_z, (loss, metrics) = of.on_latent(state, frozen, pair, z_g, keys)
-    grads, more, found = of.on_weights(state, frozen, pair, grad_z)
+    grad_z, (loss, metrics), _ = of.on_latent(state, frozen, pair, z_g, keys)
+    (grads, more, found), _ = of.on_weights(state, frozen, pair, grad_z)
     return grads, loss + more, metrics | found
 
 

@@ -103,8 +103,15 @@ def test_a_step_trains_student_and_discriminator_alone(kind):
     assert not same(new.generator.params, state.generator.params)
     assert not same(new.disc.params["unet"], state.disc.params["unet"])
     assert not same(new.ema, state.ema)
-    names = {"loss_l1", "loss_adversarial", "loss_generator", "loss_disc"}
-    assert names <= metrics.keys() and ("loss_fourier" in metrics) == (kind == "pix")
+    names = {
+        "loss_l1_generator",
+        "loss_adversarial_generator",
+        "loss_generator",
+        "loss_disc",
+    }
+    assert names <= metrics.keys() and ("loss_fourier_generator" in metrics) == (
+        kind == "pix"
+    )
     assert all(np.isfinite(v) for v in metrics.values())
     again, _ = step(state, frozen, batch(crop=CROP), KEY)
     assert same(again, new)

@@ -13,6 +13,7 @@ from gendr_jax.models.heads import PatchDiscriminator
 from gendr_jax.models.vae import VAE
 from gendr_jax.train.stages import samples
 from gendr_jax.train.stages import vae as vae_stage
+from tests.helpers.optimised import OPTIMISED
 from tests.helpers.tiny_stages import (
     ToyVAE,
     batch,
@@ -29,7 +30,7 @@ KEY = jax.random.key(5)
 quick = pytest.fixture(scope="module", autouse=True)(fewer_passes)
 
 
-def build(model=ToyVAE, **changes):
+def build(model=ToyVAE, options=None, **changes):
     """(settings, network, fresh state, step, sample); weights drawn on the host."""
     s = settings("vae", **changes)
     vae = nets.build(model, s.vae)
@@ -38,7 +39,8 @@ def build(model=ToyVAE, **changes):
     init = vae_stage.make_init(s, vae, disc)
     state = init(jax.random.key(0), {"vae": random(vae, 0)})
     step = vae_stage.make_step(s, vae, disc, gather, lambda x: x)
-    return s, vae, state, jax.jit(step), vae_stage.make_sample(vae, gather)
+    compiled = jax.jit(step, compiler_options=options)
+    return s, vae, state, compiled, vae_stage.make_sample(vae, gather)
 
 
 def test_the_real_network_learns_one_batch():
@@ -93,8 +95,10 @@ def test_the_step_repeats_itself_and_each_step_draws_anew():
 def test_before_the_start_step_only_the_discriminator_is_adversarial():
     """Its head starts at zero: a first logit of 0, then it learns from step 0."""
     data = batch(4)
-    _, _, plain, plain_step, _ = build()
-    _, _, state, step, _ = build(adversarial_start=3, adversarial_weight=10.0)
+    _, _, plain, plain_step, _ = build(options=OPTIMISED)
+    _, _, state, step, _ = build(
+        options=OPTIMISED, adversarial_start=3, adversarial_weight=10.0
+    )
     assert state.disc is not None
     old_disc = state.disc
     first = None
