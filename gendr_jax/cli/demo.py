@@ -68,7 +68,9 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser("gendr demo", "A web page with a slider between before and after.")
+    parser = Parser(
+        "gendr demo", "A web page that restores pictures, with a before/after slider."
+    )
     add = parser.add_argument
     add(
         "--weights",

@@ -43,14 +43,14 @@ def main(args: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "gendr quickstart",
-        "Restore photographs that come with scikit-image with the weights that come\n"
-        "with this package, and draw the comparison.",
+        "Restore sample photographs (of scikit-image) with the shipped weights and\n"
+        "write a comparison picture.",
     )
     add = parser.add_argument
     add("--workdir", type=Path, default=Path("gendr_quickstart"), metavar="DIR")
     add(
         "--train",
         action="store_true",
-        help="train tiny networks first: the three stages in some nine minutes",
+        help="train tiny networks first: three stages, about nine minutes",
     )
     return parser

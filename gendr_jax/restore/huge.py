@@ -1,4 +1,4 @@
-"""A picture file to a larger one, neither of which is ever held whole.
+"""A picture file to a larger one, neither of which is ever held in memory.
 
 Memory stays at a row of tiles, disk holds the uncorrected picture in float32 and the
 finished one.

@@ -46,7 +46,7 @@ class PictureOptions:
         residual_map: folder for maps, or None.
         max_residual: above this a result is named, or None.
         refuse: not written, then, instead.
-        stream_above: output pixels of pictures that are never held whole.
+        stream_above: output pixels of pictures that are never held in memory.
         quality: of JPEG and WebP, 1 to 100; None is 95 for JPEG, lossless for WebP.
         stages: whether the networks are timed apart, once for each shape of pass.
     """
