@@ -17,8 +17,8 @@ from gendr_jax.errors import UsageError
 USAGE = """\
 usage: gendr plan --config FILE --topology NAME[,NAME...] [--config.KEY=VALUE ...]
 
-Compiles the true step of a configuration for machines that are not here, and says what
-fits, what it costs and how fast it can be at best. Nothing is run, no weights are read.
+Compiles the training step of a configuration for accelerators that are not attached:
+whether it fits in memory, what it costs, the best possible speed. Nothing is run.
 
   --config FILE         a configuration, such as configs/distill.py
   --config.KEY=VALUE    change one of its values
@@ -30,12 +30,12 @@ fits, what it costs and how fast it can be at best. Nothing is run, no weights a
   --program train|restore       the training step, or the restoring pass of one image
                         size (--size 512) with the configuration's networks
   --effort low|full     of the compiler; full takes many times longer (default low)
-  --suggest estimate|compile    what would fit: by arithmetic, or by compiling it
+  --suggest estimate|compile    suggest what would fit: by arithmetic, or by compiling
   --jobs N              programs compiled at once; at full size each may take 10 GB
   --pairs N             target for days and chip-hours (default 20e6)
   --json FILE           all figures
-  --plot FILE.png       memory and time of every cell (needs matplotlib)
-  --no-cache            compile again what was compiled before
+  --plot FILE.png       memory and time of every combination (needs matplotlib)
+  --no-cache            ignore results of earlier compilations
   --timeout SECONDS     for one compilation (default 10800)
   --help                this text
 """

@@ -133,9 +133,9 @@ def test_factors_modes_and_qualities(drawn):
         else:
             is_uniform(order.quality, *table["jpeg"])
         if "place" in table:
-            is_weighted(order.place, (1, 1, 1))
+            is_weighted(order.resize_at, (1, 1, 1))
         else:
-            assert np.all(order.place == 1)
+            assert np.all(order.resize_at == 1)
 
 
 def test_noise(drawn):
