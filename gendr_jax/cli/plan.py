@@ -3,7 +3,9 @@
 Nothing heavy is imported: programs are compiled in processes of their own.
 """
 
+import dataclasses
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -13,12 +15,16 @@ from absl import flags
 from gendr_jax.cli import configs
 from gendr_jax.cli.common import cache_folder
 from gendr_jax.errors import UsageError
+from gendr_jax.plan.roofline import Efficiency
 
 USAGE = """\
 usage: gendr plan --config FILE --topology NAME[,NAME...] [--config.KEY=VALUE ...]
 
 Compiles the training step of a configuration for accelerators that are not attached:
 whether it fits in memory, what it costs, the best possible speed. Nothing is run.
+Times, days and chip-hours are lower bounds (every resource at its peak, all at the same
+time); further columns give them with the network exposed and with no overlap. A mesh
+that does not fit the devices, the batch or the networks is refused before compiling.
 
   --config FILE         a configuration, such as configs/distill.py
   --config.KEY=VALUE    change one of its values
@@ -32,6 +38,8 @@ whether it fits in memory, what it costs, the best possible speed. Nothing is ru
   --effort low|full     of the compiler; full takes many times longer (default low)
   --suggest estimate|compile    suggest what would fit: by arithmetic, or by compiling
   --jobs N              programs compiled at once; at full size each may take 10 GB
+  --efficiency compute=.7,hbm=.8,network=.6   shares of the peak rates that you have
+                        measured; a resource that is not named works at its peak
   --pairs N             target for days and chip-hours (default 20e6)
   --json FILE           all figures
   --plot FILE.png       memory and time of every combination (needs matplotlib)
@@ -75,9 +83,9 @@ def _spelt(args: list[str]) -> list[str]:
 
 
 def _define(values: flags.FlagValues) -> None:
-    texts = {"topology": "", "mesh": "", "batch_per_device": "", "json": "", "plot": ""}
-    for name, default in texts.items():
-        flags.DEFINE_string(name, default, "", flag_values=values)
+    texts = ("topology", "mesh", "batch_per_device", "efficiency", "json", "plot")
+    for name in texts:
+        flags.DEFINE_string(name, "", "", flag_values=values)
     choices = {
         "program": ("train", "restore"),
         "effort": ("low", "full"),
@@ -93,7 +101,7 @@ def _define(values: flags.FlagValues) -> None:
 
 
 def _plan(values: flags.FlagValues, config: configs.ConfigDict) -> int:
-    from gendr_jax.plan import report, sweep, topologies
+    from gendr_jax.plan import possible, report, sweep, topologies
     from gendr_jax.plan.request import Request
 
     base = Request(
@@ -118,6 +126,8 @@ def _plan(values: flags.FlagValues, config: configs.ConfigDict) -> int:
         timeout=values.timeout,
         suggest=values.suggest,
         jobs=values.jobs,
+        efficiency=_efficiency(values.efficiency),
+        refuse=possible.require,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     rows = []
@@ -144,6 +154,31 @@ def _batches(text: str) -> list[int | None]:
             f"--batch-per-device is {text!r}. Give positive numbers, as in 1,2,4."
         )
     return [int(part) for part in parts] or [None]
+
+
+def _efficiency(text: str) -> Efficiency:
+    """`compute=.7,hbm=.8` as shares of the peak rates."""
+    shares: dict[str, float] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, _, value = (word.strip() for word in part.partition("="))
+        known = [field.name for field in dataclasses.fields(Efficiency)]
+        share = _number(value)
+        if name not in known or name in shares or not 0 < share <= 1:
+            raise UsageError(
+                f"--efficiency {text}: {part!r} is none of {', '.join(known)} with a "
+                "share of the peak in (0, 1], once each. Write it as "
+                "compute=.7,hbm=.8,network=.6."
+            )
+        shares[name] = share
+    return Efficiency(**shares)
+
+
+def _number(text: str) -> float:
+    """Not a number where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _check_plot(name: str) -> None:

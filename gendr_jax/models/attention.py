@@ -5,9 +5,9 @@ kernel. CPU with many scores: head by head (attention_blocks.py).
 Otherwise XLA, and query by query chunks when the score matrix would be large (the
 VAE's single 512-wide head). All variants compute softmax in float32.
 
-Under a mesh each device works on its own samples, and with a `space` axis on its own
-queries against all keys; both by shard_map, which kernels need and which leaves the
-partitioner nothing to guess.
+Under a mesh each device works on its own samples, with a `space` axis on its own
+queries against all keys, and with a `model` axis on its own heads or queries; all by
+shard_map, which kernels need and which leaves the partitioner nothing to guess.
 """
 
 import functools
@@ -28,47 +28,72 @@ CUDNN_MAX_HEAD = 128
 # Scores of one head from which blocks are faster on a CPU.
 BLOCKS_MIN_SCORES = 256 * 256
 # Names of mesh axes, should a mesh be current (sharding/mesh.py).
-BATCH_AXES, SPACE = ("dcn", "data", "fsdp_outer", "fsdp"), "space"
+BATCH_AXES, SPACE, MODEL = ("dcn", "data", "fsdp_outer", "fsdp"), "space", "model"
 
 
-def attend(q_blnd: jax.Array, k_blnd: jax.Array, v_blnd: jax.Array) -> jax.Array:
+def attend(
+    q_blnd: jax.Array,
+    k_blnd: jax.Array,
+    v_blnd: jax.Array,
+    *,
+    by_heads: bool = True,
+) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v per head.
 
-    Args: q [B, L, N, D]; k, v [B, M, N, D]. Returns [B, L, N, D] in q's dtype.
+    Args:
+        q_blnd: [B, L, N, D].
+        k_blnd: [B, M, N, D].
+        v_blnd: as k.
+        by_heads: let a mesh axis `model` split heads where it divides them, else
+            queries.
+
+    Returns: [B, L, N, D] in q's dtype.
     """
-    batch, length = q_blnd.shape[:2]
-    spec, local = _spec(batch), functools.partial(_attend_local, alone=platform.alone())
+    (batch, length, heads), shape = q_blnd.shape[:3], _free_axes()
+    local = functools.partial(_attend_local, alone=platform.alone())
+    spec = _spec(batch, heads if by_heads else 1, shape)
     if spec is None:
         return local(q_blnd, k_blnd, v_blnd)
-    whole = PartitionSpec(spec[0])  # every query looks at all keys
-    # The deepest maps may have fewer rows than there are devices.
-    pad = -length % jax.sharding.get_abstract_mesh().shape.get(SPACE, 1)
+    rows, queries, over_heads = spec
+    split = PartitionSpec(rows, queries or None, over_heads)
+    whole = PartitionSpec(rows, None, over_heads)  # every query looks at all keys
+    # The deepest maps may have fewer queries than there are devices.
+    pad = -length % math.prod(shape[name] for name in queries)
     q = jnp.pad(q_blnd, ((0, 0), (0, pad), (0, 0), (0, 0)))
     out = jax.shard_map(
-        local, in_specs=(spec, whole, whole), out_specs=spec, check_vma=False
+        local, in_specs=(split, whole, whole), out_specs=split, check_vma=False
     )(q, k_blnd, v_blnd)
     return out[:, :length]
 
 
-def _spec(batch: int) -> PartitionSpec | None:
-    """How the current mesh splits queries; None where nothing is to be split by hand.
+def _free_axes() -> dict[str, int]:
+    """Sizes of the current mesh's axes, but for those of an outer shard_map."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return {n: mesh.shape[n] for n in mesh.axis_names if n not in mesh.manual_axes}
+
+
+def _spec(
+    batch: int, heads: int, shape: dict[str, int]
+) -> tuple[tuple[str, ...], tuple[str, ...], str | None] | None:
+    """The axes of samples, queries and heads; None: nothing is split by hand.
 
     Plain XLA attention is left to the partitioner, which splits samples well; kernels
-    and queries split over `space` are not.
+    and queries or heads split over other axes are not.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    free = [name for name in mesh.axis_names if name not in mesh.manual_axes]
-    if not free:
+    if not shape:
         return None
-    split = mesh.shape[SPACE] if SPACE in free else 1
+    others = [name for name in (SPACE, MODEL) if shape.get(name, 1) > 1]
     # An axis that is not named would be summed over in the backward pass, of size one
     # as well.
-    named = (*BATCH_AXES, SPACE) if split == 1 else BATCH_AXES
-    rows = tuple(name for name in free if name in named)
-    share = math.prod(mesh.shape[name] for name in rows)
-    if batch % share or (split == 1 and platform.platform() == "cpu"):
+    known = {*BATCH_AXES, SPACE, MODEL}.difference(others)
+    rows = tuple(name for name in shape if name in known)
+    if batch % math.prod(shape[name] for name in rows) or (
+        not others and platform.platform() == "cpu"
+    ):
         return None
-    return PartitionSpec(rows, SPACE) if split > 1 else PartitionSpec(rows)
+    over_heads = MODEL if MODEL in others and heads % shape[MODEL] == 0 else None
+    queries = tuple(name for name in others if name != over_heads)
+    return rows, queries, over_heads
 
 
 def _attend_local(q_blnd, k_blnd, v_blnd, alone):

@@ -3,7 +3,7 @@
 Parameters are float32 by default and are cast to the layer's compute dtype at use;
 normalisation statistics are always float32. Attribute names follow diffusers, so
 that a parameter path is a torch name with another separator. No block knows of
-meshes, files or configs.
+files or configs; of meshes, ``tensor_axis.py`` does.
 """
 
 import functools
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from gendr_jax.models import kernel_gradient, winograd
+from gendr_jax.models import kernel_gradient, tensor_axis, winograd
 from gendr_jax.models.remat import CONV, LINEAR, named
 
 # Over space and groups of channels, over the channels of each position, or not at all.
@@ -50,6 +50,26 @@ class Linear(nnx.Module):
             y = y + jnp.asarray(self.lora_scale, y.dtype) * side
         y = y if self.bias is None else y + _along_last(self.bias, y)
         return named(y, LINEAR)
+
+    def halves(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Both halves of the outputs, each with its channels over the mesh's `model`.
+
+        Split as one, a device would have channels of one half only.
+        """
+        x = x.astype(self.dtype)
+        first, second = map(tensor_axis.columns, jnp.split(self.kernel[...], 2, -1))
+        ys = [self._affine(x, kernel) for kernel in (first, second)]
+        if self.lora_a is not None:
+            inner = self._affine(x, self.lora_a)
+            scale = jnp.asarray(self.lora_scale, inner.dtype)
+            bs = map(tensor_axis.columns, jnp.split(self.lora_b[...], 2, -1))
+            ys = [
+                y + scale * self._affine(inner, b) for y, b in zip(ys, bs, strict=True)
+            ]
+        if self.bias is not None:
+            biases = map(tensor_axis.columns, jnp.split(self.bias[...], 2))
+            ys = [y + _along_last(b, y) for y, b in zip(ys, biases, strict=True)]
+        return named(ys[0], LINEAR), named(ys[1], LINEAR)
 
 
 class LayerArguments(TypedDict):

@@ -1,7 +1,8 @@
 """The spatial transformer of Stable Diffusion: attention over a map's pixels.
 
 Attribute names follow diffusers' Transformer2DModel. The UNet that uses it is in
-``unet.py``; the attention kernel choice is in ``attention.py``.
+``unet.py``; the attention kernel choice is in ``attention.py``, what a mesh axis
+`model` splits in ``tensor_axis.py``.
 """
 
 import functools
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from gendr_jax.models import tensor_axis
 from gendr_jax.models.attention import attend
 from gendr_jax.models.layers import (
     Conv,
@@ -21,6 +23,12 @@ from gendr_jax.models.layers import (
     zero,
 )
 from gendr_jax.models.remat import ATTENTION, named
+from gendr_jax.models.tensor_axis import (
+    all_tokens,
+    gather_tokens,
+    scatter_tokens,
+    some_tokens,
+)
 
 
 class Attention(nnx.Module):
@@ -36,10 +44,16 @@ class Attention(nnx.Module):
         self.heads = heads
 
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        by_heads = x is context and tensor_axis.divides(self.heads)
+        if by_heads:
+            x = context = gather_tokens(x)
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        if not by_heads:
+            q, k, v = map(some_tokens, (q, k, v))
         q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
-        mixed = named(attend(q, k, v), ATTENTION)
-        return self.to_out[0](mixed.reshape(x.shape))
+        mixed = named(attend(q, k, v, by_heads=by_heads), ATTENTION)
+        y = self.to_out[0](mixed.reshape(x.shape))
+        return scatter_tokens(y) if by_heads else some_tokens(y)
 
 
 class GEGLU(nnx.Module):
@@ -49,7 +63,10 @@ class GEGLU(nnx.Module):
         self.proj = Linear(din, 2 * dout, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        value, gate = jnp.split(self.proj(x), 2, axis=-1)
+        if tensor_axis.parts() > 1:
+            value, gate = self.proj.halves(x)
+        else:
+            value, gate = jnp.split(self.proj(x), 2, axis=-1)
         return value * nnx.gelu(gate, approximate=False)
 
 
@@ -66,9 +83,10 @@ class FeedForward(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = gather_tokens(x)
         for layer in self.net:
             x = layer(x)
-        return x
+        return scatter_tokens(x)
 
 
 class TransformerBlock(nnx.Module):
@@ -119,7 +137,16 @@ class SpatialTransformer(nnx.Module):
 
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         b, h, w, c = x.shape
-        y = self.proj_in(self.norm(x)).reshape(b, h * w, c)
+        y = all_tokens(self.norm(x).reshape(b, h * w, c))
+        y = _project(self.proj_in, some_tokens(y))
         for block in self.transformer_blocks:
             y = block(y, context)
-        return x + self.proj_out(y.reshape(b, h, w, c))
+        y = all_tokens(some_tokens(_project(self.proj_out, y)))
+        return x + y.reshape(b, h, w, c)
+
+
+def _project(layer: Linear | Conv, x_blc: jax.Array) -> jax.Array:
+    """The layer on tokens, of which a convolution makes a map of one column."""
+    if isinstance(layer, Linear):
+        return layer(x_blc)
+    return layer(x_blc[:, :, None])[:, :, 0]

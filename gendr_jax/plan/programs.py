@@ -7,14 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gendr_jax import sharding
 from gendr_jax.diffusion import T_STAR
 from gendr_jax.errors import UsageError
 from gendr_jax.plan.request import Request
 from gendr_jax.restore import forward
-from gendr_jax.sharding import SPACE
+from gendr_jax.sharding import MODEL, SPACE
 from gendr_jax.train.run import compiled_step
 from gendr_jax.train.settings import (
     AdcSettings,
@@ -62,8 +62,8 @@ def traced_step(request: Request, mesh: Mesh, *, remat: str | None = None) -> Tr
     return _train(config, mesh, request.phase)
 
 
-def batch_size(request: Request, mesh: Mesh) -> int:
-    """The global batch: so many samples a device, where `space` shares a sample."""
+def batch_size(request: Request, mesh: Mesh | AbstractMesh) -> int:
+    """The global batch: so many samples a device; `space` and `model` share one."""
     shares = sharding.row_shards(mesh)
     if request.batch_per_device is not None:
         return request.batch_per_device * shares
@@ -110,21 +110,38 @@ def recipe_of(
     return forward.Recipe(vae, settings.unet, prediction, T_STAR, dtype)
 
 
-def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
-    """The pass of `Restorer`: weights whole on every device, pictures shared out."""
-    settings = build.read_settings(config, mesh)
+def check_restore(
+    settings: build.Settings, size: int, mesh: Mesh | AbstractMesh
+) -> forward.Recipe:
+    """The recipe of the restoring pass, if there is one of this size on this mesh.
+
+    Raises:
+        UsageError: there is none.
+    """
     if isinstance(settings, VAESettings):
         raise UsageError(
             "stage vae has no UNet to restore with. Take a config of another stage for "
             "--program restore."
         )
     recipe = recipe_of(settings, settings.dtype)
+    if mesh.shape.get(MODEL, 1) > 1:
+        raise UsageError(
+            f"the mesh has model={mesh.shape[MODEL]}, restoring has the axes data and "
+            "space. Give these devices to one of them for --program restore."
+        )
     unit = recipe.size_multiple
     if size < 1 or size % unit:
         raise UsageError(
             f"--size {size} is no multiple of {unit}, which sides of a pass are. Give "
             f"{max(unit, size // unit * unit)}."
         )
+    return recipe
+
+
+def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
+    """The pass of `Restorer`: weights whole on every device, pictures shared out."""
+    settings = build.read_settings(config, mesh)
+    recipe = check_restore(settings, size, mesh)
     whole = sharding.replicated(mesh)
     width = settings.unet.cross_attention_dim
     prompt = jax.ShapeDtypeStruct((PROMPT_TOKENS, width), jnp.float32)

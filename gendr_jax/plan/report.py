@@ -1,13 +1,16 @@
 """From facts to rows of the contract's JSON, and from rows to a table."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gendr_jax.plan import chips, topologies
-from gendr_jax.plan.request import Request, mesh_text
-from gendr_jax.plan.roofline import Roofline, mfu, roofline
+from gendr_jax.plan.program_table import programs, tables, warnings
+from gendr_jax.plan.request import Request, mesh_text, row_shares
+from gendr_jax.plan.roofline import PEAK, Efficiency, Roofline, mfu, roofline
 
 GIB = 2**30
+STEPS = ("step_s", "step_exposed_s", "step_serial_s")
 ROLES = ("params", "optimizer", "ema", "frozen", "batch")
 
 
@@ -19,7 +22,12 @@ def title(request: Request) -> str:
     return " ".join(words)
 
 
-def row(request: Request, facts: Mapping[str, Any], pairs: float) -> dict[str, Any]:
+def row(
+    request: Request,
+    facts: Mapping[str, Any],
+    pairs: float,
+    efficiency: Efficiency = PEAK,
+) -> dict[str, Any]:
     """One object of `gendr plan --json`; all bytes and FLOPs are of one device.
 
     Keys beside the contract's say what they are; what is not known is None.
@@ -35,9 +43,8 @@ def row(request: Request, facts: Mapping[str, Any], pairs: float) -> dict[str, A
     if "error" in facts:
         return head | {"error": facts["error"]}
     chip = _chip(request, facts)
-    shares = facts["devices"] // facts["mesh_axes"].get("space", 1)
     head["mesh"] = mesh_text(facts["mesh_axes"])
-    head["batch_per_device"] = facts["batch_size"] // shares
+    head["batch_per_device"] = facts["batch_size"] // row_shares(facts)
     known = ("peak_bytes", "argument_bytes", "temp_bytes", "flops", "hbm_traffic_bytes")
     known += ("collectives", "fits")
     found = head | {name: facts.get(name) for name in known}
@@ -45,8 +52,19 @@ def row(request: Request, facts: Mapping[str, Any], pairs: float) -> dict[str, A
     found["hbm_bytes"] = chip.hbm_bytes if chip else None
     temporary = facts.get("temp_bytes")
     found["roles"] = dict(facts["roles"]) | {"activations": temporary}
-    bound = roofline(facts, chip) if chip and facts.get("flops") is not None else None
-    return found | _times(facts, chip, bound, pairs)
+    found["idle_axes"] = _idle_axes(request, facts["mesh_axes"])
+    found["efficiency"] = dataclasses.asdict(efficiency)
+    if chip is None or facts.get("flops") is None:
+        return found | dict.fromkeys(TIMES)
+    found["programs"] = programs(facts, chip, efficiency)
+    return found | _times(facts, chip, roofline(facts, chip, efficiency), pairs)
+
+
+def _idle_axes(request: Request, axes: Mapping[str, int]) -> list[str]:
+    """Mesh axes over which, by the config's own word, no weight is split."""
+    rules = request.config.get("sharding", {}).get("rules")
+    split = rules is None or any("model" in how for _, how in rules)
+    return [] if split or axes.get("model", 1) == 1 else ["model"]
 
 
 def _chip(request: Request, facts: Mapping[str, Any]) -> chips.Chip | None:
@@ -56,16 +74,14 @@ def _chip(request: Request, facts: Mapping[str, Any]) -> chips.Chip | None:
     return chips.of_device_kind(facts["device_kind"])
 
 
+TIMES = ("roofline_s", "bound", "step_s", "step_exposed_s", "step_serial_s")
+TIMES += ("mfu_bound", "mfu_exposed", "mfu_serial", "mfu_model")
+TIMES += ("images_per_s", "pairs", "days", "chip_hours", "programs")
+
+
 def _times(
-    facts: Mapping[str, Any],
-    chip: chips.Chip | None,
-    bound: Roofline | None,
-    pairs: float,
+    facts: Mapping[str, Any], chip: chips.Chip, bound: Roofline, pairs: float
 ) -> dict[str, Any]:
-    names = ("roofline_s", "bound", "step_s", "mfu_bound", "mfu_model")
-    names += ("images_per_s", "pairs", "days", "chip_hours")
-    if bound is None or chip is None:
-        return dict.fromkeys(names)
     rate = facts["batch_size"] / bound.step
     return {
         "roofline_s": {
@@ -77,7 +93,11 @@ def _times(
         },
         "bound": bound.bound,
         "step_s": bound.step,
+        "step_exposed_s": bound.exposed,
+        "step_serial_s": bound.serial,
         "mfu_bound": mfu(facts["flops"], bound.step, chip),
+        "mfu_exposed": mfu(facts["flops"], bound.exposed, chip),
+        "mfu_serial": mfu(facts["flops"], bound.serial, chip),
         "mfu_model": mfu(facts["flops_model"], bound.step, chip),
         "images_per_s": rate,
         "pairs": pairs,
@@ -89,8 +109,10 @@ def _times(
 HEADS = (
     ("topology", "mesh", "batch", "fits", "peak GiB", "of")
     + ("params", "optim", "EMA", "frozen", "temp")
-    + ("TFLOP", "HBM GB", "sent GB", "step ms", "bound", "MFU", "model")
-    + ("images/s", "days", "chip-h")
+    + ("TFLOP", "HBM GB", "sent GB", "compute ms", "HBM ms", "net ms")
+    + ("step ms >=", "net exposed", "no overlap", "bound")
+    + ("MFU <=", "net exposed", "no overlap", "model <=")
+    + ("images/s <=", "days >=", "chip-h >=")
 )
 
 
@@ -107,7 +129,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     rule = ["-" * w if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     lines = [line(HEADS), "| " + " | ".join(rule) + " |"]
     lines += [line(values) for values in cells[1:]]
-    return "\n".join(lines + _notes(rows))
+    return "\n".join(lines + tables(rows) + _notes(rows))
 
 
 def _cells(one: Mapping[str, Any]) -> tuple[str, ...]:
@@ -115,7 +137,7 @@ def _cells(one: Mapping[str, Any]) -> tuple[str, ...]:
     if "error" in one:
         return (*head, "failed", *("",) * (len(HEADS) - 4))
     sent = sum(c["bytes"] for c in (one["collectives"] or {}).values())
-    step, network = one["step_s"], one["collectives"] is not None
+    network, times = one["collectives"] is not None, one["roofline_s"] or {}
     return (
         *head,
         "yes" if one["fits"] else "NO",
@@ -126,9 +148,10 @@ def _cells(one: Mapping[str, Any]) -> tuple[str, ...]:
         _number(one["flops"], 2, 1e12),
         _number(one["hbm_traffic_bytes"], 1, 1e9),
         _number(sent if network else None, 2, 1e9),
-        _number(step and step * 1e3, 1),
+        *(_number(times.get(r), 1, 1e-3) for r in ("compute", "memory", "network")),
+        *(_number(one[s], 1, 1e-3) for s in STEPS),
         one["bound"] or "",
-        _percent(one["mfu_bound"]),
+        *(_percent(one[s]) for s in ("mfu_bound", "mfu_exposed", "mfu_serial")),
         _percent(one["mfu_model"]),
         _number(one["images_per_s"], 0),
         _number(one["days"], 2),
@@ -156,7 +179,24 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if one.get("loops_of_unknown_length"):
             count = one["loops_of_unknown_length"]
             lines.append(f"{where}: {count} loops of unknown length, counted once")
+        lines += [f"{where}: {warning}" for warning in warnings(one)]
+    if any(one.get("step_s") for one in rows):
+        lines += _assumptions(rows)
     return ["", *lines] if lines else []
+
+
+def _assumptions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    rates = next(one["efficiency"] for one in rows if one.get("step_s"))
+    if set(rates.values()) == {1.0}:
+        how = "at their peak rates, which no program reaches (--efficiency: measured)"
+    else:
+        told = ", ".join(f"{name} {share:g}" for name, share in rates.items())
+        how = f"at shares of their peak rates as given ({told})"
+    return [
+        f"Times: resources {how}. step: all of them overlap, a bound from below, and "
+        "images/s, days and chip-h with it; net exposed: computing and HBM overlap; "
+        "no overlap: their sum. Launch, host, data, saving and restarts are left out."
+    ]
 
 
 def _advice(one: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ class Request:
         topology: `str()` of a `topologies.Topology`.
         mesh: as in `config.mesh`.
         batch_per_device: samples of a device that holds a share of the batch (devices
-            along `space` share theirs); None takes config.batch_size.
+            along `space` and `model` share theirs); None takes config.batch_size.
         program: the training step, or the restoring pass.
         size: side of the restoring pass's output in pixels.
         effort: of the compiler.
@@ -51,6 +51,12 @@ def sizes(axes: Mapping[str, int]) -> dict[str, int]:
         name = name.removesuffix("_outer")  # two mesh axes share one name
         found[name] = found.get(name, 1) * size
     return found
+
+
+def row_shares(facts: Mapping[str, Any]) -> int:
+    """Over how many shares the batch of a measured program is split."""
+    axes = facts["mesh_axes"]
+    return facts["devices"] // (axes.get("space", 1) * axes.get("model", 1))
 
 
 def mesh_text(axes: Mapping[str, int]) -> str:

@@ -1,14 +1,20 @@
-"""How fast a program can be at best: the slowest of four resources, each fully used.
+"""How long a program takes at least, by what its resources do at the same time.
 
-Assumptions. Computing, memory and both networks work at the same time, each at its
-peak rate. A collective runs as rings along one torus axis of its slice, both ways at
-once, as if that axis were closed; several collectives run one after another. Groups
-that span slices reduce inside a slice first, then each device sends its share over the
-data-centre network. Work that is hidden behind nothing (launch, host, data) is free.
+Three sums of the same times, from the bound to what no schedule is slower than:
+
+    step     computing, memory and both networks all overlap
+    exposed  computing and memory overlap, the network waits for them
+    serial   nothing overlaps
+
+Each resource works at its peak rate times an efficiency; with a measured one the three
+are estimates and no bounds. A collective runs as rings along one torus axis of its
+slice, both ways at once, as if that axis were closed; several collectives run one after
+another. Groups that span slices reduce inside a slice first, then each device sends its
+share over the data-centre network. Launch, host and data are free.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from gendr_jax.plan.chips import Chip
@@ -16,13 +22,15 @@ from gendr_jax.plan.chips import Chip
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of one step on each resource, and of the step."""
+    """Seconds on each resource, and of all by what overlaps."""
 
     compute: float
     memory: float
     ici: float
     dcn: float
     step: float
+    exposed: float
+    serial: float
 
     @property
     def network(self) -> float:
@@ -35,27 +43,54 @@ class Roofline:
         return max(names, key=lambda name: getattr(self, name))
 
 
-def roofline(facts: Mapping[str, Any], chip: Chip) -> Roofline:
-    """The bound of a step that was compiled; its programs run one after the other.
+@dataclass(frozen=True)
+class Efficiency:
+    """Shares of the peak rates that a program reaches; 1 where nobody measured."""
+
+    compute: float = 1.0
+    hbm: float = 1.0
+    network: float = 1.0
+
+
+PEAK = Efficiency()
+
+
+def roofline(
+    facts: Mapping[str, Any], chip: Chip, efficiency: Efficiency = PEAK
+) -> Roofline:
+    """The times of a step that was compiled; its programs run one after the other.
 
     Args:
         facts: of `measure.measure`; `phases` of them are read.
         chip: of one device.
+        efficiency: of its resources.
     """
-    parts = [_one(phase, chip) for phase in facts["phases"]]
-    names = ("compute", "memory", "ici", "dcn", "step")
+    parts = [program(phase, chip, efficiency) for phase in facts["phases"]]
+    names = [field.name for field in fields(Roofline)]
     return Roofline(*(sum(getattr(p, name) for p in parts) for name in names))
 
 
-def _one(facts: Mapping[str, Any], chip: Chip) -> Roofline:
+def program(
+    facts: Mapping[str, Any], chip: Chip, efficiency: Efficiency = PEAK
+) -> Roofline:
+    """The times of one program of a step."""
     ici = dcn = 0.0
     for one in facts["collectives_by_axis"]:
         inner, outer = sent(one)
-        ici += inner / chip.ici_bandwidth
-        dcn += outer / chip.dcn_bandwidth
-    compute = facts["flops"] / chip.flops
-    memory = facts["hbm_traffic_bytes"] / chip.hbm_bandwidth
-    return Roofline(compute, memory, ici, dcn, max(compute, memory, ici, dcn))
+        ici += inner / (chip.ici_bandwidth * efficiency.network)
+        dcn += outer / (chip.dcn_bandwidth * efficiency.network)
+    compute = facts["flops"] / (chip.flops * efficiency.compute)
+    memory = facts["hbm_traffic_bytes"] / (chip.hbm_bandwidth * efficiency.hbm)
+    busy, network = max(compute, memory), max(ici, dcn)
+    return Roofline(
+        compute,
+        memory,
+        ici,
+        dcn,
+        step=max(busy, network),
+        exposed=busy + network,
+        serial=compute + memory + network,
+    )
 
 
 def sent(one: Mapping[str, Any]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gendr_jax.plan.request import Request, mesh_text, sizes
+from gendr_jax.plan.request import Request, mesh_text, row_shares, sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +95,7 @@ def _batch(request: Request, facts: Mapping[str, Any]) -> list[Change]:
 
 
 def _batch_per_device(facts: Mapping[str, Any]) -> int:
-    shares = facts["devices"] // facts["mesh_axes"].get("space", 1)
-    return facts["batch_size"] // shares
+    return facts["batch_size"] // row_shares(facts)
 
 
 def _with_share(facts: Mapping[str, Any], share: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from gendr_jax.errors import UsageError
 from gendr_jax.plan import cache, compile_process, measure, report, suggest, topologies
 from gendr_jax.plan.request import Request
+from gendr_jax.plan.roofline import PEAK, Efficiency
 
 Suggest = Literal["estimate", "compile"]
 
@@ -26,6 +27,9 @@ class Options:
         suggest: say what may fit by arithmetic, or compile until something does.
         jobs: programs of a step that are compiled at once, each by a process of its
             own; the largest of a full-size step take about 10 GB of memory.
+        efficiency: of a device's resources, for times.
+        refuse: raises `UsageError` for a request that cannot be compiled; asked of
+            every request before the first is compiled.
         say: takes progress lines.
     """
 
@@ -34,7 +38,17 @@ class Options:
     timeout: float | None = None
     suggest: Suggest = "estimate"
     jobs: int = 1
+    efficiency: Efficiency = PEAK
+    refuse: Callable[[Request], None] = lambda request: None
     say: Callable[[str], None] = lambda line: None
+
+    def refusal(self, request: Request) -> str:
+        """Why a request cannot be compiled; "" where it can."""
+        try:
+            self.refuse(request)
+        except UsageError as error:
+            return str(error)
+        return ""
 
 
 def requests(
@@ -59,15 +73,21 @@ def run(
     Raises:
         UsageError: the only request makes no sense.
     """
+    refused = {i: text for i, text in enumerate(map(options.refusal, asked), 1) if text}
+    if refused and len(asked) == 1:
+        raise UsageError(refused[1])
     for number, request in enumerate(asked, 1):
         head = f"[{number}/{len(asked)}] {report.title(request)}"
+        if number in refused:
+            yield report.row(request, {"error": refused[number]}, pairs)
+            continue
         try:
             facts = facts_of(request, options, head)
         except UsageError as error:
             if len(asked) == 1:
                 raise
             facts = {"error": str(error)}
-        row = report.row(request, facts, pairs)
+        row = report.row(request, facts, pairs, options.efficiency)
         if row.get("fits") is False:
             row["change"] = _change(request, facts, row, options, head)
         yield row

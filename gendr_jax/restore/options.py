@@ -131,6 +131,11 @@ def require_mesh(mesh: Any) -> None:
             f"mesh is {mesh!r}, it can be None or a jax.sharding.Mesh. "
             'Make one by gendr_jax.sharding.make_mesh("data=2").'
         )
+    if mesh is not None and mesh.shape.get("model", 1) > 1:
+        raise UsageError(
+            f"the mesh has model={mesh.shape['model']}, restoring has the axes data "
+            'and space. Make it by gendr_jax.sharding.make_mesh("data=2,space=4").'
+        )
 
 
 def require_space(space: int, multiple: int) -> None:

@@ -7,17 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gendr_jax.sharding.mesh import BATCH_AXES, SPACE
+from gendr_jax.sharding.mesh import BATCH_AXES, MODEL, SPACE
 
 
 def gather(params: Any, shardings: Any, dtype: Any) -> Any:
-    """Weights as the networks use them: in `dtype`, whole on every device.
+    """Weights as the networks use them: in `dtype`, whole but for the axis `model`.
 
     Called inside jit, at the top of a loss. The order matters: the cast is pinned to
     the weight's own shards before the constraint that makes it whole, so what travels
     between devices is `dtype` and not float32, and the partitioner never keeps a
-    weight split and moves activations instead. The gradient comes back in the shards
-    and the dtype of `params`.
+    weight split and moves activations instead. What is split over `model` stays so: the
+    products with it are split. The gradient comes back in the shards and the dtype of
+    `params`.
 
     Args:
         params: tree of arrays; integer leaves keep their dtype.
@@ -32,11 +33,17 @@ def gather(params: Any, shardings: Any, dtype: Any) -> Any:
         if sharding.is_fully_replicated:
             return x
         x = jax.lax.with_sharding_constraint(x, sharding)
-        return jax.lax.with_sharding_constraint(
-            x, NamedSharding(sharding.mesh, PartitionSpec())
-        )
+        used = NamedSharding(sharding.mesh, _kept(sharding.spec))
+        return jax.lax.with_sharding_constraint(x, used)
 
     return jax.tree.map(whole, params, shardings)
+
+
+def _kept(spec: PartitionSpec) -> PartitionSpec:
+    """Of a weight's split what stays while it is used."""
+    entries = [entry if isinstance(entry, tuple) else (entry,) for entry in spec]
+    # Inside other axes, `model` would mean other rows or columns than alone.
+    return PartitionSpec(*(MODEL if e[:1] == (MODEL,) else None for e in entries))
 
 
 def split_rows(x_bhwc: jax.Array, mesh: Mesh) -> jax.Array:

@@ -4,8 +4,9 @@
     data   the batch
     fsdp   the batch, and the weights with their gradients and moments
     space  the height of pictures and maps; the partitioner exchanges their edges
+    model  the heads, tokens and hidden channels of transformers (tensor parallelism)
 
-An axis of size 1 costs nothing, so every mesh has all four. Text gives one size for
+An axis of size 1 costs nothing, so every mesh has all five. Text gives one size for
 `fsdp`; above 64 it becomes two axes, `fsdp_outer` and `fsdp`, because few weights of
 these networks have an axis that divides by more, and most have two that divide.
 """
@@ -21,16 +22,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gendr_jax.errors import UsageError
 
-DCN, DATA, FSDP, SPACE = "dcn", "data", "fsdp", "space"
-NAMED = (DCN, DATA, FSDP, SPACE)  # in text
+DCN, DATA, FSDP, SPACE, MODEL = "dcn", "data", "fsdp", "space", "model"
+NAMED = (DCN, DATA, FSDP, SPACE, MODEL)  # in text
 FSDP_OUTER = "fsdp_outer"
+# Outermost first: neighbours share the last.
 AXES = (
     DCN,
     DATA,
     FSDP_OUTER,
     FSDP,
     SPACE,
-)  # outermost first: neighbours share the last
+    MODEL,
+)
 BATCH_AXES = (DCN, DATA, FSDP_OUTER, FSDP)
 MAX_FSDP = 64  # 320 = 5 * 64 is the narrowest width
 EXAMPLE = 'Write it as "data=2,fsdp=4".'
@@ -50,12 +53,24 @@ def make_mesh(spec: str = "", devices: list[Any] | None = None) -> Mesh:
             of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    given = _axis_sizes(spec)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
+    sizes = mesh_sizes(spec, len(devices), slices)
+    # Built by hand: the default axis type of jax.make_mesh changed once already.
+    grid = _grid(tuple(sizes.values()), devices, slices)
+    return Mesh(np.asarray(grid), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_sizes(spec: str, count: int, slices: int = 1) -> dict[str, int]:
+    """The size of each of `AXES` that `spec` means for so many devices.
+
+    Raises:
+        UsageError: as `make_mesh`.
+    """
+    given = _axis_sizes(spec)
     if not given.keys() - {DCN}:
         given[DATA] = -1
-    sizes = {DCN: slices, DATA: 1, FSDP: 1, SPACE: 1} | given
-    _fill(sizes, spec, len(devices))
+    sizes = dict.fromkeys(NAMED, 1) | {DCN: slices} | given
+    _fill(sizes, spec, count)
     if slices > 1 and sizes[DCN] % slices:
         raise UsageError(
             f"mesh {spec!r} has dcn={sizes[DCN]}, the devices are {slices} slices. "
@@ -64,9 +79,7 @@ def make_mesh(spec: str = "", devices: list[Any] | None = None) -> Mesh:
     inner = math.gcd(sizes[FSDP], MAX_FSDP)
     if sizes[FSDP] > MAX_FSDP:
         sizes |= {FSDP_OUTER: sizes[FSDP] // inner, FSDP: inner}
-    # Built by hand: the default axis type of jax.make_mesh changed once already.
-    grid = _grid(tuple(sizes.get(name, 1) for name in AXES), devices, slices)
-    return Mesh(np.asarray(grid), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return {name: sizes.get(name, 1) for name in AXES}
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -75,10 +88,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: its first axis over all axes but space.
+    """The sharding of a batch: its first axis over all axes but space and model.
 
-    Devices along `space` hold the same rows; pictures are cut inside the step
-    (`split_rows`), after the degradation, which needs them whole.
+    Devices along those hold the same rows; pictures are cut along `space` inside the
+    step (`split_rows`), after the degradation, which needs them whole.
     """
     axes = tuple(name for name in BATCH_AXES if name in mesh.axis_names)
     return NamedSharding(mesh, PartitionSpec(axes))
@@ -92,8 +105,8 @@ def row_shards(mesh: Mesh) -> int:
 def data_share(mesh: Mesh) -> tuple[int, int]:
     """(index, count): which share of each global batch this process reads.
 
-    Processes that hold the same rows (a `space` axis across hosts) read the same
-    share.
+    Processes that hold the same rows (a `space` or `model` axis across hosts) read the
+    same share.
 
     Raises:
         UsageError: the rows of two processes overlap without being equal.
@@ -108,7 +121,8 @@ def data_share(mesh: Mesh) -> tuple[int, int]:
     if sum(map(len, shares)) != len(grid) or len({len(s) for s in shares}) > 1:
         raise UsageError(
             f"the mesh {dict(mesh.shape)} gives {len(held)} processes overlapping rows "
-            "of the batch. Let space divide the devices of a process, or be a multiple."
+            "of the batch. Let space x model divide the devices of a process, or be a "
+            "multiple of them."
         )
     return shares.index(tuple(sorted(held[jax.process_index()]))), len(shares)
 

@@ -8,6 +8,7 @@ in it decides. A rule's second half is one of
     split:fsdp        its largest axis that divides is split over fsdp; several mesh
     split:data+fsdp   axes are joined by +
     -,-,-,fsdp        axis by axis: "-" is whole, else mesh axes joined by +
+    -,model;split:fsdp  axis by axis, then the largest axis that still divides
 
 The default rule looks at shapes only, so weights, gradients, moments and averages are
 placed alike.
@@ -23,17 +24,26 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gendr_jax.errors import UsageError
-from gendr_jax.sharding.mesh import FSDP, FSDP_OUTER, NAMED
+from gendr_jax.sharding.mesh import FSDP, FSDP_OUTER, MODEL, NAMED
 
 # Below this many elements an array is replicated: a gather costs more than it saves.
 MIN_SHARDED_SIZE = 4096
-SPLIT, WHOLE, NOT = "split:", "replicated", "-"
+SPLIT, WHOLE, NOT, THEN = "split:", "replicated", "-", ";"
 
 # (pattern searched in the path, how), first match first.
 Rules = tuple[tuple[str, str], ...]
 RULES: Rules = (
     (r"(^|/)prompt(/|$)", WHOLE),  # read whole by every sample of the batch
     (r"", f"{SPLIT}{FSDP}"),
+)
+# The default of `config.sharding.rules`: heads of self-attention and hidden channels
+# over `model`, what enters them by columns and what leaves them by rows. The kernel
+# before a gate is split where it is used (models/transformer.py), since half of its
+# columns belong to the gate.
+TENSOR_RULES: Rules = (
+    (r"/attn1/to_[qkv]/kernel$", f"{NOT},{MODEL}{THEN}{SPLIT}{FSDP}"),
+    (r"/attn1/to_out/0/kernel$", f"{MODEL},{NOT}{THEN}{SPLIT}{FSDP}"),
+    (r"/ff/net/2/kernel$", f"{MODEL},{NOT}{THEN}{SPLIT}{FSDP}"),
 )
 
 
@@ -93,21 +103,30 @@ class Placement:
         _, how = (self.rules + RULES)[rule]
         if how == WHOLE:
             return PartitionSpec()
-        if how.startswith(SPLIT):
-            axes = how.removeprefix(SPLIT).split("+")
-            return self._largest(tuple(shape), axes)
-        return self._explicit(name, tuple(shape), how)
+        entries, _, rest = (
+            ("", "", how) if how.startswith(SPLIT) else how.partition(THEN)
+        )
+        taken: list[list[str]] = [[] for _ in shape]
+        if entries:
+            taken = self._explicit(name, tuple(shape), entries)
+        if rest and math.prod(shape) >= self.min_size:
+            parts = [self._parts(axes) for axes in taken]
+            left = tuple(n // k for n, k in zip(shape, parts, strict=True))
+            taken = self._largest(left, rest.removeprefix(SPLIT).split("+"), taken)
+        return _spec(taken)
 
-    def _largest(self, shape: tuple[int, ...], axes: list[str]) -> PartitionSpec:
-        """Split the largest axis that divides (the last of equals).
+    def _largest(
+        self, shape: tuple[int, ...], axes: list[str], taken: list[list[str]]
+    ) -> list[list[str]]:
+        """Split the largest axis that divides (the last of equals) further.
 
         Where none divides by all mesh axes together, each of them takes the largest
         axis that it divides, the largest mesh axis first.
         """
         axes = self._expand(axes)
-        if not axes or math.prod(shape) < self.min_size:
-            return PartitionSpec()
-        left, taken = list(shape), [[] for _ in shape]
+        if not axes:
+            return taken
+        left, taken = list(shape), [list(names) for names in taken]
         together = any(size % self._parts(axes) == 0 for size in shape)
         by_size = sorted(axes, key=lambda axis: -self.mesh.shape[axis])
         for group in [axes] if together else [[axis] for axis in by_size]:
@@ -117,9 +136,9 @@ class Placement:
                 _, i = max(fits)
                 left[i] //= parts
                 taken[i] += group
-        return _spec(taken)
+        return taken
 
-    def _explicit(self, name: str, shape: tuple[int, ...], how: str) -> PartitionSpec:
+    def _explicit(self, name: str, shape: tuple[int, ...], how: str) -> list[list[str]]:
         entries = how.split(",")
         if len(entries) != len(shape):
             raise UsageError(
@@ -137,7 +156,7 @@ class Placement:
                     "that divides."
                 )
             found.append(axes)
-        return _spec(found)
+        return found
 
     def _expand(self, axes: Sequence[str]) -> list[str]:
         """Mesh axes of more than one device; fsdp stands for both of its axes."""
@@ -182,11 +201,17 @@ def _spec(axes: Sequence[Sequence[str]]) -> PartitionSpec:
 def _check_how(pattern: str, how: str) -> None:
     if how == WHOLE:
         return
-    names = re.split(r"[+,]", how.removeprefix(SPLIT))
-    unknown = {name.strip() for name in names} - {*NAMED, NOT}
-    if unknown or (how.startswith(SPLIT) and NOT in names):
+    first, then, rest = how.partition(THEN)
+    if not then and first.startswith(SPLIT):
+        first, rest = "", first
+    entries = [name.strip() for name in re.split(r"[+,]", first)] if first else []
+    known = {*entries} <= {*NAMED, NOT} and (bool(first) or not then)
+    if rest or then:
+        known &= rest.startswith(SPLIT)
+        known &= {*rest.removeprefix(SPLIT).split("+")} <= {*NAMED}
+    if not known:
         raise UsageError(
             f"sharding rule for {pattern!r} is {how!r}, expected {WHOLE!r}, "
-            f"'{SPLIT}fsdp', '{SPLIT}data+fsdp', or an entry an axis such as '-,fsdp' "
-            f"of {', '.join(NAMED)}. Mend it."
+            f"'{SPLIT}fsdp', '{SPLIT}data+fsdp', an entry an axis such as '-,fsdp', "
+            f"or both as in '-,model{THEN}{SPLIT}fsdp', of {', '.join(NAMED)}. Mend it."
         )

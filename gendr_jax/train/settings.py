@@ -18,7 +18,7 @@ from gendr_jax.models.lora import LoRAConfig
 from gendr_jax.models.remat import Policy
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
-from gendr_jax.sharding import MIN_SHARDED_SIZE
+from gendr_jax.sharding import MIN_SHARDED_SIZE, TENSOR_RULES
 from gendr_jax.train.limits import above_zero, at_least, fraction
 
 Prediction = Literal["eps", "v"]
@@ -135,11 +135,12 @@ class Validation:
 class Sharding:
     """How arrays lie on the mesh (``sharding/rules.py``); see docs/sharding.md.
 
-    ``rules``: (pattern, how) pairs, tried before the default ones. ``grad_reduce``:
-    dtype in which the gradients of kernels are summed over devices.
+    ``rules``: (pattern, how) pairs, tried before ``sharding.RULES``; the default ones
+    are of use with a mesh axis `model` only. ``grad_reduce``: dtype in which the
+    gradients of kernels are summed over devices.
     """
 
-    rules: tuple[tuple[str, str], ...] = ()
+    rules: tuple[tuple[str, str], ...] = TENSOR_RULES
     min_size: int = MIN_SHARDED_SIZE
     grad_reduce: Literal["compute", "float32"] = "compute"
 

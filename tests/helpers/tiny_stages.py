@@ -17,6 +17,7 @@ from gendr_jax.models.heads import (
     RepaProjectorConfig,
 )
 from gendr_jax.models.layers import Conv, Linear, nearest
+from gendr_jax.models.transformer import SpatialTransformer
 from gendr_jax.models.unet import UNet
 from gendr_jax.models.vae import VAE
 from gendr_jax.train import settings as settings_lib
@@ -119,14 +120,17 @@ def one_device() -> jax.sharding.Mesh:
     return sharding.make_mesh("data=1", jax.devices()[:1])
 
 
-def gather_on(mesh: jax.sharding.Mesh, dtype: str = "float32"):
+def gather_on(mesh: jax.sharding.Mesh, dtype: str = "float32", rules=()):
     """What ``build.setup`` passes to the steps."""
-    where = sharding.Placement(mesh)
+    where = sharding.Placement(mesh, rules)
     return functools.partial(build.whole, placement=where, dtype=dtype)
 
 
 class ToyUNet(nnx.Module):
-    """The interface of UNet in four convolutions: time, context, features, adapters."""
+    """The interface of UNet in four convolutions: time, context, features, adapters.
+
+    Where the configuration has attention, a transformer at both of its sizes.
+    """
 
     def __init__(self, config, *, dtype, remat="none", rngs):
         kw = {"dtype": dtype, "rngs": rngs}
@@ -137,6 +141,16 @@ class ToyUNet(nnx.Module):
         self.conv1 = Conv(width, width, stride=2, **kw)
         self.conv2 = Conv(width, last, **kw)
         self.conv_out = Conv(width + last, config.out_channels, **kw)
+        self.attention = nnx.List([])
+        if all(config.attention):
+            kw |= {"groups": config.norm_groups, "linear": True}
+            words, heads = config.cross_attention_dim, config.heads
+            self.attention = nnx.List(
+                [
+                    SpatialTransformer(width, words, heads[0], **kw),
+                    SpatialTransformer(last, words, heads[-1], **kw),
+                ]
+            )
 
     def encode(self, z, t, context):
         return self._down(z, t, context)[1]
@@ -146,8 +160,13 @@ class ToyUNet(nnx.Module):
         time = self.time(jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], 1))
         words = self.to_k(jnp.mean(jnp.tanh(context), axis=1))
         h = nnx.silu(self.conv_in(z) + (time + words)[:, None, None, :])
+        if self.attention:
+            h = self.attention[0](h, context)
         down0 = nnx.silu(self.conv1(h))
-        return h, {"down0": down0, "mid": nnx.silu(self.conv2(down0))}
+        mid = nnx.silu(self.conv2(down0))
+        if self.attention:
+            mid = self.attention[1](mid, context)
+        return h, {"down0": down0, "mid": mid}
 
     def __call__(self, z, t, context):
         h, features = self._down(z, t, context)
@@ -203,7 +222,7 @@ def parts(
 ) -> tuple[Any, dict[str, Any]]:
     """(BaseNets or DistillNets, frozen weights) for settings ``s``."""
     mesh = one_device() if mesh is None else mesh
-    gather = gather_on(mesh, dtype)
+    gather = gather_on(mesh, dtype, s.sharding.rules)
     split = functools.partial(sharding.split_rows, mesh=mesh)
     build = functools.partial(nets.build, dtype=dtype)
     vae = build(ToyVAE if toy else VAE, s.vae)

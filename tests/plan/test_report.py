@@ -80,6 +80,62 @@ def test_a_row_has_what_the_contract_names():
     json.dumps(row)
 
 
+def test_times_say_what_overlaps():
+    """By the figures of a CiDA step on v5p: 342 ms, 432 with the network exposed."""
+    v5p = TPUS["v5p"]
+    sent = [collective("all-gather", 18.5e9, 8)]
+    one = phase("a", 157.1e12, 588e9, sent)
+    found = roofline.roofline({"phases": [one]}, v5p)
+    assert found.step == pytest.approx(0.3423, rel=1e-3)
+    assert found.exposed == pytest.approx(0.4322, rel=1e-3)
+    assert found.serial == pytest.approx(0.6448, rel=1e-3)
+    row = report.row(request(topology="v5p:4x4x1"), facts(phases=[one]), 1.0)
+    steps = [row[name] for name in ("step_s", "step_exposed_s", "step_serial_s")]
+    assert steps == [found.step, found.exposed, found.serial]
+    assert row["mfu_bound"] > row["mfu_exposed"] > row["mfu_serial"]
+
+
+def test_a_measured_efficiency_stretches_its_resource_alone():
+    sent = [collective("all-gather", 8 * V5E.ici_bandwidth, 4)]
+    one = {"phases": [phase("a", V5E.flops, V5E.hbm_bandwidth, sent)]}
+    measured = roofline.Efficiency(compute=0.5, network=0.25)
+    peak, found = roofline.roofline(one, V5E), roofline.roofline(one, V5E, measured)
+    assert found.compute == pytest.approx(2 * peak.compute)
+    assert found.network == pytest.approx(4 * peak.network)
+    assert found.memory == peak.memory
+    row = report.row(request(), facts(), 1e6, measured)
+    assert row["efficiency"] == {"compute": 0.5, "hbm": 1.0, "network": 0.25}
+    assert "compute 0.5" in report.table([row])
+    assert "peak rates, which no program" in report.table(
+        [report.row(request(), facts(), 1e6)]
+    )
+
+
+def test_a_program_that_dominates_is_named():
+    row = report.row(request(), facts(), 1e6)
+    assert [(p["name"], p["bound"]) for p in row["programs"]] == [
+        ("a", "memory"),
+        ("b", "compute"),
+    ]
+    text = report.table([row])
+    assert "the program b is 67% of the step and waits for compute" in text
+    assert "| b " in text
+    even = [phase(name, V5E.flops, 1.0) for name in "abc"]
+    assert "look at it" not in report.table(
+        [report.row(request(), facts(phases=even), 1)]
+    )
+
+
+def test_a_model_axis_without_rules_is_said():
+    axes = facts()["mesh_axes"] | {"data": 2, "model": 2}
+    off = request(config={"sharding": {"rules": []}})
+    row = report.row(off, facts(mesh_axes=axes), 1.0)
+    assert row["mesh"] == "data=2,fsdp=4,model=2" and row["batch_per_device"] == 4
+    assert "splits a weight over model" in report.table([row])
+    row = report.row(request(), facts(mesh_axes=axes), 1.0)
+    assert "splits a weight over" not in report.table([row])
+
+
 def test_half_chips_cost_half_the_chip_hours():
     changes = {"devices": 8, "chips": 4, "device_kind": "TPU7x"}
     row = report.row(request(topology="tpu7x:2x2x1"), facts(**changes), 1e6)
@@ -196,6 +252,21 @@ def test_one_that_breaks_does_not_lose_the_others(answers, tmp_path):
     assert "Mend it" in report.table(rows)
     with pytest.raises(UsageError, match="mesh 'bad'"):  # alone, it is a mistake
         run(tmp_path, [request(mesh="bad")])
+
+
+def test_all_are_refused_before_the_first_is_compiled(answers, tmp_path):
+    def refuse(one):
+        if one.mesh == "data=3":
+            assert not answers, "something was compiled first"
+            raise UsageError("mesh 'data=3' needs 3 devices. Mend it.")
+
+    asked = [request(mesh="fsdp=16"), request(mesh="data=3")]
+    rows, _ = run(tmp_path, asked, refuse=refuse)
+    assert ["error" in row for row in rows] == [False, True]
+    answers.clear()
+    with pytest.raises(UsageError, match="data=3"):
+        run(tmp_path, asked[1:], refuse=refuse)
+    assert not answers
 
 
 def test_answers_are_kept_but_not_broken_ones(answers, tmp_path):

@@ -33,6 +33,16 @@ PRESETS = (
     "dcn=2,data=2,fsdp=2",
     "data=2,fsdp=2,space=2",
 )
+# With an axis for transformers, whose levels have 2 and 4 heads here: 4 parts split
+# the queries of the first level and the heads of the second.
+TENSOR_CASES = [
+    ("data=4,model=2", "cid", "full"),
+    ("data=4,model=2", "cida", "merged"),
+    ("data=2,model=4", "sid", "lora"),
+    ("data=2,model=4", "cida", "lora"),
+    ("fsdp=2,space=2,model=2", "vsd", "full"),
+    ("fsdp=2,space=2,model=2", "cida", "full"),
+]
 CASES = [(k, g) for k in ("vsd", "sid", "cid", "cida") for g in ("full", "lora")]
 # A full generator, adapters of the other roles added to the base before use.
 CASES += [("cida", "merged")]
@@ -43,16 +53,18 @@ QUICK = {
     ("data=2,fsdp=4", "cida", "merged"),
     ("dcn=2,data=2,fsdp=2", "sid", "full"),
     ("data=2,fsdp=2,space=2", "cid", "full"),
+    ("fsdp=2,space=2,model=2", "vsd", "full"),
 }
 # How far a step may be from that of one device: sums over a batch, over split weights
 # and over split pictures are taken in another order. Measured: 4e-5 for updates.
 LOSS_TOLERANCE, UPDATE_TOLERANCE = 1e-5, 1e-4
+TRANSFORMERS = ({}, {"heads": (2, 4), "attention": (True, True)})
 KEY = jax.random.key(5)
 ROLES = ("generator", "fake", "real", "disc")
 
 
 @functools.cache
-def start(kind, generator):
+def start(kind, generator, transformers=False):
     """(settings, frozen, state) with roles apart from each other; four convolutions."""
     # Adam's first step is lr sign(g) where |g| > eps: a large eps keeps it smooth.
     adam = {"lr": 1e-3, "eps": 1e-2}
@@ -63,7 +75,9 @@ def start(kind, generator):
         generator="full" if generator == "merged" else generator,
         adapters="merged" if generator == "merged" else "side",
         batch_size=8,
-        unet=PARTS["unet"] | {"block_out_channels": (32, 64)},
+        unet=PARTS["unet"]
+        | {"block_out_channels": (32, 64)}
+        | TRANSFORMERS[transformers],
         lora={"rank": 16, "alpha": 32.0},
         optim=optim,
     )
@@ -90,9 +104,9 @@ def replace_params(state, params):
 
 
 @functools.cache
-def alone(kind, generator):
+def alone(kind, generator, transformers=False):
     """(state, metrics) after a step on one device."""
-    s, frozen, state = start(kind, generator)
+    s, frozen, state = start(kind, generator, transformers)
     declared, _ = parts(s)
     step = jax.jit(stage_distill.Distill(s, declared).step)
     return step(state, frozen, batch(8), KEY)
@@ -100,10 +114,10 @@ def alone(kind, generator):
 
 def compiled(spec, kind, generator):
     """{phase: program} as the loop compiles them, and their arguments on the mesh."""
-    s, frozen, state = start(kind, generator)
+    s, frozen, state = start(kind, generator, "model" in spec)
     mesh = sharding.make_mesh(spec)
     declared, _ = parts(s, mesh)
-    where = sharding.Placement(mesh)
+    where = sharding.Placement(mesh, s.sharding.rules)
     places = (
         where.tree(state),
         where.tree(frozen, "frozen"),
@@ -122,7 +136,7 @@ def compiled(spec, kind, generator):
 
 
 def cases():
-    every = [(spec, *case) for spec in PRESETS for case in CASES]
+    every = [(spec, *case) for spec in PRESETS for case in CASES] + TENSOR_CASES
     return pytest.mark.parametrize(
         ("spec", "kind", "generator"),
         [
@@ -134,13 +148,13 @@ def cases():
 
 @cases()
 def test_a_mesh_gives_the_step_of_one_device(spec, kind, generator):
-    one, expected = alone(kind, generator)
+    one, expected = alone(kind, generator, "model" in spec)
     mesh, programs, arguments = compiled(spec, kind, generator)
     many, metrics = compiled_step.joined(list(programs.values()))(*arguments)
     for name, value in expected.items():
         if name.startswith("loss_"):
             np.testing.assert_allclose(metrics[name], value, rtol=LOSS_TOLERANCE)
-    _, _, old = start(kind, generator)
+    _, _, old = start(kind, generator, "model" in spec)
     for name in ROLES:
         if getattr(one, name) is not None:
             trees = [getattr(s, name).params for s in (old, one, many)]

@@ -7,6 +7,7 @@ Reads starting weights, declares networks, picks the step. The mathematics is in
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -525,6 +526,7 @@ def check(settings: Settings, mesh: Mesh) -> None:
             f"data.crop={settings.data.crop} is no multiple of data.scale="
             f"{settings.data.scale}. Choose one."
         )
+    check_model_axis(settings, mesh.shape.get(sharding.MODEL, 1))
     shards = sharding.row_shards(mesh)
     if settings.accumulate < 1 or settings.batch_size % (shards * settings.accumulate):
         raise UsageError(
@@ -536,6 +538,34 @@ def check(settings: Settings, mesh: Mesh) -> None:
         raise UsageError(
             f"data.crop={settings.data.crop} is no multiple of {unit}, which "
             f"space={mesh.shape[sharding.SPACE]} needs. Choose another."
+        )
+
+
+def check_model_axis(settings: Settings, parts: int) -> None:
+    """Refuse a mesh axis `model` that would split nothing, or not evenly."""
+    if parts == 1:
+        return
+    if isinstance(settings, VAESettings):
+        raise UsageError(
+            f"the mesh has model={parts}, which splits transformers; stage vae trains "
+            "none. Give these devices to data, fsdp or space."
+        )
+    rules = settings.sharding.rules
+    if rules and not any(sharding.MODEL in how for _, how in rules):
+        raise UsageError(
+            f"the mesh has model={parts}, no rule of sharding.rules splits a weight "
+            "over it. Add those of sharding.TENSOR_RULES (docs/sharding.md), or give "
+            "these devices to another axis."
+        )
+    unet = settings.unet
+    attends = zip(unet.block_out_channels, unet.attention, strict=True)
+    widths = {width for width, here in attends if here}
+    widths |= {unet.block_out_channels[-1]} if unet.mid_attention else set()
+    uneven = sorted(width for width in widths if width % parts)
+    if uneven:
+        raise UsageError(
+            f"the mesh has model={parts}, which does not divide the width {uneven[0]} "
+            f"of the UNet's transformers. Take a divisor of {math.gcd(*widths)}."
         )
 
 
