@@ -193,6 +193,7 @@ def test_the_same_picture_gives_the_same_bits(restorer):
     np.testing.assert_array_equal(restorer(x), restorer(x))
 
 
+@pytest.mark.slow
 def test_a_mesh_gives_what_one_device_gives(restorer):
     mesh = sharding.make_mesh("data=2", devices=jax.devices()[:2])
     spread = Restorer(WEIGHTS, dtype="float32", mesh=mesh)

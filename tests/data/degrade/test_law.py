@@ -224,6 +224,7 @@ def test_statistics_of_small_crops(crops):
     assert min(found.values()) > 1e-3, found
 
 
+@pytest.mark.slow
 def test_another_law_is_told_apart(crops):
     """The test above can fail: the milder preset does not pass for the default."""
     hq_bhwc, reference = crops
