@@ -44,22 +44,21 @@ def all_tokens(x_blc: jax.Array) -> jax.Array:
     return _constrained(x_blc, _ANY, SPACE if tall else None, None)
 
 
-@jax.custom_vjp
 def gather_tokens(x_blc: jax.Array) -> jax.Array:
     """`all_tokens`, whose gradient comes back as `some_tokens`."""
-    return all_tokens(x_blc)
+    return x_blc if parts() == 1 else _gathered(x_blc)
 
 
-@jax.custom_vjp
 def scatter_tokens(x_blc: jax.Array) -> jax.Array:
     """`some_tokens`, whose gradient comes back as `all_tokens`."""
-    return some_tokens(x_blc)
+    return x_blc if parts() == 1 else _scattered(x_blc)
 
 
 # A constraint alone is its own transpose, and the partitioner would then move hidden
 # channels and weights in the backward pass.
-gather_tokens.defvjp(lambda x: (all_tokens(x), None), lambda _, g: (some_tokens(g),))
-scatter_tokens.defvjp(lambda x: (some_tokens(x), None), lambda _, g: (all_tokens(g),))
+_gathered, _scattered = jax.custom_vjp(all_tokens), jax.custom_vjp(some_tokens)
+_gathered.defvjp(lambda x: (all_tokens(x), None), lambda _, g: (some_tokens(g),))
+_scattered.defvjp(lambda x: (some_tokens(x), None), lambda _, g: (all_tokens(g),))
 
 
 def columns(kernel: jax.Array) -> jax.Array:

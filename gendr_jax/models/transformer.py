@@ -138,15 +138,18 @@ class SpatialTransformer(nnx.Module):
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         b, h, w, c = x.shape
         y = all_tokens(self.norm(x).reshape(b, h * w, c))
-        y = _project(self.proj_in, some_tokens(y))
+        y = _project(self.proj_in, some_tokens(y), (h, w))
         for block in self.transformer_blocks:
             y = block(y, context)
-        y = all_tokens(some_tokens(_project(self.proj_out, y)))
+        y = all_tokens(some_tokens(_project(self.proj_out, y, (h, w))))
         return x + y.reshape(b, h, w, c)
 
 
-def _project(layer: Linear | Conv, x_blc: jax.Array) -> jax.Array:
-    """The layer on tokens, of which a convolution makes a map of one column."""
+def _project(
+    layer: Linear | Conv, x_blc: jax.Array, size: tuple[int, int]
+) -> jax.Array:
+    """The layer on the tokens of a map of this size, which a convolution wants back."""
     if isinstance(layer, Linear):
         return layer(x_blc)
-    return layer(x_blc[:, :, None])[:, :, 0]
+    batch, length, width = x_blc.shape
+    return layer(x_blc.reshape(batch, *size, width)).reshape(batch, length, -1)

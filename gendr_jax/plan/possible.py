@@ -36,4 +36,4 @@ def require(request: Request) -> None:
     if request.program == "restore":
         programs.check_restore(settings, request.size, mesh)
     else:
-        build.placement(settings, mesh)  # its rules are read
+        sharding.check_rules(settings.sharding.rules)

@@ -23,6 +23,7 @@ from gendr_jax.sharding.rules import (
     TENSOR_RULES,
     Placement,
     Rules,
+    check_rules,
     path_name,
     tree_shardings,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Report",
     "Rules",
     "batch_sharding",
+    "check_rules",
     "data_share",
     "gather",
     "make_mesh",

@@ -65,15 +65,7 @@ class Placement:
     on_host: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for pattern, how in self.rules:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UsageError(
-                    f"sharding rule {pattern!r} is no regular expression ({error}). "
-                    "Mend it."
-                ) from error
-            _check_how(pattern, how)
+        check_rules(self.rules)
 
     def tree(self, tree: Any, role: str = "") -> Any:
         """A tree like `tree` whose leaves are the shardings of its arrays.
@@ -178,6 +170,23 @@ def tree_shardings(
 ) -> Any:
     """`Placement.tree` in one call."""
     return Placement(mesh, rules, min_size).tree(tree, role)
+
+
+def check_rules(rules: Rules) -> None:
+    """Refuse rules that cannot be read.
+
+    Raises:
+        UsageError: no regular expression, or no way to split.
+    """
+    for pattern, how in rules:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UsageError(
+                f"sharding rule {pattern!r} is no regular expression ({error}). "
+                "Mend it."
+            ) from error
+        _check_how(pattern, how)
 
 
 def matching(name: str, rules: Rules) -> int:

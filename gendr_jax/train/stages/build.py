@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from gendr_jax import nets, sharding
 from gendr_jax.data import pipeline
@@ -132,7 +132,7 @@ def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
     return dataclasses.replace(made[0], frozen=frozen, start=begin)
 
 
-def read_settings(config: Mapping[str, Any], mesh: Mesh) -> Settings:
+def read_settings(config: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> Settings:
     """The typed settings of config.stage, checked against each other and the mesh.
 
     Raises:
@@ -498,7 +498,7 @@ def _perceptual(
     return builder(settings)(LPIPS, config, remat=settings.remat), params
 
 
-def check(settings: Settings, mesh: Mesh) -> None:
+def check(settings: Settings, mesh: Mesh | AbstractMesh) -> None:
     """Refuse sizes that do not fit each other, before anything is read."""
     unit = settings.vae.factor * 2
     if settings.data.crop % unit:
