@@ -383,8 +383,8 @@ def test_memory_is_compared_before_a_pass(monkeypatch, tmp_path):
 def test_the_pass_reports_its_memory(restorer):
     restorer(picture(4, 4))
     compiled = restorer._programs._compiled
-    (height, width) = min(hw for kind, hw in compiled if kind == "whole")
-    program = compiled[("whole", (height, width))]
+    (height, width) = min(hw for kind, hw in compiled if kind == "untiled")
+    program = compiled[("untiled", (height, width))]
     # At least the first full-size map of the decoder: 4 float32 a pixel.
     assert height * width >= (16 + 2 * tiling.MARGIN) ** 2
     assert memory.needed(program) >= height * width * 4 * 4
