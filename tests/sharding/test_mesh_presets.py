@@ -53,7 +53,6 @@ QUICK = {
     ("data=2,fsdp=4", "cida", "merged"),
     ("dcn=2,data=2,fsdp=2", "sid", "full"),
     ("data=2,fsdp=2,space=2", "cid", "full"),
-    ("fsdp=2,space=2,model=2", "vsd", "full"),
 }
 # How far a step may be from that of one device: sums over a batch, over split weights
 # and over split pictures are taken in another order. Measured: 4e-5 for updates.
