@@ -56,7 +56,7 @@ def test_mesh_sizes(spec, sizes):
         ("data=16", "needs 16 devices, 8 are visible"),
         ("data=3,fsdp=-1", "needs a multiple of 3 devices, 8 are visible"),
         ("data=-1,fsdp=-1", "leaves two axes open"),
-        ("model=8", "names the axis 'model', the axes are dcn, data, fsdp and space"),
+        ("expert=8", "names the axis 'expert', the axes are"),
         ("data=0", "gives data the size '0'"),
         ("data", "gives data the size ''"),
         ("data=2,data=4", "gives data twice"),
@@ -124,7 +124,7 @@ def test_rules_come_before_the_default_and_in_order():
     ("rule", "words"),
     [
         (("(", "replicated"), "no regular expression"),
-        (("x", "split:model"), "is 'split:model', expected 'replicated'"),
+        (("x", "split:expert"), "is 'split:expert', expected 'replicated'"),
         (("x", "whole"), "is 'whole', expected 'replicated'"),
         (("x", "split:-"), "is 'split:-'"),
     ],
@@ -170,7 +170,7 @@ def test_state_bytes_fall_as_the_number_of_devices():
     shares = []
     for parts in (8, 64, 256):
         inner = min(parts, 64)
-        mesh = AbstractMesh((1, 1, parts // inner, inner, 1), sharding.AXES)
+        mesh = AbstractMesh((1, 1, parts // inner, inner, 1, 1), sharding.AXES)
         found = sharding.report({"params": params}, sharding.Placement(mesh))
         part = found.parts["params"]
         shares.append(part.per_device * parts / part.whole)
@@ -288,7 +288,7 @@ def test_gather_leaves_integers_and_replicated_weights_alone():
 
 def test_more_than_64_ways_are_two_axes_of_the_mesh():
     """320 divides by 64 and not by 128; its kernels are split on two of their axes."""
-    mesh = AbstractMesh((1, 1, 4, 64, 1), sharding.AXES)
+    mesh = AbstractMesh((1, 1, 4, 64, 1, 1), sharding.AXES)
     where = sharding.Placement(mesh)
     spec = where.spec("k", (3, 3, 320, 640))
     assert spec == PartitionSpec(None, None, "fsdp_outer", "fsdp")
@@ -299,5 +299,5 @@ def test_more_than_64_ways_are_two_axes_of_the_mesh():
 def test_a_large_fsdp_axis_is_split_when_the_mesh_is_made():
     devices = [SliceOf(jax.devices()[0], 0) for _ in range(512)]
     mesh = sharding.make_mesh("data=2,fsdp=256", devices)
-    assert tuple(mesh.shape.values()) == (1, 2, 4, 64, 1)
+    assert tuple(mesh.shape.values()) == (1, 2, 4, 64, 1, 1)
     assert sharding.row_shards(mesh) == 512
