@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from gendr_jax.models import platform
+from gendr_jax.models import platform, tensor_axis
 from gendr_jax.models.attention_blocks import attend_blocks
 
 # Scores above this many numbers are never formed at once (64 Mi float32 = 256 MiB).
@@ -82,11 +82,12 @@ def _spec(
     """
     if not shape:
         return None
-    others = [name for name in (SPACE, MODEL) if shape.get(name, 1) > 1]
+    others = [SPACE] if shape.get(SPACE, 1) > 1 else []
+    others += [MODEL] if tensor_axis.parts() > 1 else []
     # An axis that is not named would be summed over in the backward pass, of size one
     # as well.
-    known = {*BATCH_AXES, SPACE, MODEL}.difference(others)
-    rows = tuple(name for name in shape if name in known)
+    known = {*BATCH_AXES, SPACE}.difference(others)
+    rows = tuple(name for name in shape if name in known or shape[name] == 1)
     if batch % math.prod(shape[name] for name in rows) or (
         not others and platform.platform() == "cpu"
     ):

@@ -10,6 +10,10 @@ everywhere. Where a size does not divide, that split is left out. Without the ax
 inside a shard_map over it, nothing here changes anything.
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import jax
 from jax.sharding import PartitionSpec
 
@@ -18,9 +22,22 @@ MODEL, SPACE = "model", "space"
 _ANY = PartitionSpec.UNCONSTRAINED
 
 
+_unused = contextvars.ContextVar("_unused", default=False)
+
+
+@contextlib.contextmanager
+def used(split: bool) -> Iterator[None]:
+    """While tracing: whether `model` splits anything; it does where nobody says."""
+    before = _unused.set(not split)
+    try:
+        yield
+    finally:
+        _unused.reset(before)
+
+
 def parts() -> int:
     """Over how many devices `model` splits; 1 where there is nothing to do."""
-    return _size(MODEL)
+    return 1 if _unused.get() else _size(MODEL)
 
 
 def divides(count: int) -> bool:

@@ -67,6 +67,10 @@ class Placement:
     def __post_init__(self) -> None:
         check_rules(self.rules)
 
+    def splits(self, axis: str) -> bool:
+        """Whether a rule names this mesh axis."""
+        return any(axis in how for _, how in self.rules)
+
     def tree(self, tree: Any, role: str = "") -> Any:
         """A tree like `tree` whose leaves are the shardings of its arrays.
 

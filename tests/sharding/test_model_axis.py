@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gendr_jax import nets, sharding
+from gendr_jax.models import tensor_axis
 from gendr_jax.models.transformer import SpatialTransformer
 from gendr_jax.plan import collectives, hlo
 from tests.helpers.tiny_stages import fewer_passes, random
@@ -23,13 +24,13 @@ MAP = BATCH * SIDE * SIDE * WIDTH * 4  # bytes of all tokens
 class Net:
     """A transformer over a map, and its arguments."""
 
-    def __init__(self, heads, side=SIDE):
+    def __init__(self, heads):
         net = nets.build(_Block, heads, dtype="float32")
         self.params = random(net, 1)
         self.apply = lambda params, *inputs: net.bind(params)(*inputs)
         rng = np.random.default_rng(2)
         draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
-        self.x, self.words = draw(BATCH, side, side, WIDTH), draw(BATCH, 7, WORDS)
+        self.x, self.words = draw(BATCH, SIDE, SIDE, WIDTH), draw(BATCH, 7, WORDS)
 
     def loss(self, params, x, words):
         return jnp.mean(jnp.sin(self.apply(params, x, words)))
@@ -42,17 +43,17 @@ class _Block(SpatialTransformer):
 
 
 @functools.cache
-def forward(heads, spec, side=SIDE):
+def forward(heads, spec, rules=sharding.TENSOR_RULES):
     """The compiled pass on a mesh: (program, collectives)."""
-    net, mesh = Net(heads, side), sharding.make_mesh(spec)
-    where = sharding.Placement(mesh, sharding.TENSOR_RULES, 1)
+    net, mesh = Net(heads), sharding.make_mesh(spec)
+    where = sharding.Placement(mesh, rules, 1)
     at, rows = where.tree(net.params, "unet"), sharding.batch_sharding(mesh)
 
     def run(params, x, words):
         whole = sharding.gather(params, at, "float32")
         return net.apply(whole, sharding.split_rows(x, mesh), words)
 
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), tensor_axis.used(where.splits("model")):
         jitted = jax.jit(run, in_shardings=(at, rows, rows), out_shardings=rows)
         program = jitted.lower(net.params, net.x, net.words).compile()
     module = hlo.parse(program.as_text())
@@ -74,7 +75,15 @@ def test_a_block_sends_two_all_reduces_and_is_split_evenly():
     assert 1 <= ratio < 1.1
 
 
-@pytest.mark.parametrize("heads", [2, 1])
+def test_without_rules_the_axis_repeats_the_work():
+    program, found = forward(4, "data=2,model=4", rules=())
+    alone, _ = forward(4, "data=8")
+    assert found == []
+    ratio = program.cost_analysis()["flops"] / alone.cost_analysis()["flops"]
+    assert ratio == pytest.approx(4, rel=0.01)
+
+
+@pytest.mark.parametrize("heads", [2])
 def test_heads_that_do_not_divide_split_queries(heads):
     program, found = forward(heads, "data=2,model=4")
     alone, _ = forward(heads, "data=8")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gendr_jax import sharding
+from gendr_jax.models import tensor_axis
 from gendr_jax.sharding import Placement
 from gendr_jax.train.stage import Metrics, Phase, Stage
 
@@ -90,7 +91,7 @@ def traced(
         given = (state, left, frozen, batch, key)
         if only is not None and number > only:
             break
-        with jax.set_mesh(mesh):
+        with jax.set_mesh(mesh), tensor_axis.used(placement.splits(sharding.MODEL)):
             _, next_left, _ = jax.eval_shape(phase.run, *given)
             next_left = placed(next_left, _rows(next_left, mesh))
             if only is not None and number < only:
