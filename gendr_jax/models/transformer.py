@@ -49,7 +49,7 @@ class Attention(nnx.Module):
             x = context = gather_tokens(x)
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
         if not by_heads:
-            q, k, v = map(some_tokens, (q, k, v))
+            q = some_tokens(q)
         q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
         mixed = named(attend(q, k, v, by_heads=by_heads), ATTENTION)
         y = self.to_out[0](mixed.reshape(x.shape))
