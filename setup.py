@@ -35,7 +35,7 @@ setup(
     },
     install_requires=[
         "absl-py>=2.1",
-        # Above 0.10.2 jax needs Python 3.12, and from 0.11.1 on a newer flax than 0.12.8.
+        # Above 0.10.2 jax needs Python 3.12 and, from 0.11.1 on, a flax above 0.12.8.
         "jax>=0.10.2,<0.13",
         "flax>=0.12.8,<0.13",
         "optax>=0.2.5,<0.3",

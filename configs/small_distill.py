@@ -6,7 +6,8 @@
 Nothing of the UNet sees further than its convolutions, so pictures of all sizes are
 restored alike. The regression (kind=paired) comes first.
 
-Without norms its activations explode at rates of 5e-4 and above.
+Without norms its activations explode at rates of 5e-4 and above; with them a constant
+rate of 1e-3 with gradients clipped at 1 ends at bicubic enlargement after 2,500 steps.
 """
 
 from ml_collections import ConfigDict
@@ -92,10 +93,10 @@ def get_config() -> ConfigDict:
                 ),
                 generator=dict(
                     b1=0.9,
-                    decay=2000,
-                    lr=0.001,
-                    schedule="wsd",
-                    warmup=200,
+                    clip=0.15,
+                    lr=0.0006,
+                    schedule="cosine",
+                    warmup=100,
                 ),
                 real=dict(
                     lr=0.0001,

@@ -40,10 +40,10 @@ def refuse_nested(output: Path, folder: Path, remedy: str) -> None:
     Raises:
         UsageError: with both names.
     """
-    out, given = output.resolve(), folder.resolve()
-    if out.is_relative_to(given):
-        what = "is" if out == given else "lies inside"
-    elif given.is_relative_to(out):
+    out, source = output.resolve(), folder.resolve()
+    if out.is_relative_to(source):
+        what = "is" if out == source else "lies inside"
+    elif source.is_relative_to(out):
         what = "holds"
     else:
         return
@@ -60,14 +60,14 @@ def refuse_inside(output: Path, folder: Path, remedy: str) -> None:
         refuse_nested(output, folder, remedy)
 
 
-def refuse_holding(output: Path, given: Path, remedy: str) -> None:
+def refuse_holding(output: Path, source: Path, remedy: str) -> None:
     """Stop where an output folder is the input, or holds it: it would be replaced.
 
     Raises:
         UsageError: with both names.
     """
-    if given.resolve().is_relative_to(output.resolve()):
-        refuse_nested(output, given, remedy)
+    if source.resolve().is_relative_to(output.resolve()):
+        refuse_nested(output, source, remedy)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

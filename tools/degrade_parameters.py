@@ -25,7 +25,7 @@ def kernel(p, at):
 
 
 def order(p, k):
-    place = {"place": jnp.int32(p[f"place{k}"])} if p["recipe"] == "apisr" else {}
+    place = {"resize_at": jnp.int32(p[f"place{k}"])} if p["recipe"] == "apisr" else {}
     return OrderDraw(
         **place,
         kernel=kernel(p, f"k{k}_"),

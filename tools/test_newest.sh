@@ -27,6 +27,9 @@ if [ ! -e "$root/complete" ]; then
   touch "$root/complete"
 fi
 cp /etc/resolv.conf "$root/etc/resolv.conf"
+# Certificates as outside, for networks behind a proxy with one of its own.
+certificates=/etc/ssl/certs/ca-certificates.crt
+if [ -e "$certificates" ]; then cp "$certificates" "$root$certificates"; fi
 if [ -e /etc/pip.conf ]; then cp /etc/pip.conf "$root/etc/pip.conf"; fi
 
 rm -rf "$root/src"

@@ -108,12 +108,14 @@ def _modules(recipe: Recipe, params: Params, channels_last: bool) -> tuple:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layout = torch.channels_last if channels_last else torch.contiguous_format
     modules = []
+    assert recipe.vae is not None, recipe.kind
     for made, config, tree in (
         (diffusers.AutoencoderKL, recipe.vae, params["vae"]),
         (diffusers.UNet2DConditionModel, recipe.unet, params["unet"]),
     ):
         with torch.device("meta"):
             module = made.from_config(config_json.dump(config))
+        assert isinstance(module, torch.nn.Module)
         state = {
             # a copy of what is still memory of jax, not to be written
             name: torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
@@ -121,6 +123,7 @@ def _modules(recipe: Recipe, params: Params, channels_last: bool) -> tuple:
         }
         module.load_state_dict(state, assign=True)
         module = module.to(device, getattr(torch, recipe.dtype))
+        # ty: ignore[no-matching-overload]  torch documents memory_format, untyped
         modules.append(module.to(memory_format=layout).train(False))
     return *modules, device
 
@@ -130,6 +133,7 @@ def _stages(recipe: Recipe, params: Params, vae: Any, unet: Any, device: Any) ->
     import torch
 
     dtype, config = getattr(torch, recipe.dtype), recipe.vae
+    assert config is not None, recipe.kind
     prompt = np.array(params["prompt"]["positive"], np.float32)
     context_ld = torch.from_numpy(prompt).to(device, dtype)
 
@@ -146,7 +150,7 @@ def _stages(recipe: Recipe, params: Params, vae: Any, unet: Any, device: Any) ->
         z = z / config.scaling_factor + config.shift_factor
         return vae.decode(z.to(dtype)).sample.float() / 2 + 0.5
 
-    def whole(up: Any) -> Any:
+    def full_pass(up: Any) -> Any:
         return decoder(denoise(encoder(up))).clamp(0, 1)
 
-    return {"encoder": encoder, "unet": denoise, "decoder": decoder, "pass": whole}
+    return {"encoder": encoder, "unet": denoise, "decoder": decoder, "pass": full_pass}

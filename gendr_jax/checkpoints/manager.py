@@ -21,7 +21,7 @@ from gendr_jax.checkpoints.barrier import SECONDS, anyone, barrier
 from gendr_jax.checkpoints.manifest import Meta
 from gendr_jax.errors import GendrError, InputError, UsageError
 from gendr_jax.sharding import path_name
-from gendr_jax.weights.remote_paths import move_folder, place
+from gendr_jax.weights.remote_paths import as_epath, move_folder
 
 FOLDER = "checkpoints"
 _STATE = "state"
@@ -68,25 +68,29 @@ class Manager:
         keep_seconds: int = 0,
         barrier_seconds: float = SECONDS,
     ):
-        self._folder = place(folder)
+        self._folder = as_epath(folder)
         self._barrier_seconds = barrier_seconds
         policies = ocp.training.preservation_policies
-        kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
-        kept += [policies.EveryNSteps(keep_every)] * (keep_every > 0)
-        kept += [policies.EveryNSeconds(keep_seconds)] * (keep_seconds > 0)
         self._protected = _Protected()
-        kept.append(self._protected)
-        self._kept = policies.AnyPreservationPolicy(kept)
+        self._kept = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(keep),
+                *([policies.EveryNSteps(keep_every)] if keep_every > 0 else []),
+                *([policies.EveryNSeconds(keep_seconds)] if keep_seconds > 0 else []),
+                self._protected,
+            ]
+        )
         self._pending: Any = None
         self._committed = time.monotonic()
         self._open()
 
     def _open(self) -> None:
         training = ocp.training
+        # Orbax's policies take another class of metadata than its protocols state.
         self._orbax = training.Checkpointer(
             self._folder,
-            save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=self._kept,
+            save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),  # ty: ignore[invalid-argument-type]
+            preservation_policy=self._kept,  # ty: ignore[invalid-argument-type]
             cleanup_tmp_directories=True,
         )
 
@@ -263,7 +267,7 @@ def find(path: Path | str) -> tuple[Any, int | None]:
     Raises:
         UsageError: there is no such checkpoint, or no checkpoints at all.
     """
-    folder, step = place(path), None
+    folder, step = as_epath(path), None
     if folder.name.isdigit() and folder.parent.name == FOLDER:
         folder, step = folder.parent.parent, int(folder.name)
     there = folder / FOLDER / str(step) if step is not None else folder / FOLDER
@@ -354,7 +358,7 @@ def describe(workdir: Path | str, *, verify: bool = True) -> dict[str, Any]:
     Raises:
         InputError: no checkpoints, or none that is good.
     """
-    folder = place(workdir) / FOLDER
+    folder = as_epath(workdir) / FOLDER
     if not folder.is_dir():
         raise InputError(f"{workdir} has no checkpoints. Give a training workdir.")
     damaged: dict[int, str] = {}
@@ -379,7 +383,9 @@ def _described(orbax: Any, step: int) -> dict[str, Any]:
     """The manifest of a step, checked against its own fingerprint."""
     try:
         found = dict(orbax.metadata(step).custom_metadata)
-        good = found["fingerprint"] == manifest.whole(found["arrays"], found["clock"])
+        good = found["fingerprint"] == manifest.fingerprint_of(
+            found["arrays"], found["clock"]
+        )
     except Exception as error:  # Orbax raises many kinds for many kinds of damage
         raise _Broken(f"its manifest cannot be read ({_reason(error)})") from error
     if not good or found["step"] != step:

@@ -35,11 +35,11 @@ def make(step: int, state: Any, clock: Meta, meta: Meta) -> dict[str, Any]:
         "arrays": arrays,
         "clock": dict(clock),
         "meta": dict(meta),
-        "fingerprint": whole(arrays, clock),
+        "fingerprint": fingerprint_of(arrays, clock),
     }
 
 
-def whole(arrays: Meta, clock: Meta) -> str:
+def fingerprint_of(arrays: Meta, clock: Meta) -> str:
     """The fingerprint: one hash over every array and what decides how to go on."""
     return combine({"arrays": arrays, "clock": clock})
 

@@ -14,27 +14,27 @@ USAGE = """\
 usage: gendr bench [--size 512] [--batch N] [--dtype bf16|fp32] [--json FILE] ...
        gendr bench --config FILE [--config.KEY=VALUE ...] ...
 
-Without a configuration: encoder, UNet, decoder and the whole pass of the shipped
-student, or of --weights (full size with random weights: --config configs/distill.py
---program restore). With one: a training step of its stage, program by
-program, on its data (noise where it names none), from random weights where it names
-none. Prints a table: times are medians, "cpu ms" is processor time of all threads, MFU
-is the share of what a product of matrices reaches here, measured first.
+Without --config: encoder, UNet, decoder and the complete pass of the shipped student,
+or of --weights (full size with random weights: --config configs/distill.py --program
+restore). With --config: a training step of its stage, program by program, on its data
+(noise if it names none) and its initial weights (random if it names none). Prints a
+table: times are medians, "cpu ms" is processor time of all threads, MFU is relative to
+the speed of a matrix product measured first.
 
   --config FILE         a configuration, such as configs/tiny_distill.py
   --config.KEY=VALUE    change one of its values
   --program train|restore       restore: the pass with the configuration's networks
   --weights NAME|DIR    of a restorer (default: gendr-tiny)
   --size 512            side of the output (of the crop in training), or 768x512, or 4k;
-                        above 1024 a whole picture by tiles
+                        above 1024 a picture in tiles
   --batch N             default: 1; in training that of the configuration
   --dtype bf16|fp32     default: bf16, on a CPU fp32; in training the configuration's
-  --stages LIST         of encoder,unet,decoder,pass (default all)
-  --sweep               doubles the batch until pictures a second no longer grow
+  --stages LIST         encoder,unet,decoder,pass (default all)
+  --sweep               double the batch until pictures per second stop growing
   --peer LIST           PyTorch and diffusers with the same weights, in turn with ours:
                         eager, compile, max-autotune, each also as eager+channels_last;
                         no ratio where other programs keep the cores busy
-  --rounds 5            that count
+  --rounds 5            measured rounds, of which the median is printed
   --json FILE           all figures, with machine, versions and this command
   --help                this text
 """
@@ -61,9 +61,9 @@ def main(args: list[str]) -> int:
         )
     if values.json:
         _check_json(Path(values.json), args, values.weights)
-    from gendr_jax.cli.common import quiet
+    from gendr_jax.cli.common import silence_libraries
 
-    quiet()
+    silence_libraries()
     if training and config is not None:
         result = _train(values, config)
     else:

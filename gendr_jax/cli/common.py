@@ -18,7 +18,7 @@ from gendr_jax.errors import UsageError
 DEFAULT_WEIGHTS = "gendr-tiny"
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Keep the logs and warnings of libraries off the terminal, but with --debug.
 
     Orbax logs a traceback for every damaged file, beside the error that it raises.
@@ -44,9 +44,9 @@ def _silence_closed_loops() -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     shown = sys.unraisablehook
 
-    def hook(told: Any) -> None:
-        if str(told.exc_value) != "Event loop is closed":
-            shown(told)
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
 
     sys.unraisablehook = hook
 

@@ -43,9 +43,9 @@ def main(args: list[str]) -> int:
     if flags.verify and flags.to in ("peft", "kohya"):  # before anything is written
         raise UsageError("--verify runs networks, not adapters. Verify with --merge.")
     _check_apart(flags)
-    from gendr_jax.cli.common import quiet
+    from gendr_jax.cli.common import silence_libraries
 
-    quiet()
+    silence_libraries()
     if flags.verify:  # before a long conversion, not after it
         from gendr_jax.weights import verify
 
@@ -134,9 +134,9 @@ def _run(source: str) -> Any:
 
     Cheap for what is none: the checkpoint library takes seconds to import.
     """
-    from gendr_jax.weights.remote_paths import place
+    from gendr_jax.weights.remote_paths import as_epath
 
-    folder = place(source)
+    folder = as_epath(source)
     one = folder.name.isdigit() and folder.parent.name == "checkpoints"
     try:
         return folder if (folder if one else folder / "checkpoints").is_dir() else None
@@ -181,50 +181,60 @@ def _parser() -> Parser:
         "--to",
         choices=("orbax", "diffusers", "peft", "safetensors", "ldm", "kohya"),
         default="orbax",
-        help="a folder: ours (default), of diffusers, of PEFT (adapters); one file: "
+        help="a folder: orbax (ours, default), diffusers, peft (adapters); one file: "
         "safetensors (our names), ldm, kohya (adapters)",
     )
-    add("--step", type=int, metavar="N", help="of a training workdir, checkpoint N")
+    add("--step", type=int, metavar="N", help="which checkpoint of a training workdir")
     add("--dtype", default="", help="float32, bfloat16 or float16; default: as stored")
     add(
         "--latent-channels",
         type=int,
         default=0,
         metavar="N",
-        help="widen the UNet's latents, 4 to 16",
+        help="widen the UNet's input and output, 4 to 16",
     )
-    add("--merge", action="store_true", help="fold adapters into the UNet beside them")
+    add("--merge", action="store_true", help="fold LoRA adapters into the base UNet")
     add(
         "--lora-strength",
         type=float,
         default=1.0,
         metavar="F",
-        help="how much adapters count, 0 to 1 and beyond",
+        help="factor on LoRA adapters (default: 1)",
     )
-    add("--lora-alpha", type=float, metavar="F", help="of adapters that lost theirs")
+    add(
+        "--lora-alpha",
+        type=float,
+        metavar="F",
+        help="alpha of a LoRA file that has none",
+    )
     add("--prompt", type=Path, metavar="FILE", help="prompt embeddings for a restorer")
-    add("--verify", action="store_true", help="run the result in PyTorch and in JAX")
-    add("--force", action="store_true", help="replace weights that are at DST")
+    add("--verify", action="store_true", help="compare the result in PyTorch and JAX")
+    add("--force", action="store_true", help="replace existing weights at DST")
     add(
         "--prediction",
         choices=("eps", "v"),
-        help="what the UNet predicts, where its files do not say",
+        help="what the UNet predicts, if its files do not say",
     )
     add(
         "--ema",
         choices=("auto", "yes", "no"),
         default="auto",
-        help="of an LDM file, the averaged weights (auto: where there are any)",
+        help="use averaged (EMA) weights (auto: if there are any)",
     )
-    add("--scaling-factor", type=float, metavar="F", help="of the autoencoder")
-    add("--shift-factor", type=float, metavar="F", help="the same")
-    add("--variant", default="", metavar="NAME", help="of several files, such as fp16")
+    add("--scaling-factor", type=float, metavar="F", help="of the VAE latents")
+    add("--shift-factor", type=float, metavar="F", help="of the VAE latents")
+    add(
+        "--variant",
+        default="",
+        metavar="NAME",
+        help="which of several files, such as fp16",
+    )
     add(
         "--sha256",
         action="append",
         default=[],
         metavar="HEX",
-        help="refuse weights files of another hash; once a file",
+        help="expected hash of a weights file; repeat for each",
     )
     add("--json", action="store_true", help="print the report as JSON")
     return parser

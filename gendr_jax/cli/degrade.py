@@ -55,15 +55,21 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="gendr degrade",
-        description="Make low-quality pictures of good ones: DIR/LR and DIR/HR, and "
-        f"DIR/{NAME} with what was done to each.",
+        description="Make training pairs: low-quality copies of photographs in "
+        f"DIR/LR, the originals in DIR/HR, what was done to each in DIR/{NAME}.",
     )
     add = parser.add_argument
-    add("-i", "--input", required=True, metavar="HQ_DIR", help="folder of good images")
-    add("-o", "--output", required=True, metavar="DIR", help="where LR and HR go")
-    add("-s", "--scale", type=int, default=4, help="times smaller (default: 4)")
+    add("-i", "--input", required=True, metavar="HQ_DIR", help="folder of photographs")
+    add(
+        "-o",
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="folder for LR, HR and manifest.jsonl",
+    )
+    add("-s", "--scale", type=int, default=4, help="reduction factor (default: 4)")
     known = ", ".join(PRESETS)
     add("--preset", default=DEFAULT, help=f"{known} (default: {DEFAULT})")
-    add("--seed", type=int, default=0, help="of every random draw (default: 0)")
-    add("--resume", action="store_true", help="keep the pairs of an interrupted run")
+    add("--seed", type=int, default=0, help="random seed (default: 0)")
+    add("--resume", action="store_true", help="continue an interrupted run")
     return parser

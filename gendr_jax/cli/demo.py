@@ -68,7 +68,9 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser("gendr demo", "A web page with a slider between before and after.")
+    parser = Parser(
+        "gendr demo", "A web page that restores pictures, with a before/after slider."
+    )
     add = parser.add_argument
     add(
         "--weights",
@@ -83,9 +85,9 @@ def _parser() -> Parser:
 
 
 def _restorer(flags: Any, tile: Any) -> Any:
-    from gendr_jax.cli.common import cache_programs, quiet
+    from gendr_jax.cli.common import cache_programs, silence_libraries
 
-    quiet()
+    silence_libraries()
     cache_programs()
     from gendr_jax.restore.pipeline import Restorer
 

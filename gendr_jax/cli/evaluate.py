@@ -27,9 +27,9 @@ def main(args: list[str]) -> int:
         InputError: weights that cannot be read.
     """
     flags = parse(args)
-    from gendr_jax.cli.common import cache_programs, quiet
+    from gendr_jax.cli.common import cache_programs, silence_libraries
 
-    quiet()
+    silence_libraries()
     cache_programs()
     with tidy_when_terminated():
         return _run(flags)
@@ -49,7 +49,7 @@ def _run(flags: Any) -> int:
     alone = [name for name in names if name not in OF_SETS]
     metrics = open_metrics(alone, _settings(flags, pairs.scale))
     sets = open_set_metrics([name for name in names if name in OF_SETS])
-    _check_given([*metrics, *sets], folders)
+    _require_folders([*metrics, *sets], folders)
     for line in pairs.problems:
         say_error(line)
     gallery = Gallery(flags.crops)
@@ -77,11 +77,11 @@ def _run(flags: Any) -> int:
 def _figures(pairs: Any, metrics: Any, sets: Any, see: Any) -> tuple[Any, Any]:
     """(those of pictures, those of methods as a whole); `see` is shown each item."""
     from gendr_jax.evaluate import measuring
-    from gendr_jax.evaluate.set_metrics import Whole, collecting
+    from gendr_jax.evaluate.set_metrics import SetFigures, collecting
 
     with _progress(len(pairs.items)) as advance:
         if not sets:
-            return measuring.run(pairs, metrics, see=see, advance=advance), Whole()
+            return measuring.run(pairs, metrics, see=see, advance=advance), SetFigures()
         with collecting() as collection:
 
             def keep(seen: Any) -> None:
@@ -210,7 +210,7 @@ def _has_parameters(flags: Any, name: str) -> bool:
     return family not in PARAMETERS or getattr(flags, family) is not None
 
 
-def _check_given(metrics: list[Any], folders: Any) -> None:
+def _require_folders(metrics: list[Any], folders: Any) -> None:
     what = {"gt": "truths", "lr": "inputs"}
     for opened in metrics:
         second = opened.metric.against

@@ -22,8 +22,8 @@ def parse(args: list[str]) -> Any:
 def _parser() -> Parser:
     parser = Parser(
         "gendr evaluate",
-        "Measure restored pictures against their truths, their inputs, or alone; one\n"
-        "method or several side by side. Pictures belong together by file stem.",
+        "Measure restored pictures against ground truth, their inputs, or alone; one\n"
+        "method or several side by side. Pictures are paired by file name.",
     )
     add = parser.add_argument
     add(
@@ -31,45 +31,54 @@ def _parser() -> Parser:
         action="append",
         default=[],
         metavar="[NAME=]DIR",
-        help="restored pictures, once a method; --sr bicubic enlarges --lr",
+        help="restored pictures, repeat for each method; --sr bicubic enlarges --lr",
     )
     add(
         "--restore",
         action="append",
         default=[],
         metavar="[NAME=]WEIGHTS",
-        help="a method too: --lr restored with these weights, as gendr restore does; "
-        f"{DEFAULT_WEIGHTS} where no method is named",
+        help="restore --lr with these weights and measure that; "
+        f"{DEFAULT_WEIGHTS} if no method is named",
     )
-    add("--dtype", choices=["bf16", "fp32"], help="of --restore (default: as restore)")
-    add("--gt", metavar="DIR", help="the truths")
-    add("--lr", metavar="DIR", help="the low-quality inputs")
+    add(
+        "--dtype",
+        choices=["bf16", "fp32"],
+        help="of --restore (default: as gendr restore)",
+    )
+    add("--gt", metavar="DIR", help="ground truth (high-quality pictures)")
+    add("--lr", metavar="DIR", help="low-quality inputs")
     add(
         "--set", metavar="NAME", help="a known test set in --root: RealSR, DRealSR, ..."
     )
-    add("--root", metavar="DIR", help="where the pictures of --set are")
+    add("--root", metavar="DIR", help="folder of the test sets of --set")
     add(
         "-s",
         "--scale",
         type=float,
-        help="from inputs to results (default: what truths show; 4 without them)",
+        help="scale from inputs to results (default: from --gt; 4 without it)",
     )
-    add("--partial", action="store_true", help="methods may lack pictures")
-    add("--sr-suffix", default="", metavar="TEXT", help="added to names: _SwinIR")
-    add("--lr-suffix", default="", metavar="TEXT", help="of --lr, as in x4")
+    add("--partial", action="store_true", help="allow methods to lack pictures")
+    add(
+        "--sr-suffix",
+        default="",
+        metavar="TEXT",
+        help="ending of result names: _SwinIR",
+    )
+    add("--lr-suffix", default="", metavar="TEXT", help="ending of --lr names: x4")
     add(
         "--sr-template",
         default="",
         metavar="TEXT",
-        help="names of results, {} being that of the truth: SR_{}_x4",
+        help="names of results, {} is the name of the truth: SR_{}_x4",
     )
     add("--lr-template", default="", metavar="TEXT", help="names of --lr: {}-small")
     add(
         "--by-order",
         action="store_true",
-        help="folders without a common name pair in the order of names",
+        help="pair pictures in order of names if no names match",
     )
-    add("--recursive", action="store_true", help="folders below folders")
+    add("--recursive", action="store_true", help="search subfolders")
     _metric_flags(parser.add_argument_group("metrics"))
     _output_flags(parser.add_argument_group("results"))
     return parser
@@ -80,29 +89,50 @@ def _metric_flags(group: Any) -> None:
     add(
         "--metrics",
         metavar="LIST",
-        help="as in psnr,ssim,niqe (default: all that the given files allow)",
+        help="such as psnr,ssim,niqe (default: all that the inputs allow)",
     )
     add(
         "--channel",
         choices=["y", "rgb"],
         default="y",
-        help="of psnr, ssim (default: y)",
+        help="for psnr and ssim (default: y)",
     )
-    add("--crop", type=int, default=0, metavar="N", help="pixels left out at borders")
-    add("--niqe", metavar="PATH", help="its parameters, or photographs to fit them to")
+    add(
+        "--crop",
+        type=int,
+        default=0,
+        metavar="N",
+        help="border pixels to leave out (default: 0)",
+    )
+    add("--niqe", metavar="PATH", help="NIQE parameters, or photographs to fit them to")
     for name, network in (("lpips", "LPIPS"), ("dists", "DISTS"), ("dino", "DINOv2")):
         add(f"--{name}", metavar="PATH", help=f"weights of {network}")
-    add("--tile", type=int, default=512, metavar="N", help="of seam (default: 512)")
-    add("--tile-overlap", type=int, metavar="N", help="of seam (default: a quarter)")
+    add(
+        "--tile",
+        type=int,
+        default=512,
+        metavar="N",
+        help="tile side of the metric seam (default: 512)",
+    )
+    add(
+        "--tile-overlap",
+        type=int,
+        metavar="N",
+        help="overlap of the metric seam (default: a quarter)",
+    )
 
 
 def _output_flags(group: Any) -> None:
     add = group.add_argument
-    add("-o", "--output", metavar="FILE.json", help="all figures")
-    add("--csv", metavar="FILE.csv", help="a line a picture and method")
-    add("--html", metavar="FILE.html", help="the report, with pictures, in one file")
+    add("-o", "--output", metavar="FILE.json", help="all figures as JSON")
+    add("--csv", metavar="FILE.csv", help="one line per picture and method")
+    add("--html", metavar="FILE.html", help="report with pictures in one file")
     add(
-        "--crops", type=int, default=24, metavar="N", help="in the report (default: 24)"
+        "--crops",
+        type=int,
+        default=24,
+        metavar="N",
+        help="number of crops in the report (default: 24)",
     )
 
 

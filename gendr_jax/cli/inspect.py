@@ -13,16 +13,22 @@ def main(args: list[str]) -> int:
     Raises:
         InputError: nothing that is known, or damaged.
     """
-    parser = Parser("gendr inspect", "Say what a weights file or folder holds.")
-    parser.add_argument(
-        "source", metavar="SRC", help="weights file or folder of any kind, or workdir"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument(
-        "--verify", action="store_true", help="read all arrays, compare their hashes"
+    parser = Parser(
+        "gendr inspect",
+        "Show what a weights file, weights folder or training workdir holds.",
     )
     parser.add_argument(
-        "--variant", default="", metavar="NAME", help="of several files, such as fp16"
+        "source", metavar="SRC", help="weights file, weights folder or training workdir"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--verify", action="store_true", help="read all arrays and check their hashes"
+    )
+    parser.add_argument(
+        "--variant",
+        default="",
+        metavar="NAME",
+        help="which of several files, such as fp16",
     )
     flags = parser.parse_args(args)
     answer = describe(flags.source, verify=flags.verify, variant=flags.variant)
@@ -36,9 +42,9 @@ def describe(source: Path | str, *, verify: bool, variant: str = "") -> dict[str
     Raises:
         InputError: nothing that is known, or damaged.
     """
-    from gendr_jax.cli.common import quiet
+    from gendr_jax.cli.common import silence_libraries
 
-    quiet()
+    silence_libraries()
     from gendr_jax.checkpoints import manager
     from gendr_jax.weights import describe as foreign
     from gendr_jax.weights import folder, one_file

@@ -73,16 +73,22 @@ def _demo(args: list[str]) -> int:
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "quickstart": (_quickstart, "restore photographs that come along, show a picture"),
+    "quickstart": (
+        _quickstart,
+        "restore sample photographs, write a comparison picture",
+    ),
     "restore": (_restore, "enlarge and restore photographs"),
-    "train": (_train, "train one stage: vae, base or distill"),
-    "evaluate": (_evaluate, "measure results, compare methods, write a report"),
-    "plan": (_plan, "what a step costs on a pod, by the compiler, without one"),
-    "bench": (_bench, "how long a restoring pass or a training step takes here"),
-    "degrade": (_degrade, "make low-quality pictures of good ones"),
-    "convert": (_convert, "bring weights from PyTorch, or take them back"),
-    "demo": (_demo, "a web page with a slider between before and after"),
-    "inspect": (_inspect, "say what a weights file, folder or training workdir holds"),
+    "train": (_train, "train one stage: vae, base, distill, adc or pix"),
+    "evaluate": (
+        _evaluate,
+        "measure restored pictures, compare methods, write a report",
+    ),
+    "plan": (_plan, "memory and time of a training step on a TPU pod, without one"),
+    "bench": (_bench, "time a restoring pass or a training step on this machine"),
+    "degrade": (_degrade, "make low-quality copies of photographs (training pairs)"),
+    "convert": (_convert, "convert weights from PyTorch to JAX and back"),
+    "demo": (_demo, "web page: restore a picture, before/after slider"),
+    "inspect": (_inspect, "show what a weights file, folder or training workdir holds"),
 }
 
 

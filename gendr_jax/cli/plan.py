@@ -20,11 +20,11 @@ from gendr_jax.plan.roofline import Efficiency
 USAGE = """\
 usage: gendr plan --config FILE --topology NAME[,NAME...] [--config.KEY=VALUE ...]
 
-Compiles the true step of a configuration for machines that are not here, and says what
-fits, what it costs and how fast it can be at best. Nothing is run, no weights are read.
-Times, days and chip-hours are bounds from below (every resource at its peak, all at the
-same time); columns beside them say it with the network exposed and with no overlap.
-A mesh that does not fit the devices, the batch or the networks is refused at once.
+Compiles the training step of a configuration for accelerators that are not attached:
+whether it fits in memory, what it costs, the best possible speed. Nothing is run.
+Times, days and chip-hours are lower bounds (every resource at its peak, all at the same
+time); further columns give them with the network exposed and with no overlap. A mesh
+that does not fit the devices, the batch or the networks is refused before compiling.
 
   --config FILE         a configuration, such as configs/distill.py
   --config.KEY=VALUE    change one of its values
@@ -36,14 +36,14 @@ A mesh that does not fit the devices, the batch or the networks is refused at on
   --program train|restore       the training step, or the restoring pass of one image
                         size (--size 512) with the configuration's networks
   --effort low|full     of the compiler; full takes many times longer (default low)
-  --suggest estimate|compile    what would fit: by arithmetic, or by compiling it
+  --suggest estimate|compile    suggest what would fit: by arithmetic, or by compiling
   --jobs N              programs compiled at once; at full size each may take 10 GB
   --efficiency compute=.7,hbm=.8,network=.6   shares of the peak rates that you have
                         measured; a resource that is not named works at its peak
   --pairs N             target for days and chip-hours (default 20e6)
   --json FILE           all figures
-  --plot FILE.png       memory and time of every cell (needs matplotlib)
-  --no-cache            compile again what was compiled before
+  --plot FILE.png       memory and time of every combination (needs matplotlib)
+  --no-cache            ignore results of earlier compilations
   --timeout SECONDS     for one compilation (default 10800)
   --help                this text
 """

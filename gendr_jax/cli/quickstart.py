@@ -21,9 +21,9 @@ def main(args: list[str]) -> int:
         from gendr_jax.cli import quickstart_training
 
         return quickstart_training.run(flags.workdir)
-    from gendr_jax.cli.common import cache_programs, quiet
+    from gendr_jax.cli.common import cache_programs, silence_libraries
 
-    quiet()
+    silence_libraries()
     cache_programs()
     from gendr_jax.cli import comparison
 
@@ -43,14 +43,14 @@ def main(args: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "gendr quickstart",
-        "Restore photographs that come with scikit-image with the weights that come\n"
-        "with this package, and draw the comparison.",
+        "Restore sample photographs (of scikit-image) with the shipped weights and\n"
+        "write a comparison picture.",
     )
     add = parser.add_argument
     add("--workdir", type=Path, default=Path("gendr_quickstart"), metavar="DIR")
     add(
         "--train",
         action="store_true",
-        help="train tiny networks first: the three stages in some nine minutes",
+        help="train tiny networks first: three stages, about nine minutes",
     )
     return parser

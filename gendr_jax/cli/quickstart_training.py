@@ -113,7 +113,7 @@ def run(workdir: Path) -> int:
     from absl import flags
 
     from gendr_jax.cli import comparison
-    from gendr_jax.cli.common import cache_programs, quiet
+    from gendr_jax.cli.common import cache_programs, silence_libraries
     from gendr_jax.sharding import make_mesh
     from gendr_jax.train.run import loop
     from gendr_jax.train.stages import build
@@ -123,7 +123,7 @@ def run(workdir: Path) -> int:
     )
     # Worker processes of grain read the global flags, which nobody parses here.
     flags.FLAGS.mark_as_parsed()
-    quiet()
+    silence_libraries()
     cache_programs()
     began = time.monotonic()
     mesh = make_mesh("")

@@ -67,7 +67,7 @@ def _work(
     earlier: dict[str, dict],
 ) -> int:
     """How many could not be done."""
-    wished = wishes(flags)
+    options = picture_options(flags)
     for path, why in problems.items():
         report_lib.say_error(why)
         report({"input": path, "status": "failed", "error": why})
@@ -76,9 +76,9 @@ def _work(
         from gendr_jax.cli import restore_cost
 
         left = _without_existing(todo, flags, report, earlier, print)
-        failed = restore_cost.show(left, count, flags, wished, report)
+        failed = restore_cost.show(left, count, flags, options, report)
         return len(problems) + failed
-    failed = [*problems, *_restore_all(todo, flags, wished, report, earlier)]
+    failed = [*problems, *_restore_all(todo, flags, options, report, earlier)]
     if count > 1:  # their reasons have scrolled away
         for name in failed:
             print(f"failed: {report_lib.printable(name)}")
@@ -102,7 +102,7 @@ def _require_lossy(todo: list[Any], quality: int | None) -> None:
         )
 
 
-def wishes(flags: Any) -> Any:
+def picture_options(flags: Any) -> Any:
     """What flags say of each picture.
 
     Raises:
@@ -110,20 +110,17 @@ def wishes(flags: Any) -> Any:
     """
     from gendr_jax import image_io
     from gendr_jax.image_io.resize import Target
-    from gendr_jax.restore.folders.run import Wishes
+    from gendr_jax.restore.folders.run import PictureOptions
 
     sizes = {name: getattr(flags, name) for name in SIZES}
     if all(value is None for value in sizes.values()):
         sizes["outscale"] = 4.0
-    folders = {
-        name: None if value is None else Path(value)
-        for name, value in (
-            ("compare", flags.compare),
-            ("residual_map", flags.residual_map),
-        )
-    }
+    compare, residual_map = (
+        None if name is None else Path(name)
+        for name in (flags.compare, flags.residual_map)
+    )
     limit = flags.max_input_pixels
-    return Wishes(
+    return PictureOptions(
         Target(sizes.pop("outscale"), **sizes),
         metadata=not flags.strip_metadata,
         max_input_pixels=image_io.MAX_PIXELS if limit is None else limit,
@@ -132,42 +129,45 @@ def wishes(flags: Any) -> Any:
         refuse=flags.on_residual == "refuse",
         stages=flags.stage_times,
         quality=flags.quality,
-        **folders,
+        compare=compare,
+        residual_map=residual_map,
     )
 
 
 def _restore_all(
     todo: list[Any],
     flags: Any,
-    wished: Any,
+    options: Any,
     report: report_lib.Report,
     earlier: dict[str, dict],
 ) -> list[str]:
     """Restore the pictures one by one; those that failed."""
     from gendr_jax.restore.folders import run
 
-    run.clear_leftovers(todo, wished)
+    run.clear_leftovers(todo, options)
     failed = []
-    with report_lib.progress(len(todo)) as told:
+    with report_lib.progress(len(todo)) as reporter:
 
-        def tell(work: Any) -> None:
+        def report_work(work: Any) -> None:
             entry, job = work.entry, work.job
             report(entry)
             if warning := entry.get("warning"):
-                told.say(f"gendr: warning: {warning}")
+                reporter.say(f"gendr: warning: {warning}")
             if lost := entry.get("metadata_lost"):
-                told.say(f"gendr: warning: {job.target} lacks {', '.join(lost)}")
+                reporter.say(f"gendr: warning: {job.target} lacks {', '.join(lost)}")
             if entry["status"] == run.FAILED:
                 failed.append(str(job.source))
-                told.say(f"gendr: error: {entry['error']}")
-                told.advance("")
+                reporter.say(f"gendr: error: {entry['error']}")
+                reporter.advance("")
                 return
             size = f"{entry['width']}x{entry['height']}"
             seconds = f"{entry['seconds']:.1f} s"
-            told.advance(f"{job.source} -> {job.target} {size} {seconds}")
+            reporter.advance(f"{job.source} -> {job.target} {size} {seconds}")
 
-        left = _without_existing(todo, flags, report, earlier, told.advance)
-        run.run(left, wished, lambda: open_restorer(flags), tell, told.tiles)
+        left = _without_existing(todo, flags, report, earlier, reporter.advance)
+        run.run(
+            left, options, lambda: open_restorer(flags), report_work, reporter.tiles
+        )
     return failed
 
 
@@ -199,9 +199,9 @@ def open_restorer(flags: Any) -> Any:
     Raises:
         UsageError: weights that cannot be read, or flags that cannot be used.
     """
-    from gendr_jax.cli.common import cache_programs, quiet
+    from gendr_jax.cli.common import cache_programs, silence_libraries
 
-    quiet()
+    silence_libraries()
     cache_programs()
     from gendr_jax.restore.pipeline import MAX_PIXELS, Restorer
 

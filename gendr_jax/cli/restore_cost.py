@@ -10,7 +10,7 @@ from gendr_jax.restore import estimate, memory
 from gendr_jax.restore.estimate import Estimate
 from gendr_jax.restore.folders.naming import Job
 from gendr_jax.restore.folders.report import printable, say_error
-from gendr_jax.restore.folders.run import FAULTS, Wishes, look, one_line
+from gendr_jax.restore.folders.run import FAULTS, PictureOptions, look, one_line
 from gendr_jax.restore.forward import recipe_of
 from gendr_jax.restore.options import DTYPES
 from gendr_jax.restore.pipeline import MAX_PIXELS
@@ -23,7 +23,7 @@ def show(
     todo: list[Job],
     total: int,
     flags: Any,
-    wishes: Wishes,
+    options: PictureOptions,
     report: Callable[[dict], None],
 ) -> int:
     """Print a line a picture and a total; how many cannot be done.
@@ -39,7 +39,7 @@ def show(
     for job in todo:
         names = {"input": str(job.source), "output": str(job.target)}
         try:
-            reader, scale = look(job, wishes)
+            reader, scale = look(job, options)
             head = reader.header
             size = resize.output_size(head.height, head.width, scale)
             # Whether alpha hides anything only pixels say.

@@ -36,9 +36,20 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add(
-        "-i", "--input", nargs="+", required=True, metavar="PATH", help="files, folders"
+        "-i",
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="files or folders",
     )
-    add("-o", "--output", required=True, metavar="OUT", help="folder, or file for one")
+    add(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="folder, or a file for one input",
+    )
     add(
         "--weights",
         default=DEFAULT_WEIGHTS,
@@ -59,12 +70,17 @@ def _size_flags(group: Any) -> None:
         "--outscale",
         type=float,
         metavar="F",
-        help="times larger, 1 to 16 (default: 4)",
+        help="scale factor, 1 to 16 (default: 4)",
     )
     add("--width", type=int, metavar="W", help="exact width of results in pixels")
-    add("--height", type=int, metavar="H", help="exact height")
-    add("--longest-side", type=int, metavar="L", help="exact longer side")
-    add("--megapixels", type=float, metavar="M", help="millions of pixels")
+    add("--height", type=int, metavar="H", help="exact height of results in pixels")
+    add("--longest-side", type=int, metavar="L", help="exact longer side in pixels")
+    add(
+        "--megapixels",
+        type=float,
+        metavar="M",
+        help="size of results in millions of pixels",
+    )
 
 
 def _network_flags(group: Any) -> None:
@@ -75,52 +91,69 @@ def _network_flags(group: Any) -> None:
         type=_tile,
         default="auto",
         metavar="auto|0|N",
-        help="side in output pixels of what is done at once; 0: all (default: auto)",
+        help="side of a tile in output pixels; 0: no tiles (default: auto)",
     )
-    add("--tile-overlap", type=int, metavar="N", help="(default: a quarter of a tile)")
-    add("--batch", type=int, default=1, metavar="N", help="pictures of a size at once")
-    add("--mesh", metavar="AXES", help='devices, "data=8,space=1" (default: one)')
+    add(
+        "--tile-overlap",
+        type=int,
+        metavar="N",
+        help="output pixels that tiles overlap (default: a quarter)",
+    )
+    add(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="pictures of one size per pass",
+    )
+    add(
+        "--mesh", metavar="AXES", help='devices, "data=8,space=1" (default: one device)'
+    )
     add(
         "--color-fix",
         choices=["adain", "wavelet", "lab", "none"],
         default="adain",
-        help="how results get the colours of inputs (default: adain)",
+        help="how the colours of the input are restored (default: adain)",
     )
     add(
         "--color-fix-strength",
         type=float,
         default=1.0,
         metavar="F",
-        help="how much of it, 0 to 1 (default: 1)",
+        help="strength of the colour fix, 0 to 1 (default: 1)",
     )
     add(
         "--strength",
         type=float,
         default=1.0,
         metavar="F",
-        help="1 the networks' picture, 0 plain enlargement (default: 1)",
+        help="blend: 1 restored, 0 plain bicubic enlargement (default: 1)",
     )
     add(
         "--pad-cfg",
         type=float,
         default=1.0,
         metavar="W",
-        help="guidance of weights of kind pix by two paddings, two passes a picture; "
-        "above 1 it sharpens (default: 1, none)",
+        help="PadCFG guidance of weights of kind pix, two passes per picture; above 1 "
+        "sharpens (default: 1, off)",
     )
-    add("--dtype", choices=["bf16", "fp32"], help="(default: bf16; fp32 on a CPU)")
+    add(
+        "--dtype",
+        choices=["bf16", "fp32"],
+        help="of computation (default: bf16; fp32 on a CPU)",
+    )
     add(
         "--seed",
         type=int,
         default=0,
         metavar="N",
-        help="no effect: no random numbers are drawn",
+        help="no effect: restoring is deterministic",
     )
     add(
         "--max-pixels",
         type=int,
         metavar="N",
-        help="with --tile 0: refuse larger outputs (default: 4194304 = 2048x2048)",
+        help="with --tile 0: largest output allowed (default: 4194304 = 2048x2048)",
     )
 
 
@@ -144,36 +177,36 @@ def _file_flags(group: Any) -> None:
         "--ext",
         choices=["auto", "png", "jpg", "webp", "tiff"],
         default="auto",
-        help="format of results (default: auto, that of the input)",
+        help="format of results (default: auto, as the input)",
     )
     add(
         "--quality",
         type=int,
         metavar="N",
-        help="1 to 100, of JPEG (default: 95) and WebP (default: lossless)",
+        help="1 to 100, for JPEG (default: 95) and WebP (default: lossless)",
     )
-    add("--suffix", default="", metavar="S", help="added to the names of results")
-    add("--recursive", action="store_true", help="folders below folders; tree is kept")
-    add("--skip-existing", action="store_true", help="leave results that are there")
+    add("--suffix", default="", metavar="S", help="added to file names, such as _x4")
+    add("--recursive", action="store_true", help="search subfolders and keep the tree")
+    add("--skip-existing", action="store_true", help="skip inputs whose result exists")
     add(
         "--share",
         type=_share,
         default="1/1",
         metavar="K/N",
-        help="of all pictures every Nth, from the Kth on: for several machines",
+        help="every Nth picture from the Kth on, to share work between machines",
     )
     add(
         "--strip-metadata",
         action="store_true",
-        help="no EXIF, XMP, IPTC, profile (colours become sRGB)",
+        help="write no EXIF, XMP, IPTC or ICC profile (colours become sRGB)",
     )
     add(
         "--max-input-pixels",
         type=int,
         metavar="N",
-        help="refuse larger files, as bombs (default: 89478485)",
+        help="refuse larger inputs, against decompression bombs (default: 89478485)",
     )
-    add("--compare", metavar="DIR", help="write pictures of before and after there")
+    add("--compare", metavar="DIR", help="write before/after pictures to this folder")
     add(
         "--compare-layout",
         choices=["side", "split"],
@@ -184,26 +217,34 @@ def _file_flags(group: Any) -> None:
 
 def _check_flags(group: Any) -> None:
     add = group.add_argument
-    add("--dry-run", action="store_true", help="sizes and costs; reads no weights")
-    add("--report", metavar="FILE.jsonl", help="write one JSON line a picture")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print sizes, memory and time, restore nothing",
+    )
+    add("--report", metavar="FILE.jsonl", help="write one JSON line per picture")
     add(
         "--stage-times",
         action="store_true",
-        help="time the networks apart for the report, which compiles them once more",
+        help="time each network for the report; compiles them once more",
     )
     add(
         "--max-residual",
         type=float,
         metavar="F",
-        help="name results that, reduced again, differ by more from the input (0 to 1)",
+        help="warn of results that, reduced again, differ more from the input (0 to 1)",
     )
     add(
         "--on-residual",
         choices=["warn", "refuse"],
         default="warn",
-        help="above that: warn, or refuse to write (default: warn)",
+        help="above --max-residual: warn, or write nothing (default: warn)",
     )
-    add("--residual-map", metavar="DIR", help="write maps of the difference there")
+    add(
+        "--residual-map",
+        metavar="DIR",
+        help="write maps of that difference to this folder",
+    )
 
 
 def _check(flags: Any) -> None:

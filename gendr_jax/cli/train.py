@@ -8,7 +8,9 @@ import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from absl import flags
 
@@ -19,28 +21,28 @@ from gendr_jax.errors import TRY_AGAIN, UsageError
 USAGE = """\
 usage: gendr train --config FILE --workdir DIR [--config.section.key=value ...]
 
-Trains one stage (vae, base, distill, adc or pix). Started again with the same
---workdir, it goes on where it stopped. Ctrl-C and SIGTERM stop it after the step,
-saved.
+Trains one stage (vae, base, distill, adc or pix). The same command with the same
+--workdir resumes from the last checkpoint. Ctrl-C and SIGTERM finish the step, save a
+checkpoint and stop.
 
   --config FILE         a configuration, such as configs/tiny_vae.py
   --config.KEY=VALUE    change one of its values: --config.steps=100,
                         --config.data.path=PHOTOS, --config.mesh=data=2,fsdp=4
   --workdir DIR         checkpoints, metrics.jsonl, tb/, samples/, run.json, weights/;
                         a folder, or gs://BUCKET/PATH
-  --accept-changes      go on with other loss weights, batch size, data settings...
-                        than before; learning rates and schedules need no flag
-  --from-step N         go on from checkpoint N; newer ones are renamed
+  --accept-changes      resume with changed loss weights, batch size, data settings...;
+                        learning rates and schedules need no flag
+  --from-step N         resume from checkpoint N; newer ones are renamed
   --fork DIR            start a new --workdir from another run's checkpoint, with its
-                        moments and all roles: OLD, or OLD/checkpoints/STEP
-  --take-over           end a run that is at work in the same workdir
-  --distributed         one of several processes: join them (jax.distributed) first
+                        optimizer state and all roles: OLD, or OLD/checkpoints/STEP
+  --take-over           stop another run that uses the same workdir
+  --distributed         this is one of several processes (jax.distributed)
   --help                this text
 
-exit status: 0 done; 1 an error, or updates were not finite; 2 wrong usage; 75 not done
-yet, start the same command again: stopped by a signal and saved, no progress for
-config.watchdog.seconds, or another run is at work in the workdir; 128 + N a second
-signal N. run.json says which.
+exit status: 0 done; 1 error, or updates were not finite; 2 wrong usage; 75 not
+finished, start the same command again: stopped by a signal and saved, no progress for
+config.watchdog.seconds, or another run uses the workdir; 128 + N a second signal N.
+run.json has the reason.
 """
 
 
@@ -113,7 +115,8 @@ def _train(config: configs.ConfigDict, values: flags.FlagValues, begun: float) -
     flags.FLAGS.mark_as_parsed()
     mesh = make_mesh(config.get("mesh", ""))
     _refuse_workdir_in_data(values.workdir, config)
-    setup = build.setup(config, mesh)
+    # A ConfigDict has the methods of a mapping and not the base class.
+    setup = build.setup(cast(Mapping[str, Any], config), mesh)
     result = loop.run(
         setup.stage,
         setup.batches,

@@ -55,19 +55,19 @@ class Mixture:
         return int(self.bounds[-1])
 
     def __getitem__(self, i: int) -> np.ndarray:
-        part, k = self._place(i)
+        part, k = self._part_of(i)
         return part[k]
 
     def __repr__(self) -> str:
         pairs = zip(self.shares, self.parts, strict=True)
         return f"Mixture({', '.join(f'{share}: {part!r}' for share, part in pairs)})"
 
-    def _place(self, i: int) -> tuple[sources.Source, int]:
+    def _part_of(self, i: int) -> tuple[sources.Source, int]:
         k = int(np.searchsorted(self.bounds, i, side="right")) - 1
         return self.parts[k], i - int(self.bounds[k])
 
     def _name(self, i: int) -> str:
-        part, k = self._place(i)
+        part, k = self._part_of(i)
         return part.names[k]
 
 

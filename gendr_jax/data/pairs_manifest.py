@@ -124,7 +124,7 @@ def _order(drawn: draws.OrderDraw, anywhere: bool) -> dict:
         if noise.is_gaussian
         else ("poisson", noise.poisson_scale)
     )
-    place = {"resize_place": int(drawn.place)} if anywhere else {}
+    place = {"resize_place": int(drawn.resize_at)} if anywhere else {}
     return {
         "kernel": _kernel(drawn.kernel),
         "resize": MODES[int(drawn.mode)],

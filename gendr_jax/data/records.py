@@ -52,13 +52,13 @@ class Names(Sequence[str]):
 
 
 class Pool:
-    """Readers of ArrayRecord files, at most `room` of them open and idle.
+    """Readers of ArrayRecord files, at most `most_idle` of them open and idle.
 
     A reader that a thread is using is never closed, however full the pool is.
     """
 
-    def __init__(self, room: int):
-        self._room = room
+    def __init__(self, most_idle: int):
+        self._most_idle = most_idle
         self._idle: OrderedDict[str, list[Any]] = OrderedDict()
         self._count = 0
         self._lock = threading.Lock()
@@ -91,7 +91,7 @@ class Pool:
             self._idle.setdefault(path, []).append(found)
             self._idle.move_to_end(path)
             self._count += 1
-            while self._count > self._room:
+            while self._count > self._most_idle:
                 oldest = next(iter(self._idle))
                 surplus.append(self._idle[oldest].pop(0))
                 self._count -= 1
@@ -110,7 +110,7 @@ def _opened(path: str) -> Any:
     return reader
 
 
-def room() -> int:
+def reader_limit() -> int:
     """How many readers may stay open: half of what the system leaves this process."""
     try:
         import resource
@@ -123,7 +123,7 @@ def room() -> int:
     return max(1, min(MOST_OPEN, limit // 2 - THREADS))
 
 
-_pool = Pool(room())
+_pool = Pool(reader_limit())
 
 
 def count_records(path: str | Path) -> int:

@@ -63,20 +63,20 @@ class Tfds:
     def _index(self, i: int) -> int:
         return i if self._good is None else int(self._good[i])
 
-    def _place(self, index: int) -> tuple[str, int]:
+    def _file_and_record(self, index: int) -> tuple[str, int]:
         """(file, record in it)."""
         k = int(np.searchsorted(self._ends, index, side="right"))
         record = index - (int(self._ends[k - 1]) if k else 0) + self._skips[k]
         return self._files[k], record
 
     def _where(self, index: int, example: dict[str, Any] | None = None) -> str:
-        path, record = self._place(index)
+        path, record = self._file_and_record(index)
         name = example and example.get("name")
         named = f" ({name.decode()})" if isinstance(name, bytes) else ""
         return f"{path}: record {record}{named}"
 
     def _example(self, index: int) -> dict[str, Any]:
-        data = records.read_record(*self._place(index))
+        data = records.read_record(*self._file_and_record(index))
         try:
             return self._features.deserialize_example_np(data, decoders=self._decoders)
         # a record that is no example of these features

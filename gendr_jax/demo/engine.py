@@ -101,7 +101,7 @@ class Engine:
         self._forget_dropped(source)
         progress(0.0, "reading")
         image = image_io.read(source)
-        _require_room(image, scale)
+        _require_size(image, scale)
         with self._lock:
             progress(0.05, "waiting for the networks")
             restorer = self.open(tile)
@@ -137,7 +137,7 @@ class Engine:
                 path.unlink(missing_ok=True)
 
 
-def _require_room(image: Image, scale: float) -> None:
+def _require_size(image: Image, scale: float) -> None:
     resize.require_scale(scale)
     height, width = resize.output_size(*image.pixels_hwc.shape[:2], scale)
     if height * width > LARGEST:
@@ -150,10 +150,10 @@ def _require_room(image: Image, scale: float) -> None:
 def _restore(
     restorer: Restorer, image: Image, scale: float, progress: Progress
 ) -> Image:
-    def heard(done: int, total: int) -> None:
+    def on_tile(done: int, total: int) -> None:
         progress(0.1 + 0.8 * done / total, f"restoring, tile {done} of {total}")
 
-    return restorer.restore([image], scale, progress=heard)[0]
+    return restorer.restore([image], scale, progress=on_tile)[0]
 
 
 def _blended(image: Image, restored: Image, strength: float) -> tuple[Image, Image]:

@@ -27,7 +27,7 @@ MARK = "{}"  # in a template: the stem of the truth
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderPictures:
     """The pictures of a folder.
 
     Attributes:
@@ -42,7 +42,7 @@ class Found:
     problems: tuple[str, ...] = ()
 
 
-def find(folder: Path, *, recursive: bool = False) -> Found:
+def find(folder: Path, *, recursive: bool = False) -> FolderPictures:
     """Its pictures by stem; hidden files are left out.
 
     Raises:
@@ -71,7 +71,7 @@ def find(folder: Path, *, recursive: bool = False) -> Found:
         for paths in twins.values()
     ]
     single = {s: paths[0] for s, paths in sorted(by_stem.items()) if s not in twins}
-    return Found(single, frozenset(twins), tuple(problems))
+    return FolderPictures(single, frozenset(twins), tuple(problems))
 
 
 def match(

@@ -139,7 +139,7 @@ def _results(
         if item.name not in found:
             continue
         height, width = found[item.name].shape[:2]
-        fit = item.fitted
+        fit = item.effective_fit
         if fit.takes((height, width)):
             fitting[item.name] = found[item.name]
             continue
@@ -167,7 +167,7 @@ def _made(
     names = [item.name for item in items if item.name in lrs]
     if not names:
         return {}
-    size_hw = items[0].fitted.whole_hw
+    size_hw = items[0].effective_fit.uncut_hw
     try:
         made = method.make([lrs[name] for name in names], size_hw)
         return dict(zip(names, made, strict=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 from gendr_jax import image_io
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.evaluate import files, sizes
-from gendr_jax.evaluate.files import Found
+from gendr_jax.evaluate.files import FolderPictures
 from gendr_jax.evaluate.methods import Method
 from gendr_jax.evaluate.partners import (
     Folders,
@@ -43,7 +43,7 @@ class Item:
     fit: Fit | None = None
 
     @property
-    def fitted(self) -> Fit:
+    def effective_fit(self) -> Fit:
         """`fit`, or that of pictures which have their size."""
         return self.fit or Fit(self.size_hw, self.size_hw)
 
@@ -74,9 +74,9 @@ def pair(folders: Folders, methods: Sequence[tuple[Method, Path | None]]) -> Pai
     problems: list[str] = []
     ordered: list[str] = []
 
-    def look(folder: Path | None) -> Found:
+    def look(folder: Path | None) -> FolderPictures:
         if folder is None:
-            return Found()
+            return FolderPictures()
         found = files.find(folder, recursive=folders.recursive)
         problems.extend(found.problems)
         return found
@@ -92,7 +92,7 @@ def pair(folders: Folders, methods: Sequence[tuple[Method, Path | None]]) -> Pai
     if folders.gt is None and folders.lr is None:
         require_common(theirs)
         stems = sorted({stem for *_, have in theirs for stem in have.files})
-        wanted = Found(dict.fromkeys(stems, Path()))
+        wanted = FolderPictures(dict.fromkeys(stems, Path()))
     else:
         wanted = of_truths if folders.gt else of_lows
     truths, lows = of_truths.files, of_lows.files
@@ -119,7 +119,11 @@ def pair(folders: Folders, methods: Sequence[tuple[Method, Path | None]]) -> Pai
             continue
         items.append(Item(name, *files_of, fit.size_hw, lr_hw, fit))
     told = [*ordered] if ordered else ["paired by name"]
-    told += [sizes.told(item.fitted for item in items)] if folders.gt else []
+    told += (
+        [sizes.describe_cuts(item.effective_fit for item in items)]
+        if folders.gt
+        else []
+    )
     return Pairs(items, found, problems, scale, "; ".join(told))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gendr_jax.errors import UsageError
 from gendr_jax.evaluate import files
-from gendr_jax.evaluate.files import Found
+from gendr_jax.evaluate.files import FolderPictures
 from gendr_jax.evaluate.methods import Method
 
 BY_NAMES = (
@@ -44,7 +44,9 @@ class Folders:
     by_order: bool = False
 
 
-def require_common(theirs: Sequence[tuple[Method, Path | None, Found]]) -> None:
+def require_common(
+    theirs: Sequence[tuple[Method, Path | None, FolderPictures]],
+) -> None:
     """Each method has a picture that another one has too."""
     if len(theirs) < 2:
         return
@@ -59,8 +61,8 @@ def require_common(theirs: Sequence[tuple[Method, Path | None, Found]]) -> None:
 
 
 def of_inputs(
-    wanted: Found,
-    have: Found,
+    wanted: FolderPictures,
+    have: FolderPictures,
     folders: Folders,
     problems: list[str],
     ordered: list[str],
@@ -86,8 +88,8 @@ def of_inputs(
 
 def _without_partner(
     found: dict[str, Path],
-    wanted: Found,
-    have: Found,
+    wanted: FolderPictures,
+    have: FolderPictures,
     reference: str,
     problems: list[str],
 ) -> dict[str, Path]:
@@ -104,8 +106,8 @@ def _without_partner(
 def of_method(
     method: Method,
     folder: Path,
-    have: Found,
-    wanted: Found,
+    have: FolderPictures,
+    wanted: FolderPictures,
     folders: Folders,
     problems: list[str],
     ordered: list[str],
@@ -133,8 +135,8 @@ def of_method(
 
 def _by_order(
     what: str,
-    wanted: Found,
-    have: Found,
+    wanted: FolderPictures,
+    have: FolderPictures,
     folder: Path,
     reference: Path,
     ordered: list[str],
@@ -161,5 +163,5 @@ def _by_order(
     return found
 
 
-def _any(have: Found, folder: Path) -> str:
+def _any(have: FolderPictures, folder: Path) -> str:
     return next((path.name for path in have.files.values()), f"all of {folder}")

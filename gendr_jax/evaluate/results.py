@@ -28,7 +28,7 @@ from gendr_jax.errors import UsageError
 from gendr_jax.evaluate import statistics
 from gendr_jax.evaluate.measuring import Figures
 from gendr_jax.evaluate.methods import Method
-from gendr_jax.evaluate.set_metrics import Figure, Whole
+from gendr_jax.evaluate.set_metrics import Figure, SetFigures
 from gendr_jax.evaluate.statistics import Mean
 from gendr_jax.evaluate.winners import winners
 from gendr_jax.metrics.kinds import Metric, Opened, OpenedSet
@@ -59,7 +59,7 @@ def collect(
     figures: Figures,
     problems: list[str],
     sets: Sequence[OpenedSet] = (),
-    whole: Whole | None = None,
+    whole: SetFigures | None = None,
 ) -> dict[str, Any]:
     """All results as JSON values; pictures in the order of their names.
 
@@ -94,7 +94,7 @@ def collect(
             {name: own["images"] for name, own in tables.items()},
             [opened.metric for opened in metrics],
         ),
-        "whole": whole and _whole(sets, whole, common is not None),
+        "whole": whole and _set_figures_json(sets, whole, common is not None),
         "problems": problems,
     }
 
@@ -230,8 +230,8 @@ def _common(tables: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
     return {"pictures": len(shared), "methods": means}
 
 
-def _whole(
-    sets: Sequence[OpenedSet], whole: Whole, has_common: bool
+def _set_figures_json(
+    sets: Sequence[OpenedSet], whole: SetFigures, has_common: bool
 ) -> dict[str, Any] | None:
     """Figures of methods as a whole; None where none were asked for."""
     if not sets:

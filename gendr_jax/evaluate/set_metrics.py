@@ -40,7 +40,7 @@ class Figure:
 
 
 @dataclass
-class Whole:
+class SetFigures:
     """`own[method][metric]` of all its pictures, `common` of those that all have."""
 
     own: dict[str, dict[str, Figure]] = field(default_factory=dict)
@@ -66,11 +66,13 @@ class Collection:
         for method, picture in seen.results.items():
             have = self._have.setdefault(method, [])
             have.append(name)
-            _write(picture, self._file(self._place(method), number))
+            _write(picture, self._file(self._folder_name(method), number))
 
-    def measure(self, methods: Sequence[str], metrics: Sequence[OpenedSet]) -> Whole:
+    def measure(
+        self, methods: Sequence[str], metrics: Sequence[OpenedSet]
+    ) -> SetFigures:
         """Every metric of every method; a line for each that cannot be had."""
-        whole = Whole()
+        whole = SetFigures()
         names = {method: self._have.get(method, []) for method in methods}
         shared = set.intersection(*(set(own) for own in names.values()))
         for method, own in names.items():
@@ -100,7 +102,9 @@ class Collection:
         found = {}
         with tempfile.TemporaryDirectory(dir=self._folder) as chosen:
             sides = Path(chosen, "results"), Path(chosen, TRUTHS)
-            for side, place in zip(sides, (self._place(method), TRUTHS), strict=True):
+            for side, place in zip(
+                sides, (self._folder_name(method), TRUTHS), strict=True
+            ):
                 side.mkdir()
                 for name in names:
                     file = self._file(place, self._numbers[name])
@@ -120,7 +124,7 @@ class Collection:
                 found[opened.metric.name] = Figure(value, len(names))
         return found
 
-    def _place(self, method: str) -> str:
+    def _folder_name(self, method: str) -> str:
         """A name that any method may have would not do for a folder."""
         return str(list(self._have).index(method))
 

@@ -20,19 +20,19 @@ class Fit:
 
     Attributes:
         size_hw: at which it is compared.
-        whole_hw: of results before they are cut: the enlarged input, else size_hw.
+        uncut_hw: of results before they are cut: the enlarged input, else size_hw.
         truth_hw: of the truth before it is cut, where there is one.
         most: by how many pixels a result may differ from the truth.
     """
 
     size_hw: Size
-    whole_hw: Size
+    uncut_hw: Size
     truth_hw: Size | None = None
     most: int = 0
 
     def takes(self, shape_hw: Size) -> bool:
         """Whether a result of this size can be compared once it is cut."""
-        if shape_hw in (self.size_hw, self.whole_hw):
+        if shape_hw in (self.size_hw, self.uncut_hw):
             return True
         return self.truth_hw is not None and near(shape_hw, self.truth_hw, self.most)
 
@@ -65,7 +65,7 @@ def fit(
     return Fit(size_hw, enlarged_hw or size_hw, truth_hw, most)
 
 
-def told(fits: Iterable[Fit]) -> str:
+def describe_cuts(fits: Iterable[Fit]) -> str:
     """What was cut, for the protocol."""
     every = list(fits)
     cuts = [one.cut for one in every if one.cut]

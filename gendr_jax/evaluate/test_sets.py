@@ -107,7 +107,7 @@ LAYOUTS = (("test_LR", "test_HR"), ("LR", "HR"), ("lq", "gt"), ("test_LR", "gt")
 
 
 @dataclass(frozen=True)
-class Located:
+class TestSetFolders:
     """The folders of a set, checked; `gt` is None where it has no truths."""
 
     test_set: TestSet
@@ -129,7 +129,7 @@ def find(name: str) -> TestSet:
     raise UsageError(f"--set {name} is unknown, there are {known}. Choose one.")
 
 
-def locate(name: str, root: Path) -> Located:
+def locate(name: str, root: Path) -> TestSetFolders:
     """Find and check the set below `root`.
 
     Raises:
@@ -147,10 +147,10 @@ def locate(name: str, root: Path) -> Located:
                 f"{kinds[kind]} has {len(found)} pictures, {test_set.name} has "
                 f"{test_set.pictures}. Get it from {test_set.source}."
             )
-    return Located(test_set, lr, gt, test_set.sha256 is not None)
+    return TestSetFolders(test_set, lr, gt, test_set.sha256 is not None)
 
 
-def manifest(test_set: TestSet) -> dict[str, str]:
+def checksums(test_set: TestSet) -> dict[str, str]:
     """{"LR/name": sha256} of a set whose checksums are known."""
     assert test_set.sha256
     file = resources.files("gendr_jax.evaluate") / "sets"
@@ -189,7 +189,7 @@ def _pictures(folder: Path) -> dict[str, Path]:
 def _check_sums(
     test_set: TestSet, present: dict[str, dict[str, Path]], kinds: dict[str, Path]
 ) -> None:
-    wanted = manifest(test_set)
+    wanted = checksums(test_set)
     have = {
         f"{k}/{name}": p for k, found in present.items() for name, p in found.items()
     }

@@ -21,7 +21,7 @@ from gendr_jax.image_io.pillow import from_pil as from_pil
 from gendr_jax.image_io.pillow import to_pil as to_pil
 from gendr_jax.image_io.reading import probe as probe
 from gendr_jax.image_io.reading import read as read
-from gendr_jax.image_io.writing import fitted as fitted
 from gendr_jax.image_io.writing import require_fit as require_fit
-from gendr_jax.image_io.writing import require_place as require_place
+from gendr_jax.image_io.writing import require_writable as require_writable
+from gendr_jax.image_io.writing import without_opaque_alpha as without_opaque_alpha
 from gendr_jax.image_io.writing import write as write

@@ -69,11 +69,11 @@ def to_working(
         return image, "file", builtin("srgb")
     if icc is None or icc[16:20] != b"RGB " or grey:
         return image, "file", icc
-    fate = _fate(icc)
-    if fate == "keep":
+    treatment = _treatment(icc)
+    if treatment == "keep":
         return image, "file", icc
     image = image.icc_transform("p3", embedded=True, intent=INTENT, depth=16)
-    return image, "p3", icc if fate == "return" else builtin("p3")
+    return image, "p3", icc if treatment == "return" else builtin("p3")
 
 
 def from_working(
@@ -115,7 +115,7 @@ def is_plain(icc: bytes | None, grey: bool) -> bool:
         return True
     if grey or icc[16:20] != b"RGB ":
         return not is_grey(icc)
-    return _fate(icc) == "keep"
+    return _treatment(icc) == "keep"
 
 
 def srgb_8(image: Image) -> np.ndarray:
@@ -202,7 +202,7 @@ def _is_embeddable(icc: bytes, grey: bool) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def _fate(icc: bytes) -> str:
+def _treatment(icc: bytes) -> str:
     """ "keep": near sRGB; "return": to P3 and back; "leave": to P3 only."""
     levels = np.linspace(0, 255, 9).round().astype(np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)

@@ -111,7 +111,7 @@ def bicubic(x_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     return _resized(x_hwc, size_hw, (0, 0, width, height))
 
 
-def bicubic_part(
+def bicubic_region(
     read: Callable[[int, int, int, int], np.ndarray],
     from_hw: tuple[int, int],
     size_hw: tuple[int, int],
@@ -146,7 +146,7 @@ def bicubic_part(
     return _resized(x_hwc, part[2:], (left, top, right, bottom))
 
 
-def mirrored_part(
+def mirrored_region(
     read: Callable[[int, int, int, int], np.ndarray],
     from_hw: tuple[int, int],
     part: tuple[int, int, int, int],

@@ -62,13 +62,13 @@ def write(
     Raises:
         InputError: unknown suffix, or a format that cannot hold the picture.
     """
-    image = fitted(path, image)
+    image = without_opaque_alpha(path, image)
     height, width = image.pixels_hwc.shape[:2]
     require_fit(Path(path), image, height, width, alpha=image.alpha_hw is not None)
     return save(Path(path), as_vips(image), image, metadata=metadata, quality=quality)
 
 
-def fitted(path: Path | str, image: Image) -> Image:
+def without_opaque_alpha(path: Path | str, image: Image) -> Image:
     """Without alpha where it hides nothing and the format has none."""
     alpha = image.alpha_hw
     opaque = alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max
@@ -104,7 +104,7 @@ def require_fit(
         raise InputError(f"{path}: {problem}. Use --ext png.")
 
 
-def require_place(path: Path) -> None:
+def require_writable(path: Path) -> None:
     """Refuse a file that cannot be written where it shall be, as far as can be told.
 
     Raises:

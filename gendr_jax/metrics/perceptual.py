@@ -67,7 +67,7 @@ def open_dists(path: Path) -> tuple[Measure, str]:
     return _in_passes(distance, params, _unit), _said("VGG16", params)
 
 
-def open_dino(path: Path, over: Literal["patches", "mean"]) -> tuple[Measure, str]:
+def open_dinov2(path: Path, over: Literal["patches", "mean"]) -> tuple[Measure, str]:
     """As `open_lpips`: a component folder, the original file, or ours."""
     config, params = load_component(path, "dinov2")
     net = nets.build(DINOv2, config)

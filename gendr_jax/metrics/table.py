@@ -138,7 +138,7 @@ def _network(name: str, settings: Settings) -> tuple[Measure, str]:
             measure, told = perceptual.open_dists(_named(name, settings.dists))
         case _:
             over = "patches" if name == "dino" else "mean"
-            measure, told = perceptual.open_dino(_named("dino", settings.dino), over)
+            measure, told = perceptual.open_dinov2(_named("dino", settings.dino), over)
 
     def of_pairs(sr: Pictures, other: Pictures | None) -> list[float]:
         assert other is not None, "a metric of pairs was given no second pictures"

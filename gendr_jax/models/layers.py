@@ -60,6 +60,7 @@ class Linear(nnx.Module):
         first, second = map(tensor_axis.columns, jnp.split(self.kernel[...], 2, -1))
         ys = [self._affine(x, kernel) for kernel in (first, second)]
         if self.lora_a is not None:
+            assert self.lora_b is not None  # they come in pairs
             inner = self._affine(x, self.lora_a)
             scale = jnp.asarray(self.lora_scale, inner.dtype)
             bs = map(tensor_axis.columns, jnp.split(self.lora_b[...], 2, -1))

@@ -46,7 +46,8 @@ class Trunk(NamedTuple):
     least: int
 
 
-TRUNKS = {
+Net = Literal["vgg16", "alexnet"]
+TRUNKS: dict[Net, Trunk] = {
     "vgg16": Trunk(
         (
             Stage(0, (ConvSpec(64),) * 2),
@@ -74,7 +75,7 @@ TRUNKS = {
 class LPIPSConfig:
     """VGG16 by default, the usual trunk of a loss; AlexNet is the usual metric."""
 
-    net: Literal["vgg16", "alexnet"] = "vgg16"
+    net: Net = "vgg16"
 
     def __post_init__(self):
         if self.net not in TRUNKS:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gendr_jax import sharding
 from gendr_jax.diffusion import T_STAR
@@ -62,7 +62,7 @@ def traced_step(request: Request, mesh: Mesh, *, remat: str | None = None) -> Tr
     return _train(config, mesh, request.phase)
 
 
-def batch_size(request: Request, mesh: Mesh | AbstractMesh) -> int:
+def batch_size(request: Request, mesh: Mesh) -> int:
     """The global batch: so many samples a device; `space` and `model` share one."""
     shares = sharding.row_shards(mesh)
     if request.batch_per_device is not None:
@@ -110,9 +110,7 @@ def recipe_of(
     return forward.Recipe(vae, settings.unet, prediction, T_STAR, dtype)
 
 
-def check_restore(
-    settings: build.Settings, size: int, mesh: Mesh | AbstractMesh
-) -> forward.Recipe:
+def check_restore(settings: build.Settings, size: int, mesh: Mesh) -> forward.Recipe:
     """The recipe of the restoring pass, if there is one of this size on this mesh.
 
     Raises:
@@ -142,6 +140,7 @@ def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
     """The pass of `Restorer`: weights whole on every device, pictures shared out."""
     settings = build.read_settings(config, mesh)
     recipe = check_restore(settings, size, mesh)
+    assert not isinstance(settings, VAESettings)  # which has no recipe
     whole = sharding.replicated(mesh)
     width = settings.unet.cross_attention_dim
     prompt = jax.ShapeDtypeStruct((PROMPT_TOKENS, width), jnp.float32)

@@ -1,6 +1,6 @@
 """How many programs XLA compiled while something ran.
 
-Programs that JAX found in its cache on disk do not count.
+Programs that JAX cached in its cache on disk do not count.
 """
 
 import contextlib
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import jax
 
 # JAX's events; a program from the cache tells both.
-TAKEN = "/jax/core/compile/backend_compile_duration"
-FOUND = "/jax/compilation_cache/cache_hits"
+REQUESTED = "/jax/core/compile/backend_compile_duration"
+CACHED = "/jax/compilation_cache/cache_hits"
 
 
 @dataclasses.dataclass
@@ -19,17 +19,17 @@ class Compiled:
     """What was seen.
 
     Attributes:
-        taken: programs compiled, or read from the cache.
-        found: those read from the cache.
+        requested: programs compiled, or read from the cache.
+        cached: those read from the cache.
     """
 
-    taken: int = 0
-    found: int = 0
+    requested: int = 0
+    cached: int = 0
 
     @property
     def programs(self) -> int:
         """Those that XLA compiled."""
-        return self.taken - self.found
+        return self.requested - self.cached
 
 
 @contextlib.contextmanager
@@ -38,10 +38,10 @@ def watch() -> Iterator[Compiled]:
     seen = Compiled()
 
     def on_event(event: str, **_: object) -> None:
-        seen.found += event == FOUND
+        seen.cached += event == CACHED
 
     def on_duration(event: str, duration_secs: float, **_: str | int) -> None:
-        seen.taken += event == TAKEN
+        seen.requested += event == REQUESTED
 
     jax.monitoring.register_event_listener(on_event)
     jax.monitoring.register_event_duration_secs_listener(on_duration)

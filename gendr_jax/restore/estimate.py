@@ -126,7 +126,7 @@ def one_pass(height: int, width: int, multiple: int, limit: int | None) -> Layou
     Raises:
         InputError: more padded pixels than the limit.
     """
-    whole = tiling.whole(height, width, multiple)
+    whole = tiling.one_pass(height, width, multiple)
     # The limit counts what users ask for, without the margin that is cropped again.
     padded = tiling.bucket(height, multiple) * tiling.bucket(width, multiple)
     if limit is not None and padded > limit:

@@ -1,4 +1,4 @@
-"""A picture file to a larger one, neither of which is ever held whole.
+"""A picture file to a larger one, neither of which is ever held in memory.
 
 Memory stays at a row of tiles, disk holds the uncorrected picture in float32 and the
 finished one.
@@ -65,8 +65,9 @@ def restore_file(
         assert alpha_hw is not None
         return alpha_hw[..., None]
 
-    def enlarged(*part: int) -> np.ndarray:
-        return np.clip(resize.bicubic_part(colours, from_hw, size, part), 0, 1)
+    def enlarged(top: int, left: int, height: int, width: int) -> np.ndarray:
+        part = (top, left, height, width)
+        return np.clip(resize.bicubic_region(colours, from_hw, size, part), 0, 1)
 
     with (
         Raster(*size, 3, np.float32, folder=folder) as store,
@@ -77,7 +78,7 @@ def restore_file(
             alpha_hw = None
             if header.alpha:
                 part = (top, left, *rgb_hwc.shape[:2])
-                alpha_hw = resize.bicubic_part(opacity, from_hw, size, part)[..., 0]
+                alpha_hw = resize.bicubic_region(opacity, from_hw, size, part)[..., 0]
             block = arrays.from_unit(rgb_hwc, alpha_hw, like)
             layers = [block.pixels_hwc]
             if block.alpha_hw is not None:

@@ -48,7 +48,7 @@ class Passes:
         Args:
             plans: of each, what is tried first; replaced by what memory decided.
         """
-        done: list[Image | None] = [None] * len(images)
+        done: dict[int, Image] = {}
         for i, plan in enumerate(plans):
             if plan.tiled:
                 done[i], plans[i] = self._by_tiles(images[i], plan, progress)
@@ -56,7 +56,7 @@ class Passes:
             size = plans[group[0]].pass_hw
             outputs_hw = [(plans[i].height, plans[i].width) for i in group]
             try:
-                outputs = self._whole([images[i] for i in group], outputs_hw, size)
+                outputs = self._untiled([images[i] for i in group], outputs_hw, size)
             except memory.TooLarge:
                 if self._tile == 0:
                     raise
@@ -66,7 +66,7 @@ class Passes:
                     outputs.append(output)
             for i, output in zip(group, outputs, strict=True):
                 done[i] = output
-        return done
+        return [done[i] for i in range(len(images))]
 
     def tile_picture(
         self,
@@ -101,7 +101,7 @@ class Passes:
             sample = tiled.SAMPLES**2, side
             self._programs.compile_tiles(plan.pass_hw, sample)
         else:
-            self._programs.compile_whole(plan.pass_hw, self._options.color_fix)
+            self._programs.compile_untiled(plan.pass_hw, self._options.color_fix)
 
     def _groups(self, plans: list[Layout]) -> Iterator[list[int]]:
         """Untiled pictures of one shape of pass, as many as go together."""
@@ -114,7 +114,7 @@ class Passes:
             for start in range(0, len(alike), batch):
                 yield alike[start : start + batch]
 
-    def _whole(
+    def _untiled(
         self,
         images: list[Image],
         outputs_hw: list[tuple[int, int]],
@@ -130,9 +130,9 @@ class Passes:
             hw_b2[i] = hw
             up = tiled.Held(np.clip(resize.bicubic(rgb, hw), 0, 1))
             part = (-tiling.MARGIN, -tiling.MARGIN, *size)
-            up_bhwc[i] = resize.mirrored_part(up.read, hw, part)
+            up_bhwc[i] = resize.mirrored_region(up.read, hw, part)
             alphas.append(None if alpha is None else _enlarged(alpha, hw))
-        sr_bhwc, spread_b2 = self._programs.whole(
+        sr_bhwc, spread_b2 = self._programs.untiled(
             up_bhwc, hw_b2, self._options.color_fix, self._strengths
         )
         for spread in spread_b2[: len(images)]:
@@ -152,8 +152,9 @@ class Passes:
         size = plan.height, plan.width
         rgb, alpha = arrays.to_unit(image)
 
-        def enlarged(*part: int) -> np.ndarray:
-            x = resize.bicubic_part(given.read, rgb.shape[:2], size, part)
+        def enlarged(top: int, left: int, height: int, width: int) -> np.ndarray:
+            part = (top, left, height, width)
+            x = resize.bicubic_region(given.read, rgb.shape[:2], size, part)
             return np.clip(x, 0, 1)
 
         given, store = tiled.Held(rgb), tiled.Held.zeros(*size)

@@ -8,6 +8,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar, cast, overload
 
 import numpy as np
 from jax.sharding import Mesh
@@ -30,6 +31,7 @@ from gendr_jax.weights.resolve import DEFAULT
 # Output pixels that tile=0 does in one pass on one device: 2048 x 2048. The full-size
 # networks take about 2 GiB a million pixels in float32 (XLA:CPU, memory_analysis).
 MAX_PIXELS = 2048 * 2048
+P = TypeVar("P", bound=Picture)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +173,12 @@ class Restorer:
             pad_cfg=pad_cfg,
         )
 
+    @overload
+    def __call__(self, image: Sequence[P], scale: float = 4) -> list[P]: ...
+
+    @overload
+    def __call__(self, image: P, scale: float = 4) -> P: ...
+
     def __call__(
         self, image: Picture | Sequence[Picture], scale: float = 4
     ) -> Picture | list[Picture]:
@@ -192,7 +200,8 @@ class Restorer:
             taken = [arrays.take(one) for one in image]
             restored = self.restore(taken, scale)
             return [arrays.give(*pair) for pair in zip(restored, image, strict=True)]
-        return arrays.give(self.restore([arrays.take(image)], scale)[0], image)
+        one = cast(Picture, image)  # `take` refuses what is none
+        return arrays.give(self.restore([arrays.take(one)], scale)[0], one)
 
     def restore(
         self,

@@ -61,7 +61,7 @@ class Programs:
         self._lock = threading.RLock()
         self._seconds: dict[Any, dict[str, float]] = {}
 
-    def whole(
+    def untiled(
         self,
         up_bhwc: np.ndarray,
         hw_b2: np.ndarray,
@@ -71,7 +71,7 @@ class Programs:
         """(sr_bhwc, spread_b2) of a full batch, with its colour fix."""
         size = up_bhwc.shape[1:3]
         what = f"a pass of {size[1]}x{size[0]} pixels"
-        program = self._whole_program(size)
+        program = self._untiled_program(size)
         corrected = self._finish_program(size, color_fix)
         memory.require(program, self._pictures_at, what)
         with memory.errors(what):
@@ -151,14 +151,14 @@ class Programs:
         self._seconds[size, color_fix] = found
         return found
 
-    def _whole_program(self, size):
+    def _untiled_program(self, size):
         def lower():
             up = _shape((self.batch_size, *size, 3), jnp.float32, self._pictures_at)
             outs = self._pictures_at, self._batch_at
             jitted = jax.jit(forward.make_pass(self.recipe), out_shardings=outs)
             return jitted.lower(self._params, up)
 
-        return self._program(("whole", size), lower)
+        return self._program(("untiled", size), lower)
 
     def _finish_program(self, size, color_fix):
         """Apart from the networks, which another colour fix shall not compile again."""
@@ -209,9 +209,9 @@ class Programs:
                 del self._compiled[next(iter(self._compiled))]
             return program
 
-    def compile_whole(self, size: tuple[int, int], color_fix: color.ColorFix) -> None:
+    def compile_untiled(self, size: tuple[int, int], color_fix: color.ColorFix) -> None:
         """Have the programs of an untiled pass ready."""
-        self._whole_program(size)
+        self._untiled_program(size)
         self._finish_program(size, color_fix)
 
     def compile_tiles(self, size: tuple[int, int], sample: tuple[int, int]) -> None:

@@ -57,7 +57,7 @@ def residual_of_files(
     for top in range(0, height, BAND):
         part = (top, 0, min(BAND, height - top), width)
         rgb, alpha = arrays.to_unit(before.read(*part))
-        reduced = resize.bicubic_part(colours, from_hw, (height, width), part)
+        reduced = resize.bicubic_region(colours, from_hw, (height, width), part)
         rows.append(
             (_square(reduced, rgb), np.ones(part[2:]) if alpha is None else alpha)
         )

@@ -154,7 +154,7 @@ def _statistics(programs: Programs, plan: Layout, enlarged: Enlarged) -> Any:
 
 def _padded(enlarged, plan, place, size):
     """The part at this place, mirrored where the picture has ended."""
-    return resize.mirrored_part(enlarged, (plan.height, plan.width), (*place, *size))
+    return resize.mirrored_region(enlarged, (plan.height, plan.width), (*place, *size))
 
 
 def _stats(plan, enlarged, store, name):

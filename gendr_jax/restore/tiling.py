@@ -53,7 +53,7 @@ class Layout:
         return self.tiles > 1
 
 
-def whole(height: int, width: int, multiple: int) -> Layout:
+def one_pass(height: int, width: int, multiple: int) -> Layout:
     """One pass over everything."""
     shape = _pass_side(height, multiple), _pass_side(width, multiple)
     return Layout(height, width, shape, 1, (-MARGIN,), (-MARGIN,))

@@ -17,13 +17,13 @@ from gendr_jax.weights import choices, export, folder, joining, one_file, surger
 from gendr_jax.weights.adapters import adapt, fold_own
 from gendr_jax.weights.destination import (
     destination_of,
-    refuse_taken,
-    refuse_taken_file,
+    refuse_existing,
+    refuse_existing_file,
     replacing_file,
     replacing_folder,
 )
 from gendr_jax.weights.foreign import components, recognise
-from gendr_jax.weights.foreign.single_files import Adapter, Found, Hints
+from gendr_jax.weights.foreign.single_files import Adapter, Contents, Hints
 from gendr_jax.weights.foreign.tensors import all_finite
 from gendr_jax.weights.gendr_json import Weights
 from gendr_jax.weights.resolve import resolve
@@ -78,7 +78,7 @@ def convert(
     """
     begin = time.monotonic()
     target = destination_of(destination)
-    refuse = refuse_taken_file if options.to in ONE_FILE else refuse_taken
+    refuse = refuse_existing_file if options.to in ONE_FILE else refuse_existing
     refuse(target, options.force)
     weights, report = load(paths, options)
     if options.to in ("peft", "kohya"):
@@ -208,7 +208,7 @@ def _ours(path: Path) -> Path | None:
     return next((p for p in (path, path / "weights") if folder.is_folder(p)), None)
 
 
-def _read(source: Found, options: Options) -> Weights:
+def _read(source: Contents, options: Options) -> Weights:
     unet, settings = source.components.get("unet"), source.settings
     prediction = source.prediction or settings.get("prediction_type")
     if unet is not None and prediction is None:

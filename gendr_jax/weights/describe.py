@@ -8,7 +8,7 @@ from typing import Any
 
 from gendr_jax.errors import InputError, UsageError, listed
 from gendr_jax.weights.foreign import components, recognise
-from gendr_jax.weights.foreign.single_files import Adapter, Found, Hints
+from gendr_jax.weights.foreign.single_files import Adapter, Contents, Hints
 from gendr_jax.weights.foreign.tensors import Tensor, all_finite
 from gendr_jax.weights.sha256 import file_sha256
 
@@ -55,7 +55,7 @@ def describe(path: Path, *, verify: bool = False, variant: str = "") -> dict[str
     return answer | ({"verified": True} if verify else {})
 
 
-def _open(path: Path, hints: Hints) -> tuple[Found, bool]:
+def _open(path: Path, hints: Hints) -> tuple[Contents, bool]:
     """The source, and whether its latent scale is unknown."""
     try:
         return recognise.find(path, hints), False

@@ -18,7 +18,7 @@ from etils import epath
 
 from gendr_jax import files
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.weights.remote_paths import is_remote, place
+from gendr_jax.weights.remote_paths import as_epath, is_remote
 
 # What --force may replace holds one of these; written last, they say it is complete.
 MARKS = ("gendr.json", "gendr_export.json", "adapter_config.json")
@@ -31,10 +31,10 @@ def destination_of(text: str | Path) -> Path | epath.Path:
     Raises:
         UsageError: an unknown scheme, or its library is not installed.
     """
-    return place(text) if is_remote(text) else Path(text).expanduser()
+    return as_epath(text) if is_remote(text) else Path(text).expanduser()
 
 
-def refuse_taken(destination: Path | epath.Path, force: bool) -> None:
+def refuse_existing(destination: Path | epath.Path, force: bool) -> None:
     """Refuse a destination that exists, unless ``force``; never a file."""
     if destination.is_file():
         raise UsageError(f"{destination} is a file. Name a folder.")
@@ -49,8 +49,8 @@ def refuse_taken(destination: Path | epath.Path, force: bool) -> None:
         )
 
 
-def refuse_taken_file(destination: Path | epath.Path, force: bool) -> None:
-    """As ``refuse_taken``, of one safetensors file; never a folder."""
+def refuse_existing_file(destination: Path | epath.Path, force: bool) -> None:
+    """As ``refuse_existing``, of one safetensors file; never a folder."""
     if Path(destination.name).suffix != ".safetensors":
         raise UsageError(
             f"{destination} would be one file. Give a name that ends in .safetensors."

@@ -111,9 +111,9 @@ def write(target: Path, weights: Weights, *, where: Path | None = None) -> None:
     Args: ``where``: the folder's later name, for messages.
     Raises: as ``save``.
     """
-    where = str(where or target)
-    gendr_json.require(weights, set(weights.components()), where, UsageError)
-    check(weights, where)
+    shown = str(where or target)
+    gendr_json.require(weights, set(weights.components()), shown, UsageError)
+    check(weights, shown)
     for name, tree in weights.components().items():
         _write_component(target, name, tree)
     (target / MANIFEST).write_text(gendr_json.to_json(weights), "utf-8")
@@ -259,7 +259,7 @@ def _write_component(folder: Path, name: str, tree: Params) -> None:
     context.array.saving.use_compression = False
     context.array.saving.ocdbt_target_data_file_size = DATA_FILE_BYTES
     with context:
-        ocp.save((folder / name).absolute(), tree)
+        ocp.save(str((folder / name).absolute()), tree)
 
 
 def _wanted(stored: Any, placed: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -280,12 +280,12 @@ def _read_component(
         from orbax.checkpoint import v1 as ocp
 
         if mesh is None or name == "prompt":
-            return ocp.load(path)
-        stored = ocp.metadata(path).metadata
+            return ocp.load(str(path))
+        stored = ocp.metadata(str(path)).metadata
         # Orbax's own error for another tree names nothing.
         check(dataclasses.replace(weights, params={name: stored}), str(folder))
         placed = tree_shardings(stored, mesh)
-        return ocp.load(path, jax.tree.map(_wanted, stored, placed))
+        return ocp.load(str(path), jax.tree.map(_wanted, stored, placed))
     except InputError:
         raise
     except Exception as error:  # Orbax and zipfile raise many types on damage

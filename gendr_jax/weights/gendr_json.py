@@ -199,6 +199,7 @@ def config(cls: type, values: dict[str, Any], where: str) -> Any:
     Raises:
         InputError: unknown fields, or values that the class refuses.
     """
+    assert dataclasses.is_dataclass(cls)
     known = {f.name for f in dataclasses.fields(cls)}
     if unknown := sorted(values.keys() - known):
         raise InputError(

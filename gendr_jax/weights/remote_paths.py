@@ -16,7 +16,7 @@ def is_remote(path: Any) -> bool:
     return "://" in str(path)
 
 
-def place(path: Any) -> epath.Path:
+def as_epath(path: Any) -> epath.Path:
     """An absolute path, or a URL of an object store that can be reached from here.
 
     Raises:

@@ -14,7 +14,7 @@ from pathlib import Path
 from etils import epath
 
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.weights.remote_paths import files_of, is_remote, place
+from gendr_jax.weights.remote_paths import as_epath, files_of, is_remote
 
 DEFAULT = "gendr-tiny"  # what restores when no weights are named
 SHIPPED = Path(__file__).parents[1] / "pretrained"
@@ -91,7 +91,7 @@ def _from_hub(text: str) -> Path:
 
 def _copied(url: str) -> Path:
     """A file or folder of an object store in a temporary folder of this process."""
-    source = place(url)
+    source = as_epath(url)
     try:
         is_file, is_folder = source.is_file(), source.is_dir()
     except Exception as error:  # each store has errors of its own

@@ -21,7 +21,7 @@ def sha256(params: Params) -> str:
     """Hex digest of a nested dict of arrays (numpy or JAX)."""
     digest = hashlib.sha256()
     for path, leaf in sorted(flatten(params).items()):
-        array = _whole(leaf)
+        array = _on_host(leaf)
         shape = ",".join(map(str, array.shape))
         digest.update(f"{'.'.join(path)} {array.dtype.name} [{shape}]\n".encode())
         flat = np.ascontiguousarray(array).reshape(-1)
@@ -36,7 +36,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _whole(leaf: Any) -> np.ndarray:
+def _on_host(leaf: Any) -> np.ndarray:
     """On this host; of an array that spans several, each host gets all of one leaf."""
     if getattr(leaf, "is_fully_addressable", True):
         return np.asarray(leaf)
@@ -50,4 +50,4 @@ def _little_endian(part: np.ndarray) -> memoryview:
     raw = part.view(np.uint8).reshape(part.size, part.itemsize)
     if sys.byteorder == "big":
         raw = np.ascontiguousarray(raw[:, ::-1])
-    return memoryview(raw.reshape(-1))
+    return raw.reshape(-1).data

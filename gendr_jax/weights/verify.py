@@ -7,7 +7,7 @@ nothing but the weights is ours there.
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from gendr_jax.errors import UsageError
 
 LIMIT = 1e-4  # of the largest value, in float32
 SEED, LATENT, CONTEXT = 0, 16, 77
-KINDS = ("unet", "vae", "dinov2")
+Kind = Literal["unet", "vae", "dinov2"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Blocks = dict[str, np.ndarray]  # name of a block -> its output, channels last
 
 
@@ -114,7 +115,7 @@ def require() -> tuple[Any, dict[str, Any]]:
     return torch, kinds
 
 
-def _torch(name: str, folder: Path, adapters: Path | None) -> Blocks:
+def _torch(name: Kind, folder: Path, adapters: Path | None) -> Blocks:
     torch, kinds = require()
     from gendr_jax.weights.foreign import component_folder
 
@@ -183,7 +184,7 @@ def _jax(name: str, config: Any, params: Any) -> Blocks:
     from gendr_jax.weights.foreign.components import MODELS
 
     net = nets.build(MODELS[name], config)
-    trace = {"unet": _unet_blocks, "vae": _vae_blocks, "dinov2": _dino_blocks}[name]
+    trace = {"unet": _unet_blocks, "vae": _vae_blocks, "dinov2": _dinov2_blocks}[name]
 
     def blocks(params: Any, inputs: Any) -> dict[str, jax.Array]:
         with jax.default_matmul_precision("highest"):
@@ -224,7 +225,7 @@ def _vae_blocks(vae: Any, x: Any, z: Any) -> dict[str, Any]:
     return found
 
 
-def _dino_blocks(dino: Any, x: Any) -> dict[str, Any]:
+def _dinov2_blocks(dino: Any, x: Any) -> dict[str, Any]:
     found = {"output": dino(x)}
     x = found["embeddings"] = dino.embeddings(x)
     for i, layer in enumerate(dino.encoder.layer):

@@ -18,7 +18,7 @@ from gendr_jax.errors import InputError, UsageError
 from gendr_jax.models.unet import UNet
 from gendr_jax.models.vae import VAE
 from gendr_jax.restore.folders import naming
-from gendr_jax.restore.folders.naming import Found
+from gendr_jax.restore.folders.naming import InputPicture
 from tests.helpers.tiny_commands import UNET_CONFIG, VAE_CONFIG, gendr, save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,7 +146,7 @@ def test_debug_shows_the_traceback():
 def names(found, **options):
     options = {"ext": "auto", "suffix": ""} | options
     out = naming.assign(
-        [Found(Path(f), Path(f)) for f in found], Path("out"), **options
+        [InputPicture(Path(f), Path(f)) for f in found], Path("out"), **options
     )
     return [job.target.relative_to("out").as_posix() for job in out]
 
@@ -169,10 +169,10 @@ def test_equal_stems_do_not_overwrite_each_other():
 
 
 def test_names_that_would_clash_or_replace_an_input_are_refused(tmp_path):
-    pairs = [Found(tmp_path / d / "a.png", Path("a.png")) for d in "xy"]
+    pairs = [InputPicture(tmp_path / d / "a.png", Path("a.png")) for d in "xy"]
     with pytest.raises(UsageError, match="both be written"):
         naming.assign(pairs, tmp_path / "out", ext="auto", suffix="")
-    found = [Found(save(tmp_path / "a.png"), Path("a.png"))]
+    found = [InputPicture(save(tmp_path / "a.png"), Path("a.png"))]
     with pytest.raises(UsageError, match="replace an input"):
         naming.assign(found, tmp_path, ext="auto", suffix="")
     assert naming.assign(found, tmp_path, ext="auto", suffix="_x4")
@@ -181,7 +181,7 @@ def test_names_that_would_clash_or_replace_an_input_are_refused(tmp_path):
 
 
 def test_a_single_picture_may_name_its_result(tmp_path):
-    found = [Found(tmp_path / "a.png", Path("a.png"))]
+    found = [InputPicture(tmp_path / "a.png", Path("a.png"))]
     (job,) = naming.assign(found, tmp_path / "b.jpg", ext="auto", suffix="")
     assert job.target == tmp_path / "b.jpg"
     (tmp_path / "c.jpg").mkdir()

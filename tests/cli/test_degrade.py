@@ -322,6 +322,7 @@ def test_few_canvases_serve_many_sizes():
         assert rows >= height and columns >= width and rows % 16 == columns % 16 == 0
 
 
+@pytest.mark.slow
 def test_24_megapixels(tmp_path):
     """An ordinary photograph; as large as training takes."""
     (tmp_path / "in").mkdir()

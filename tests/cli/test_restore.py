@@ -20,7 +20,7 @@ from gendr_jax.image_io import arrays, resize
 from gendr_jax.image_io.resize import Target, output_size
 from gendr_jax.restore import tiling
 from gendr_jax.restore.folders import naming, run
-from gendr_jax.restore.folders.run import Wishes
+from gendr_jax.restore.folders.run import PictureOptions
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.restore.residual import residual
 from tests.helpers.tiny_commands import gendr, save_weights
@@ -232,10 +232,10 @@ def test_huge_pictures_go_from_file_to_file(weights, tmp_path):
     restorer = Restorer.from_pretrained(weights, "float32", tile=64)
     entries = []
     for above in (10**9, 0):
-        wishes = Wishes(
+        options = PictureOptions(
             Target(scale=4.0), stream_above=above, residual_map=tmp_path / f"{above}"
         )
-        run.run([job], wishes, lambda: restorer, lambda w: entries.append(w.entry))
+        run.run([job], options, lambda: restorer, lambda w: entries.append(w.entry))
         assert entries[-1]["status"] == "done", entries
         job = naming.Job(source, tmp_path / "o" / "b.tif", Path("a.tif"))
     held, streamed = entries
@@ -252,9 +252,11 @@ def test_huge_pictures_go_from_file_to_file(weights, tmp_path):
     ]
     assert np.abs(maps[0].astype(int) - maps[1]).max() <= 1
     # Refused ones leave nothing behind.
-    wishes = Wishes(Target(scale=4.0), stream_above=0, max_residual=1e-5, refuse=True)
+    options = PictureOptions(
+        Target(scale=4.0), stream_above=0, max_residual=1e-5, refuse=True
+    )
     job = naming.Job(source, tmp_path / "p" / "c.tif", Path("c.tif"))
-    run.run([job], wishes, lambda: restorer, lambda w: entries.append(w.entry))
+    run.run([job], options, lambda: restorer, lambda w: entries.append(w.entry))
     assert "--max-residual" in entries[-1]["error"] and not os.listdir(tmp_path / "p")
 
 
@@ -316,7 +318,7 @@ class Recorder:
         self.batches, self.poison = [], poison
 
     def layout(self, height, width):
-        return tiling.whole(height, width, 64)
+        return tiling.one_pass(height, width, 64)
 
     def restore(self, images, scale, progress=None):
         self.batches.append(len(images))
@@ -334,8 +336,8 @@ def run_all(tmp_path, restorer, sizes):
         Pil.fromarray(np.full((*size, 3), i, np.uint8)).save(path)
         todo.append(naming.Job(path, tmp_path / "o" / path.name, Path(path.name)))
     told = []
-    wishes = Wishes(Target(scale=1.0))
-    run.run(todo, wishes, lambda: restorer, lambda w: told.append(w.entry))
+    options = PictureOptions(Target(scale=1.0))
+    run.run(todo, options, lambda: restorer, lambda w: told.append(w.entry))
     return told
 
 
@@ -377,7 +379,7 @@ def test_libvips_logs_nothing_on_the_terminal(tmp_path, caplog, monkeypatch):
     save(tmp_path / "a.jpg", 400, 400)
     data = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2])
-    common.quiet()
+    common.silence_libraries()
     with pytest.raises(InputError, match="damaged or truncated"):
         image_io.read(tmp_path / "a.jpg")
     logging.getLogger("pyvips").warning("VIPS: error in tile 0 x 0")

@@ -34,7 +34,7 @@ class Bicubic:
         for image in images:
             rgb, _ = arrays.to_unit(image)
             size = resize.output_size(*rgb.shape[:2], scale)
-            self.last.append(tiling.whole(*size, 64))
+            self.last.append(tiling.one_pass(*size, 64))
             done.append(arrays.from_unit(resize.bicubic(rgb, size), None, image))
         return done
 

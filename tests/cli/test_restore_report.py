@@ -14,8 +14,8 @@ from gendr_jax.cli import restore
 from gendr_jax.image_io.resize import Target
 from gendr_jax.restore.folders import naming, run
 from gendr_jax.restore.folders import report as report_lib
-from gendr_jax.restore.folders.naming import Found
-from gendr_jax.restore.folders.run import Wishes
+from gendr_jax.restore.folders.naming import InputPicture
+from gendr_jax.restore.folders.run import PictureOptions
 from tests.helpers.tiny_commands import gendr
 from tools import described_pictures as described
 
@@ -35,7 +35,7 @@ class Bicubic:
             size = resize.output_size(*rgb.shape[:2], scale)
             for i in range(3):
                 progress(i + 1, 3)
-            self.last.append(tiling.whole(*size, 64))
+            self.last.append(tiling.one_pass(*size, 64))
             done.append(arrays.from_unit(resize.bicubic(rgb, size), None, image))
         return done
 
@@ -125,7 +125,7 @@ def test_no_two_results_share_a_name_on_any_file_system():
         "e\u0301.jpg",
         "a_JPG.gif",
     ]
-    found = [Found(Path(n), Path(n)) for n in names]
+    found = [InputPicture(Path(n), Path(n)) for n in names]
     jobs = naming.assign(found, Path("out"), ext="png", suffix="")
     keys = {naming._key(job.target) for job in jobs}
     assert len(keys) == len(names)
@@ -246,9 +246,9 @@ def test_the_last_pictures_before_the_keyboard_have_a_line(tmp_path):
             return super().restore(images, scale)
 
     told = []
-    wishes = Wishes(Target(scale=2.0))
+    options = PictureOptions(Target(scale=2.0))
     with pytest.raises(KeyboardInterrupt):
-        run.run(todo, wishes, Stopped, lambda work: told.append(work.job.target.name))
+        run.run(todo, options, Stopped, lambda work: told.append(work.job.target.name))
     assert told == listed(tmp_path / "o") and told
 
 
@@ -280,7 +280,7 @@ def test_pictures_of_a_batch_share_its_seconds(tmp_path, monkeypatch):
     works = [run.Work(naming.Job(Path(n), Path(n), Path(n))) for n in "ab"]
     for work in works:
         work.image = image_io.Image(np.zeros((4, 4, 3), np.uint8))
-    run._restore(Bicubic(), works, Wishes(Target(scale=1.0)), lambda *_: None)
+    run._restore(Bicubic(), works, PictureOptions(Target(scale=1.0)), lambda *_: None)
     assert [w.entry["stages"]["restore"] for w in works] == [0.5, 0.5]
 
 

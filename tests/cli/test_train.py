@@ -145,7 +145,7 @@ def test_the_loop_is_called_and_its_end_is_the_exit_status(
     monkeypatch.setattr("gendr_jax.train.run.loop.run", run)
     args = [config, "--workdir", str(tmp_path / "w"), "--config.mesh=fsdp=8"]
     assert train.main(args) == status
-    where = {"dcn": 1, "data": 1, "fsdp_outer": 1, "fsdp": 8, "space": 1}
+    where = {"dcn": 1, "data": 1, "fsdp_outer": 1, "fsdp": 8, "space": 1, "model": 1}
     assert calls == [("stage", "batches", 3, where, str(tmp_path / "w"))]
     told = "gendr: error: training stopped" in capsys.readouterr().err
     assert told == (reason == "nan")

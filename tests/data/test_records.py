@@ -72,7 +72,7 @@ def test_no_more_files_are_open_than_there_is_room_for(paths, monkeypatch):
 )
 def test_the_room_is_within_the_limit_of_the_system(monkeypatch, limit, room):
     monkeypatch.setattr(resource, "getrlimit", lambda what: (limit, limit))
-    assert records.room() == room
+    assert records.reader_limit() == room
 
 
 def test_a_file_that_is_away_is_not_damaged(paths, no_waiting):

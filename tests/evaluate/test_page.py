@@ -12,7 +12,7 @@ import pytest
 from gendr_jax.evaluate import measuring, methods, page, pairing, results
 from gendr_jax.evaluate.gallery import Gallery
 from gendr_jax.evaluate.pairing import Folders
-from gendr_jax.evaluate.set_metrics import Figure, Whole
+from gendr_jax.evaluate.set_metrics import Figure, SetFigures
 from gendr_jax.metrics.kinds import Metric, OpenedSet, Settings
 from gendr_jax.metrics.table import open_metrics
 from tests.helpers import browser
@@ -20,7 +20,7 @@ from tests.helpers.tiny_pictures import write
 
 EVIL = "</script><b>x"  # a method's name is text, whatever it is
 FAR = OpenedSet(Metric("far", "gt", "lower", 3, "-"), "as sets", lambda sr, gt: 0.0)
-WHOLE = Whole(
+WHOLE = SetFigures(
     {"bicubic": {"far": Figure(7.5, 3)}, EVIL: {"far": Figure(9.25, 2)}},
     {"bicubic": {"far": Figure(8.0, 2)}, EVIL: {"far": Figure(9.25, 2)}},
 )
@@ -268,7 +268,7 @@ def test_one_method_alone(tmp_path, tab):
 def test_figures_of_wholes_alone(tmp_path, tab):
     sr = write(tmp_path / "sr", ["a.png", "b.png"], (20, 30))
     pairs = pairing.pair(Folders(), [(methods.Method("ours", "sr", {}), sr)])
-    whole = Whole({"ours": {"far": Figure(7.5, 2)}}, {"ours": {}})
+    whole = SetFigures({"ours": {"far": Figure(7.5, 2)}}, {"ours": {}})
     figures = measuring.run(pairs, [])
     told = ([], [FAR], whole)
     found = results.collect(results.About(), pairs.methods, [], figures, *told)

@@ -147,7 +147,10 @@ def test_truths_that_are_no_multiple_are_cut(tmp_path, low):
     assert not pairs.problems
     a, b = pairs.items
     assert a.size_hw == tuple(min(x, 4 * y) for x, y in zip((27, 34), low, strict=True))
-    assert a.fitted.whole_hw == tuple(4 * n for n in low) and b.size_hw == (24, 32)
+    assert a.effective_fit.uncut_hw == tuple(4 * n for n in low) and b.size_hw == (
+        24,
+        32,
+    )
     if low == (6, 8):
         assert "1 of 2 truths cut at the right or at the bottom, by 3" in pairs.protocol
         assert "more than 3 are refused" in pairs.protocol
@@ -160,9 +163,9 @@ def test_results_a_few_pixels_off_are_cut_and_those_beyond_are_not_followed(tmp_
     two = write(tmp_path / "two", ["a.png"], far)
     (item,) = pair(Folders(gt), method(one), method(two, "two")).items
     assert item.size_hw == (38, 40)  # four pixels are no result of this truth
-    assert item.fitted.takes(near) and not item.fitted.takes(far)
+    assert item.effective_fit.takes(near) and not item.effective_fit.takes(far)
     (item,) = pair(Folders(gt, scale=2), method(one)).items
-    assert item.size_hw == (40, 40) and not item.fitted.takes(near)
+    assert item.size_hw == (40, 40) and not item.effective_fit.takes(near)
 
 
 def test_the_order_of_names_is_the_last_resort(tmp_path):

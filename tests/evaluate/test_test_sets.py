@@ -27,7 +27,7 @@ def test_manifests_are_whole(test_set):
     folder = resources.files("gendr_jax.evaluate") / "sets"
     data = (folder / f"{test_set.name.lower()}.sha256").read_bytes()
     assert hashlib.sha256(data).hexdigest() == test_set.sha256
-    names = test_sets.manifest(test_set)
+    names = test_sets.checksums(test_set)
     kinds = ["HR", "LR"] if test_set.truth else ["LR"]
     for kind in kinds:
         assert sum(n.startswith(f"{kind}/") for n in names) == test_set.pictures
@@ -39,7 +39,7 @@ def test_manifests_are_whole(test_set):
     [("RealSR", "realsr", ("LR", "HR")), ("RealSet80", "realset80", ("LR",))],
 )
 def test_checksums_are_those_of_the_pictures(shared_data, name, folder, kinds):
-    wanted = test_sets.manifest(test_sets.find(name))
+    wanted = test_sets.checksums(test_sets.find(name))
     checked = 0
     for kind in kinds:
         root = shared_data / folder / kind if len(kinds) > 1 else shared_data / folder

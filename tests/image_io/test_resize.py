@@ -19,7 +19,7 @@ def test_parts_of_an_enlargement(size):
 
     for part in ((0, 0, *size), (0, 0, 5, 7), (size[0] - 6, size[1] - 4, 6, 4)):
         top, left, height, width = part
-        found = resize.bicubic_part(read, (23, 37), size, part)
+        found = resize.bicubic_region(read, (23, 37), size, part)
         expected = whole[top : top + height, left : left + width]
         np.testing.assert_allclose(found, expected, atol=1e-6)
     if size[0] > 23:

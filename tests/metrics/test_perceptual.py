@@ -88,7 +88,7 @@ def test_dists_takes_pictures_of_0_to_1(weights):
 @pytest.mark.parametrize("over", ["patches", "mean"])
 def test_dino_compares_tokens(weights, over):
     sr, gt = pairs(size=(42, 56))  # whole patches: nothing is resized
-    measure, told = perceptual.open_dino(weights["dinov2"][0], over)
+    measure, told = perceptual.open_dinov2(weights["dinov2"][0], over)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     f, g = (
         np.asarray(

@@ -48,7 +48,7 @@ def test_bytes_are_not_below_what_xla_needs():
     from gendr_jax.restore import memory
 
     restorer = Restorer(tiny_restorer.weights(), dtype="float32", tile=0)
-    program = restorer._programs._whole_program((512, 512))
+    program = restorer._programs._untiled_program((512, 512))
     need = memory.needed(program)
     promised = estimate.pass_bytes(RECIPE, (512, 512))
     assert need < promised < 2 * need + estimate.CONSTANT_BYTES

@@ -193,6 +193,7 @@ def test_the_same_picture_gives_the_same_bits(restorer):
     np.testing.assert_array_equal(restorer(x), restorer(x))
 
 
+@pytest.mark.slow
 def test_a_mesh_gives_what_one_device_gives(restorer):
     mesh = sharding.make_mesh("data=2", devices=jax.devices()[:2])
     spread = Restorer(WEIGHTS, dtype="float32", mesh=mesh)
@@ -335,7 +336,7 @@ def test_bicubic_is_that_of_training(size):
 def test_padding_mirrors_as_often_as_it_must():
     x = np.arange(3, dtype=np.float32)[:, None, None] * np.ones((1, 1, 2), np.float32)
     part = (-1, 0, 10, 4)
-    padded = resize.mirrored_part(tiled.Held(x).read, (3, 1), part)
+    padded = resize.mirrored_region(tiled.Held(x).read, (3, 1), part)
     assert padded.shape == (10, 4, 2)
     np.testing.assert_array_equal(padded[:, 0, 0], [1, 0, 1, 2, 1, 0, 1, 2, 1, 0])
     np.testing.assert_array_equal(padded[:, 3, 1], padded[:, 0, 0])
@@ -382,8 +383,8 @@ def test_memory_is_compared_before_a_pass(monkeypatch, tmp_path):
 def test_the_pass_reports_its_memory(restorer):
     restorer(picture(4, 4))
     compiled = restorer._programs._compiled
-    (height, width) = min(hw for kind, hw in compiled if kind == "whole")
-    program = compiled[("whole", (height, width))]
+    (height, width) = min(hw for kind, hw in compiled if kind == "untiled")
+    program = compiled[("untiled", (height, width))]
     # At least the first full-size map of the decoder: 4 float32 a pixel.
     assert height * width >= (16 + 2 * tiling.MARGIN) ** 2
     assert memory.needed(program) >= height * width * 4 * 4

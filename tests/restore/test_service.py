@@ -99,7 +99,7 @@ from tests.helpers import tiny_restorer
 restorer = Restorer(tiny_restorer.weights(), dtype="float32")
 with compiling.watch() as seen:
     restorer(np.full((9, 9, 3), 0.5, np.float32), 1)
-print(seen.programs, seen.found)
+print(seen.programs, seen.cached)
 """
 
 

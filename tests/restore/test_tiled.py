@@ -56,7 +56,7 @@ def with_own_statistics():
         bands, out = tiling.Bands(plan), np.zeros_like(up_hwc)
         for i, top in enumerate(plan.rows):
             for j, left in enumerate(plan.columns):
-                part = resize.mirrored_part(
+                part = resize.mirrored_region(
                     lambda y, x, h, w: up_hwc[y : y + h, x : x + w],
                     (SIDE, SIDE),
                     (top, left, TILE, TILE),
@@ -261,7 +261,7 @@ def test_stages_are_timed_on_request(by_tiles):
     seconds = by_tiles.stage_seconds((64, 64))
     with compiling.watch() as seen:
         assert by_tiles.stage_seconds((64, 64)) == seconds
-    assert seen.taken == 0  # a folder's pictures of one shape are timed once
+    assert seen.requested == 0  # a folder's pictures of one shape are timed once
     assert list(seconds) == ["encoder", "unet", "decoder", "colour"]
     assert all(value > 0 for value in seconds.values())
 
@@ -300,7 +300,7 @@ def test_memory_of_a_spread_picture_is_a_part_of_it(monkeypatch):
 
     def bytes_of(**options):
         restorer = make(tile=0, **options)
-        program = restorer._programs._whole_program((512, 512))
+        program = restorer._programs._untiled_program((512, 512))
         return memory.needed(program)
 
     alone, spread = bytes_of(), bytes_of(mesh=mesh(space=8))

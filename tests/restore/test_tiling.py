@@ -70,7 +70,7 @@ def test_a_picture_cut_and_blended_is_the_picture(height, width, tile, overlap):
     for i, top in enumerate(plan.rows):
         for j, left in enumerate(plan.columns):
             part = (top, left, *plan.pass_hw)
-            bands.add(i, j, resize.mirrored_part(read, (height, width), part))
+            bands.add(i, j, resize.mirrored_region(read, (height, width), part))
         first, rows = bands.finish(i)
         assert np.isnan(out[first : first + len(rows)]).all()
         out[first : first + len(rows)] = rows

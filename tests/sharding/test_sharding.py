@@ -56,10 +56,7 @@ def test_mesh_sizes(spec, sizes):
         ("data=16", "needs 16 devices, 8 are visible"),
         ("data=3,fsdp=-1", "needs a multiple of 3 devices, 8 are visible"),
         ("data=-1,fsdp=-1", "leaves two axes open"),
-        (
-            "tensor=8",
-            "names the axis 'tensor', the axes are dcn, data, fsdp, space and",
-        ),
+        ("expert=8", "names the axis 'expert', the axes are"),
         ("data=0", "gives data the size '0'"),
         ("data", "gives data the size ''"),
         ("data=2,data=4", "gives data twice"),
@@ -127,7 +124,7 @@ def test_rules_come_before_the_default_and_in_order():
     ("rule", "words"),
     [
         (("(", "replicated"), "no regular expression"),
-        (("x", "split:tensor"), "is 'split:tensor', expected 'replicated'"),
+        (("x", "split:expert"), "is 'split:expert', expected 'replicated'"),
         (("x", "whole"), "is 'whole', expected 'replicated'"),
         (("x", "split:-"), "is 'split:-'"),
     ],

@@ -144,7 +144,7 @@ def test_the_program_in_the_readme_is_our_restorer(exported, tmp_path, monkeypat
     assert up.shape[1:3] == (64 + 64, 128 + 64)
     assert export_readme.MARGIN == tiling.MARGIN
     sizes = np.array([expected.shape[:2]], np.int32)
-    got, spread = restorer._programs.whole(up, sizes, "none", (1.0, 1.0))
+    got, spread = restorer._programs.untiled(up, sizes, "none", (1.0, 1.0))
     inner = (
         slice(export_readme.MARGIN, export_readme.MARGIN + side)
         for side in expected.shape[:2]

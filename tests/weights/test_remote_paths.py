@@ -15,14 +15,14 @@ from gendr_jax.weights import remote_paths
 
 def test_a_path_becomes_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert str(remote_paths.place("x/y")) == str(tmp_path / "x" / "y")
-    assert str(remote_paths.place(Path("x"))) == str(tmp_path / "x")
+    assert str(remote_paths.as_epath("x/y")) == str(tmp_path / "x" / "y")
+    assert str(remote_paths.as_epath(Path("x"))) == str(tmp_path / "x")
     assert not remote_paths.is_remote(Path("x")) and remote_paths.is_remote("gs://b/x")
 
 
 def test_unknown_schemes_are_refused():
     with pytest.raises(UsageError, match="ftp://x is of an unknown kind.*gs://"):
-        remote_paths.place("ftp://x")
+        remote_paths.as_epath("ftp://x")
 
 
 def test_a_missing_library_is_named(monkeypatch):
@@ -31,7 +31,7 @@ def test_a_missing_library_is_named(monkeypatch):
 
     backend.fsspec_backend._get_filesystem.cache_clear()
     with pytest.raises(UsageError, match="pip install gcsfs") as caught:
-        remote_paths.place("gs://bucket/run")
+        remote_paths.as_epath("gs://bucket/run")
     assert "\n" not in str(caught.value)
 
 
@@ -54,10 +54,10 @@ def store(tmp_path, monkeypatch):
     folder = tmp_path / "bucket"
     folder.mkdir()
 
-    def place(path):
+    def as_epath(path):
         return epath.Path(str(path).replace("gs://bucket", str(folder)))
 
-    monkeypatch.setattr(workdir_lib, "place", place)
+    monkeypatch.setattr(workdir_lib, "as_epath", as_epath)
     return folder
 
 

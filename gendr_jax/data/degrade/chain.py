@@ -232,8 +232,8 @@ def _before_resize(
 ) -> jax.Array:
     if not order.resize_anywhere:
         return blur(x, draw.kernel, size)
-    x = _if(draw.place > 0, lambda x: blur(x, draw.kernel, size), x)
-    return _if(draw.place == 2, lambda x: add_noise(x, source, draw.noise, size), x)
+    x = _if(draw.resize_at > 0, lambda x: blur(x, draw.kernel, size), x)
+    return _if(draw.resize_at == 2, lambda x: add_noise(x, source, draw.noise, size), x)
 
 
 def _after_resize(
@@ -241,8 +241,8 @@ def _after_resize(
 ) -> jax.Array:
     if not order.resize_anywhere:
         return add_noise(x, source, draw.noise, size)
-    x = _if(draw.place == 0, lambda x: blur(x, draw.kernel, size), x)
-    return _if(draw.place < 2, lambda x: add_noise(x, source, draw.noise, size), x)
+    x = _if(draw.resize_at == 0, lambda x: blur(x, draw.kernel, size), x)
+    return _if(draw.resize_at < 2, lambda x: add_noise(x, source, draw.noise, size), x)
 
 
 def _if(

@@ -44,7 +44,7 @@ class Order:
     resize: the smallest and the largest factor; `resize_probs` are those of enlarging
     (1 .. largest), reducing (smallest .. 1) and keeping. gaussian: sigma in 8-bit
     levels. poisson: factor on the shot noise. jpeg: libjpeg quality, real-valued
-    unless `whole_quality`, then with both ends. resize_anywhere: the resize comes
+    unless `integer_quality`, then with both ends. resize_anywhere: the resize comes
     before the blur, after it or after the noise, all equally likely, not after it.
     """
 
@@ -57,7 +57,7 @@ class Order:
     jpeg: tuple[float, float]
     gaussian_prob: float = 0.5
     gray_prob: float = 0.4
-    whole_quality: bool = False
+    integer_quality: bool = False
     resize_anywhere: bool = False
 
 
@@ -156,7 +156,7 @@ _APISR = replace(
         _FIRST,
         resize=(0.1, 1.2),
         jpeg=(20.0, 95.0),
-        whole_quality=True,
+        integer_quality=True,
         resize_anywhere=True,
     ),
     second=replace(
@@ -164,7 +164,7 @@ _APISR = replace(
         resize_probs=(0.2, 0.7, 0.1),
         resize=(0.15, 1.2),
         jpeg=(20.0, 95.0),
-        whole_quality=True,
+        integer_quality=True,
         resize_anywhere=True,
     ),
     sinc_prob=0.0,

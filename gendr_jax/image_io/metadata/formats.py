@@ -115,7 +115,7 @@ def _texts(
             comment = words
         elif keyword in FIELDS and not exif.has(block, FIELDS[keyword]):
             wanted[FIELDS[keyword]] = words
-        elif not _is_said(block, keyword, words):
+        elif not _states(block, keyword, words):
             lost.append(f"PNG text {keyword!r}")
     if wanted:
         block = exif.with_texts(block, wanted)
@@ -125,7 +125,7 @@ def _texts(
     return block, comment, ()
 
 
-def _is_said(block: bytes | None, keyword: str, words: bytes) -> bool:
+def _states(block: bytes | None, keyword: str, words: bytes) -> bool:
     """Whether EXIF says the same already."""
     tag = FIELDS.get(keyword)
     return tag is not None and exif.text(block, tag) == words

@@ -11,7 +11,7 @@ from gendr_jax.picture_walk import is_utf8, same_name, shown, walk
 
 
 @dataclass(frozen=True)
-class Found:
+class InputPicture:
     """A picture and its place below the path that the user named."""
 
     path: Path
@@ -35,14 +35,14 @@ class Job:
 
 def find(
     inputs: list[str], *, recursive: bool, outs: list[Path]
-) -> tuple[list[Found], dict[str, str], list[str]]:
+) -> tuple[list[InputPicture], dict[str, str], list[str]]:
     """(pictures in a stable order, {path: why it is not taken}, what else to say).
 
     A file is taken whatever its name; of a folder, files with the suffix of a picture,
     hidden ones left out. What an earlier run left below `outs` is not taken.
     """
     left_out = {os.path.realpath(out) for out in outs}
-    found: list[Found] = []
+    found: list[InputPicture] = []
     problems: dict[str, str] = {}
     notes: list[str] = []
     for text in inputs:
@@ -56,7 +56,7 @@ def find(
                 line = f"{shown(text)}: the name is not UTF-8. Rename the file."
                 problems[shown(text)] = line
             else:
-                found.append(Found(path, Path(path.name)))
+                found.append(InputPicture(path, Path(path.name)))
         except (OSError, ValueError) as error:  # such as a name that is too long
             reason = getattr(error, "strerror", None) or error
             line = f"{shown(text)} cannot be looked at ({reason}). Check the path."
@@ -66,7 +66,7 @@ def find(
 
 
 def assign(
-    found: list[Found], out: Path, *, ext: str, suffix: str, resume: bool = False
+    found: list[InputPicture], out: Path, *, ext: str, suffix: str, resume: bool = False
 ) -> list[Job]:
     """Name a result for each picture; no two share one, and none is an input.
 
@@ -96,7 +96,7 @@ def assign(
     return jobs
 
 
-def _require_one(found: list[Found], out: Path, ext: str, suffix: str) -> None:
+def _require_one(found: list[InputPicture], out: Path, ext: str, suffix: str) -> None:
     """Refuse the name of a file that cannot be that of the one result."""
     kind, problem = FORMATS.get(out.suffix.lower()), ""
     if kind is None:
@@ -115,7 +115,7 @@ def _add_folder(
     folder: Path,
     recursive: bool,
     outs: set[str],
-    found: list[Found],
+    found: list[InputPicture],
     problems: dict[str, str],
     notes: list[str],
 ) -> None:
@@ -127,7 +127,7 @@ def _add_folder(
         return any(os.path.realpath(folder / part) in outs for part in above)
 
     names = [name for name in walked.names if not is_result(folder / name)]
-    found += [Found(folder / name, Path(name)) for name in names]
+    found += [InputPicture(folder / name, Path(name)) for name in names]
     problems |= walked.left_out
     if not names and not walked.left_out:
         deeper = "" if recursive else " (--recursive looks deeper)"
@@ -158,7 +158,7 @@ def _looks_like(path: Path) -> str:
         return ""
 
 
-def _names(found: list[Found], out: Path, ext: str, suffix: str) -> list[Path]:
+def _names(found: list[InputPicture], out: Path, ext: str, suffix: str) -> list[Path]:
     """Places of results, all different on every file system.
 
     Pictures that would share one get their suffix into it: of a.jpg and a.png in one
@@ -186,7 +186,7 @@ def _names(found: list[Found], out: Path, ext: str, suffix: str) -> list[Path]:
     return names
 
 
-def _refuse_twice(found: list[Found], target: Path) -> None:
+def _refuse_twice(found: list[InputPicture], target: Path) -> None:
     """Folders that have the same names below cannot share one folder of results."""
     seen: dict[Path, Path] = {}
     for one in found:
@@ -225,7 +225,7 @@ def _free(name: Path, taken: set[str]) -> Path:
     return found
 
 
-def _name(found: Found, ext: str, suffix: str, tag: str) -> Path:
+def _name(found: InputPicture, ext: str, suffix: str, tag: str) -> Path:
     """The result's place below the output folder."""
     relative = found.relative
     own = relative.suffix if relative.suffix.lower() in FORMATS else ".png"

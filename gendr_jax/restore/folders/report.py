@@ -32,7 +32,7 @@ def say_error(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Told:
+class Reporter:
     """How a command speaks while it works.
 
     Attributes:
@@ -47,10 +47,10 @@ class Told:
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Told]:
+def progress(total: int) -> Iterator[Reporter]:
     """A bar on a terminal, plain lines otherwise."""
     if not sys.stderr.isatty():
-        yield Told(_print_line, _print_on_stderr, _tile_lines())
+        yield Reporter(_print_line, _print_on_stderr, _tile_lines())
         return
     from tqdm import tqdm
 
@@ -66,7 +66,7 @@ def progress(total: int) -> Iterator[Told]:
         def tiles(_: str, done: int, count: int) -> None:
             bar.set_postfix_str(f"tile {done}/{count}")
 
-        yield Told(advance, say, tiles)
+        yield Reporter(advance, say, tiles)
 
 
 def _print_line(line: str) -> None:

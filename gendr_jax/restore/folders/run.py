@@ -34,7 +34,7 @@ AHEAD, BEHIND = 2, 2  # pictures held beside the one on the device
 
 
 @dataclass(frozen=True)
-class Wishes:
+class PictureOptions:
     """What is done with each picture.
 
     Attributes:
@@ -46,7 +46,7 @@ class Wishes:
         residual_map: folder for maps, or None.
         max_residual: above this a result is named, or None.
         refuse: not written, then, instead.
-        stream_above: output pixels of pictures that are never held whole.
+        stream_above: output pixels of pictures that are never held in memory.
         quality: of JPEG and WebP, 1 to 100; None is 95 for JPEG, lossless for WebP.
         stages: whether the networks are timed apart, once for each shape of pass.
     """
@@ -88,64 +88,63 @@ class Work:
 
 def run(
     todo: list[Job],
-    wishes: Wishes,
+    options: PictureOptions,
     open_restorer: Callable[[], Restorer],
-    tell: Callable[[Work], None],
+    report: Callable[[Work], None],
     tiles: Tiles = lambda name, done, total: None,
 ) -> None:
-    """Restore pictures in order; `tell` gets each when it is done or has failed.
+    """Restore pictures in order; `report` gets each when it is done or has failed.
 
-    Weights are read for the first picture that needs them, and errors in them, and
-    UsageError, end the run. So does the keyboard: what is being written gets whole, and
-    is told.
+    Weights are read for the first picture that needs them. Errors in them, UsageError
+    and Ctrl-C end the run; results that are being written are finished and reported.
 
-    tiles(picture, done, total) hears of every tile of a picture that is cut.
+    tiles(picture, done, total) is called after every tile of a picture that is cut.
     """
     opened: list[Restorer] = []
     written: list[Future[Work]] = []
     writer = ThreadPoolExecutor(BEHIND, thread_name_prefix="write")
     try:
-        for batch in _batches(_read_ahead(todo, wishes), opened):
+        for batch in _batches(_read_ahead(todo, options), opened):
             sound = [work for work in batch if work.error is None]
             if sound and not opened:
                 opened.append(open_restorer())
             if sound:
-                _restore(opened[0], sound, wishes, tiles)
-            written += [writer.submit(_finish, work, wishes) for work in batch]
+                _restore(opened[0], sound, options, tiles)
+            written += [writer.submit(_finish, work, options) for work in batch]
             while len(written) > BEHIND or (written and written[0].done()):
-                _tell_first(written, tell)
+                _report_first(written, report)
         while written:
-            _tell_first(written, tell)
+            _report_first(written, report)
     finally:
         writer.shutdown(cancel_futures=True)
         while written:  # after the keyboard: those that were being written
             if written[0].cancelled():
                 written.pop(0)
             else:
-                _tell_first(written, tell)
+                _report_first(written, report)
 
 
-def _tell_first(written: list[Future[Work]], tell: Callable[[Work], None]) -> None:
+def _report_first(written: list[Future[Work]], report: Callable[[Work], None]) -> None:
     work = written[0].result()  # waits, and the keyboard may end that
     written.pop(0)
-    tell(work)
+    report(work)
 
 
-def clear_leftovers(todo: list[Job], wishes: Wishes) -> None:
+def clear_leftovers(todo: list[Job], options: PictureOptions) -> None:
     """Remove what killed runs have left where results go, of what is done too."""
     folders = {job.target.parent for job in todo}
-    more = [folder for folder in (wishes.compare, wishes.residual_map) if folder]
+    more = [folder for folder in (options.compare, options.residual_map) if folder]
     for folder in sorted({*folders, *more}):
         files.clear_stale(folder)
 
 
-def _read_ahead(todo: list[Job], wishes: Wishes) -> Iterator[Work]:
+def _read_ahead(todo: list[Job], options: PictureOptions) -> Iterator[Work]:
     jobs = iter(todo)
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        ahead = [reader.submit(_read, job, wishes) for job in islice(jobs, AHEAD)]
+        ahead = [reader.submit(_read, job, options) for job in islice(jobs, AHEAD)]
         while ahead:
             work = ahead.pop(0).result()
-            ahead += [reader.submit(_read, job, wishes) for job in islice(jobs, 1)]
+            ahead += [reader.submit(_read, job, options) for job in islice(jobs, 1)]
             yield work
 
 
@@ -174,17 +173,17 @@ def _alike(one: Work, other: Work) -> bool:
     )
 
 
-def _read(job: Job, wishes: Wishes) -> Work:
+def _read(job: Job, options: PictureOptions) -> Work:
     work, begin = Work(job), time.perf_counter()
-    limit = wishes.max_input_pixels
+    limit = options.max_input_pixels
     try:
-        reader, work.scale = look(job, wishes)
+        reader, work.scale = look(job, options)
         head = reader.header
         height, width = resize.output_size(head.height, head.width, work.scale)
         alpha = head.alpha
-        if height * width <= wishes.stream_above:
+        if height * width <= options.stream_above:
             image = image_io.read(job.source, max_pixels=limit)
-            work.image = image_io.fitted(job.target, image)
+            work.image = image_io.without_opaque_alpha(job.target, image)
             alpha = work.image.alpha_hw is not None
         # Before the networks run for nothing.
         image_io.require_fit(job.target, reader.like, height, width, alpha=alpha)
@@ -196,20 +195,20 @@ def _read(job: Job, wishes: Wishes) -> Work:
     return work
 
 
-def look(job: Job, wishes: Wishes) -> tuple[Reader, float]:
+def look(job: Job, options: PictureOptions) -> tuple[Reader, float]:
     """(reader, scale) of a picture whose result has a place; pixels are not decoded.
 
     Raises:
         InputError, OSError: a picture that cannot be restored, or not to there.
     """
-    image_io.require_place(job.target)
-    reader = Reader(job.source, max_pixels=wishes.max_input_pixels)
+    image_io.require_writable(job.target)
+    reader = Reader(job.source, max_pixels=options.max_input_pixels)
     height, width = reader.header.height, reader.header.width
-    return reader, wishes.target.scale_of(height, width, str(job.source))
+    return reader, options.target.scale_of(height, width, str(job.source))
 
 
 def _restore(
-    restorer: Restorer, works: list[Work], wishes: Wishes, tiles: Tiles
+    restorer: Restorer, works: list[Work], options: PictureOptions, tiles: Tiles
 ) -> None:
     """Put results, or errors, into the works."""
     begin = time.perf_counter()
@@ -222,7 +221,7 @@ def _restore(
     try:
         with compiling.watch() as seen:
             if not images:
-                plans = [_stream(restorer, works[0], wishes, progress)]
+                plans = [_stream(restorer, works[0], options, progress)]
             else:
                 scale = works[0].scale
                 results = restorer.restore(images, scale, progress=progress)
@@ -233,14 +232,14 @@ def _restore(
         for work, plan in zip(works, plans, strict=True):
             work.entry |= {"tiles": plan.tiles, "compiled": seen.programs > 0}
             work.took("restore", each)
-            if wishes.stages:
+            if options.stages:
                 work.entry["stages"] |= _stage_seconds(restorer, plan.pass_hw)
     except FAULTS as error:
         if len(works) == 1:
             works[0].error = error
             return
         for work in works:  # one of them is at fault
-            _restore(restorer, [work], wishes, tiles)
+            _restore(restorer, [work], options, tiles)
 
 
 def _stage_seconds(restorer: Restorer, pass_hw: tuple[int, int]) -> dict[str, float]:
@@ -249,10 +248,10 @@ def _stage_seconds(restorer: Restorer, pass_hw: tuple[int, int]) -> dict[str, fl
 
 
 def _stream(
-    restorer: Restorer, work: Work, wishes: Wishes, progress: Progress
+    restorer: Restorer, work: Work, options: PictureOptions, progress: Progress
 ) -> Layout:
     """A huge picture from file to file, checked before it gets its name."""
-    job, limit = work.job, wishes.max_input_pixels
+    job, limit = work.job, options.max_input_pixels
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(job.target) as unfinished:
         plan, lost = huge.restore_file(
@@ -260,27 +259,27 @@ def _stream(
             job.source,
             unfinished,
             work.scale,
-            metadata=wishes.metadata,
-            quality=wishes.quality,
+            metadata=options.metadata,
+            quality=options.quality,
             max_input_pixels=limit,
             folder=job.target.parent,
             progress=progress,
         )
         found = residual_of_files(unfinished, job.source, max_pixels=limit)
-        _judge(work, found, wishes)
+        _judge(work, found, options)
     work.lost(lost)
-    if wishes.compare is not None:
+    if options.compare is not None:
         work.entry["warning"] = f"{job.source}: too large for --compare"
     return plan
 
 
-def _finish(work: Work, wishes: Wishes) -> Work:
+def _finish(work: Work, options: PictureOptions) -> Work:
     """Check and write a result and what else is wished for."""
     begin = time.perf_counter()
     if work.error is None:
         try:
             if work.image is not None:
-                _write(work, wishes)
+                _write(work, options)
             work.timed("write", begin)
         except FAULTS as error:
             work.error = error
@@ -294,40 +293,40 @@ def _finish(work: Work, wishes: Wishes) -> Work:
     return work
 
 
-def _write(work: Work, wishes: Wishes) -> None:
+def _write(work: Work, options: PictureOptions) -> None:
     assert work.image is not None and work.restored is not None
-    _judge(work, residual(work.restored, work.image), wishes)
+    _judge(work, residual(work.restored, work.image), options)
     work.job.target.parent.mkdir(parents=True, exist_ok=True)
     work.lost(
         image_io.write(
             work.job.target,
             work.restored,
-            metadata=wishes.metadata,
-            quality=wishes.quality,
+            metadata=options.metadata,
+            quality=options.quality,
         )
     )
-    if wishes.compare is not None:
-        path = comparisons.path(wishes.compare, work.job)
-        comparisons.compare(work.image, work.restored, path, wishes.layout)
+    if options.compare is not None:
+        path = comparisons.path(options.compare, work.job)
+        comparisons.compare(work.image, work.restored, path, options.layout)
 
 
-def _judge(work: Work, found: Residual, wishes: Wishes) -> None:
+def _judge(work: Work, found: Residual, options: PictureOptions) -> None:
     """Note the difference from the input, draw it, and refuse too much of it."""
     work.entry |= {
         "residual": round(found.rms, 5),
         "residual_peak": round(found.peak, 5),
     }
-    if wishes.residual_map is not None:
-        path = comparisons.path(wishes.residual_map, work.job)
+    if options.residual_map is not None:
+        path = comparisons.path(options.residual_map, work.job)
         path.parent.mkdir(parents=True, exist_ok=True)
         image_io.write(path, as_picture(found.map_hw))
-    limit = wishes.max_residual
+    limit = options.max_residual
     if limit is not None and found.rms > limit:
         text = (
             f"{work.job.source}: the result, reduced to the input's size, differs from "
             f"it by {found.rms:.4f}, above --max-residual {limit:g}"
         )
-        if wishes.refuse:
+        if options.refuse:
             raise InputError(f"{text}. Use a smaller --strength, or raise the limit.")
         work.entry["warning"] = text
 
@@ -341,7 +340,7 @@ def is_there(path: Path) -> bool:
 
 
 def one_line(error: Exception, source: Path) -> str:
-    """What to tell of an error, without a line break, the file in it."""
+    """What to report of an error, without a line break, the file in it."""
     name = printable(str(source))
     text = str(error).replace(str(source), name) or type(error).__name__
     if isinstance(error, MemoryError):

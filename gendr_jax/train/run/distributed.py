@@ -56,7 +56,7 @@ def bound_orbax_barriers() -> None:
     flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True
 
 
-def whole_arrays(tree: Any, *, skip: str) -> Any:
+def gather_to_host(tree: Any, *, skip: str) -> Any:
     """The arrays of `tree` whole in this process; all processes call this.
 
     One array at a time travels; only the first process keeps them.

@@ -95,8 +95,9 @@ def first_rows(batches: Batches, mesh: Mesh, rows: int) -> Batch:
     try:
         batch = next(iterator)
     finally:
-        if hasattr(iterator, "close"):
-            iterator.close()
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
     _, shares = data_share(mesh)
     devices = max(row_shards(mesh) // shares, 1)
     wanted = -(-rows // shares)

@@ -23,7 +23,7 @@ import jax
 from gendr_jax import files
 from gendr_jax.checkpoints.barrier import anyone
 from gendr_jax.errors import GendrError, TryAgainError
-from gendr_jax.weights.remote_paths import is_remote, place
+from gendr_jax.weights.remote_paths import as_epath, is_remote
 
 NAME = "lock.json"
 BEAT_SECONDS = 10.0
@@ -55,7 +55,7 @@ class Lock:
         say: Callable[[str], None] = lambda line: None,
     ):
         self._workdir, self._remote = str(workdir), is_remote(workdir)
-        self._path = place(workdir) / NAME
+        self._path = as_epath(workdir) / NAME
         self._take_over, self._say = take_over, say
         self._id, self._lost, self._since = uuid.uuid4().hex, "", ""
         self._closed = threading.Event()

@@ -175,8 +175,10 @@ class _Loop:
         placed = self.where.tree(stage.frozen, "frozen")
         self.frozen = sharding.place(stage.frozen, placed)
         self.sampler = Sampler(stage, batches, settings.samples, mesh, sample_key)
-        self.validation = held_out and Validation(
-            stage, held_out, settings, mesh, sample_key
+        self.validation = (
+            None
+            if held_out is None
+            else Validation(stage, held_out, settings, mesh, sample_key)
         )
 
     def run(
@@ -185,7 +187,7 @@ class _Loop:
         settings, local = self.settings, self.workdir.local
         self.goodput = goodput
         watchdog = Watchdog(local, settings.watchdog, self.hung)
-        goodput.told = stack.enter_context(watchdog).beat
+        goodput.on_phase = stack.enter_context(watchdog).beat
         distributed.bound_orbax_barriers()
         self.saves = Saves(self.workdir.checkpoints, settings, self.frozen)
         stack.enter_context(_closed(self.saves))
@@ -268,8 +270,9 @@ class _Loop:
         """The loop itself: (last step, state, why it ended, more words)."""
         settings, enter, late = self.settings, self.goodput.enter, None
         batch = self.next_batch(step, feed, stop)
-        train_step = batch and self.compile(state, batch, stop)
-        if train_step is None:
+        train_step = None if batch is None else self.compile(state, batch, stop)
+        if batch is None or train_step is None:
+            assert stop.reason is not None
             return step, state, stop.reason, "no step was done, so nothing is saved"
         meter = Meter(step, settings.batch_size, lambda: feed.waited)
         guard, owed = Guard(settings.max_bad_steps), False
@@ -307,6 +310,7 @@ class _Loop:
                     return step, state, "done", ""
                 batch = self.next_batch(step, feed, stop)
                 if batch is None:
+                    assert stop.reason is not None
                     self.note(late, meter, guard)
                     if guard.streak:
                         words = (
@@ -414,7 +418,7 @@ class _Loop:
     def export(self, state: State, name: str = WEIGHTS) -> None:
         """The weights folder that a user takes away; the first process writes it."""
         with self.goodput.phase("export"):
-            state = distributed.whole_arrays(state, skip="opt")
+            state = distributed.gather_to_host(state, skip="opt")
             if jax.process_index() == 0:
                 self.workdir.clear(name)
                 self.stage.export(state, self.workdir.local / name)

@@ -18,7 +18,7 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -43,23 +43,25 @@ class Goodput:
 
     Args:
         begun: time.perf_counter() when the process started to work.
-        told: called with the new phase whenever one begins.
+        on_phase: called with the new phase whenever one begins.
     """
 
     def __init__(
-        self, begun: float | None = None, told: Callable[[Phase], None] | None = None
+        self,
+        begun: float | None = None,
+        on_phase: Callable[[Phase], None] | None = None,
     ):
         self._since = time.perf_counter() if begun is None else begun
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._phase: Phase = "start"
-        self.told = told or (lambda phase: None)
+        self.on_phase = on_phase or (lambda phase: None)
 
     def enter(self, phase: Phase) -> None:
         """From now on the time is that of `phase`."""
         now = time.perf_counter()
         self._seconds[self._phase] += now - self._since
         self._since, self._phase = now, phase
-        self.told(phase)
+        self.on_phase(phase)
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
@@ -84,7 +86,7 @@ class Goodput:
         return found["step"] / max(sum(found.values()), 1e-9)
 
 
-def summed(starts: list[Mapping[str, Any]]) -> dict[str, Any]:
+def summed(starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of all starts of one workdir together.
 
     Args:

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.experimental import multihost_utils
@@ -15,7 +15,11 @@ from jax.experimental import multihost_utils
 from gendr_jax.checkpoints.barrier import anyone
 
 _AGREE_EVERY = 8  # steps; each time costs a collective that waits for the step
-_REASONS = {signal.SIGTERM: "sigterm", signal.SIGINT: "user"}
+Asked = Literal["sigterm", "user"]
+_REASONS: dict[signal.Signals, Asked] = {
+    signal.SIGTERM: "sigterm",
+    signal.SIGINT: "user",
+}
 
 
 class StopFlag:
@@ -29,9 +33,10 @@ class StopFlag:
     """
 
     def __init__(self) -> None:
-        self.reason = ""  # "sigterm", "user", or "" to go on
+        self.reason: Asked | None = None  # None: go on
         self.alone = jax.process_count() == 1
         # Without it `reached_preemption_sync_point` raises.
+        # ty: ignore[missing-attribute]  jax.config gets its attributes at run time
         self._service = bool(jax.config.jax_enable_preemption_service)
         self._previous: dict[signal.Signals, Any] = {}
 

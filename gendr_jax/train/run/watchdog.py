@@ -74,11 +74,11 @@ class Watchdog:
             if waited < limit or now is told:
                 continue
             told = now
-            self._tell(f"no progress for {waited:.0f} s in {what!r}")
+            self._report_hang(f"no progress for {waited:.0f} s in {what!r}")
             if self._limits.ends:
                 os._exit(TRY_AGAIN)
 
-    def _tell(self, message: str) -> None:
+    def _report_hang(self, message: str) -> None:
         """Stacks and last words; does not wait for a disk or store that hangs."""
 
         def say() -> None:

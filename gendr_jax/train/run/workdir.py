@@ -16,7 +16,7 @@ import jax
 from gendr_jax import files
 from gendr_jax.checkpoints import manager
 from gendr_jax.errors import GendrError, UsageError
-from gendr_jax.weights.remote_paths import is_remote, place
+from gendr_jax.weights.remote_paths import as_epath, is_remote
 
 # What a later start goes on with; all else is only written.
 _READ_BACK = ("run.json", "metrics.jsonl")
@@ -30,7 +30,7 @@ def check(path: Path | str) -> None:
     Raises:
         UsageError: a file is in the way, or the object store cannot be used.
     """
-    if place(path).is_file():
+    if as_epath(path).is_file():
         raise UsageError(f"--workdir {path} is a file. Give a folder.")
 
 
@@ -47,7 +47,7 @@ class Workdir:
 
     def __init__(self, path: Path | str):
         check(path)
-        self._remote = place(path) if is_remote(path) else None
+        self._remote = as_epath(path) if is_remote(path) else None
         self._url, self._abandoned = str(path), False
         self._sent: dict[Path, tuple[int, int]] = {}
         self._pushed = time.monotonic()

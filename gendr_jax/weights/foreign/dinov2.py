@@ -10,7 +10,7 @@ from gendr_jax import nets
 from gendr_jax.errors import InputError
 from gendr_jax.models.dinov2 import DINOv2, DINOv2Config
 from gendr_jax.weights.foreign import names
-from gendr_jax.weights.foreign.layouts import Layout, Place, Shape, shape_of
+from gendr_jax.weights.foreign.layouts import Layout, Shape, StoredTensor, shape_of
 
 HEAD_DIM = 64  # of every published model; heads show in no shape
 
@@ -36,12 +36,12 @@ STACKED = ("query", "key", "value")  # in the order of the rows
 def layout(config: DINOv2Config) -> Layout:
     """Where the network's tensors stand in a hub file."""
     shapes = names.torch_shapes(nets.build(DINOv2, config).abstract)
-    return {name: _place(name, shape) for name, shape in shapes.items()}
+    return {name: _stored(name, shape) for name, shape in shapes.items()}
 
 
-def _place(name: str, shape: Shape) -> Place:
+def _stored(name: str, shape: Shape) -> StoredTensor:
     if name in OUTSIDE:
-        return Place(OUTSIDE[name], shape)
+        return StoredTensor(OUTSIDE[name], shape)
     layer, number, inner = name.removeprefix("encoder.").split(".", 2)
     assert layer == "layer", f"{name} has no place in the table"
     block = f"blocks.{number}"
@@ -50,8 +50,8 @@ def _place(name: str, shape: Shape) -> Place:
     if parent == "attention.attention":
         row = STACKED.index(last) * shape[0]
         whole = (len(STACKED) * shape[0], *shape[1:])
-        return Place(f"{block}.attn.qkv.{leaf}", whole, (row, row + shape[0]))
-    return Place(f"{block}.{INSIDE.get(inner, inner)}", shape)
+        return StoredTensor(f"{block}.attn.qkv.{leaf}", whole, (row, row + shape[0]))
+    return StoredTensor(f"{block}.{INSIDE.get(inner, inner)}", shape)
 
 
 def config(shapes: Mapping[str, Shape]) -> DINOv2Config:

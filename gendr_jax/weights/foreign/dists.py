@@ -12,7 +12,7 @@ from typing import Literal
 from gendr_jax import nets
 from gendr_jax.models.dists import DISTS, DISTSConfig
 from gendr_jax.weights.foreign import names
-from gendr_jax.weights.foreign.layouts import Layout, Place, Shape
+from gendr_jax.weights.foreign.layouts import Layout, Shape, StoredTensor
 
 Spelling = Literal["torchvision", "dists"]
 
@@ -49,12 +49,12 @@ def layout(config: DISTSConfig, spelling: Spelling) -> Layout:
     table = {}
     for name, shape in names.torch_shapes(nets.build(DISTS, config).abstract).items():
         if name in WEIGHTS:
-            table[name] = Place(name, (1, *shape, 1, 1))
+            table[name] = StoredTensor(name, (1, *shape, 1, 1))
             continue
         _, number, leaf = name.split(".")
         i = int(number)
         k = next(k for k, part in enumerate(config.slices) if i in part)
-        table[name] = Place(_foreign(k, i, leaf, spelling), shape)
+        table[name] = StoredTensor(_foreign(k, i, leaf, spelling), shape)
     return table
 
 

@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class StoredTensor:
     """One of our tensors in a foreign file.
 
     Attributes:
@@ -31,12 +31,12 @@ class Place:
     rows: tuple[int, int] | None = None
 
 
-Layout = dict[str, Place]  # our torch name -> its place
+Layout = dict[str, StoredTensor]  # our torch name -> its place
 
 
 def identity(shapes: Mapping[str, Shape]) -> Layout:
     """The layout of files that use our names (diffusers, transformers)."""
-    return {name: Place(name, shape) for name, shape in shapes.items()}
+    return {name: StoredTensor(name, shape) for name, shape in shapes.items()}
 
 
 def foreign_shapes(layout: Layout) -> dict[str, Shape]:

@@ -12,7 +12,13 @@ from gendr_jax.errors import InputError
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.weights.foreign import names
-from gendr_jax.weights.foreign.layouts import Layout, Place, Shape, all_same, shape_of
+from gendr_jax.weights.foreign.layouts import (
+    Layout,
+    Shape,
+    StoredTensor,
+    all_same,
+    shape_of,
+)
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -87,7 +93,7 @@ def unet_layout(config: UNetConfig) -> Layout:
     """Where the UNet's tensors stand; names without ``UNET_PREFIX``."""
     shapes = names.torch_shapes(nets.build(UNet, config).abstract)
     modules = dict(_unet_modules(config))
-    return {name: Place(_rename(name, modules), shapes[name]) for name in shapes}
+    return {name: StoredTensor(_rename(name, modules), shapes[name]) for name in shapes}
 
 
 def _unet_modules(config: UNetConfig) -> Pairs:
@@ -133,7 +139,7 @@ def vae_layout(config: VAEConfig) -> Layout:
     for name, shape in shapes.items():
         convolution = "attentions" in name.split(".") and len(shape) == 2
         whole = (*shape, 1, 1) if convolution else shape
-        layout[name] = Place(_rename(name, modules), whole)
+        layout[name] = StoredTensor(_rename(name, modules), whole)
     return layout
 
 

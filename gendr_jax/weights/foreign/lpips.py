@@ -13,7 +13,12 @@ from gendr_jax import nets
 from gendr_jax.errors import InputError
 from gendr_jax.models.lpips import LPIPS, TRUNKS, LPIPSConfig
 from gendr_jax.weights.foreign import names
-from gendr_jax.weights.foreign.layouts import Layout, Place, Shape, foreign_shapes
+from gendr_jax.weights.foreign.layouts import (
+    Layout,
+    Shape,
+    StoredTensor,
+    foreign_shapes,
+)
 
 Spelling = Literal["torchvision", "lpips", "lin"]
 
@@ -87,7 +92,7 @@ def layout(config: LPIPSConfig, spelling: Spelling, *, dropout: bool = True) -> 
             foreign = ".".join([f"net.slice{k}", *rest])
         else:
             foreign = name
-        table[name] = Place(foreign, shape)
+        table[name] = StoredTensor(foreign, shape)
     return table
 
 

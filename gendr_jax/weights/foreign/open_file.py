@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from gendr_jax.errors import InputError, listed
 from gendr_jax.weights.foreign.pickles import open_pickle
-from gendr_jax.weights.foreign.tensors import DTYPES, OpenFile, Tensor, located
+from gendr_jax.weights.foreign.tensors import DTYPES, OpenFile, Tensor, tensor_at
 
 SAFETENSORS, PICKLES = (".safetensors",), (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 # The most that the safetensors library accepts, and far above any model here.
@@ -114,7 +114,7 @@ def _open_safetensors(path: Path) -> OpenFile:
             "Save it as float32, float16 or bfloat16."
         )
     tensors = {
-        name: located(
+        name: tensor_at(
             path,
             name,
             DTYPES[entry["dtype"]],

@@ -125,7 +125,7 @@ def _unpickled(path: Path) -> Any:
             with warnings.catch_warnings():
                 # of pickle protocols that torch refuses
                 warnings.simplefilter("ignore")
-                with torch.serialization.safe_globals(stand_ins):
+                with torch.serialization.safe_globals([*stand_ins]):
                     return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             name = _unknown_class(str(error))
@@ -345,7 +345,7 @@ def _tensor(
 ) -> Tensor:
     """A lazy tensor at its place in the zip file; ``checked``: storages seen whole."""
     dtype, storage = _dtype(fake), fake.untyped_storage()
-    offset = getattr(storage, "_checkpoint_offset", None)
+    offset: int = getattr(storage, "_checkpoint_offset", -1)
     size, crc = places.get(offset, (-1, 0))
     shape, strides = tuple(fake.shape), fake.stride()
     first = fake.storage_offset()

@@ -20,7 +20,7 @@ from gendr_jax.weights.foreign import (
 )
 from gendr_jax.weights.foreign.components import Component, Kind
 from gendr_jax.weights.foreign.open_file import open_file
-from gendr_jax.weights.foreign.single_files import Found, Hints, Prediction
+from gendr_jax.weights.foreign.single_files import Contents, Hints, Prediction
 from gendr_jax.weights.foreign.tensors import OpenFile
 
 CLASSES: dict[str, Kind] = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
@@ -30,7 +30,7 @@ EMA = "_ema"  # diffusers' training scripts keep averages in unet_ema/
 ADAPTER_STEMS = ("adapter_model", "pytorch_lora_weights")
 
 
-def find(path: Path, hints: Hints = Hints()) -> Found:  # noqa: B008  frozen
+def find(path: Path, hints: Hints = Hints()) -> Contents:  # noqa: B008  frozen
     """Recognise and open a foreign source.
 
     Raises:
@@ -63,7 +63,7 @@ def find(path: Path, hints: Hints = Hints()) -> Found:  # noqa: B008  frozen
     )
 
 
-def _component_folder(path: Path, hints: Hints) -> Found:
+def _component_folder(path: Path, hints: Hints) -> Contents:
     raw = component_folder.read_json(path / component_folder.CONFIG)
     name, model = raw.get("_class_name"), raw.get("model_type")
     kind: Kind | None = CLASSES.get(str(name))
@@ -82,7 +82,7 @@ def _component_folder(path: Path, hints: Hints) -> Found:
     sibling = path.with_name(path.name + EMA)
     if sibling.is_dir():
         left_out[f"{averages.AVERAGED} in {sibling.name}/"] = _size(sibling, hints)
-    found = Found(
+    found = Contents(
         format=f"{library} {kind}",
         components={kind: component},
         files=component_folder.weight_files(path, hints.variant),
@@ -93,7 +93,7 @@ def _component_folder(path: Path, hints: Hints) -> Found:
     return _noted(found, {"ema": True} if averaged else {})
 
 
-def _noted(found: Found, notes: dict[str, Any]) -> Found:
+def _noted(found: Contents, notes: dict[str, Any]) -> Contents:
     return dataclasses.replace(found, notes=found.notes | notes)
 
 
@@ -103,8 +103,8 @@ def _size(folder: Path, hints: Hints) -> int:
     return sum(len(open_file(file).tensors) for file in files)
 
 
-def _pipeline(path: Path, inside: list[str], hints: Hints) -> Found:
-    parts = {name: _averaged_part(path, name, hints) for name in inside}
+def _pipeline(path: Path, inside: list[str], hints: Hints) -> Contents:
+    parts = {name: _averaged_component(path, name, hints) for name in inside}
     left_out: Counter[str] = Counter()
     for name, part in parts.items():
         left_out.update(part.left_out)
@@ -112,7 +112,7 @@ def _pipeline(path: Path, inside: list[str], hints: Hints) -> Found:
             raise InputError(
                 f"{path / name} is {part.format}, expected {name}. Download it again."
             )
-    found = Found(
+    found = Contents(
         format="diffusers pipeline",
         components={n: c for p in parts.values() for n, c in p.components.items()},
         files=[file for part in parts.values() for file in part.files],
@@ -134,7 +134,7 @@ def _pipeline(path: Path, inside: list[str], hints: Hints) -> Found:
 
 
 def _schedule(pipeline: Path | None, hints: Hints) -> dict[str, Any]:
-    """The fields of ``Found`` that a pipeline's scheduler fills."""
+    """The fields of ``Contents`` that a pipeline's scheduler fills."""
     said = None if pipeline is None else scheduler.read(pipeline)
     if said is None:
         return {"prediction": hints.prediction}
@@ -144,7 +144,7 @@ def _schedule(pipeline: Path | None, hints: Hints) -> dict[str, Any]:
     }
 
 
-def _averaged_part(pipeline: Path, name: str, hints: Hints) -> Found:
+def _averaged_component(pipeline: Path, name: str, hints: Hints) -> Contents:
     """A network of a pipeline; its averages, where wanted and kept beside (unet_ema).
 
     Raises:
@@ -152,28 +152,28 @@ def _averaged_part(pipeline: Path, name: str, hints: Hints) -> Found:
     """
     raw, ema = pipeline / name, pipeline / (name + EMA)
     if not ema.is_dir():
-        return _part(raw, hints)
+        return _component(raw, hints)
     if hints.ema == "no":
         if not raw.is_dir():
             raise InputError(
                 f"{ema} holds averaged weights alone. Leave --ema no away."
             )
-        return _part(raw, hints)  # which counts what lies beside
-    part = _part(ema, hints)
+        return _component(raw, hints)  # which counts what lies beside
+    part = _component(ema, hints)
     if not raw.is_dir():
         return part
     left_out = {averages.RAW: _size(raw, hints)}
     return dataclasses.replace(part, left_out=part.left_out | left_out)
 
 
-def _part(path: Path, hints: Hints) -> Found:
+def _component(path: Path, hints: Hints) -> Contents:
     files = [p for p in sorted(path.iterdir()) if single_files.is_weights(p)]
     if path.name in ("lpips", "dists") and files:
         return _files(path, files, hints)
     return _component_folder(path, hints)
 
 
-def _adapter_folder(path: Path) -> Found:
+def _adapter_folder(path: Path) -> Contents:
     for suffix in component_folder.SUFFIXES:
         file = path / f"adapter_model{suffix}"
         if file.is_file():
@@ -184,7 +184,7 @@ def _adapter_folder(path: Path) -> Found:
     )
 
 
-def _files(path: Path, files: list[Path], hints: Hints) -> Found:
+def _files(path: Path, files: list[Path], hints: Hints) -> Contents:
     """A folder of bare files: one, or the two that make up LPIPS or DISTS."""
     opened = [open_file(file) for file in files]
     if len(opened) == 1:

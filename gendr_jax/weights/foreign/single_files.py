@@ -62,7 +62,7 @@ class Adapter:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Contents:
     """What a source holds.
 
     Attributes:
@@ -91,7 +91,7 @@ def is_weights(path: Path) -> bool:
     return path.is_file() and path.suffix in SAFETENSORS + PICKLES
 
 
-def recognise(file: OpenFile, hints: Hints) -> Found:
+def recognise(file: OpenFile, hints: Hints) -> Contents:
     """What the names in a file say it is.
 
     Raises:
@@ -111,7 +111,7 @@ def recognise(file: OpenFile, hints: Hints) -> Found:
     )
 
 
-def _recognised(file: OpenFile, hints: Hints) -> Found:
+def _recognised(file: OpenFile, hints: Hints) -> Contents:
     names = file.tensors.keys()
     starts = {name.split(".")[0] for name in names}
     if any(n.startswith((ldm.UNET_PREFIX, ldm.VAE_PREFIX)) for n in names):
@@ -140,12 +140,12 @@ def _recognised(file: OpenFile, hints: Hints) -> Found:
     )
 
 
-def adapters(file: OpenFile, config: dict[str, Any] | None) -> Found:
+def adapters(file: OpenFile, config: dict[str, Any] | None) -> Contents:
     """LoRA tensors; ``config`` is PEFT's adapter_config.json."""
     spelling = lora_names.recognise(file.tensors.keys())
     if spelling is None:
         raise InputError(f"{file.path} holds no LoRA tensors. Name an adapter file.")
-    return Found(
+    return Contents(
         format=f"{spelling} LoRA",
         files=[file.path],
         adapter=Adapter(file.tensors, config, file.metadata),
@@ -153,9 +153,9 @@ def adapters(file: OpenFile, config: dict[str, Any] | None) -> Found:
     )
 
 
-def _osediff(file: OpenFile) -> Found:
+def _osediff(file: OpenFile) -> Contents:
     unet, vae = osediff.tensors(file)
-    return Found(
+    return Contents(
         format="OSEDiff adapters",
         files=[file.path],
         adapter=Adapter(
@@ -179,7 +179,7 @@ def _prefixed(file: OpenFile, prefix: str) -> OpenFile:
     return dataclasses.replace(file, tensors=tensors)
 
 
-def _ldm(file: OpenFile, hints: Hints) -> Found:
+def _ldm(file: OpenFile, hints: Hints) -> Contents:
     rest = dict(file.tensors)
     left_out: Counter[str] = Counter()
     unet = _take(rest, ldm.UNET_PREFIX)
@@ -217,7 +217,7 @@ def _ldm(file: OpenFile, hints: Hints) -> Found:
         layout = ldm.vae_layout(config)
         extra = () if unet else problems
         components["vae"] = Component("vae", config, layout, vae, str(file.path), extra)
-    return Found(
+    return Contents(
         format="LDM checkpoint",
         components=components,
         files=[file.path],
@@ -289,14 +289,14 @@ def _prediction(metadata: Mapping[str, Any]) -> Prediction | None:
     return "v" if said in ("v", "v_prediction") else None
 
 
-def _dinov2(file: OpenFile) -> Found:
+def _dinov2(file: OpenFile) -> Contents:
     config = dinov2.config(_shapes(file.tensors))
     layout = dinov2.layout(config)
     component = Component("dinov2", config, layout, file.tensors, str(file.path))
-    return Found("DINOv2 hub file", {"dinov2": component}, [file.path])
+    return Contents("DINOv2 hub file", {"dinov2": component}, [file.path])
 
 
-def _lpips(file: OpenFile) -> Found:
+def _lpips(file: OpenFile) -> Contents:
     spelling = lpips.recognise(file.tensors.keys())
     assert spelling is not None  # `_recognised` has asked
     dropout = lpips.has_dropout(file.tensors.keys())
@@ -304,19 +304,19 @@ def _lpips(file: OpenFile) -> Found:
     config = lpips.config(_shapes(tensors))
     layout = lpips.layout(config, spelling, dropout=dropout)
     component = Component("lpips", config, layout, tensors, str(file.path))
-    return Found(
+    return Contents(
         f"{spelling} LPIPS", {"lpips": component}, [file.path], left_out=left_out
     )
 
 
-def _dists(file: OpenFile) -> Found:
+def _dists(file: OpenFile) -> Contents:
     spelling = dists.recognise(file.tensors.keys())
     assert spelling is not None  # as above
     tensors, left_out = _without(file.tensors, dists.left_out)
     config = dists.config(_shapes(tensors), spelling)
     layout = dists.layout(config, spelling)
     component = Component("dists", config, layout, tensors, str(file.path))
-    return Found(
+    return Contents(
         f"{spelling} DISTS", {"dists": component}, [file.path], left_out=left_out
     )
 

@@ -77,7 +77,7 @@ class OpenFile:
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def located(
+def tensor_at(
     path: Path, name: str, dtype: np.dtype, shape: tuple[int, ...], offset: int
 ) -> Tensor:
     """A tensor whose bytes lie whole and in order at ``offset``."""
@@ -97,7 +97,7 @@ def read_bytes(
         InputError: the file ends before the array does.
     """
     array = np.empty(shape, dtype)
-    view = memoryview(array.reshape(-1).view(np.uint8))
+    view = array.reshape(-1).view(np.uint8).data
     with path.open("rb", buffering=0) as file:
         done = 0
         while done < len(view):
@@ -153,4 +153,4 @@ def write_safetensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             array = np.ascontiguousarray(tensors[name])
-            file.write(memoryview(array.reshape(-1).view(np.uint8)))
+            file.write(array.reshape(-1).view(np.uint8).data)

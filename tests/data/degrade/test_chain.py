@@ -136,7 +136,12 @@ def test_gentle_draws_keep_the_picture():
         assert float(jnp.abs(jnp.moveaxis(y, 0, -1) - want).mean()) < 0.02
 
 
-@pytest.mark.parametrize("name", ["stablesr", "invsr", "apisr"])
+SLOW = {"marks": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    "name", ["apisr", pytest.param("stablesr", **SLOW), pytest.param("invsr", **SLOW)]
+)
 def test_other_presets_run(name):
     """seesr has the stages of the default; these have others."""
     y = np.asarray(degrade(keys(0, 1, 2), photos(3), recipe(name)))

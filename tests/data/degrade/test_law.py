@@ -133,9 +133,9 @@ def test_factors_modes_and_qualities(drawn):
         else:
             is_uniform(order.quality, *table["jpeg"])
         if "place" in table:
-            is_weighted(order.place, (1, 1, 1))
+            is_weighted(order.resize_at, (1, 1, 1))
         else:
-            assert np.all(order.place == 1)
+            assert np.all(order.resize_at == 1)
 
 
 def test_noise(drawn):
@@ -224,6 +224,7 @@ def test_statistics_of_small_crops(crops):
     assert min(found.values()) > 1e-3, found
 
 
+@pytest.mark.slow
 def test_another_law_is_told_apart(crops):
     """The test above can fail: the milder preset does not pass for the default."""
     hq_bhwc, reference = crops

@@ -120,14 +120,14 @@ def test_apisr_resizes_anywhere_and_has_whole_qualities():
     keys = jax.random.split(jax.random.key(3), COUNT)
     drawn = jax.jit(jax.vmap(lambda k: draws.sample(k, r)))(keys)
     for order in (drawn.first, drawn.second):
-        assert stats.chisquare(np.bincount(order.place, minlength=3)).pvalue > 1e-3
+        assert stats.chisquare(np.bincount(order.resize_at, minlength=3)).pvalue > 1e-3
         quality = np.asarray(order.quality)
         assert (quality == np.round(quality)).all()
         counts = np.bincount(quality.astype(int), minlength=96)[20:]
         assert len(counts) == 76 and stats.chisquare(counts).pvalue > 1e-3
     assert np.asarray(drawn.jpeg_last).all()
     assert (np.asarray(drawn.sinc)[:, 10, 10] == 1).all()
-    assert draws.sample(keys[0], recipe()).first.place == 1
+    assert draws.sample(keys[0], recipe()).first.resize_at == 1
 
 
 def test_realesrgan_is_osediff_with_the_sharpened_truth():

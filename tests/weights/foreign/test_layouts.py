@@ -120,7 +120,7 @@ def random_tensors(config, seed: int = 0) -> dict[str, np.ndarray]:
 def test_every_tensor_has_one_place_and_every_place_is_filled(config):
     layout, shapes = layout_of(config), our_shapes(config)
     assert layout.keys() == shapes.keys()
-    places: dict[str, list[layouts.Place]] = {}
+    places: dict[str, list[layouts.StoredTensor]] = {}
     for name, place in layout.items():
         rows = place.shape[0] if place.rows is None else place.rows[1] - place.rows[0]
         assert rows * np.prod(place.shape[1:]) == np.prod(shapes[name]), name

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from gendr_jax import nets
@@ -25,7 +26,6 @@ from gendr_jax.weights.foreign.adapters.lora_changes import (
 )
 from gendr_jax.weights.foreign.adapters.lora_names import (
     Format,
-    Parts,
     left_out,
     recognise,
 )
@@ -117,7 +117,9 @@ def read(
     halves = {f"{name}.lora_A.weight": pair.down for name, pair in pairs.items()}
     halves |= {f"{name}.lora_B.weight": pair.up for name, pair in pairs.items()}
     params = names.from_torch(halves)
-    return Adapters(config, params, recognise(tensors), left_out(tensors))
+    spelling = recognise(tensors)
+    assert spelling is not None  # `read_modules` refuses the others
+    return Adapters(config, params, spelling, left_out(tensors))
 
 
 def read_modules(
@@ -171,9 +173,9 @@ def merged_kernel(weight: np.ndarray, pair: Pair) -> np.ndarray:
     ndim = weight.ndim
     ours = names.param_axes(("kernel",), ndim)
     kernel = lora_lib.merge_kernel(
-        weight.transpose(ours),
-        pair.down.transpose(ours),
-        pair.up.transpose(ours),
+        jnp.asarray(weight.transpose(ours)),
+        jnp.asarray(pair.down.transpose(ours)),
+        jnp.asarray(pair.up.transpose(ours)),
         pair.scale,
     )
     theirs = names.torch_axes(("kernel",), ndim)
@@ -190,7 +192,9 @@ def merge(
     return merged
 
 
-def _halves(parts: Parts, kernel: Shape) -> tuple[np.ndarray, np.ndarray]:
+def _halves(
+    parts: Mapping[str, Tensor], kernel: Shape
+) -> tuple[np.ndarray, np.ndarray]:
     shapes = pair_shapes(parts["down"].shape[0], kernel)
     down, up = parts["down"].read(), parts["up"].read()
     return down.reshape(shapes[0]), up.reshape(shapes[1])
