@@ -92,7 +92,7 @@ def test_bad_files_are_named_and_the_rest_is_done(photos, tmp_path, capsys):
     [
         (["--preset", "nope"], "no degradation preset named 'nope'"),
         (["-s", "0"], "scale 0"),
-        (["-o", "{hq}/out"], "lies inside the input"),
+        (["-o", "{hq}/out"], "is inside the input"),
         (["-i", "{hq}/nowhere"], "there is no folder"),
     ],
 )

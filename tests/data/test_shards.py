@@ -120,7 +120,7 @@ def test_what_cannot_be_written(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no pictures below"):
         shard_writer.write(tmp_path / "empty", tmp_path / "o")
-    with pytest.raises(UsageError, match="lies inside the input"):
+    with pytest.raises(UsageError, match="is inside the input"):
         shard_writer.write(tmp_path, tmp_path / "o")
     with pytest.raises(UsageError, match="10 shards of 9 pictures"):
         shard_writer.write(folder, tmp_path / "o", count=10)
