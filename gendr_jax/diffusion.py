@@ -220,7 +220,7 @@ def ddim_timesteps(
     max_steps = NUM_TIMESTEPS - (spacing == "leading")
     if not 1 <= steps <= max_steps:
         raise UsageError(
-            f"DDIM steps are {steps}, the schedule has {max_steps}. "
+            f"DDIM of {steps} steps is impossible, the schedule has {max_steps}. "
             f"Choose steps between 1 and {max_steps}."
         )
     if spacing == "trailing":
