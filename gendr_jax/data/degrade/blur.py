@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gendr_jax.data.degrade import platforms
 from gendr_jax.data.degrade.kernels import RADIUS, SUPPORT
+from gendr_jax.data.degrade.platforms import Platform
 from gendr_jax.data.degrade.resize import Length
 
 # inputs along a row, and the outputs among them: those RADIUS or more from both ends
@@ -28,18 +30,26 @@ BLOCK_ROWS, BLOCK_COLUMNS = 8, 16
 WINDOW = (4, 3)
 
 
-def blur(x_chw: jax.Array, kernel: jax.Array, size: tuple[Length, Length]) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("platform",))
+def blur(
+    x_chw: jax.Array,
+    kernel: jax.Array,
+    size: tuple[Length, Length],
+    platform: Platform | None = None,
+) -> jax.Array:
     """Correlate every channel of the first `size` pixels with `kernel`.
 
     Args:
       kernel: [SUPPORT, SUPPORT]; 1 in the middle means the identity, which is skipped.
+      platform: see `platforms.select`.
 
     Returns: the shape of `x_chw`; pixels outside `size` are undefined.
     """
     return jax.lax.cond(
         kernel[RADIUS, RADIUS] == 1.0,
         lambda: x_chw,
-        lambda: jax.lax.platform_dependent(
+        lambda: platforms.select(
+            platform,
             x_chw,
             kernel,
             jnp.asarray(size[0]),

@@ -24,12 +24,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gendr_jax.data.degrade import batch, resize
+from gendr_jax.data.degrade import batch, platforms, resize
 from gendr_jax.data.degrade import draws as laws
 from gendr_jax.data.degrade.blur import blur
 from gendr_jax.data.degrade.draws import Draws, OrderDraw
 from gendr_jax.data.degrade.jpeg import jpeg
 from gendr_jax.data.degrade.noise import add_noise
+from gendr_jax.data.degrade.platforms import Platform
 from gendr_jax.data.degrade.recipe import Order, Recipe
 from gendr_jax.data.degrade.resize import Length
 from gendr_jax.data.degrade.unsharp import sharpen
@@ -40,6 +41,11 @@ Size = tuple[Length, Length]
 # Canvases of the ladder in units of the picture's own size, all but the largest. Each
 # takes ten seconds more to compile on a TPU; on a GPU a branch waits for the host.
 CPU_STEPS, TPU_STEPS, GPU_STEPS = (0.5, 0.75, 1.0, 1.25), (0.75, 1.0), ()
+STEPS: dict[Platform, tuple[float, ...]] = {
+    "cpu": CPU_STEPS,
+    "tpu": TPU_STEPS,
+    "gpu": GPU_STEPS,
+}
 # A canvas with shorter sides saves less time than its branch takes to compile.
 SHORTEST = 192
 
@@ -101,18 +107,26 @@ def degrade(
         height, width = hq_bhwc.shape[1:3]
         assert height % scale == 0 and width % scale == 0, (hq_bhwc.shape, scale)
         sizes_b2 = jnp.full((hq_bhwc.shape[0], 2), jnp.asarray([height, width])[None])
-    sample_fn = functools.partial(_degrade_one, recipe=recipe, scale=scale)
-    cpu, tpu, gpu = (
-        functools.partial(loop, functools.partial(sample_fn, steps=steps))
-        for loop, steps in (
-            (batch.loop_over_samples, CPU_STEPS),
-            (batch.loop_over_samples, TPU_STEPS),
-            (batch.vmap_samples, GPU_STEPS),
+
+    def loop_on(platform: Platform) -> Callable[..., jax.Array]:
+        loop = batch.vmap_samples if platform == "gpu" else batch.loop_over_samples
+        sample_fn = functools.partial(
+            _degrade_one,
+            recipe=recipe,
+            scale=scale,
+            steps=STEPS[platform],
+            platform=platform,
         )
-    )
-    hq_bhwc = jax.lax.stop_gradient(hq_bhwc)
-    return jax.lax.platform_dependent(
-        keys_b, hq_bhwc, sizes_b2, cpu=cpu, tpu=tpu, default=gpu
+        return functools.partial(loop, sample_fn)
+
+    return platforms.select(
+        None,
+        keys_b,
+        jax.lax.stop_gradient(hq_bhwc),
+        sizes_b2,
+        cpu=loop_on("cpu"),
+        tpu=loop_on("tpu"),
+        default=loop_on("gpu"),
     )
 
 
@@ -129,16 +143,18 @@ def apply(
     recipe: Recipe,
     scale: int,
     steps: tuple[float, ...] = CPU_STEPS,
+    platform: Platform | None = None,
 ) -> jax.Array:
     """The chain with given random numbers; result chw, not yet rounded.
 
     Args:
       steps: see `ladder`; if empty, every draw uses the largest canvas.
+      platform: see `platforms.select`.
     """
     x = sharpen(hq_chw, size) if recipe.sharpen else hq_chw
     end = _divided(size, scale)
     order, draw = recipe.orders[0], draws.first
-    x = _before_resize(x, size, order, draw, fields.first)
+    x = _before_resize(x, size, order, draw, fields.first, platform)
     grown = _scaled(size, draw.factor)
     _, height, width = hq_chw.shape
     canvas = canvases(recipe, (height, width), scale)
@@ -148,10 +164,12 @@ def apply(
     def after_first_resize(
         first: tuple[int, int], reduction: float, x: jax.Array
     ) -> jax.Array:
-        x = resize.resize(x, draw.mode, size, grown, first, draw.factor, reduction)
-        x = _after_resize(x, grown, order, draw, fields.first)
-        x = jpeg(x, draw.quality, grown)
-        return _shrink(x, grown, end, canvas, draws, fields.second, recipe)
+        x = resize.resize(
+            x, draw.mode, size, grown, first, draw.factor, reduction, platform
+        )
+        x = _after_resize(x, grown, order, draw, fields.first, platform)
+        x = jpeg(x, draw.quality, grown, platform)
+        return _shrink(x, grown, end, canvas, draws, fields.second, recipe, platform)
 
     fits = [(grown[0] <= c[0]) & (grown[1] <= c[1]) for c in choices]
     branches = [
@@ -159,10 +177,11 @@ def apply(
         for args in zip(choices, reductions, strict=True)
     ]
     x = jax.lax.switch(jnp.argmax(jnp.stack(fits)), branches, x)
-    x = _finish(x, end, canvas, draws, fields.second, recipe)
+    x = _finish(x, end, canvas, draws, fields.second, recipe, platform)
     if recipe.sinc_prob > 0:
-        x = blur(x, draws.sinc, end)
-    return _if(draws.jpeg_last, lambda x: jpeg(x, draws.second.quality, end), x)
+        x = blur(x, draws.sinc, end, platform)
+    quality = draws.second.quality
+    return _if(draws.jpeg_last, lambda x: jpeg(x, quality, end, platform), x)
 
 
 def _shrink(
@@ -173,6 +192,7 @@ def _shrink(
     draws: Draws,
     source: jax.Array,
     recipe: Recipe,
+    platform: Platform | None,
 ) -> jax.Array:
     """Up to the second resize, or to the last one where there is no second pass.
 
@@ -181,12 +201,20 @@ def _shrink(
     order, draw = recipe.orders[1], draws.second
 
     def second(x: jax.Array) -> jax.Array:
-        x = _before_resize(x, grown, order, draw, source)
+        x = _before_resize(x, grown, order, draw, source, platform)
         small = _scaled(end, draw.factor)
-        return resize.resize(x, draw.mode, grown, small, canvas.second, reduction=6.0)
+        return resize.resize(
+            x,
+            draw.mode,
+            grown,
+            small,
+            canvas.second,
+            reduction=6.0,
+            platform=platform,
+        )
 
     def last(x: jax.Array) -> jax.Array:
-        x = _to_end(x, grown, end, canvas, draws, recipe)
+        x = _to_end(x, grown, end, canvas, draws, recipe, platform)
         missing = [(0, b - a) for a, b in zip(canvas.last, canvas.second, strict=True)]
         return jnp.pad(x, ((0, 0), *missing))
 
@@ -202,14 +230,15 @@ def _finish(
     draws: Draws,
     source: jax.Array,
     recipe: Recipe,
+    platform: Platform | None,
 ) -> jax.Array:
     """From the second resize to the last."""
     order, draw = recipe.orders[1], draws.second
 
     def second(x: jax.Array) -> jax.Array:
         small = _scaled(end, draw.factor)
-        x = _after_resize(x, small, order, draw, source)
-        return _to_end(x, small, end, canvas, draws, recipe)
+        x = _after_resize(x, small, order, draw, source, platform)
+        return _to_end(x, small, end, canvas, draws, recipe, platform)
 
     if recipe.second_prob == 1:
         return second(x)
@@ -224,30 +253,49 @@ def _to_end(
     canvas: Canvases,
     draws: Draws,
     recipe: Recipe,
+    platform: Platform | None,
 ) -> jax.Array:
     """The last resize, after the second JPEG unless that comes last."""
     if recipe.jpeg_last_prob < 1:
         quality = draws.second.quality
-        x = _if(~draws.jpeg_last, lambda x: jpeg(x, quality, size), x)
-    return resize.resize(x, draws.last_mode, size, end, canvas.last, reduction=6.0)
+        x = _if(~draws.jpeg_last, lambda x: jpeg(x, quality, size, platform), x)
+    return resize.resize(
+        x, draws.last_mode, size, end, canvas.last, reduction=6.0, platform=platform
+    )
 
 
 def _before_resize(
-    x: jax.Array, size: Size, order: Order, draw: OrderDraw, source: jax.Array
+    x: jax.Array,
+    size: Size,
+    order: Order,
+    draw: OrderDraw,
+    source: jax.Array,
+    platform: Platform | None,
 ) -> jax.Array:
+    blurred = functools.partial(blur, kernel=draw.kernel, size=size, platform=platform)
     if not order.resize_anywhere:
-        return blur(x, draw.kernel, size)
-    x = _if(draw.resize_at > 0, lambda x: blur(x, draw.kernel, size), x)
-    return _if(draw.resize_at == 2, lambda x: add_noise(x, source, draw.noise, size), x)
+        return blurred(x)
+    noisy = functools.partial(
+        add_noise, source=source, draw=draw.noise, size=size, platform=platform
+    )
+    return _if(draw.resize_at == 2, noisy, _if(draw.resize_at > 0, blurred, x))
 
 
 def _after_resize(
-    x: jax.Array, size: Size, order: Order, draw: OrderDraw, source: jax.Array
+    x: jax.Array,
+    size: Size,
+    order: Order,
+    draw: OrderDraw,
+    source: jax.Array,
+    platform: Platform | None,
 ) -> jax.Array:
+    noisy = functools.partial(
+        add_noise, source=source, draw=draw.noise, size=size, platform=platform
+    )
     if not order.resize_anywhere:
-        return add_noise(x, source, draw.noise, size)
-    x = _if(draw.resize_at == 0, lambda x: blur(x, draw.kernel, size), x)
-    return _if(draw.resize_at < 2, lambda x: add_noise(x, source, draw.noise, size), x)
+        return noisy(x)
+    blurred = functools.partial(blur, kernel=draw.kernel, size=size, platform=platform)
+    return _if(draw.resize_at < 2, noisy, _if(draw.resize_at == 0, blurred, x))
 
 
 def _if(
@@ -264,6 +312,7 @@ def _degrade_one(
     recipe: Recipe,
     scale: int,
     steps: tuple[float, ...] = CPU_STEPS,
+    platform: Platform | None = None,
 ) -> jax.Array:
     hq_chw = jnp.moveaxis(hq_hwc, -1, 0)
     size = size_2[0], size_2[1]
@@ -274,7 +323,9 @@ def _degrade_one(
     else:
         parameters, *noise = (jax.random.fold_in(key, k) for k in range(3))
         draws = laws.sample(parameters, recipe)
-        lq_chw = apply(hq_chw, size, draws, Fields(*noise), recipe, scale, steps)
+        lq_chw = apply(
+            hq_chw, size, draws, Fields(*noise), recipe, scale, steps, platform
+        )
     lq_hwc = jnp.moveaxis(lq_chw, 0, -1)
     height, width = lq_hwc.shape[:2]
     valid = (jnp.arange(height) < end[0])[:, None] & (jnp.arange(width) < end[1])[None]

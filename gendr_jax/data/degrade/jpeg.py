@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gendr_jax.data.degrade import platforms
+from gendr_jax.data.degrade.platforms import Platform
 from gendr_jax.data.degrade.resize import Length
 
 # Annex K of the JPEG standard, transposed as in DiffJPEG.
@@ -70,19 +72,25 @@ def quality_factor(quality: jax.Array) -> jax.Array:
     return jnp.where(quality < 50.0, low, 2.0 - quality / 50.0)
 
 
+@functools.partial(jax.jit, static_argnames=("platform",))
 def jpeg(
-    x_chw: jax.Array, quality: jax.Array, size: tuple[Length, Length]
+    x_chw: jax.Array,
+    quality: jax.Array,
+    size: tuple[Length, Length],
+    platform: Platform | None = None,
 ) -> jax.Array:
     """Compress the first `size` pixels with 4:2:0 chroma and decompress them.
 
     Args:
       x_chw: RGB, clipped to [0, 1] here; pixels outside `size` are ignored.
       quality: scalar in (0, 100), not necessarily an integer.
+      platform: see `platforms.select`.
 
     Returns: the shape of `x_chw`, in [0, 1], not rounded to 8 bits; pixels outside
       `size` are undefined.
     """
-    return jax.lax.platform_dependent(
+    return platforms.select(
+        platform,
         x_chw,
         quality_factor(quality),
         jnp.asarray(size[0]),

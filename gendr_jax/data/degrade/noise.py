@@ -5,12 +5,15 @@ Poisson counts are computed from normals (second-order Cornish-Fisher, rounded):
 means. `jax.random.poisson` takes 50 times as long and has an unbounded loop.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from gendr_jax.data.degrade import platforms
 from gendr_jax.data.degrade.fields import normals
+from gendr_jax.data.degrade.platforms import Platform
 from gendr_jax.data.degrade.resize import Length
 
 LUMA = (0.2989, 0.587, 0.114)
@@ -40,21 +43,23 @@ def poisson(mean: jax.Array, normal: jax.Array) -> jax.Array:
     return jnp.where(mean > 0, jnp.maximum(count, 0.0), 0.0)
 
 
-def shot_levels(levels_chw: jax.Array, valid_hw: jax.Array) -> jax.Array:
+def shot_levels(
+    levels_chw: jax.Array, valid_hw: jax.Array, platform: Platform | None = None
+) -> jax.Array:
     """2^ceil(log2(number of distinct 8-bit levels)) over all valid pixels."""
     level = jnp.where(valid_hw[None], levels_chw.astype(jnp.int32), 256)
     # A sample of rows of a photograph has more than 128 levels: then the result is 256.
-    sampled_count = _count(level[:, ::ROW_STEP])
+    sampled_count = _count(level[:, ::ROW_STEP], platform)
     count = jax.lax.cond(
-        sampled_count > 128, lambda: sampled_count, lambda: _count(level)
+        sampled_count > 128, lambda: sampled_count, lambda: _count(level, platform)
     )
     powers = 2 ** jnp.arange(9)
     return jnp.min(jnp.where(powers >= count, powers, 256)).astype(jnp.float32)
 
 
-def _count(level: jax.Array) -> jax.Array:
-    return jax.lax.platform_dependent(
-        level, cpu=_count_by_scatter, default=_count_by_bits
+def _count(level: jax.Array, platform: Platform | None) -> jax.Array:
+    return platforms.select(
+        platform, level, cpu=_count_by_scatter, default=_count_by_bits
     )
 
 
@@ -80,11 +85,13 @@ def _count_by_bits(level: jax.Array) -> jax.Array:
     return count
 
 
+@functools.partial(jax.jit, static_argnames=("platform",))
 def add_noise(
     x_chw: jax.Array,
     source: jax.Array,
     draw: NoiseDraw,
     size: tuple[Length, Length],
+    platform: Platform | None = None,
 ) -> jax.Array:
     """Add Gaussian or Poisson noise, gray or coloured, and clip to [0, 1].
 
@@ -93,6 +100,7 @@ def add_noise(
 
     Args:
       source: the normals, chw, or the key that `fields.normals` draws them from.
+      platform: see `platforms.select`.
     """
     _, height, width = x_chw.shape
     rows, columns = jnp.arange(height), jnp.arange(width)
@@ -103,7 +111,7 @@ def add_noise(
         return jax.lax.cond(
             draw.is_gaussian,
             lambda: draw.gaussian_sigma * normal,
-            lambda: draw.poisson_scale * _shot(base_chw, normal, valid),
+            lambda: draw.poisson_scale * _shot(base_chw, normal, valid, platform),
         )
 
     def luma() -> jax.Array:
@@ -117,8 +125,13 @@ def add_noise(
     )
 
 
-def _shot(base_chw: jax.Array, normal: jax.Array, valid_hw: jax.Array) -> jax.Array:
+def _shot(
+    base_chw: jax.Array,
+    normal: jax.Array,
+    valid_hw: jax.Array,
+    platform: Platform | None,
+) -> jax.Array:
     levels = jnp.clip(jnp.round(base_chw * 255.0), 0.0, 255.0)
-    v = shot_levels(levels, valid_hw)
+    v = shot_levels(levels, valid_hw, platform)
     base = levels / 255.0
     return poisson(base * v, normal) / v - base

@@ -19,6 +19,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gendr_jax.data.degrade import platforms
+from gendr_jax.data.degrade.platforms import Platform
+
 AREA, BILINEAR, BICUBIC = 0, 1, 2
 MODES = ("area", "bilinear", "bicubic")
 
@@ -71,6 +74,7 @@ def apply(x_chw: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     return jnp.einsum("pw,cow->cop", columns, x, precision=highest)
 
 
+@functools.partial(jax.jit, static_argnames=("canvas_out", "reduction", "platform"))
 def resize(
     x_chw: jax.Array,
     mode: jax.Array,
@@ -79,12 +83,14 @@ def resize(
     canvas_out: tuple[int, int],
     factor: jax.Array | None = None,
     reduction: float = 3.0,
+    platform: Platform | None = None,
 ) -> jax.Array:
     """The picture in the first `size_in` pixels, resized to `size_out` on a canvas.
 
     Args:
       factor: PyTorch's `scale_factor=`, or None for a call with `size=`.
       reduction: expected n_in / n_out at most; larger ones are slower on a CPU.
+      platform: see `platforms.select`.
 
     Returns: [c, *canvas_out], zero outside size_out.
     """
@@ -100,7 +106,8 @@ def resize(
         step = jnp.where(same & (mode == BILINEAR), 1.0, 1.0 / factor)
         steps = [step, step]
     axes = [Axis(jnp.asarray(mode), n_in[k], n_out[k], steps[k]) for k in (0, 1)]
-    return jax.lax.platform_dependent(
+    return platforms.select(
+        platform,
         x_chw,
         *axes,
         cpu=functools.partial(_in_windows, canvas=canvas_out, reduction=reduction),
