@@ -221,4 +221,5 @@ def test_every_claim_has_its_test():
 
 if __name__ == "__main__":
     text = PAGE.read_text("utf-8")
-    PAGE.write_text(text.replace(in_page(text), table()), "utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    PAGE.write_text(before + BEGIN + table() + END + after, "utf-8")
