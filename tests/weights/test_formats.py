@@ -56,7 +56,7 @@ FORMATS = [
         CHOICES + "test_the_schedule_goes_back_as_it_came",
         EXPORT + "test_the_libraries_load_it_without_a_word",
         equal=(
-            "`DiffusionPipeline.from_pretrained` restores as the exported README.md does",
+            "`DiffusionPipeline.from_pretrained` restores as the exported README.md",
             EXPORT + "test_the_program_in_the_readme_is_our_restorer",
         ),
     ),
