@@ -132,7 +132,7 @@ def test_a_place_is_looked_at_before_restoring(tmp_path, capfd, monkeypatch):
         ("b.png", ["--suffix", "_x"], "--suffix _x too"),
         ("b.png", ["SECOND"], "there are 2 pictures"),
         ("", [], "--output is empty"),
-        ("o", ["--suffix", "/x"], "part of a name"),
+        ("o", ["--suffix", "/x"], "must not contain a slash"),
         ("o", ["--report", "a.png"], "--report a.png would replace"),
         ("o", ["--report", "o/a.png"], "--report o/a.png would replace"),
         ("o", ["--compare", "second.png"], "second.png is a file"),
