@@ -152,7 +152,7 @@ def test_methods_may_lack_pictures_where_that_is_meant(folders, tmp_path, capsys
     [
         ([], "no method is given"),
         (["--sr", "absent"], "absent does not exist"),
-        (["--sr", "sr", "--metrics", "psnr"], "psnr compares with truths"),
+        (["--sr", "sr", "--metrics", "psnr"], "psnr compares with ground truth"),
         (["--sr", "sr", "--metrics", "residual"], "residual compares with inputs"),
         (["--sr", "sr", "--metrics", "beauty"], "'beauty' is unknown"),
         (["--sr", "sr", "--metrics", "niqe"], "--niqe"),
