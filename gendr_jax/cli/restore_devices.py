@@ -30,8 +30,8 @@ def mesh_of(flags: Any) -> Any:
 
     if flags.mesh is None:
         return None
-    named = {part.partition("=")[0].strip() for part in flags.mesh.split(",")}
-    if named & {sharding.DCN, sharding.FSDP, sharding.MODEL}:
+    axes = {axis.partition("=")[0].strip() for axis in flags.mesh.split(",")}
+    if axes & {sharding.DCN, sharding.FSDP, sharding.MODEL}:
         raise UsageError(
             f"--mesh {flags.mesh}: restoring has the axes data and space. "
             "Write it as data=2,space=4."
