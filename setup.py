@@ -1,6 +1,6 @@
-"""Everything that describes the package: name, version, dependencies, extras.
+"""The package: name, version, dependencies, extras.
 
-pyproject.toml holds the build system and the settings of the tools, nothing else.
+pyproject.toml has only the build system and settings of tools.
 """
 
 import re
@@ -41,17 +41,17 @@ setup(
         "optax>=0.2.5,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "grain>=0.2.18,<0.3",
-        # grain depends on it too; tools/make_arrayrecord.py writes with it.
+        # Also a dependency of grain; tools/make_arrayrecord.py writes with it.
         "array_record>=0.8,<0.9",
         "tensorflow-datasets>=4.9.10,<5",
-        # tensorflow-datasets imports it and does not declare it.
+        # tensorflow-datasets imports it without declaring it.
         "importlib_resources",
         "etils[epath]>=1.9",
         "ml-collections>=1.0,<2",
         "ml_dtypes>=0.5",
         "numpy>=2.0,<3",
         "pillow>=11.0",
-        # Picture files; the wheel brings libvips (LGPL, loaded as a library).
+        # Image files; the wheel includes libvips (LGPL, loaded as a shared library).
         "pyvips[binary]>=3.0,<4",
         "safetensors>=0.5,<1",
         "tensorboardX>=2.6.2,<3",
@@ -59,15 +59,15 @@ setup(
     ],
     extras_require={
         "quickstart": [SCIKIT_IMAGE],
-        # Pickled files (.bin .ckpt .pt .pth); safetensors need none of it.
+        # Pickled files (.bin .ckpt .pt .pth); safetensors do not need it.
         "convert": [TORCH],
-        # `gendr convert --verify`: the libraries to compare with.
+        # `gendr convert --verify` compares with these libraries.
         "verify": [TORCH, DIFFUSERS, TRANSFORMERS],
         "prompt": [TORCH, TRANSFORMERS],
         "plots": [MATPLOTLIB],
-        # `gendr plan`: with the TPU compiler, which runs on any Linux machine.
+        # `gendr plan`: the TPU compiler runs on any Linux machine.
         "plan": ["jax[tpu]", MATPLOTLIB],
-        # `gendr train --workdir gs://...`; the arrays go through TensorStore.
+        # `gendr train --workdir gs://...`; arrays are written by TensorStore.
         "gcs": ["gcsfs"],
         "demo": ["gradio>=6.0,<7"],
         "tpu": ["jax[tpu]"],
@@ -82,8 +82,8 @@ setup(
             "tifffile>=2024.1",
             MATPLOTLIB,
             SCIKIT_IMAGE,
-            # The references of the parity tests. torch is pinned because its CPU
-            # kernels decide the last bits that those tests compare with.
+            # References of the parity tests. torch is pinned because the last bits
+            # that these tests compare with depend on its CPU kernels.
             "torch==2.13.0",
             DIFFUSERS,
             TRANSFORMERS,

@@ -1,10 +1,10 @@
-"""GenDR-Adc: the encoder of GenDR replaced by x8 pixel-unshuffle (arXiv 2602.10630).
+"""GenDR-Adc: pixel-unshuffle x8 replaces the encoder of GenDR (arXiv 2602.10630).
 
     gendr train --config configs/adc.py --workdir DIR --config.data.path=PHOTOS \
         --config.init.vae=GENDR --config.init.unet=GENDR
 
-GENDR is the weights folder of stage 2. The paper gives AdamW 1e-5 in bfloat16 on eight
-A100; steps and batch are ours (docs/algorithm.md).
+GENDR is the weights folder of stage distill. The paper gives AdamW 1e-5 in bfloat16 on
+eight A100; steps and batch are our choice (docs/algorithm.md).
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""Stage 2: CiDA, one-step distillation of SD2.1-VAE16 into GenDR.
+"""Stage distill: CiDA, one-step distillation of the base model into GenDR.
 
     gendr train --config configs/distill.py --workdir DIR --config.data.path=PHOTOS \
         --config.init.vae=BASE --config.init.unet=BASE --config.init.dino=DINOV2 \
         --config.init.prompt=prompt.npz [--config.kind=vsd|sid|cid|cida]
 
-BASE is the weights folder of stage 1. Defaults are those of docs/algorithm.md.
+BASE is the weights folder of stage base. docs/algorithm.md explains the defaults.
 """
 
 from ml_collections import ConfigDict

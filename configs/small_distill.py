@@ -1,13 +1,15 @@
-"""Stage 2 of gendr-tiny: the restorer that is shipped.
+"""Stage distill of gendr-tiny, the shipped restorer.
 
     gendr train --config configs/small_distill.py --workdir DIR \
         --config.data.path=PHOTOS --config.init.vae=VAE/weights --config.kind=paired
 
-Nothing of the UNet sees further than its convolutions, so pictures of all sizes are
-restored alike. The regression (kind=paired) comes first.
+The UNet has no attention and no norms over the image, so its receptive field is that
+of its convolutions and images of all sizes are restored alike. Regression
+(kind=paired) comes first.
 
-Without norms its activations explode at rates of 5e-4 and above; with them a constant
-rate of 1e-3 with gradients clipped at 1 ends at bicubic enlargement after 2,500 steps.
+Without norms its activations diverge at learning rates of 5e-4 and above; with them,
+a constant rate of 1e-3 with gradients clipped at 1 degenerates to bicubic enlargement
+after 2,500 steps.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""Stage 0 of gendr-tiny: patches of 4 x 4 pixels to 16 numbers and back, linearly.
+"""Stage vae of gendr-tiny: a linear autoencoder, 4 x 4 pixels to 16 channels.
 
     gendr train --config configs/small_vae.py --workdir DIR --config.data.path=PHOTOS
 
-The map is that of the principal components of the photographs' patches, which is the
-best one; no step is trained. With vae.convolutions=True and some steps convolutions
-learn what it leaves.
+It is given by the principal components of the photographs' patches, the best linear
+map; no step is trained. With vae.convolutions=True and some steps, convolutions learn
+the remaining error.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
         --config.data.path=PHOTOS --config.init.vae=STUDENT/weights \
         --config.init.unet=STUDENT/weights
 
-STUDENT is the workdir of tiny_distill.py; its latents are a quarter of the size.
+STUDENT is the workdir of tiny_distill.py; its latents have a quarter of the image size.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""Stage 1 of the same code, small enough for two CPU cores.
+"""Stage base, small enough for two CPU cores.
 
     gendr train --config configs/tiny_base.py --workdir DIR --config.data.path=PHOTOS \
         --config.init.vae=VAEDIR/weights
 
-Without init.vae the autoencoder is random, which tests the code and nothing else. The
-DINOv2 here is random, too, unless init.dino names one: a target of random features.
+Without init.vae the autoencoder is random, which is only good for tests. Without
+init.dino DINOv2 is random too, so the alignment target is random features.
 """
 
 from ml_collections import ConfigDict

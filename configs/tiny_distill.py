@@ -1,11 +1,11 @@
-"""Stage 2 of the same code, small enough for two CPU cores.
+"""Stage distill, small enough for two CPU cores.
 
     gendr train --config configs/tiny_distill.py --workdir DIR \
         --config.data.path=PHOTOS --config.init.vae=BASE/weights \
         --config.init.unet=BASE/weights
 
-A base as small as this one knows little, so the paired terms (latent, pixel) are on;
-set them to 0 for the paper's objective.
+Since such a small base model is weak, the paired terms (latent, pixel) are on; set
+their weights to 0 for the paper's objective.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
-"""Stage 2 for comparing kinds and settings: tiny_distill.py, smaller and plainer.
+"""Stage distill for comparing kinds and settings: smaller than tiny_distill.py.
 
     gendr train --config configs/tiny_ladder.py --workdir DIR --config.kind=sid \
         --config.data.path=PHOTOS --config.init.vae=BASE --config.init.unet=BASE
 
-Weights, xi, rho and t are those of distill.py, with one paired term of the least weight
-that the literal target is allowed with. Guidance is off: the base knows one prompt.
-tools/ladder.py trains the four kinds with it, docs/ladder.md has what came out.
+Weights, xi, rho and t are those of distill.py, with one paired term of the smallest
+weight that the literal target allows. Guidance is off: the base has one prompt.
+tools/ladder.py trains the four kinds with it, docs/ladder.md has the results.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
         --config.init.unet=STUDENT/weights \
         --config.init.adc=ADC/weights
 
-STUDENT is the workdir of tiny_distill.py; its latents are a quarter of the size.
+STUDENT is the workdir of tiny_distill.py; its latents have a quarter of the image size.
 """
 
 from ml_collections import ConfigDict

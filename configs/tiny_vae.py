@@ -1,4 +1,4 @@
-"""Stage 0 of the same code, small enough for two CPU cores (about 1.2 M parameters).
+"""Stage vae, small enough for two CPU cores (about 1.2 M parameters).
 
 gendr train --config configs/tiny_vae.py --workdir DIR --config.data.path=PHOTOS
 """

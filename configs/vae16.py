@@ -1,9 +1,9 @@
-"""Stage 0: a 16-channel, factor-8 autoencoder of your own (57,266,643 parameters).
+"""Stage vae: train your own 16-channel, factor-8 autoencoder (57,266,643 parameters).
 
     gendr train --config configs/vae16.py --workdir DIR --config.data.path=PHOTOS
 
-Most users start from ostris/vae-kl-f8-d16 instead (docs/algorithm.md). Every field
-not named here has its default of gendr_jax/train/settings.py.
+Most users start from ostris/vae-kl-f8-d16 instead (docs/algorithm.md). Fields that are
+not given here have the defaults of gendr_jax/train/settings.py.
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# CiDA distillation on one Cloud TPU slice with nothing but gcloud: queue for the slice,
-# install, train, and once more from the newest checkpoint when the slice is taken away.
+# CiDA distillation on one Cloud TPU slice, using only gcloud: queue for the slice,
+# install, train, and resume from the newest checkpoint when the slice is preempted.
 #
-#     launch/gcloud-ssh.sh        # until the run is done, then it deletes the slice
+#     launch/gcloud-ssh.sh        # runs until training is done, then deletes the slice
 #
-# Ctrl-C ends this loop only: the slice stays, and costs, until it is deleted.
+# Ctrl-C ends only this script: the slice is kept, and costs money, until it is deleted.
 #
-# More than one slice, or a chip newer than v6e (Cloud TPU's own API ends there): use
+# For more than one slice, or a chip newer than v6e (not in the Cloud TPU API), use
 # gke-jobset.yaml or xpk.sh.
 
 # --- edit ---
@@ -45,7 +45,7 @@ everywhere() {
   "${TPUS[@]}" tpu-vm ssh "$NAME" "${WHERE[@]}" --worker=all --command="$1"
 }
 
-# The VM's own Python may be too old; uv brings one. Inputs are copied to every host.
+# The VM's own Python may be too old; uv installs one. Inputs are copied to every host.
 INSTALL="set -e
 python3 -m pip install --quiet --user uv
 test -d gendr_jax || git clone --quiet --branch '$REF' '$REPO' gendr_jax
@@ -53,7 +53,7 @@ test -d venv || ~/.local/bin/uv venv --quiet --python 3.12 venv
 ~/.local/bin/uv pip install --quiet --python venv './gendr_jax[tpu]'
 mkdir -p inputs && gcloud storage rsync --recursive 'gs://$BUCKET/inputs' inputs"
 
-# flock: a training whose connection was lost ends before the next one takes the chips.
+# flock: a training whose connection was lost must end before the next one can start.
 TRAIN="cd gendr_jax && PATH=~/venv/bin:\$PATH flock ~/gendr.lock \
 launch/train.sh --distributed --config=configs/distill.py \
 --workdir=gs://$BUCKET/runs/distill --config.mesh=data=-1,fsdp=8 --config.batch_size=$BATCH \
@@ -82,7 +82,7 @@ while true; do
       if [ "$now" = ACTIVE ]; then failed "$status"; fi
       ;;
     ABSENT) create || failed 1 ;;
-    FAILED | SUSPENDED) delete ;; # preempted: queue for another
+    FAILED | SUSPENDED) delete ;; # preempted: queue for another slice
   esac
   sleep "${PAUSE:-60}"
 done

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# `gendr train` for engines that look at the exit status (GKE, XPK, the gcloud loop).
+# `gendr train` for launchers that read the exit status (GKE, XPK, gcloud-ssh.sh).
 #
 #     launch/train.sh FLAGS OF GENDR TRAIN
 #
-# SIGTERM is handed on once: a second one would end gendr before it has saved. Its status:
+# SIGTERM is forwarded once: a second one would end gendr before it has saved. Exit status:
 #
 #     0 done    75 stopped and saved, start again    2 usage error, do not start again
-#     other: failed, starting again goes on from the newest checkpoint
+#     other: failed, a new start resumes from the newest checkpoint
 set -u
 
 child='' stopped='' interrupted=1 status=0
@@ -21,9 +21,9 @@ trap stop TERM
 
 gendr train "$@" &
 child=$!
-if [ -n "$stopped" ]; then kill -TERM "$child"; fi # the signal came before the child
+if [ -n "$stopped" ]; then kill -TERM "$child"; fi # SIGTERM before the child started
 
-while [ -n "$interrupted" ]; do # a signal ends `wait` early, the child still saves
+while [ -n "$interrupted" ]; do # a signal ends `wait` while the child is still saving
   interrupted=''
   wait "$child"
   status=$?

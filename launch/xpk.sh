@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# CiDA distillation by XPK (github.com/AI-Hypercomputer/xpk) on a cluster that it made.
-# Started again with the same --workdir, the run goes on.
+# CiDA distillation by XPK (github.com/AI-Hypercomputer/xpk) on a cluster made by XPK.
+# Started again with the same --workdir, the run resumes.
 
 # --- edit ---
 PROJECT=my-project
@@ -16,8 +16,8 @@ BATCH=64             # of all slices together, a multiple of their chips
 
 set -euo pipefail
 
-# `exec`: XPK sends SIGTERM to the shell around the command, which must be train.sh.
-# Restarted: XPK's own codes (42 and 127 to 255), 75 (stopped, saved) and 1 (failed).
+# `exec`: XPK sends SIGTERM to the shell that runs the command; exec makes that train.sh.
+# XPK restarts on its own codes (42 and 127 to 255), 75 (stopped and saved) and 1 (failed).
 # Exit status 2, a usage error, ends the workload.
 xpk workload create \
   --project="$PROJECT" --zone="$ZONE" --cluster="$CLUSTER" \

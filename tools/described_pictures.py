@@ -55,7 +55,7 @@ def block(order="<"):
         Value(trees.EXIF, 4, 1, b"", inner),
         Value(trees.GPS, 4, 1, b"", place),
     )
-    return trees.block(trees.turned(fields, "<", order), order)
+    return trees.block(trees.swapped(fields, "<", order), order)
 
 
 def write(path, pixels_hwc, *, xmp=None, order="<", described=True):
@@ -131,7 +131,7 @@ def read(path):
             "stars": tags.get(0x4746),
             "exposure": exif.get(0x829A) and float(exif[0x829A]),
             "maker note": exif.get(0x927C),
-            "place (GPS)": place.get(2) and tuple(float(x) for x in place[2]),
+            "GPS location": place.get(2) and tuple(float(x) for x in place[2]),
             "XMP": xmp and b'xmp:Rating="4"' in _bytes(xmp),
             "IPTC": iptc,
             "comment": comment or None,

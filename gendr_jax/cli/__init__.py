@@ -1,8 +1,5 @@
-"""The `gendr` command: one thin file a subcommand, flags to one call of the library.
+"""The `gendr` command: one file a subcommand, which parses flags and calls the library.
 
-    main.py     the entry point: dispatch, errors, exit status
-    parser.py   argparse with our error messages
-
-Nobody imports this package. Heavy imports wait inside functions, so that `--help` and
-mistakes in flags are answered at once.
+No other package imports this one. Heavy imports are inside functions, so that `--help`
+and errors in flags are printed at once.
 """

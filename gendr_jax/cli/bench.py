@@ -1,4 +1,4 @@
-"""`gendr bench`: how fast this machine restores and trains."""
+"""`gendr bench`: measure how fast this machine restores and trains."""
 
 import re
 from pathlib import Path
@@ -14,29 +14,30 @@ USAGE = """\
 usage: gendr bench [--size 512] [--batch N] [--dtype bf16|fp32] [--json FILE] ...
        gendr bench --config FILE [--config.KEY=VALUE ...] ...
 
-Without --config: encoder, UNet, decoder and the complete pass of the shipped student,
-or of --weights (full size with random weights: --config configs/distill.py --program
+Without --config: encoder, UNet, decoder and the complete pass of gendr-tiny, or of
+--weights (full size with random weights: --config configs/distill.py --program
 restore). With --config: a training step of its stage, program by program, on its data
-(noise if it names none) and its initial weights (random if it names none). Prints a
-table: times are medians, "cpu ms" is processor time of all threads, MFU is relative to
-the speed of a matrix product measured first.
+(noise if data.path is empty) and its initial weights (random if init is empty). Prints
+a table: times are medians, "cpu ms" is processor time of all threads, MFU is relative
+to the speed of a matrix product measured first.
 
   --config FILE         a configuration, such as configs/tiny_distill.py
   --config.KEY=VALUE    change one of its values
-  --program train|restore       restore: the pass with the configuration's networks
-  --weights NAME|DIR    of a restorer (default: gendr-tiny)
+  --program train|restore       restore: the restoring pass with the networks of the
+                        configuration
+  --weights NAME|DIR    weights of a restorer (default: gendr-tiny)
   --size 512            side of the output (of the crop in training), or 768x512, or 4k;
-                        above 1024 a picture in tiles
-  --batch N             default: 1; in training that of the configuration
+                        above 1024 an image is restored in tiles
+  --batch N             default: 1; in training the configuration's
   --dtype bf16|fp32     default: bf16, on a CPU fp32; in training the configuration's
   --stages LIST         encoder,unet,decoder,pass (default all)
-  --sweep               double the batch until pictures per second stop growing
-  --peer LIST           PyTorch and diffusers with the same weights, in turn with ours:
+  --sweep               double the batch until images per second stop growing
+  --peer LIST           compare with PyTorch and diffusers on the same weights:
                         eager, compile, max-autotune, each also as eager+channels_last;
-                        no ratio where other programs keep the cores busy
-  --rounds 5            measured rounds, of which the median is printed
-  --json FILE           all figures, with machine, versions and this command
-  --help                this text
+                        no ratio is printed if other programs keep the cores busy
+  --rounds 5            number of measurements; the median is printed
+  --json FILE           write all results, with machine, versions and this command
+  --help                print this text
 """
 SIZES = {"4k": (2160, 3840)}
 
@@ -45,7 +46,7 @@ def main(args: list[str]) -> int:
     """Run the command.
 
     Raises:
-        UsageError: flags or a configuration that cannot be measured.
+        UsageError: wrong flags or configuration.
         InputError: weights that cannot be read, or too little memory.
     """
     if {"--help", "-h", "-help"} & set(args):
@@ -54,7 +55,7 @@ def main(args: list[str]) -> int:
     values, config = configs.parse_without(args, _define)
     training = values.program == "train" or (config is not None and not values.program)
     if training and config is None:
-        raise UsageError("--program train needs --config. Name a configuration.")
+        raise UsageError("--program train needs --config. Give a configuration.")
     if training and (values.peer or values.sweep or values.weights):
         raise UsageError(
             "--peer, --sweep and --weights are for --program restore. Leave them out."
@@ -77,18 +78,18 @@ def main(args: list[str]) -> int:
 
 
 def _check_json(path: Path, args: list[str], weights: str) -> None:
-    """The file of figures is neither the configuration nor weights.
+    """Refuse a --json that is the configuration, a weights file or a folder.
 
     Raises:
-        UsageError: it is, or it cannot be a file.
+        UsageError: with the remedy.
     """
     if path.is_dir():
-        raise UsageError(f"--json {path} is a folder. Name a file.")
-    read = configs.files_of(args)
+        raise UsageError(f"--json {path} is a folder. Give a file.")
+    inputs = configs.files_of(args)
     folder = Path(weights).expanduser()
     if weights and folder.exists():
-        read += [p for p in folder.rglob("*") if p.is_file()] or [folder]
-    overwriting.refuse([path], read, "Name another file with --json.")
+        inputs += [p for p in folder.rglob("*") if p.is_file()] or [folder]
+    overwriting.refuse([path], inputs, "Give another file with --json.")
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -106,19 +107,19 @@ def _train(values: flags.FlagValues, config: configs.ConfigDict) -> dict[str, An
     from gendr_jax.restore.options import DTYPES
     from gendr_jax.sharding import make_mesh
 
-    # Worker processes of grain read the global flags, which nobody parses here.
+    # Worker processes of grain read absl's global flags, which are not parsed here.
     flags.FLAGS.mark_as_parsed()
-    plain = config.to_dict()
+    settings = config.to_dict()
     if values.batch:
-        plain["batch_size"] = values.batch
+        settings["batch_size"] = values.batch
     if values.dtype:
-        plain["dtype"] = DTYPES[values.dtype]
+        settings["dtype"] = DTYPES[values.dtype]
     if values.size:
         height, width = size_of(values.size)
         if height != width:
             raise UsageError(f"--size {values.size}: crops are square. Give one side.")
-        plain["data"] = dict(plain.get("data", {})) | {"crop": height}
-    return run.train(plain, make_mesh(plain.get("mesh", "")), values.rounds)
+        settings["data"] = dict(settings.get("data", {})) | {"crop": height}
+    return run.train(settings, make_mesh(settings.get("mesh", "")), values.rounds)
 
 
 def _restore(
@@ -161,7 +162,7 @@ def size_of(text: str) -> tuple[int, int]:
     if text.lower() in SIZES:
         return SIZES[text.lower()]
     if not match:
-        raise UsageError(f"--size {text!r} is no size. Give 512, 768x512 or 4k.")
+        raise UsageError(f"--size {text!r} is not a size. Give 512, 768x512 or 4k.")
     return int(match[2] or match[1]), int(match[1])
 
 
@@ -173,12 +174,12 @@ def _show(result: dict[str, Any]) -> None:
     from gendr_jax.bench import report
 
     machine, devices = result["machine"], result["devices"]
-    top = result["ceiling"]
+    ceiling = result["ceiling"]
     print(
         f"{devices['count']} x {devices['kind']}, {machine['cores']} cores of "
         f"{machine['processor']}, {machine['memory_gib']} GiB, "
-        f"load {result['load']}; products reach {top['flops_per_s'] / 1e12:.3g} "
-        f"TFLOP/s in {top['dtype']}\n"
+        f"load {result['load']}; matrix products reach "
+        f"{ceiling['flops_per_s'] / 1e12:.3g} TFLOP/s in {ceiling['dtype']}\n"
     )
     print(report.table(result["rows"]))
     for line in report.without_ratio(result["rows"]):

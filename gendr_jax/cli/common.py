@@ -1,4 +1,4 @@
-"""What libraries log and cache while a command runs; nothing of our own output."""
+"""What commands share: argument parsing, logs of libraries, caches, SIGTERM."""
 
 import argparse
 import contextlib
@@ -14,21 +14,21 @@ from typing import Any, NoReturn
 
 from gendr_jax.errors import UsageError
 
-# That of weights/resolve.py, which imports what --help cannot wait for.
+# As in weights/resolve.py, whose imports would make --help slow.
 DEFAULT_WEIGHTS = "gendr-tiny"
 
 
 def silence_libraries() -> None:
-    """Keep the logs and warnings of libraries off the terminal, but with --debug.
+    """Hide the logs and warnings of libraries, except with --debug.
 
-    Orbax logs a traceback for every damaged file, beside the error that it raises.
+    Orbax logs a traceback for every damaged file in addition to the error it raises.
     """
     if os.environ.get("GENDR_DEBUG"):
         return
     from absl import logging as absl_logging
 
     absl_logging.set_verbosity(absl_logging.FATAL)
-    # What it logs of a damaged picture comes to us as an error as well.
+    # pyvips also raises an error for each damaged image that it logs.
     logging.getLogger("pyvips").setLevel(logging.CRITICAL)
     for package in ("orbax", "jax", "flax"):
         warnings.filterwarnings("ignore", module=rf"{package}\b")
@@ -36,10 +36,10 @@ def silence_libraries() -> None:
 
 
 def _silence_closed_loops() -> None:
-    """Drop what tensorstore's threads print when one read of many has failed.
+    """Hide what tensorstore's threads print when one of many reads has failed.
 
-    They report to an event loop that Orbax has closed by then, or leave it tasks that
-    nobody asks; the failure itself comes to us as an exception.
+    They report to an event loop that Orbax has already closed, or leave unawaited tasks
+    in it; the failure itself is raised as an exception.
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     shown = sys.unraisablehook
@@ -52,14 +52,14 @@ def _silence_closed_loops() -> None:
 
 
 def cache_folder(name: str) -> Path | None:
-    """The folder of that name among what is kept from one command to the next."""
+    """A folder in the cache that commands share; None: the cache is off."""
     from gendr_jax import program_cache
 
     return program_cache.folder(name)
 
 
 def cache_programs() -> Path | None:
-    """Keep compiled programs on disk, so that a second run need not compile."""
+    """Cache compiled programs on disk, so that a second run need not compile."""
     from gendr_jax import program_cache
 
     return program_cache.enable()
@@ -67,7 +67,7 @@ def cache_programs() -> Path | None:
 
 @contextlib.contextmanager
 def tidy_when_terminated() -> Iterator[None]:
-    """End by SIGTERM as by the keyboard: temporary files go, what is written stays."""
+    """On SIGTERM clean up as on Ctrl-C: temporary files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -83,7 +83,7 @@ def tidy_when_terminated() -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """`prog` is the whole command, such as "gendr restore"; names are not guessed."""
+    """Raises UsageError; flags cannot be abbreviated. `prog`: as "gendr restore"."""
 
     def __init__(self, prog: str, description: str):
         super().__init__(

@@ -1,7 +1,7 @@
-"""What `gendr quickstart` shows: low quality | bicubic | GenDR | truth, with PSNR.
+"""The comparison image of `gendr quickstart`: LQ | bicubic | GenDR | truth, with PSNR.
 
-Of the shipped weights four photographs; of `--train` the one held out from training,
-besides one log and one weights folder. Training and restoring are elsewhere.
+It shows four photographs for the shipped weights, and for `--train` the photograph held
+out from training; for `--train` logs and weights of the stages are also collected here.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ from gendr_jax.weights.resolve import DEFAULT
 SCALE, SEED, SIDE = 4, 7, 256
 SHOWN = ("astronaut", "chelsea", "coffee", "rocket")
 PICTURE, WEIGHTS, LOG, RUN = "comparison.png", "weights", "metrics.jsonl", "run.json"
-COLLECTED = (LOG, RUN, WEIGHTS)  # of three stages, and PICTURE
+COLLECTED = (LOG, RUN, WEIGHTS)  # made from those of the three stages
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """One photograph with what was made of it; HWC uint8, PSNR in dB."""
+    """A photograph, its LQ image and two enlargements; HWC uint8, PSNR in dB."""
 
     name: str
     low: np.ndarray
@@ -47,7 +47,7 @@ class Shown:
         return float(metrics.psnr(self.restored, self.truth))
 
     def panels(self) -> dict[str, np.ndarray]:
-        """The pictures by title, left to right."""
+        """The images by title, left to right."""
         blocks = np.repeat(np.repeat(self.low, SCALE, axis=0), SCALE, axis=1)
         return {
             f"low quality {self.low.shape[1]}x{self.low.shape[0]}": blocks,
@@ -60,25 +60,27 @@ class Shown:
 def shipped() -> list[Shown]:
     """Photographs of scikit-image, degraded, and restored by the shipped weights.
 
-    None of them was trained on; equal pictures in every run.
+    None of them was used in training; the images are equal in every run.
 
     Raises:
         UsageError: scikit-image is not installed.
     """
     pictures = dict(photos.photographs())
-    return restored([_middle(pictures[name]) for name in SHOWN], SHOWN)
+    return restored([_centre(pictures[name]) for name in SHOWN], SHOWN)
 
 
 def restored(
     truths: list[np.ndarray], names: tuple[str, ...], weights: Path | str = DEFAULT
 ) -> list[Shown]:
-    """Squares of SIDE pixels, degraded as Real-ESRGAN does and restored."""
+    """Degrade squares of SIDE pixels with the preset `realesrgan`; restore them."""
     keys = jax.random.split(jax.random.key(SEED), len(truths))
     unit = np.stack(truths).astype(np.float32) / 255.0
     lows = np.asarray(degrade(keys, unit, recipe("realesrgan"), SCALE))
     lows = np.round(lows * 255.0).astype(np.uint8)
-    made: Any = Restorer.from_pretrained(weights, "float32")(list(lows), scale=SCALE)
-    results: list[np.ndarray] = list(made)
+    restored_images: Any = Restorer.from_pretrained(weights, "float32")(
+        list(lows), scale=SCALE
+    )
+    results: list[np.ndarray] = list(restored_images)
     plains = [_enlarged(low, truths[0].shape[:2]) for low in lows]
     rows = zip(names, lows, plains, results, truths, strict=True)
     return [Shown(*row) for row in rows]
@@ -87,24 +89,26 @@ def restored(
 def means(shown: list[Shown]) -> tuple[float, float]:
     """Mean PSNR in dB of bicubic enlargement and of GenDR."""
     count = len(shown)
-    return sum(x.bicubic for x in shown) / count, sum(x.ours for x in shown) / count
+    return sum(e.bicubic for e in shown) / count, sum(e.ours for e in shown) / count
 
 
 def save_rows(shown: list[Shown], path: Path) -> None:
-    """One picture of all: a row a photograph."""
-    sheets.save(sheets.stack([sheets.strip(one.panels()) for one in shown]), path)
+    """Write one image with a row for each photograph."""
+    sheets.save(
+        sheets.stack([sheets.strip(example.panels()) for example in shown]), path
+    )
 
 
 def outputs(workdir: Path) -> OwnOutputs:
-    """What quickstart has made there; nothing else is replaced."""
+    """The files that quickstart itself has made there; only these are replaced."""
     return OwnOutputs(workdir, "Choose an empty folder with --workdir.")
 
 
 def save_picture(shown: list[Shown], workdir: Path) -> Path:
-    """comparison.png; the path.
+    """Write comparison.png and return its path.
 
     Raises:
-        UsageError: there is one that quickstart has not made.
+        UsageError: a file of that name exists that quickstart has not made.
     """
     with outputs(workdir).replacing(PICTURE) as temporary:
         save_rows(shown, temporary)
@@ -112,18 +116,18 @@ def save_picture(shown: list[Shown], workdir: Path) -> Path:
 
 
 def draw(workdir: Path) -> tuple[float, float]:
-    """Write comparison.png; PSNR in dB of bicubic and of GenDR (luma, no border)."""
-    truth = _middle(dict(photos.photographs())[photos.HELD_OUT])
+    """Write comparison.png; PSNR in dB of bicubic and GenDR (luma, no crop)."""
+    truth = _centre(dict(photos.photographs())[photos.HELD_OUT])
     shown = restored([truth], (photos.HELD_OUT,), workdir / WEIGHTS)
     save_picture(shown, workdir)
     return means(shown)
 
 
 def collect(workdir: Path, stages: list[str], seconds: float) -> None:
-    """One metrics.jsonl, run.json and weights folder for the stages' three.
+    """Merge metrics.jsonl and run.json of all stages; copy the weights of the last.
 
     Raises:
-        UsageError: one of them is there and quickstart has not made it.
+        UsageError: one of them exists and quickstart has not made it.
     """
     own = outputs(workdir)
     own.refuse_foreign(COLLECTED)
@@ -141,8 +145,8 @@ def collect(workdir: Path, stages: list[str], seconds: float) -> None:
         shutil.copytree(workdir / stages[-1] / "weights", temporary, dirs_exist_ok=True)
 
 
-def _middle(image: np.ndarray) -> np.ndarray:
-    """The middle of a photograph, HWC uint8."""
+def _centre(image: np.ndarray) -> np.ndarray:
+    """The centre crop of a photograph, HWC uint8."""
     top, left = ((n - SIDE) // 2 for n in image.shape[:2])
     return image[top : top + SIDE, left : left + SIDE]
 

@@ -18,7 +18,7 @@ _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 def parse_without(
     args: list[str], define: Callable[[flags.FlagValues], None]
 ) -> tuple[flags.FlagValues, ConfigDict | None]:
-    """As `parse`, for a command that can do without a configuration: then None.
+    """As `parse`, but the configuration is optional (None if it is not given).
 
     Raises:
         UsageError: as `parse`.
@@ -43,20 +43,20 @@ def parse(
 
     Args:
         args: what follows the name of the command.
-        define: adds the command's own flags; they must not be on the global FLAGS, so
-            that several commands can run in one process.
+        define: defines the command's own flags; not on the global FLAGS, so that
+            several commands can run in one process.
 
     Raises:
-        UsageError: no or unreadable configuration, unknown names (each with the nearest
-            one that exists), values of the wrong type, arguments that are no flags.
+        UsageError: missing or unreadable configuration, unknown names (each with the
+            most similar one), values of the wrong type, arguments that are not flags.
     """
     plain = [arg for arg in args if not _OVERRIDE.match(arg)]
     if not any(re.match(r"--?config(=|$)", arg) for arg in plain):
         raise UsageError(
             "--config is missing. Give a file, as in --config configs/tiny_vae.py."
         )
-    # A first time without the overrides: their names are checked against the file,
-    # and the words of an override without "=" are left for the second time.
+    # Parsed first without the overrides, to check their names against the file;
+    # values of overrides without "=" are handled by the second parse.
     config = _parse([arg for arg in args if re.match(r"--?config=", arg)] or plain)[1]
     _check_names(args, config)
     values, config = _parse(args, define)
@@ -65,20 +65,20 @@ def parse(
 
 def files_of(args: list[str]) -> list[Path]:
     """The configuration files that the arguments name."""
-    found = []
+    files = []
     for arg, after in zip(args, [*args[1:], ""], strict=True):
         match = re.match(r"--?config(?:=(.*))?$", arg, re.DOTALL)
         if match:
-            # FILE.py:TEXT hands TEXT to get_config
-            found.append(Path(re.sub(r"(\.py):.*$", r"\1", match[1] or after)))
-    return found
+            # FILE.py:TEXT passes TEXT to get_config
+            files.append(Path(re.sub(r"(\.py):.*$", r"\1", match[1] or after)))
+    return files
 
 
 def _parse(
     args: list[str], define: Callable[[flags.FlagValues], None] | None = None
 ) -> tuple[flags.FlagValues, Any]:
     argv = ["gendr", *args]
-    # ml_collections loads every file into this module: names of an earlier one stay.
+    # ml_collections loads every file into this module: remove that of an earlier file.
     sys.modules.pop("config_config", None)
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
@@ -89,7 +89,7 @@ def _parse(
         rest = values(argv, known_only=known_only)[1:]
         if rest and not known_only:
             raise UsageError(f"{rest[0]!r} is not a flag. Write --NAME=VALUE.")
-        # A file that cannot be read shows only when the configuration is looked at.
+        # An unreadable file raises only when the configuration is accessed.
         dict(values.config.items())
         return values, values.config
     except UsageError:
@@ -129,7 +129,7 @@ def _one_line(error: Exception) -> str:
         return f"the configuration cannot be read ({lines[-1]}). Give a .py file."
     text = " ".join(lines)
     if isinstance(error, flags.Error):
-        # ml_collections goes on to list the types that it supports.
+        # ml_collections appends a list of the types that it supports.
         text = text.partition(" Currently supported")[0].rstrip(" .")
         return text if text.endswith("?") else f"{text}. Correct that flag."
     if isinstance(error, SyntaxError) and error.filename:

@@ -1,4 +1,4 @@
-"""`gendr convert`: weights from PyTorch files to ours, and back."""
+"""`gendr convert`: convert weights from PyTorch files to weights folders, and back."""
 
 import dataclasses
 import json
@@ -20,9 +20,9 @@ EXAMPLES = """examples:
 """
 
 
-FACTS = {
+LABELS = {  # of entries of the report
     "prediction": "predicts",
-    "ema": "averaged",
+    "ema": "EMA",
     "scaling_factor": "scaling",
     "shift_factor": "shift",
     "surgery": "surgery",
@@ -93,69 +93,74 @@ def main(args: list[str]) -> int:
 
 
 def _check_apart(flags: Any) -> None:
-    """With --force, too, the output is none of the sources and holds none."""
+    """Refuse, also with --force, an output that is or contains a source.
+
+    Raises:
+        UsageError: with the remedy.
+    """
     output = Path(flags.output).expanduser()
-    given = [Path(text).expanduser() for text in flags.sources]
-    given += [flags.prompt] if flags.prompt is not None else []
-    for path in given:
-        if path.exists():  # else a URL, a name or a Hub id
-            overwriting.refuse_holding(output, path, "Name another place with -o.")
+    inputs = [Path(text).expanduser() for text in flags.sources]
+    inputs += [flags.prompt] if flags.prompt is not None else []
+    for path in inputs:
+        if path.exists():  # otherwise a URL, the name of weights or a Hub id
+            overwriting.refuse_holding(output, path, "Give another path with -o.")
 
 
 def _of_runs(
     sources: list[str], step: int | None, scratch: Path
 ) -> tuple[list[str], dict[str, Any]]:
-    """Checkpoints of training runs as weights folders; other sources as they are.
+    """Export checkpoints of training runs to weights folders; keep other sources.
 
-    A workdir that has weights/ is read from there, unless a step is asked for.
+    If a workdir has weights/, that folder is read, unless a step is given.
     """
-    found, notes = [], {}
+    paths, notes = [], {}
     for number, source in enumerate(sources):
         name = source.rstrip("/")
         run = _run(name)
         if run is None or (step is None and (run / "weights").is_dir()):
-            found.append(source)
+            paths.append(source)
             continue
         from gendr_jax.train import checkpoint_weights
 
         target = scratch / str(number)
         notes["step"] = checkpoint_weights.write(name, step, target)
-        found.append(str(target))
+        paths.append(str(target))
     if step is not None and not notes:
         raise UsageError(
-            f"--step {step} is of a training workdir and {sources[0]} is none. "
-            "Leave it away."
+            f"--step {step} needs a training workdir, {sources[0]} is not one. "
+            "Leave --step out."
         )
-    return found, notes
+    return paths, notes
 
 
 def _run(source: str) -> Any:
-    """The workdir or the checkpoint of a training run; None: it is none.
+    """The workdir or checkpoint of a training run; None for other sources.
 
-    Cheap for what is none: the checkpoint library takes seconds to import.
+    This does not import the checkpoint library, which takes seconds.
     """
     from gendr_jax.weights.remote_paths import as_epath
 
     folder = as_epath(source)
-    one = folder.name.isdigit() and folder.parent.name == "checkpoints"
+    is_checkpoint = folder.name.isdigit() and folder.parent.name == "checkpoints"
     try:
-        return folder if (folder if one else folder / "checkpoints").is_dir() else None
-    except Exception:  # of an object store; whoever reads the source tells it
+        marker = folder if is_checkpoint else folder / "checkpoints"
+        return folder if marker.is_dir() else None
+    except Exception:  # of an object store; reading the source will report it
         return None
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """The report as text."""
     lines = [f"read     {', '.join(report['formats'])}"]
     lines += [
         f"file     {f['name']}  {f['bytes']:,} bytes  sha256 {f['sha256']}"
         for f in report["files"]
     ]
-    lines += [f"left out {n} tensors: {what}" for what, n in report["left_out"].items()]
-    lines += [f"{name:<8} {n:,} numbers" for name, n in report["parameters"].items()]
+    lines += [f"skipped  {n} tensors: {what}" for what, n in report["left_out"].items()]
+    lines += [f"{name:<8} {n:,} parameters" for name, n in report["parameters"].items()]
     lines += [
         f"{label:<8} {report[key]}"
-        for key, label in FACTS.items()
+        for key, label in LABELS.items()
         if key in report and report[key] not in (False, 0.0)
     ]
     if report.get("step") is not None:
@@ -181,10 +186,10 @@ def _parser() -> Parser:
         "--to",
         choices=("orbax", "diffusers", "peft", "safetensors", "ldm", "kohya"),
         default="orbax",
-        help="a folder: orbax (ours, default), diffusers, peft (adapters); one file: "
-        "safetensors (our names), ldm, kohya (adapters)",
+        help="a folder: orbax (weights folder, default), diffusers, peft (adapters); "
+        "one file: safetensors (our names), ldm, kohya (adapters)",
     )
-    add("--step", type=int, metavar="N", help="which checkpoint of a training workdir")
+    add("--step", type=int, metavar="N", help="checkpoint of a training workdir")
     add("--dtype", default="", help="float32, bfloat16 or float16; default: as stored")
     add(
         "--latent-channels",
@@ -193,7 +198,7 @@ def _parser() -> Parser:
         metavar="N",
         help="widen the UNet's input and output, 4 to 16",
     )
-    add("--merge", action="store_true", help="fold LoRA adapters into the base UNet")
+    add("--merge", action="store_true", help="merge LoRA adapters into the UNet")
     add(
         "--lora-strength",
         type=float,
@@ -205,21 +210,25 @@ def _parser() -> Parser:
         "--lora-alpha",
         type=float,
         metavar="F",
-        help="alpha of a LoRA file that has none",
+        help="alpha of a LoRA file that does not store it",
     )
     add("--prompt", type=Path, metavar="FILE", help="prompt embeddings for a restorer")
     add("--verify", action="store_true", help="compare the result in PyTorch and JAX")
-    add("--force", action="store_true", help="replace existing weights at DST")
+    add(
+        "--force",
+        action="store_true",
+        help="replace an existing weights folder or export at DST",
+    )
     add(
         "--prediction",
         choices=("eps", "v"),
-        help="what the UNet predicts, if its files do not say",
+        help="prediction type of the UNet, if its files do not state it",
     )
     add(
         "--ema",
         choices=("auto", "yes", "no"),
         default="auto",
-        help="use averaged (EMA) weights (auto: if there are any)",
+        help="use EMA weights (auto: if the source has them)",
     )
     add("--scaling-factor", type=float, metavar="F", help="of the VAE latents")
     add("--shift-factor", type=float, metavar="F", help="of the VAE latents")
@@ -227,14 +236,14 @@ def _parser() -> Parser:
         "--variant",
         default="",
         metavar="NAME",
-        help="which of several files, such as fp16",
+        help="variant of the files in a component folder, such as fp16",
     )
     add(
         "--sha256",
         action="append",
         default=[],
         metavar="HEX",
-        help="expected hash of a weights file; repeat for each",
+        help="expected sha256 of a weights file; repeat for each file",
     )
     add("--json", action="store_true", help="print the report as JSON")
     return parser

@@ -1,8 +1,4 @@
-"""`gendr degrade`: a folder of good pictures to pairs, DIR/LR and DIR/HR.
-
-What lives here: flags. What does not: the loop over files (data/degrade_folder.py).
-Heavy imports wait until there is something to do.
-"""
+"""`gendr degrade`: make training pairs, DIR/LR and DIR/HR, from photographs."""
 
 import argparse
 import sys
@@ -12,10 +8,10 @@ from gendr_jax.errors import UsageError
 
 
 def main(args: list[str]) -> int:
-    """Run the command; 0 when all pictures were done, 1 when some failed.
+    """Run the command; 0 if all images were degraded, 1 if some failed.
 
     Raises:
-      UsageError: the settings cannot be run.
+        UsageError: wrong flags or settings.
     """
     flags = _parser().parse_args(args)
     if not 1 <= flags.scale <= 8:
@@ -43,9 +39,9 @@ def main(args: list[str]) -> int:
             progress=lambda n: tqdm(n, unit="image", disable=not sys.stderr.isatty()),
             report=lambda line: tqdm.write(f"gendr: error: {line}", file=sys.stderr),
         )
-    kept = f" ({summary.kept} were there)" if summary.kept else ""
+    kept = f" ({summary.kept} existed already)" if summary.kept else ""
     total = summary.pairs + len(summary.problems)
-    print(f"{summary.pairs} of {total} pictures -> {settings.out / 'LR'}{kept}")
+    print(f"{summary.pairs} of {total} images -> {settings.out / 'LR'}{kept}")
     return 1 if summary.problems else 0
 
 
@@ -56,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gendr degrade",
         description="Make training pairs: low-quality copies of photographs in "
-        f"DIR/LR, the originals in DIR/HR, what was done to each in DIR/{NAME}.",
+        f"DIR/LR, the originals in DIR/HR, the degradation of each in DIR/{NAME}.",
     )
     add = parser.add_argument
     add("-i", "--input", required=True, metavar="HQ_DIR", help="folder of photographs")

@@ -1,4 +1,4 @@
-"""`gendr demo`: a web page on this machine that restores what is dropped on it."""
+"""`gendr demo`: a web page on this machine that restores images."""
 
 import os
 import socket
@@ -10,10 +10,10 @@ from gendr_jax.errors import UsageError
 
 
 def main(args: list[str]) -> int:
-    """Serve the page until the keyboard stops it.
+    """Serve the page until Ctrl-C or SIGTERM.
 
     Raises:
-        UsageError: no weights, no Gradio, or a port that is taken.
+        UsageError: no weights, Gradio is not installed, or the port is in use.
     """
     flags = _parser().parse_args(args)
     if flags.weights == "":
@@ -27,7 +27,7 @@ def main(args: list[str]) -> int:
         weights_are_configuration(),
         Engine(lambda tile: _restorer(flags, tile)) as engine,
     ):
-        flags.weights = locate(flags.weights)  # by the network, if it is a Hub id
+        flags.weights = locate(flags.weights)  # may download a Hub id
         _serve(engine, flags)
     return 0
 
@@ -35,8 +35,8 @@ def main(args: list[str]) -> int:
 def _serve(engine: Any, flags: Any) -> None:
     from gendr_jax.demo.engine import DROPPED
 
-    # Read when Gradio is imported. Nothing is sent anywhere, and photographs that are
-    # dropped on the page go when it does.
+    # Gradio reads these when it is imported. No data leaves this machine, and uploaded
+    # images are removed when the server ends.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["GRADIO_TEMP_DIR"] = str(engine.folder / DROPPED)
@@ -54,22 +54,22 @@ def _serve(engine: Any, flags: Any) -> None:
 
 
 def _require_free(host: str, port: int) -> None:
-    """Refuse an address that cannot be had, before anything is loaded."""
+    """Refuse an address that cannot be used, before weights are loaded."""
     if not 0 < port < 2**16:
-        raise UsageError(f"--port is {port}, it goes from 1 to 65535. Change it.")
+        raise UsageError(f"--port is {port}, not in 1..65535. Change it.")
     try:
         family = socket.getaddrinfo(host, port)[0][0]
         socket.create_server((host, port), family=family).close()
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0]
         raise UsageError(
-            f"{host}:{port} cannot be had ({reason}). Name another --port or --host."
+            f"{host}:{port} cannot be used ({reason}). Give another --port or --host."
         ) from error
 
 
 def _parser() -> Parser:
     parser = Parser(
-        "gendr demo", "A web page that restores pictures, with a before/after slider."
+        "gendr demo", "A web page that restores images, with a before/after slider."
     )
     add = parser.add_argument
     add(
@@ -79,7 +79,7 @@ def _parser() -> Parser:
         help=f"name, folder or Hub id (default: {DEFAULT_WEIGHTS})",
     )
     add("--port", type=int, default=7860, help="(default: 7860)")
-    add("--host", default="127.0.0.1", help="(default: 127.0.0.1, this machine alone)")
+    add("--host", default="127.0.0.1", help="(default: 127.0.0.1, this machine only)")
     add("--dtype", choices=["bf16", "fp32"], help="(default: bf16; fp32 on a CPU)")
     return parser
 

@@ -1,4 +1,4 @@
-"""`gendr evaluate`: how good restored pictures are, by the protocol of the field."""
+"""`gendr evaluate`: measure restored images and compare methods."""
 
 import dataclasses
 import sys
@@ -15,12 +15,12 @@ from gendr_jax.errors import UsageError
 from gendr_jax.restore.folders.report import say_error
 
 BICUBIC = "bicubic"
-ON_DEMAND = ("seam",)  # only when asked for: says nothing without tiles
+ON_DEMAND = ("seam",)  # only if requested: meaningful for tiled results only
 EVERY = 10.0  # seconds between lines of progress
 
 
 def main(args: list[str]) -> int:
-    """Run the command; 0 when all was measured, 1 when some pictures were not.
+    """Run the command; 0 if all images were measured, 1 if some were not.
 
     Raises:
         UsageError: flags, folders or names that cannot be used.
@@ -46,47 +46,49 @@ def _run(flags: Any) -> int:
     _check_outputs(flags)
     pairs = pairing.pair(folders, _methods(flags))
     _check_apart(flags, pairs)
-    alone = [name for name in names if name not in OF_SETS]
-    metrics = open_metrics(alone, _settings(flags, pairs.scale))
+    per_image = [name for name in names if name not in OF_SETS]
+    metrics = open_metrics(per_image, _settings(flags, pairs.scale))
     sets = open_set_metrics([name for name in names if name in OF_SETS])
     _require_folders([*metrics, *sets], folders)
     for line in pairs.problems:
         say_error(line)
     gallery = Gallery(flags.crops)
-    see = gallery.add if flags.html else lambda seen: None
-    figures, whole = _figures(pairs, metrics, sets, see)
-    for line in figures.problems + whole.problems:
+    on_images = gallery.add if flags.html else lambda images: None
+    figures, set_figures = _figures(pairs, metrics, sets, on_images)
+    for line in figures.problems + set_figures.problems:
         say_error(line)
-    problems = pairs.problems + figures.problems + whole.problems
+    problems = pairs.problems + figures.problems + set_figures.problems
     about = dataclasses.replace(about, pairing=pairs.protocol)
-    found = results.collect(
-        about, pairs.methods, metrics, figures, problems, sets, whole
+    collected = results.collect(
+        about, pairs.methods, metrics, figures, problems, sets, set_figures
     )
     if flags.output:
-        results.write(Path(flags.output), results.dumps(found))
+        results.write(Path(flags.output), results.dumps(collected))
     if flags.csv:
-        results.write(Path(flags.csv), results.to_csv(found))
+        results.write(Path(flags.csv), results.to_csv(collected))
     if flags.html:
         from gendr_jax.evaluate import page
 
-        results.write(Path(flags.html), page.render(found, metrics, gallery, sets))
-    print(results.table(found, metrics, sets))
+        html = page.render(collected, metrics, gallery, sets)
+        results.write(Path(flags.html), html)
+    print(results.table(collected, metrics, sets))
     return 1 if problems else 0
 
 
-def _figures(pairs: Any, metrics: Any, sets: Any, see: Any) -> tuple[Any, Any]:
-    """(those of pictures, those of methods as a whole); `see` is shown each item."""
+def _figures(pairs: Any, metrics: Any, sets: Any, on_images: Any) -> tuple[Any, Any]:
+    """(figures of images, figures of sets); `on_images` is called for each item."""
     from gendr_jax.evaluate import measuring
     from gendr_jax.evaluate.set_metrics import SetFigures, collecting
 
     with _progress(len(pairs.items)) as advance:
         if not sets:
-            return measuring.run(pairs, metrics, see=see, advance=advance), SetFigures()
+            figures = measuring.run(pairs, metrics, see=on_images, advance=advance)
+            return figures, SetFigures()
         with collecting() as collection:
 
-            def keep(seen: Any) -> None:
-                see(seen)
-                collection.add(seen)
+            def keep(images: Any) -> None:
+                on_images(images)
+                collection.add(images)
 
             figures = measuring.run(pairs, metrics, see=keep, advance=advance)
             names = [method.name for method in pairs.methods]
@@ -94,33 +96,35 @@ def _figures(pairs: Any, metrics: Any, sets: Any, see: Any) -> tuple[Any, Any]:
 
 
 def _check_outputs(flags: Any) -> None:
-    """What would come to light after all the work."""
+    """Refuse output paths that cannot be written, before measuring starts."""
     from gendr_jax.evaluate import results
     from gendr_jax.image_io import PICTURE_SUFFIXES
 
-    named = [Path(name) for name in (flags.output, flags.csv, flags.html) if name]
-    whole = [path.resolve() for path in named]
-    for path, own in zip(named, whole, strict=True):
-        if path.is_dir() or whole.count(own) > 1:
-            raise UsageError(f"{path} cannot be the one file of results. Name another.")
+    outputs = [Path(name) for name in (flags.output, flags.csv, flags.html) if name]
+    resolved = [path.resolve() for path in outputs]
+    for path, real_path in zip(outputs, resolved, strict=True):
+        if path.is_dir() or resolved.count(real_path) > 1:
+            raise UsageError(
+                f"{path} is a folder or is named twice. Give each output its own file."
+            )
         if path.suffix.lower() in PICTURE_SUFFIXES:
-            raise UsageError(f"{path} is the name of a picture. Name another file.")
+            raise UsageError(f"{path} has the suffix of an image. Give another file.")
         results.require_writable(path)
 
 
 def _check_apart(flags: Any, pairs: Any) -> None:
-    """No file of results is a picture, a file of parameters or of weights."""
-    read = [path for item in pairs.items for path in (item.gt, item.lr) if path]
-    read += [path for method in pairs.methods for path in method.files.values()]
-    given = [flags.niqe, flags.lpips, flags.dists, flags.dino, *flags.restore]
-    for path in (Path(text) for text in given if text):
-        read += list(path.rglob("*")) if path.is_dir() else [path]
+    """Refuse an output that is an input image, a parameter file or a weights file."""
+    inputs = [path for item in pairs.items for path in (item.gt, item.lr) if path]
+    inputs += [path for method in pairs.methods for path in method.files.values()]
+    parameters = [flags.niqe, flags.lpips, flags.dists, flags.dino, *flags.restore]
+    for path in (Path(text) for text in parameters if text):
+        inputs += list(path.rglob("*")) if path.is_dir() else [path]
     outputs = [Path(name) for name in (flags.output, flags.csv, flags.html) if name]
-    overwriting.refuse(outputs, read, "Name another file.")
+    overwriting.refuse(outputs, inputs, "Give another file.")
 
 
 def _folders(flags: Any) -> tuple[Any, Any]:
-    """(folders to pair, what results say of them)."""
+    """(folders to pair, their description for the results)."""
     from gendr_jax.evaluate import test_sets
     from gendr_jax.evaluate.pairing import Folders
     from gendr_jax.evaluate.results import About
@@ -131,7 +135,7 @@ def _folders(flags: Any) -> tuple[Any, Any]:
     if flags.set:
         located = test_sets.locate(flags.set, Path(flags.root))
         gt, lr = located.gt, located.lr
-        how = "checked by SHA-256" if located.verified else "number of pictures checked"
+        how = "checked by SHA-256" if located.verified else "number of images checked"
         test_set = f"{located.test_set.name} ({how})"
     folders = Folders(
         gt,
@@ -151,20 +155,20 @@ def _text(path: Path | None) -> str | None:
 
 
 def _template(flags: Any, which: str) -> str:
-    """Of --sr-template or --sr-suffix, or of --lr-...; empty where neither is given."""
+    """The template by --sr-template or --sr-suffix (or --lr-...); "" without them."""
     from gendr_jax.evaluate.files import MARK
 
     suffix = getattr(flags, f"{which}_suffix")
     template = getattr(flags, f"{which}_template")
     if suffix and template:
         raise UsageError(
-            f"--{which}-suffix {suffix} and --{which}-template {template} say the same "
-            "thing. Give one of them."
+            f"--{which}-suffix {suffix} and --{which}-template {template} exclude each "
+            "other. Give one of them."
         )
     if template and template.count(MARK) != 1:
         raise UsageError(
             f"--{which}-template {template!r} has {template.count(MARK)} times {MARK}, "
-            f"the name of the truth. Write it once, as in SR_{MARK}_x4."
+            f"the name of the ground truth. Write it once, as in SR_{MARK}_x4."
         )
     return template or (MARK + suffix if suffix else "")
 
@@ -184,15 +188,15 @@ def _settings(flags: Any, scale: float) -> Any:
 
 
 def _metrics(flags: Any, folders: Any) -> list[str]:
-    """Names of metrics: those asked for, or all that can be had."""
+    """Names of metrics: those of --metrics, or all that the inputs allow."""
     from gendr_jax.metrics.table import METRICS
 
-    given = {"nothing": True, "gt": folders.gt, "lr": folders.lr}
+    available = {"nothing": True, "gt": folders.gt, "lr": folders.lr}
     if flags.metrics is None:
         return [
             metric.name
             for metric in METRICS
-            if given[metric.against]
+            if available[metric.against]
             and _has_parameters(flags, metric.name)
             and metric.name not in ON_DEMAND
         ]
@@ -200,49 +204,49 @@ def _metrics(flags: Any, folders: Any) -> list[str]:
         dict.fromkeys(n.strip() for n in flags.metrics.split(",") if n.strip())
     )
     if not names:
-        raise UsageError("--metrics names none. Write it as psnr,ssim.")
+        raise UsageError("--metrics is empty. Write it as psnr,ssim.")
     return names
 
 
 def _has_parameters(flags: Any, name: str) -> bool:
-    """Whether the metric needs none, or a flag names them; dino-mean needs --dino."""
+    """Whether the files that a metric needs are given; dino-mean needs --dino."""
     family = name.partition("-")[0]
     return family not in PARAMETERS or getattr(flags, family) is not None
 
 
 def _require_folders(metrics: list[Any], folders: Any) -> None:
-    what = {"gt": "truths", "lr": "inputs"}
+    second_images = {"gt": "ground truth", "lr": "inputs"}
     for opened in metrics:
         second = opened.metric.against
         if second != "nothing" and getattr(folders, second) is None:
             raise UsageError(
-                f"{opened.metric.name} compares with {what[second]}. Name their folder "
-                f"with --{second}."
+                f"{opened.metric.name} compares with {second_images[second]}. "
+                f"Give their folder with --{second}."
             )
 
 
 def _methods(flags: Any) -> list[tuple[Any, Path | None]]:
-    """(method, its folder, or None where its pictures are made)."""
+    """(method, its folder; None if its images are computed)."""
     from gendr_jax.evaluate import methods
 
-    found: list[tuple[Any, Path | None]] = []
+    named: list[tuple[Any, Path | None]] = []
     for text in flags.sr:
-        name, source = _named(text)
+        name, source = _split_name(text)
         if source == BICUBIC:
-            found.append((methods.bicubic(name or BICUBIC), None))
+            named.append((methods.bicubic(name or BICUBIC), None))
         else:
             folder = Path(source)
             name = name or folder.resolve().name
-            found.append((methods.Method(name, source, {}), folder))
+            named.append((methods.Method(name, source, {}), folder))
     for text in flags.restore:
-        name, source = _named(text)
-        found.append((methods.restored(name or "gendr", source, flags.dtype), None))
-    _check_names([method.name for method, _ in found])
-    return found
+        name, source = _split_name(text)
+        named.append((methods.restored(name or "gendr", source, flags.dtype), None))
+    _check_names([method.name for method, _ in named])
+    return named
 
 
-def _named(text: str) -> tuple[str, str]:
-    """(name or nothing, the rest) of NAME=REST; a folder with = in it is a folder."""
+def _split_name(text: str) -> tuple[str, str]:
+    """(NAME, REST) of NAME=REST; ("", text) without =, or if it is a folder."""
     name, equals, rest = text.partition("=")
     if not equals or Path(text).exists():
         return "", text
@@ -257,30 +261,30 @@ def _check_names(names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise UsageError(
-                f"two methods are called {name}. Name them, as in --sr ours={name}."
+                f"two methods have the name {name}. Name them, as in --sr ours={name}."
             )
         if name != (shown := name.encode(errors="replace").decode()):
             raise UsageError(f"the name {shown} is not UTF-8. Give another name.")
         if name in (INPUT, TRUTH):
-            raise UsageError(f"a method cannot be called {name}. Give another name.")
+            raise UsageError(f"{name} is reserved. Give the method another name.")
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; otherwise a line now and then."""
+    """A progress bar on a terminal, otherwise a line every ten seconds."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 
         with tqdm(total=total, unit="image") as bar:
             yield lambda count: bar.update(count) and None
         return
-    done, told = 0, time.monotonic()
+    done, last_line = 0, time.monotonic()
 
     def advance(count: int) -> None:
-        nonlocal done, told
+        nonlocal done, last_line
         done += count
-        if time.monotonic() - told > EVERY:
-            told = time.monotonic()
-            print(f"{done} of {total} pictures", flush=True)
+        if time.monotonic() - last_line > EVERY:
+            last_line = time.monotonic()
+            print(f"{done} of {total} images", flush=True)
 
     yield advance

@@ -1,18 +1,18 @@
-"""The flags of `gendr evaluate`, and which of them do not go together."""
+"""The flags of `gendr evaluate`, and which of them exclude or need each other."""
 
 from typing import Any
 
 from gendr_jax.cli.common import DEFAULT_WEIGHTS, Parser
 from gendr_jax.errors import UsageError
 
-PARAMETERS = ("niqe", "lpips", "dists", "dino")  # metrics, and flags of their files
+PARAMETERS = ("niqe", "lpips", "dists", "dino")  # metrics with a flag for their files
 
 
 def parse(args: list[str]) -> Any:
     """The flags, checked.
 
     Raises:
-        UsageError: flags that are unknown or do not go together.
+        UsageError: unknown flags, or flags that exclude each other.
     """
     flags = _parser().parse_args(args)
     _check(flags)
@@ -22,8 +22,8 @@ def parse(args: list[str]) -> Any:
 def _parser() -> Parser:
     parser = Parser(
         "gendr evaluate",
-        "Measure restored pictures against ground truth, their inputs, or alone; one\n"
-        "method or several side by side. Pictures are paired by file name.",
+        "Measure restored images alone, with ground truth or with their inputs, and\n"
+        "compare several methods. Images are paired by file name.",
     )
     add = parser.add_argument
     add(
@@ -31,25 +31,27 @@ def _parser() -> Parser:
         action="append",
         default=[],
         metavar="[NAME=]DIR",
-        help="restored pictures, repeat for each method; --sr bicubic enlarges --lr",
+        help="restored images, repeat for each method; --sr bicubic enlarges --lr",
     )
     add(
         "--restore",
         action="append",
         default=[],
         metavar="[NAME=]WEIGHTS",
-        help="restore --lr with these weights and measure that; "
-        f"{DEFAULT_WEIGHTS} if no method is named",
+        help="restore --lr with these weights and measure the results; "
+        f"{DEFAULT_WEIGHTS} if no method is given",
     )
     add(
         "--dtype",
         choices=["bf16", "fp32"],
-        help="of --restore (default: as gendr restore)",
+        help="compute dtype of --restore (default: as gendr restore)",
     )
-    add("--gt", metavar="DIR", help="ground truth (high-quality pictures)")
+    add("--gt", metavar="DIR", help="ground truth (high-quality images)")
     add("--lr", metavar="DIR", help="low-quality inputs")
     add(
-        "--set", metavar="NAME", help="a known test set in --root: RealSR, DRealSR, ..."
+        "--set",
+        metavar="NAME",
+        help="a published test set in --root: RealSR, DRealSR, ...",
     )
     add("--root", metavar="DIR", help="folder of the test sets of --set")
     add(
@@ -58,7 +60,11 @@ def _parser() -> Parser:
         type=float,
         help="scale from inputs to results (default: from --gt; 4 without it)",
     )
-    add("--partial", action="store_true", help="allow methods to lack pictures")
+    add(
+        "--partial",
+        action="store_true",
+        help="allow methods without some of the images",
+    )
     add(
         "--sr-suffix",
         default="",
@@ -70,13 +76,13 @@ def _parser() -> Parser:
         "--sr-template",
         default="",
         metavar="TEXT",
-        help="names of results, {} is the name of the truth: SR_{}_x4",
+        help="names of results, {} is the name of the ground truth: SR_{}_x4",
     )
     add("--lr-template", default="", metavar="TEXT", help="names of --lr: {}-small")
     add(
         "--by-order",
         action="store_true",
-        help="pair pictures in order of names if no names match",
+        help="pair images in order of names if no names match",
     )
     add("--recursive", action="store_true", help="search subfolders")
     _metric_flags(parser.add_argument_group("metrics"))
@@ -102,7 +108,7 @@ def _metric_flags(group: Any) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="border pixels to leave out (default: 0)",
+        help="pixels cropped at each border (default: 0)",
     )
     add("--niqe", metavar="PATH", help="NIQE parameters, or photographs to fit them to")
     for name, network in (("lpips", "LPIPS"), ("dists", "DISTS"), ("dino", "DINOv2")):
@@ -112,7 +118,7 @@ def _metric_flags(group: Any) -> None:
         type=int,
         default=512,
         metavar="N",
-        help="tile side of the metric seam (default: 512)",
+        help="tile size of the metric seam (default: 512)",
     )
     add(
         "--tile-overlap",
@@ -124,9 +130,9 @@ def _metric_flags(group: Any) -> None:
 
 def _output_flags(group: Any) -> None:
     add = group.add_argument
-    add("-o", "--output", metavar="FILE.json", help="all figures as JSON")
-    add("--csv", metavar="FILE.csv", help="one line per picture and method")
-    add("--html", metavar="FILE.html", help="report with pictures in one file")
+    add("-o", "--output", metavar="FILE.json", help="all results as JSON")
+    add("--csv", metavar="FILE.csv", help="one line per image and method")
+    add("--html", metavar="FILE.html", help="report with images in one file")
     add(
         "--crops",
         type=int,
@@ -139,13 +145,15 @@ def _output_flags(group: Any) -> None:
 def _check(flags: Any) -> None:
     if not flags.sr and not flags.restore:
         if not (flags.lr or flags.set):
-            raise UsageError("no method is named. Name a folder of results with --sr.")
+            raise UsageError("no method is given. Give a folder of results with --sr.")
         flags.restore.append(DEFAULT_WEIGHTS)
     if (flags.set is None) != (flags.root is None):
-        raise UsageError("--set and --root go together. Give both or neither.")
+        raise UsageError("--set and --root need each other. Give both or neither.")
     if flags.set and (flags.gt or flags.lr):
-        raise UsageError("--set brings its own --gt and --lr. Leave these out.")
+        raise UsageError("--set determines --gt and --lr. Leave these out.")
     for name, least in (("crop", 0), ("crops", 0), ("tile", 1), ("scale", 1)):
         value = getattr(flags, name)
         if value is not None and not value >= least:
-            raise UsageError(f"--{name} is {value}, it is {least} or more. Change it.")
+            raise UsageError(
+                f"--{name} is {value}, it must be {least} or more. Change it."
+            )

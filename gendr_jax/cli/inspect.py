@@ -1,4 +1,4 @@
-"""`gendr inspect`: what a weights file, folder or training workdir holds."""
+"""`gendr inspect`: print what a weights file, folder or training workdir contains."""
 
 import json
 from pathlib import Path
@@ -11,36 +11,36 @@ def main(args: list[str]) -> int:
     """Run the command.
 
     Raises:
-        InputError: nothing that is known, or damaged.
+        InputError: an unknown format, or damaged files.
     """
     parser = Parser(
         "gendr inspect",
-        "Show what a weights file, weights folder or training workdir holds.",
+        "Show what a weights file, weights folder or training workdir contains.",
     )
     parser.add_argument(
         "source", metavar="SRC", help="weights file, weights folder or training workdir"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--verify", action="store_true", help="read all arrays and check their hashes"
+        "--verify", action="store_true", help="read all arrays and check their sha256"
     )
     parser.add_argument(
         "--variant",
         default="",
         metavar="NAME",
-        help="which of several files, such as fp16",
+        help="variant of the files in a component folder, such as fp16",
     )
     flags = parser.parse_args(args)
-    answer = describe(flags.source, verify=flags.verify, variant=flags.variant)
-    print(json.dumps(answer, indent=2) if flags.json else as_text(answer))
+    description = describe(flags.source, verify=flags.verify, variant=flags.variant)
+    print(json.dumps(description, indent=2) if flags.json else as_text(description))
     return 0
 
 
 def describe(source: Path | str, *, verify: bool, variant: str = "") -> dict[str, Any]:
-    """The answer as plain JSON values; keys as in the contract.
+    """The description as plain JSON values.
 
     Raises:
-        InputError: nothing that is known, or damaged.
+        InputError: an unknown format, or damaged files.
     """
     from gendr_jax.cli.common import silence_libraries
 
@@ -52,8 +52,8 @@ def describe(source: Path | str, *, verify: bool, variant: str = "") -> dict[str
     from gendr_jax.weights.resolve import resolve
 
     if is_remote(source):  # only training runs are read from object stores
-        found = manager.describe(source, verify=verify)
-        return {"kind": "training", "format": "gendr-checkpoint", "sha256": {}, **found}
+        run = manager.describe(source, verify=verify)
+        return {"kind": "training", "format": "gendr-checkpoint", "sha256": {}, **run}
     source = resolve(source)
     if folder.is_folder(source) or one_file.is_ours(source):
         return _weights(source, verify)
@@ -62,8 +62,8 @@ def describe(source: Path | str, *, verify: bool, variant: str = "") -> dict[str
     return foreign.describe(source, verify=verify, variant=variant)
 
 
-def as_text(answer: dict[str, Any]) -> str:
-    """The answer for people: one line a key, nested keys with dots."""
+def as_text(description: dict[str, Any]) -> str:
+    """The description as text: one line a key, nested keys with dots."""
     lines: list[tuple[str, str]] = []
 
     def walk(name: str, value: Any) -> None:
@@ -71,10 +71,10 @@ def as_text(answer: dict[str, Any]) -> str:
             for key, inner in value.items():
                 walk(f"{name}.{key}" if name else key, inner)
         else:
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            lines.append((name, f"{value:,}" if whole else str(value)))
+            is_count = isinstance(value, int) and not isinstance(value, bool)
+            lines.append((name, f"{value:,}" if is_count else str(value)))
 
-    walk("", answer)
+    walk("", description)
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
 
@@ -82,10 +82,10 @@ def as_text(answer: dict[str, Any]) -> str:
 def _weights(source: Path, verify: bool) -> dict[str, Any]:
     from gendr_jax.weights import folder, gendr_json, one_file
 
-    alone = source.is_file()
-    manifest = one_file.manifest(source) if alone else gendr_json.read(source)
+    single_file = source.is_file()
+    manifest = one_file.manifest(source) if single_file else gendr_json.read(source)
     gendr_json.settings(source, manifest)  # refuses what `restore` would refuse
-    if verify and alone:
+    if verify and single_file:
         one_file.read(source)
     elif verify:
         folder.load(source)
@@ -95,7 +95,7 @@ def _weights(source: Path, verify: bool) -> dict[str, Any]:
     for component in networks.values():
         for name, count in component["dtypes"].items():
             dtypes[name] = dtypes.get(name, 0) + count
-    answer = {
+    description = {
         "kind": manifest["kind"],
         "format": manifest["format"],
         "version": manifest["version"],
@@ -109,16 +109,16 @@ def _weights(source: Path, verify: bool) -> dict[str, Any]:
         "provenance": manifest.get("provenance", {}),
         "sha256": {name: c["sha256"] for name, c in components.items()},
     }
-    return answer | ({"verified": True} if verify else {})
+    return description | ({"verified": True} if verify else {})
 
 
 def _workdir(source: Path, verify: bool) -> dict[str, Any]:
     from gendr_jax.checkpoints import manager
     from gendr_jax.weights import folder
 
-    found = manager.describe(source, verify=verify)
+    run = manager.describe(source, verify=verify)
     exported = source / "weights"
     sha256 = _weights(exported, verify)["sha256"] if folder.is_folder(exported) else {}
-    answer = {"kind": "training", "format": "gendr-checkpoint", **found}
-    answer["sha256"] = {f"weights/{name}": value for name, value in sha256.items()}
-    return answer | ({"verified": True} if verify else {})
+    description = {"kind": "training", "format": "gendr-checkpoint", **run}
+    description["sha256"] = {f"weights/{name}": v for name, v in sha256.items()}
+    return description | ({"verified": True} if verify else {})

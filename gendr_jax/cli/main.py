@@ -1,7 +1,7 @@
 """The entry point `gendr`: find the subcommand, run it, turn errors into one line.
 
 Exit status: 0 all done; 1 some inputs failed; 2 usage or configuration error; 75 not
-done yet, start the same command again.
+finished, start the same command again.
 """
 
 import io
@@ -75,20 +75,23 @@ def _demo(args: list[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "quickstart": (
         _quickstart,
-        "restore sample photographs, write a comparison picture",
+        "restore sample photographs, write a comparison image",
     ),
     "restore": (_restore, "enlarge and restore photographs"),
     "train": (_train, "train one stage: vae, base, distill, adc or pix"),
     "evaluate": (
         _evaluate,
-        "measure restored pictures, compare methods, write a report",
+        "measure restored images, compare methods, write a report",
     ),
-    "plan": (_plan, "memory and time of a training step on a TPU pod, without one"),
+    "plan": (_plan, "memory and time of a training step on a TPU pod, without the pod"),
     "bench": (_bench, "time a restoring pass or a training step on this machine"),
     "degrade": (_degrade, "make low-quality copies of photographs (training pairs)"),
     "convert": (_convert, "convert weights from PyTorch to JAX and back"),
-    "demo": (_demo, "web page: restore a picture, before/after slider"),
-    "inspect": (_inspect, "show what a weights file, folder or training workdir holds"),
+    "demo": (_demo, "web page: restore an image, before/after slider"),
+    "inspect": (
+        _inspect,
+        "show what a weights file, folder or training workdir contains",
+    ),
 }
 
 
@@ -99,13 +102,13 @@ def usage() -> str:
         "",
         "One-step diffusion super-resolution of real photographs.",
         "",
-        "commands (gendr COMMAND --help says more):",
+        "commands (details: gendr COMMAND --help):",
         *(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()),
         "",
         "options:",
-        "  --help      this text",
-        "  --version   the version",
-        "  --debug     show the traceback of an error, and what libraries log",
+        "  --help      print this text",
+        "  --version   print the version",
+        "  --debug     show the traceback of an error, and the logs of libraries",
         "",
         "exit status: 0 all done; 1 some inputs failed; 2 wrong usage or configuration",
     ]
@@ -120,10 +123,10 @@ def main(argv: list[str] | None = None) -> int:
     if debug:
         os.environ["GENDR_DEBUG"] = "1"
     else:
-        # Read by XLA when it is loaded: its warnings are not for users.
+        # XLA reads this when it is loaded: its warnings are not for users.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that the terminal cannot show is no reason to stop.
+        # Escape characters that the terminal cannot encode, instead of failing.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _dispatch(args)
@@ -152,17 +155,17 @@ def _dispatch(args: list[str]) -> int:
 
         near = difflib.get_close_matches(args[0], COMMANDS, n=1)
         hint = f"did you mean {near[0]}" if near else f"there are {', '.join(COMMANDS)}"
-        raise UsageError(f"{args[0]!r} is no command, {hint}. See gendr --help.")
+        raise UsageError(f"{args[0]!r} is not a command, {hint}. See gendr --help.")
     return COMMANDS[args[0]][0](args[1:])
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
-    """(exit status, one line without our prefix; empty: say nothing)."""
+    """(exit status, one line without our prefix; empty: print nothing)."""
     if isinstance(error, KeyboardInterrupt):
-        text = str(error) or "stopped by the keyboard. Start the same command again."
+        text = str(error) or "stopped by Ctrl-C. Start the same command again."
         return 130, text
     if isinstance(error, BrokenPipeError):  # `gendr ... | head`
-        # Python would complain once more when it flushes at exit.
+        # Otherwise Python reports it again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1, ""
     text = " ".join(str(error).split())

@@ -1,6 +1,6 @@
-"""`gendr plan`: what a training step costs on a pod that is not here.
+"""`gendr plan`: memory and time of a training step on a TPU pod, without the pod.
 
-Nothing heavy is imported: programs are compiled in processes of their own.
+Nothing heavy is imported: programs are compiled in separate processes.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from gendr_jax.plan.roofline import Efficiency
 USAGE = """\
 usage: gendr plan --config FILE --topology NAME[,NAME...] [--config.KEY=VALUE ...]
 
-Compiles the training step of a configuration for accelerators that are not attached:
-whether it fits in memory, what it costs, the best possible speed. Nothing is run.
+Compiles the training step of a configuration for accelerators that are not attached,
+and prints whether it fits in memory, its cost and its best possible speed.
 Times, days and chip-hours are lower bounds (every resource at its peak, all at the same
 time); further columns give them with the network exposed and with no overlap. A mesh
 that does not fit the devices, the batch or the networks is refused before compiling.
@@ -35,45 +35,44 @@ that does not fit the devices, the batch or the networks is refused before compi
   --batch-per-device N[,N...]   default: config.batch_size over all devices
   --program train|restore       the training step, or the restoring pass of one image
                         size (--size 512) with the configuration's networks
-  --effort low|full     of the compiler; full takes many times longer (default low)
-  --suggest estimate|compile    suggest what would fit: by arithmetic, or by compiling
+  --effort low|full     of the compiler; full takes many times as long (default low)
+  --suggest estimate|compile    how to find a change that fits: by arithmetic, or by
+                        compiling
   --jobs N              programs compiled at once; at full size each may take 10 GB
-  --efficiency compute=.7,hbm=.8,network=.6   shares of the peak rates that you have
-                        measured; a resource that is not named works at its peak
-  --pairs N             target for days and chip-hours (default 20e6)
-  --json FILE           all figures
+  --efficiency compute=.7,hbm=.8,network=.6   measured fractions of the peak rates;
+                        the default of each is 1
+  --pairs N             training samples for days and chip-hours (default 20e6)
+  --json FILE           write all results
   --plot FILE.png       memory and time of every combination (needs matplotlib)
   --no-cache            ignore results of earlier compilations
   --timeout SECONDS     for one compilation (default 10800)
-  --help                this text
+  --help                print this text
 """
-OWN = ("batch-per-device", "no-cache")
+DASHED = ("batch-per-device", "no-cache")
 
 
 def main(args: list[str]) -> int:
-    """Run the command; 0 where every cell has an answer, 1 where one broke.
+    """Run the command; 0 if every combination has a result, 1 if one failed.
 
-    Not to fit is an answer.
+    "Does not fit" is a result.
 
     Raises:
-        UsageError: flags or a configuration that cannot be planned.
+        UsageError: wrong flags or configuration.
     """
     if {"--help", "-h", "-help"} & set(args):
         print(USAGE, end="")
         return 0
     values, config = configs.parse(_spelt(args), _define)
     if not values.topology:
-        raise UsageError(
-            "--topology is missing. Name a machine, as in --topology v5e:16x16."
-        )
+        raise UsageError("--topology is missing. Give one, as in --topology v5e:16x16.")
     if values.plot:
         _check_plot(values.plot)
     return _plan(values, config)
 
 
 def _spelt(args: list[str]) -> list[str]:
-    """absl knows no dashes in names."""
-    for name in OWN:
+    """absl does not allow dashes in names of flags."""
+    for name in DASHED:
         plain = name.replace("-", "_")
         args = [
             arg.replace(name, plain, 1) if arg.lstrip("-").startswith(name) else arg
@@ -112,13 +111,13 @@ def _plan(values: flags.FlagValues, config: configs.ConfigDict) -> int:
         size=values.size,
         effort=values.effort,
     )
-    asked = sweep.requests(
+    requests = sweep.requests(
         base,
         [name for name in values.topology.split(",") if name.strip()],
         _meshes(values.mesh) or [config.get("mesh", "")],
         _batches(values.batch_per_device),
     )
-    for request in asked:
+    for request in requests:
         topologies.check_compiler(topologies.parse(request.topology))
     options = sweep.Options(
         folder=cache_folder("plan"),
@@ -131,9 +130,9 @@ def _plan(values: flags.FlagValues, config: configs.ConfigDict) -> int:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     rows = []
-    for row in sweep.run(asked, values.pairs, options):
+    for row in sweep.run(requests, values.pairs, options):
         rows.append(row)
-        if values.json:  # what is done stays done if a later cell is stopped
+        if values.json:  # written after every row: a stopped command keeps its rows
             _write(Path(values.json), json.dumps(rows, indent=1) + "\n")
     print(report.table(rows))
     if values.plot:
@@ -144,37 +143,37 @@ def _plan(values: flags.FlagValues, config: configs.ConfigDict) -> int:
 
 
 def _meshes(text: str) -> list[str]:
-    return [part.strip() for part in text.split(";") if part.strip()]
+    return [mesh.strip() for mesh in text.split(";") if mesh.strip()]
 
 
 def _batches(text: str) -> list[int | None]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    sizes = [size.strip() for size in text.split(",") if size.strip()]
+    if not all(size.isdigit() and int(size) > 0 for size in sizes):
         raise UsageError(
             f"--batch-per-device is {text!r}. Give positive numbers, as in 1,2,4."
         )
-    return [int(part) for part in parts] or [None]
+    return [int(size) for size in sizes] or [None]
 
 
 def _efficiency(text: str) -> Efficiency:
-    """`compute=.7,hbm=.8` as shares of the peak rates."""
-    shares: dict[str, float] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        name, _, value = (word.strip() for word in part.partition("="))
+    """`compute=.7,hbm=.8` as fractions of the peak rates."""
+    fractions: dict[str, float] = {}
+    for entry in filter(None, (e.strip() for e in text.split(","))):
+        name, _, value = (word.strip() for word in entry.partition("="))
         known = [field.name for field in dataclasses.fields(Efficiency)]
-        share = _number(value)
-        if name not in known or name in shares or not 0 < share <= 1:
+        fraction = _number(value)
+        if name not in known or name in fractions or not 0 < fraction <= 1:
             raise UsageError(
-                f"--efficiency {text}: {part!r} is none of {', '.join(known)} with a "
-                "share of the peak in (0, 1], once each. Write it as "
+                f"--efficiency {text}: {entry!r} is not one of {', '.join(known)} with "
+                "a fraction in (0, 1], once each. Write it as "
                 "compute=.7,hbm=.8,network=.6."
             )
-        shares[name] = share
-    return Efficiency(**shares)
+        fractions[name] = fraction
+    return Efficiency(**fractions)
 
 
 def _number(text: str) -> float:
-    """Not a number where it is none."""
+    """The number; NaN if the text is not a number."""
     try:
         return float(text)
     except ValueError:
@@ -182,7 +181,7 @@ def _number(text: str) -> float:
 
 
 def _check_plot(name: str) -> None:
-    """Say what is missing before an hour of compiling, not after."""
+    """Refuse a plot that cannot be drawn before compiling for an hour."""
     import importlib.util
 
     if importlib.util.find_spec("matplotlib") is None:
@@ -191,7 +190,9 @@ def _check_plot(name: str) -> None:
             "pip install 'gendr_jax[plan]'."
         )
     if Path(name).suffix not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"--plot {name} is no picture. Give a name such as plan.png.")
+        raise UsageError(
+            f"--plot {name} is not an image. Give a name such as plan.png."
+        )
 
 
 def _write(path: Path, text: str) -> None:

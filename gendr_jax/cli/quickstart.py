@@ -1,8 +1,4 @@
-"""`gendr quickstart`: photographs that pip installed, restored, and a picture of it.
-
-Three stages through the same code as `gendr train`, then one picture restored through
-the same code as `gendr restore`.
-"""
+"""`gendr quickstart`: restore photographs of scikit-image, write a comparison image."""
 
 from pathlib import Path
 
@@ -10,11 +6,11 @@ from gendr_jax.cli.common import DEFAULT_WEIGHTS, Parser, tidy_when_terminated
 
 
 def main(args: list[str]) -> int:
-    """Restore and show; the exit status.
+    """Run the command; the exit status.
 
     Raises:
         UsageError: unknown flags, scikit-image is not installed, or the folder has
-            work that quickstart has not made and would replace.
+            files that quickstart has not made and would replace.
     """
     flags = _parser().parse_args(args)
     if flags.train:
@@ -29,11 +25,11 @@ def main(args: list[str]) -> int:
 
     with tidy_when_terminated():
         comparison.outputs(flags.workdir).refuse_foreign([comparison.PICTURE])
-        print(f"restoring with {DEFAULT_WEIGHTS}; the first time compiles", flush=True)
+        print(f"restoring with {DEFAULT_WEIGHTS}; the first run compiles", flush=True)
         shown = comparison.shipped()
         target = comparison.save_picture(shown, flags.workdir)
-    for one in shown:
-        print(f"  {one.name:<10} bicubic {one.bicubic:.2f} dB, GenDR {one.ours:.2f} dB")
+    for x in shown:
+        print(f"  {x.name:<10} bicubic {x.bicubic:.2f} dB, GenDR {x.ours:.2f} dB")
     print(f"restored: {target}")
     bicubic, ours = comparison.means(shown)
     print(f"PSNR bicubic {bicubic:.2f} dB, GenDR {ours:.2f} dB")
@@ -44,7 +40,7 @@ def _parser() -> Parser:
     parser = Parser(
         "gendr quickstart",
         "Restore sample photographs (of scikit-image) with the shipped weights and\n"
-        "write a comparison picture.",
+        "write a comparison image.",
     )
     add = parser.add_argument
     add("--workdir", type=Path, default=Path("gendr_quickstart"), metavar="DIR")

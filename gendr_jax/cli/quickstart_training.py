@@ -1,8 +1,7 @@
-"""`gendr quickstart --train`: the whole system in small, on scikit-image's pictures.
+"""`gendr quickstart --train`: train tiny networks on scikit-image's photographs.
 
-Three stages through the same code as `gendr train`, then one picture restored through
-the same code as `gendr restore`. What lives here: the order of things and the small
-numbers; the comparison picture is in comparison.py.
+The three stages run as in `gendr train`, then one photograph is restored as in
+`gendr restore`. The comparison image is made in comparison.py.
 """
 
 import json
@@ -34,13 +33,13 @@ ALIGNMENT = {
     },
     "hidden": 128,
 }
-# The first seconds' worth of each loss is compared with the last.
+# Losses whose first and last values are printed.
 LOSSES = {
     "vae": ("loss_vae",),
     "base": ("denoising_base", "repa_base"),
     "distill": ("loss_generator", "loss_latent", "loss_pixel", "loss_fake"),
 }
-# Exit status by reason: 75 is for "call again", as in sysexits.h.
+# Exit status by reason: 75 (EX_TEMPFAIL of sysexits.h) means "start again".
 STOPPED = {"nan": 1, "sigterm": 75, "user": 130}
 STEPS = {"vae": 240, "base": 250, "distill": 100}
 COMMON = {
@@ -55,7 +54,7 @@ COMMON = {
 
 
 def configs(workdir: Path) -> dict[str, dict[str, Any]]:
-    """The three stages' configurations, in order; each starts from the one before."""
+    """The three stages' configurations, in order; each starts from the previous one."""
     adam = {"clip": 1.0, "warmup": 20}
     tiny = {"vae": VAE, "unet": UNET, "alignment": ALIGNMENT}
     weights = {stage: str(workdir / stage / "weights") for stage in STEPS}
@@ -103,10 +102,10 @@ def configs(workdir: Path) -> dict[str, dict[str, Any]]:
 
 
 def run(workdir: Path) -> int:
-    """Train, distil, restore, show; the exit status. Started again, it resumes.
+    """Train, distil, restore; the exit status. Started again, it resumes.
 
     Raises:
-        UsageError: the folder has work that quickstart has not made and would replace.
+        UsageError: the folder has files that quickstart has not made and would replace.
     """
     import time
 
@@ -121,7 +120,7 @@ def run(workdir: Path) -> int:
     comparison.outputs(workdir).refuse_foreign(
         (*comparison.COLLECTED, comparison.PICTURE)
     )
-    # Worker processes of grain read the global flags, which nobody parses here.
+    # Worker processes of grain read absl's global flags, which are not parsed here.
     flags.FLAGS.mark_as_parsed()
     silence_libraries()
     cache_programs()
@@ -155,8 +154,8 @@ def run(workdir: Path) -> int:
 def fall(lines: list[dict[str, Any]], loss: str) -> tuple[float, float]:
     """Means of a loss over the first and the last fifth of the logged steps."""
     values = [line[loss] for line in lines if loss in line]
-    part = max(1, len(values) // 5)
-    return sum(values[:part]) / part, sum(values[-part:]) / part
+    fifth = max(1, len(values) // 5)
+    return sum(values[:fifth]) / fifth, sum(values[-fifth:]) / fifth
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`gendr restore`: photographs in, larger ones out."""
+"""`gendr restore`: enlarge and restore photographs."""
 
 import sys
 from collections.abc import Callable
@@ -19,25 +19,27 @@ SIZES = ("outscale", "width", "height", "longest_side", "megapixels")
 
 
 def main(args: list[str]) -> int:
-    """Run the command; 0 when all pictures were done, 1 when some failed.
+    """Run the command; 0 if all images were restored, 1 if some failed.
 
     Raises:
-        UsageError: flags or names that cannot be used, weights that cannot be read.
+        UsageError: wrong flags or names, or weights that cannot be read.
     """
     flags = restore_flags.parse(args)
     from gendr_jax.restore.folders import comparisons, naming
 
     out = Path(flags.output)
-    more = [Path(p) for p in (flags.compare, flags.residual_map) if p is not None]
-    found, problems, notes = naming.find(
-        flags.input, recursive=flags.recursive, outs=[out, *more]
+    other_outputs = [
+        Path(p) for p in (flags.compare, flags.residual_map) if p is not None
+    ]
+    inputs, problems, notes = naming.find(
+        flags.input, recursive=flags.recursive, outs=[out, *other_outputs]
     )
     todo = naming.assign(
-        found, out, ext=flags.ext, suffix=flags.suffix, resume=flags.skip_existing
+        inputs, out, ext=flags.ext, suffix=flags.suffix, resume=flags.skip_existing
     )
-    comparisons.require_apart(todo, more, flags.report)
+    comparisons.require_apart(todo, other_outputs, flags.report)
     _require_lossy(todo, flags.quality)
-    # Of names that are settled: all machines agree on them.
+    # After names are assigned, so that all machines assign the same names.
     first, step = flags.share
     todo, problems = todo[first::step], dict([*problems.items()][first::step])
     earlier = report_lib.figures(flags.report if flags.skip_existing else None)
@@ -48,9 +50,9 @@ def main(args: list[str]) -> int:
         with tidy_when_terminated():
             failed = _work(todo, problems, flags, report, earlier)
     except KeyboardInterrupt:
-        again = "" if flags.skip_existing else " with --skip-existing"
+        resume = "" if flags.skip_existing else " with --skip-existing"
         raise KeyboardInterrupt(
-            f"stopped by the keyboard. Start the same command again{again}."
+            f"stopped by Ctrl-C. Start the same command again{resume}."
         ) from None
     finally:
         unwritten = report.close()
@@ -66,7 +68,7 @@ def _work(
     report: report_lib.Report,
     earlier: dict[str, dict],
 ) -> int:
-    """How many could not be done."""
+    """Restore, or estimate with --dry-run; how many images failed."""
     options = picture_options(flags)
     for path, why in problems.items():
         report_lib.say_error(why)
@@ -75,11 +77,11 @@ def _work(
     if flags.dry_run:
         from gendr_jax.cli import restore_cost
 
-        left = _without_existing(todo, flags, report, earlier, print)
-        failed = restore_cost.show(left, count, flags, options, report)
+        remaining = _without_existing(todo, flags, report, earlier, print)
+        failed = restore_cost.show(remaining, count, flags, options, report)
         return len(problems) + failed
     failed = [*problems, *_restore_all(todo, flags, options, report, earlier)]
-    if count > 1:  # their reasons have scrolled away
+    if count > 1:  # repeated here: their errors have scrolled away
         for name in failed:
             print(f"failed: {report_lib.printable(name)}")
     print(f"{count - len(failed)} of {count} done")
@@ -87,7 +89,7 @@ def _work(
 
 
 def _require_lossy(todo: list[Any], quality: int | None) -> None:
-    """Refuse a quality that no result has.
+    """Refuse --quality if no output is JPEG or WebP.
 
     Raises:
         UsageError: with the remedy.
@@ -97,16 +99,16 @@ def _require_lossy(todo: list[Any], quality: int | None) -> None:
     kinds = {FORMATS.get(job.target.suffix.lower()) for job in todo}
     if quality is not None and todo and kinds.isdisjoint({"JPEG", "WEBP"}):
         raise UsageError(
-            f"--quality is {quality}, and no result is JPEG or WebP; the others lose "
-            "nothing. Leave it out, or add --ext jpg."
+            f"--quality is {quality}, and no output is JPEG or WebP; other formats are "
+            "lossless. Leave it out, or add --ext jpg."
         )
 
 
 def picture_options(flags: Any) -> Any:
-    """What flags say of each picture.
+    """The settings for each image by the flags.
 
     Raises:
-        UsageError: a size that is none.
+        UsageError: a wrong size.
     """
     from gendr_jax import image_io
     from gendr_jax.image_io.resize import Target
@@ -141,7 +143,7 @@ def _restore_all(
     report: report_lib.Report,
     earlier: dict[str, dict],
 ) -> list[str]:
-    """Restore the pictures one by one; those that failed."""
+    """Restore the images one by one; the names of those that failed."""
     from gendr_jax.restore.folders import run
 
     run.clear_leftovers(todo, options)
@@ -164,9 +166,13 @@ def _restore_all(
             seconds = f"{entry['seconds']:.1f} s"
             reporter.advance(f"{job.source} -> {job.target} {size} {seconds}")
 
-        left = _without_existing(todo, flags, report, earlier, reporter.advance)
+        remaining = _without_existing(todo, flags, report, earlier, reporter.advance)
         run.run(
-            left, options, lambda: open_restorer(flags), report_work, reporter.tiles
+            remaining,
+            options,
+            lambda: open_restorer(flags),
+            report_work,
+            reporter.tiles,
         )
     return failed
 
@@ -178,26 +184,26 @@ def _without_existing(
     earlier: dict[str, dict],
     advance: Callable[[str], None],
 ) -> list[Any]:
-    """What is left to do; figures of what is there are those of an earlier report."""
+    """The images without an output file; for others report the earlier figures."""
     from gendr_jax.restore.folders import run
 
-    left = []
+    remaining = []
     for job in todo:
         if flags.skip_existing and run.is_there(job.target):
             names = {"input": str(job.source), "output": str(job.target)}
             known = earlier.get(str(job.target), {})
             report({**known, **names, "status": run.SKIPPED, "error": None})
-            advance(report_lib.printable(f"{job.target} is there already"))
+            advance(report_lib.printable(f"{job.target} exists already"))
         else:
-            left.append(job)
-    return left
+            remaining.append(job)
+    return remaining
 
 
 def open_restorer(flags: Any) -> Any:
-    """Read the weights that flags name, ready to restore as they say.
+    """The restorer with the weights and options of the flags.
 
     Raises:
-        UsageError: weights that cannot be read, or flags that cannot be used.
+        UsageError: weights that cannot be read, or wrong flags.
     """
     from gendr_jax.cli.common import cache_programs, silence_libraries
 

@@ -1,4 +1,4 @@
-"""`gendr restore --dry-run`: what each picture will take, before any weight is read."""
+"""`gendr restore --dry-run`: estimate memory and time without reading weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,14 +26,14 @@ def show(
     options: PictureOptions,
     report: Callable[[dict], None],
 ) -> int:
-    """Print a line a picture and a total; how many cannot be done.
+    """Print a line for each image and a total; how many cannot be restored.
 
     Args:
-        todo: without those that are there already.
-        total: of all that the command names.
+        todo: images without an output file (with --skip-existing).
+        total: number of all images of the command.
 
     Raises:
-        UsageError: no weights folder, or one of another kind.
+        UsageError: no weights folder, or weights of another kind.
     """
     plan, failed, flops, seconds = _planner(flags), 0, 0, 0.0
     for job in todo:
@@ -42,23 +42,24 @@ def show(
             reader, scale = look(job, options)
             head = reader.header
             size = resize.output_size(head.height, head.width, scale)
-            # Whether alpha hides anything only pixels say.
+            # Only the pixels tell whether alpha is opaque.
             image_io.require_fit(job.target, reader.like, *size, alpha=False)
-            found = plan(*size)
+            estimated = plan(*size)
         except FAULTS as error:
             failed += 1
             why = one_line(error, job.source)
             say_error(why)
             report({**names, "status": "failed", "error": why})
             continue
-        flops, seconds = flops + found.flops, seconds + (found.seconds or 0.0)
+        flops += estimated.flops
+        seconds += estimated.seconds or 0.0
         line = f"{job.source} {head.width}x{head.height} -> {job.target} "
-        print(printable(line) + _text(found))
-        report({**names, "status": "planned", **_entry(found)})
+        print(printable(line) + _text(estimated))
+        report({**names, "status": "planned", **_entry(estimated)})
     count = len(todo) - failed
     print(
         f"{count} of {total} to do: {flops / TERA:.3g} TFLOP, "
-        f"about {seconds:.3g} s on {_device()}, compiling and files left out"
+        f"about {seconds:.3g} s on {_device()}, without compiling and file access"
     )
     return failed
 
@@ -66,9 +67,9 @@ def show(
 def _planner(flags: Any) -> Callable[[int, int], Estimate]:
     """(height, width) of an output -> its estimate."""
     with weights_are_configuration():
-        said = one_file.settings(flags.weights)
+        settings = one_file.settings(flags.weights)
     dtype, mesh = DTYPES[dtype_of(flags)], mesh_of(flags)
-    recipe = recipe_of(said, dtype, flags.pad_cfg)
+    recipe = recipe_of(settings, dtype, flags.pad_cfg)
     rate = estimate.measured_rate(dtype)
     devices = 1 if mesh is None else mesh.size
     space = 1 if mesh is None else mesh.shape["space"]
@@ -91,24 +92,24 @@ def _planner(flags: Any) -> Callable[[int, int], Estimate]:
     return plan
 
 
-def _text(found: Estimate) -> str:
-    tiles = f"{found.tiles} tile{'s' * (found.tiles > 1)}"
-    shape = f"{found.pass_hw[1]}x{found.pass_hw[0]}"
+def _text(estimated: Estimate) -> str:
+    tiles = f"{estimated.tiles} tile{'s' * (estimated.tiles > 1)}"
+    shape = f"{estimated.pass_hw[1]}x{estimated.pass_hw[0]}"
     return (
-        f"{found.width}x{found.height}, {tiles} of {shape}, "
-        f"{found.flops / TERA:.3g} TFLOP, {found.peak_bytes / GIB:.3g} GiB, "
-        f"about {found.seconds:.3g} s"
+        f"{estimated.width}x{estimated.height}, {tiles} of {shape}, "
+        f"{estimated.flops / TERA:.3g} TFLOP, {estimated.peak_bytes / GIB:.3g} GiB, "
+        f"about {estimated.seconds:.3g} s"
     )
 
 
-def _entry(found: Estimate) -> dict[str, Any]:
+def _entry(estimated: Estimate) -> dict[str, Any]:
     return {
-        "width": found.width,
-        "height": found.height,
-        "tiles": found.tiles,
-        "flops": found.flops,
-        "peak_bytes": found.peak_bytes,
-        "expected_seconds": round(found.seconds or 0.0, 3),
+        "width": estimated.width,
+        "height": estimated.height,
+        "tiles": estimated.tiles,
+        "flops": estimated.flops,
+        "peak_bytes": estimated.peak_bytes,
+        "expected_seconds": round(estimated.seconds or 0.0, 3),
     }
 
 

@@ -9,7 +9,7 @@ from gendr_jax.errors import InputError, UsageError
 
 @contextlib.contextmanager
 def weights_are_configuration() -> Iterator[None]:
-    """Bad weights are no failed picture: exit status 2."""
+    """Turn InputError into UsageError: wrong weights give exit status 2."""
     try:
         yield
     except InputError as error:
@@ -17,21 +17,21 @@ def weights_are_configuration() -> Iterator[None]:
 
 
 def dtype_of(flags: Any) -> str:
-    """What --dtype says, or what suits the device."""
+    """The value of --dtype, or the default of the device."""
     import jax
 
-    # Processors have no bfloat16 arithmetic worth the name.
+    # bfloat16 is slow on CPUs.
     return flags.dtype or ("fp32" if jax.default_backend() == "cpu" else "bf16")
 
 
 def mesh_of(flags: Any) -> Any:
-    """The devices of --mesh; None is the first one."""
+    """The mesh of --mesh; None: the first device."""
     from gendr_jax import sharding
 
     if flags.mesh is None:
         return None
-    named = {part.partition("=")[0].strip() for part in flags.mesh.split(",")}
-    if named & {sharding.DCN, sharding.FSDP, sharding.MODEL}:
+    axes = {axis.partition("=")[0].strip() for axis in flags.mesh.split(",")}
+    if axes & {sharding.DCN, sharding.FSDP, sharding.MODEL}:
         raise UsageError(
             f"--mesh {flags.mesh}: restoring has the axes data and space. "
             "Write it as data=2,space=4."

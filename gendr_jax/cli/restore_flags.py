@@ -1,4 +1,4 @@
-"""The flags of `gendr restore`, and which values they refuse.
+"""The flags of `gendr restore`, and the checks of their values.
 
 Imports nothing heavy, so that --help answers at once.
 """
@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from gendr_jax.cli.common import DEFAULT_WEIGHTS, Parser
 from gendr_jax.errors import UsageError
 
-# (flag, its value when it is not given, the flag that it says something about)
+# (flag, its default, the flag without which it has no effect)
 IDLE_WITHOUT = (
     ("on_residual", "warn", "max_residual"),
     ("compare_layout", "side", "compare"),
@@ -18,10 +18,10 @@ IDLE_WITHOUT = (
 
 
 def parse(args: list[str]) -> Any:
-    """The flags, checked as far as they say themselves.
+    """The flags, checked without reading files.
 
     Raises:
-        UsageError: flags that cannot be used.
+        UsageError: unknown flags or wrong values.
     """
     flags = _parser().parse_args(args)
     _check(flags)
@@ -72,14 +72,19 @@ def _size_flags(group: Any) -> None:
         metavar="F",
         help="scale factor, 1 to 16 (default: 4)",
     )
-    add("--width", type=int, metavar="W", help="exact width of results in pixels")
-    add("--height", type=int, metavar="H", help="exact height of results in pixels")
-    add("--longest-side", type=int, metavar="L", help="exact longer side in pixels")
+    add("--width", type=int, metavar="W", help="exact width of the output in pixels")
+    add("--height", type=int, metavar="H", help="exact height of the output in pixels")
+    add(
+        "--longest-side",
+        type=int,
+        metavar="L",
+        help="exact longer side of the output in pixels",
+    )
     add(
         "--megapixels",
         type=float,
         metavar="M",
-        help="size of results in millions of pixels",
+        help="size of the output in millions of pixels",
     )
 
 
@@ -91,20 +96,20 @@ def _network_flags(group: Any) -> None:
         type=_tile,
         default="auto",
         metavar="auto|0|N",
-        help="side of a tile in output pixels; 0: no tiles (default: auto)",
+        help="tile size in output pixels; 0: no tiles (default: auto)",
     )
     add(
         "--tile-overlap",
         type=int,
         metavar="N",
-        help="output pixels that tiles overlap (default: a quarter)",
+        help="overlap of tiles in output pixels (default: a quarter)",
     )
     add(
         "--batch",
         type=int,
         default=1,
         metavar="N",
-        help="pictures of one size per pass",
+        help="images of one size per pass",
     )
     add(
         "--mesh", metavar="AXES", help='devices, "data=8,space=1" (default: one device)'
@@ -113,7 +118,7 @@ def _network_flags(group: Any) -> None:
         "--color-fix",
         choices=["adain", "wavelet", "lab", "none"],
         default="adain",
-        help="how the colours of the input are restored (default: adain)",
+        help="how colours are matched to those of the input (default: adain)",
     )
     add(
         "--color-fix-strength",
@@ -134,13 +139,13 @@ def _network_flags(group: Any) -> None:
         type=float,
         default=1.0,
         metavar="W",
-        help="PadCFG guidance of weights of kind pix, two passes per picture; above 1 "
+        help="PadCFG guidance for weights of kind pix, two passes per image; above 1 "
         "sharpens (default: 1, off)",
     )
     add(
         "--dtype",
         choices=["bf16", "fp32"],
-        help="of computation (default: bf16; fp32 on a CPU)",
+        help="compute dtype (default: bf16; fp32 on a CPU)",
     )
     add(
         "--seed",
@@ -158,17 +163,17 @@ def _network_flags(group: Any) -> None:
 
 
 def _share(text: str) -> tuple[int, int]:
-    """(the first, the step) of a slice."""
+    """(start, step) of the slice of images."""
     first, _, count = text.partition("/")
     if first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count):
         return int(first) - 1, int(count)
-    raise ArgumentTypeError(f"{text!r} is no share, the first of four is 1/4")
+    raise ArgumentTypeError(f"{text!r} is not K/N, the first of four is 1/4")
 
 
 def _tile(text: str) -> str | int:
     if text == "auto" or text.isdecimal():
         return text if text == "auto" else int(text)
-    raise ArgumentTypeError(f"{text!r} is no tile, there are auto, 0 and pixels")
+    raise ArgumentTypeError(f"{text!r} is not auto, 0 or a number of pixels")
 
 
 def _file_flags(group: Any) -> None:
@@ -177,7 +182,7 @@ def _file_flags(group: Any) -> None:
         "--ext",
         choices=["auto", "png", "jpg", "webp", "tiff"],
         default="auto",
-        help="format of results (default: auto, as the input)",
+        help="format of the output (default: auto, as the input)",
     )
     add(
         "--quality",
@@ -186,14 +191,18 @@ def _file_flags(group: Any) -> None:
         help="1 to 100, for JPEG (default: 95) and WebP (default: lossless)",
     )
     add("--suffix", default="", metavar="S", help="added to file names, such as _x4")
-    add("--recursive", action="store_true", help="search subfolders and keep the tree")
-    add("--skip-existing", action="store_true", help="skip inputs whose result exists")
+    add(
+        "--recursive",
+        action="store_true",
+        help="search subfolders, and keep them in OUT",
+    )
+    add("--skip-existing", action="store_true", help="skip inputs whose output exists")
     add(
         "--share",
         type=_share,
         default="1/1",
         metavar="K/N",
-        help="every Nth picture from the Kth on, to share work between machines",
+        help="every Nth image from the Kth on, to split a folder over machines",
     )
     add(
         "--strip-metadata",
@@ -206,12 +215,12 @@ def _file_flags(group: Any) -> None:
         metavar="N",
         help="refuse larger inputs, against decompression bombs (default: 89478485)",
     )
-    add("--compare", metavar="DIR", help="write before/after pictures to this folder")
+    add("--compare", metavar="DIR", help="write before/after images to this folder")
     add(
         "--compare-layout",
         choices=["side", "split"],
         default="side",
-        help="side by side, or one picture split in the middle (default: side)",
+        help="side by side, or one image split in the middle (default: side)",
     )
 
 
@@ -220,19 +229,19 @@ def _check_flags(group: Any) -> None:
     add(
         "--dry-run",
         action="store_true",
-        help="print sizes, memory and time, restore nothing",
+        help="print sizes, memory and time without restoring",
     )
-    add("--report", metavar="FILE.jsonl", help="write one JSON line per picture")
+    add("--report", metavar="FILE.jsonl", help="write one JSON line per image")
     add(
         "--stage-times",
         action="store_true",
-        help="time each network for the report; compiles them once more",
+        help="time each network for the report; compiles each separately",
     )
     add(
         "--max-residual",
         type=float,
         metavar="F",
-        help="warn of results that, reduced again, differ more from the input (0 to 1)",
+        help="warn if an output, reduced again, differs more from the input (0 to 1)",
     )
     add(
         "--on-residual",
@@ -254,23 +263,23 @@ def _check(flags: Any) -> None:
     if "" in flags.input:
         raise UsageError("a path of --input is empty. Leave it out, or correct it.")
     if set(flags.suffix) & {"/", "\0"}:
-        _refuse("suffix", repr(flags.suffix), "it is a part of a name, not a path")
+        _refuse("suffix", repr(flags.suffix), "it must not contain a slash")
     for name in ("strength", "color_fix_strength", "max_residual"):
         value = getattr(flags, name)
         if value is not None and not 0 <= value <= 1:
-            _refuse(name, value, "it goes from 0 to 1")
+            _refuse(name, value, "it must be from 0 to 1")
     for name in ("max_input_pixels", "max_pixels", "batch"):
         value = getattr(flags, name)
         if value is not None and value < 1:
             _refuse(name, value, "it must be above 0")
     if flags.quality is not None and not 1 <= flags.quality <= 100:
-        _refuse("quality", flags.quality, "it goes from 1 to 100")
+        _refuse("quality", flags.quality, "it must be from 1 to 100")
     if flags.tile_overlap is not None and flags.tile_overlap < 0:
         _refuse("tile_overlap", flags.tile_overlap, "it must be 0 or more")
-    for name, idle, needed in IDLE_WITHOUT:
-        if getattr(flags, name) != idle and getattr(flags, needed) in (None, False):
+    for name, default, needed in IDLE_WITHOUT:
+        if getattr(flags, name) != default and getattr(flags, needed) in (None, False):
             flag, other = (f"--{x.replace('_', '-')}" for x in (name, needed))
-            raise UsageError(f"{flag} does nothing without {other}. Add that.")
+            raise UsageError(f"{flag} has no effect without {other}. Add {other}.")
 
 
 def _refuse(name: str, value: Any, why: str) -> NoReturn:

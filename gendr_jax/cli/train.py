@@ -1,7 +1,7 @@
-"""`gendr train`: flags, then one call of the training loop.
+"""`gendr train`: parse flags, then call the training loop.
 
-Nothing heavy is imported before the flags are read, so that help and mistakes are
-answered at once.
+Nothing heavy is imported before the flags are parsed, so that help and errors in flags
+are printed at once.
 """
 
 import os
@@ -31,42 +31,44 @@ checkpoint and stop.
   --workdir DIR         checkpoints, metrics.jsonl, tb/, samples/, run.json, weights/;
                         a folder, or gs://BUCKET/PATH
   --accept-changes      resume with changed loss weights, batch size, data settings...;
-                        learning rates and schedules need no flag
+                        changed learning rates and schedules need no flag
   --from-step N         resume from checkpoint N; newer ones are renamed
   --fork DIR            start a new --workdir from another run's checkpoint, with its
                         optimizer state and all roles: OLD, or OLD/checkpoints/STEP
   --take-over           stop another run that uses the same workdir
   --distributed         this is one of several processes (jax.distributed)
-  --help                this text
+  --help                print this text
 
 exit status: 0 done; 1 error, or updates were not finite; 2 wrong usage; 75 not
 finished, start the same command again: stopped by a signal and saved, no progress for
-config.watchdog.seconds, or another run uses the workdir; 128 + N a second signal N.
-run.json has the reason.
+config.watchdog.seconds, or another run uses the workdir; 128 + N ended by a second
+signal N. run.json has the reason.
 """
 
 
 def main(args: list[str]) -> int:
     """Run the command; the exit status.
 
-    0: done. 75: stopped on request and saved. 1: stopped because updates were not
-    finite. Raises UsageError for flags, configurations and workdirs that do not fit.
+    0: done. 75: stopped by a signal and saved. 1: stopped because updates were not
+    finite. Raises UsageError for wrong flags, configurations and workdirs.
     """
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     if {"--help", "-h", "-help"} & set(args):
         print(USAGE, end="")
         return 0
     values, config = configs.parse(_spelt(args), _define)
     if not values.workdir:
-        raise UsageError("--workdir is missing. Give a folder for all that is written.")
+        raise UsageError(
+            "--workdir is missing. Give a folder for checkpoints and logs."
+        )
     from gendr_jax.cli.common import tidy_when_terminated
 
-    with tidy_when_terminated():  # until the loop takes the signals itself
-        return _train(config, values, begun)
+    with tidy_when_terminated():  # until the loop handles signals itself
+        return _train(config, values, start_time)
 
 
 def _spelt(args: list[str]) -> list[str]:
-    """absl knows no dashes in names."""
+    """absl does not allow dashes in names of flags."""
     for name in ("accept-changes", "take-over", "from-step"):
         plain = name.replace("-", "_")
         args = [re.sub(rf"^--?(no)?{name}(?==|$)", rf"--\1{plain}", a) for a in args]
@@ -74,7 +76,7 @@ def _spelt(args: list[str]) -> list[str]:
 
 
 def _refuse_workdir_in_data(workdir: str, config: configs.ConfigDict) -> None:
-    """Its sample sheets would be photographs to train on."""
+    """Refuse a workdir in a data folder: its sample sheets would be trained on."""
     from gendr_jax.data.open_source import folders
     from gendr_jax.weights.remote_paths import is_remote
 
@@ -95,7 +97,9 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("fork", "", "", flag_values=values)
 
 
-def _train(config: configs.ConfigDict, values: flags.FlagValues, begun: float) -> int:
+def _train(
+    config: configs.ConfigDict, values: flags.FlagValues, start_time: float
+) -> int:
     from gendr_jax.cli.common import cache_programs
     from gendr_jax.sharding import make_mesh
     from gendr_jax.train.run import distributed, loop, signals
@@ -111,11 +115,11 @@ def _train(config: configs.ConfigDict, values: flags.FlagValues, begun: float) -
         distributed.join(
             typed(Processes, config.get("processes", {}), "config.processes")
         )
-    # Worker processes of grain read the global flags, which nobody parses here.
+    # Worker processes of grain read absl's global flags, which are not parsed here.
     flags.FLAGS.mark_as_parsed()
     mesh = make_mesh(config.get("mesh", ""))
     _refuse_workdir_in_data(values.workdir, config)
-    # A ConfigDict has the methods of a mapping and not the base class.
+    # A ConfigDict has the methods of a Mapping but not its base class.
     setup = build.setup(cast(Mapping[str, Any], config), mesh)
     result = loop.run(
         setup.stage,
@@ -123,7 +127,7 @@ def _train(config: configs.ConfigDict, values: flags.FlagValues, begun: float) -
         setup.settings,
         mesh=mesh,
         workdir=values.workdir,
-        begun=begun,
+        begun=start_time,
         start=Start(
             accept_changes=values.accept_changes,
             from_step=values.from_step,
@@ -135,12 +139,12 @@ def _train(config: configs.ConfigDict, values: flags.FlagValues, begun: float) -
     if result.reason == "nan":
         print(
             f"gendr: error: training stopped, {result.message}. Nothing was saved "
-            "since the first of them: start again with a lower learning rate, "
+            "since the first of these steps: start again with a lower learning rate, "
             "or add --from-step N to go back to checkpoint N.",
             file=sys.stderr,
         )
     status = {"done": 0, "nan": 1}.get(result.reason, TRY_AGAIN)
     if signals.work_left_behind():
         sys.stdout.flush()
-        os._exit(status)  # all is written; Python would wait for the compiler
+        os._exit(status)  # all files are written; Python would wait for the compiler
     return status

@@ -146,7 +146,7 @@ REST = {
     "args, said",
     [
         (["--program=train"], "needs --config"),
-        (["--size=big"], "'big' is no size"),
+        (["--size=big"], "'big' is not a size"),
         (["--stages=vae"], "known are encoder, unet"),
         (["--peer=fast", "--size=65"], "no multiple of 64"),
         (["surplus"], "is not a flag"),

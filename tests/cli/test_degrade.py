@@ -251,11 +251,11 @@ def test_resume_goes_on_and_makes_anew_what_has_changed(photos, tmp_path, capsys
     (out / "LR/a.png.png").write_bytes(b"spoilt")
     capsys.readouterr()
     assert degrade.main([*flags, "--resume"]) == 0
-    assert "3 of 3" in (said := capsys.readouterr().out) and "1 were there" in said
+    assert "3 of 3" in (said := capsys.readouterr().out) and "1 existed already" in said
     assert contents(out) == want
     # pairs of other settings are ours, but are not kept
     assert degrade.main([*flags, "--resume", "-s", "2"]) == 0
-    assert "were there" not in capsys.readouterr().out
+    assert "existed already" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("layout", ["D/HR", "D/LR", "link"])

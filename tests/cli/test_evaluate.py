@@ -150,33 +150,33 @@ def test_methods_may_lack_pictures_where_that_is_meant(folders, tmp_path, capsys
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ([], "no method is named"),
+        ([], "no method is given"),
         (["--sr", "absent"], "absent does not exist"),
-        (["--sr", "sr", "--metrics", "psnr"], "psnr compares with truths"),
+        (["--sr", "sr", "--metrics", "psnr"], "psnr compares with ground truth"),
         (["--sr", "sr", "--metrics", "residual"], "residual compares with inputs"),
         (["--sr", "sr", "--metrics", "beauty"], "'beauty' is unknown"),
         (["--sr", "sr", "--metrics", "niqe"], "--niqe"),
-        (["--sr", "sr", "--metrics", ","], "--metrics names none"),
-        (["--sr", "bicubic", "--gt", "gt"], "Name their folder with --lr"),
-        (["--sr", "sr", "--sr", "x=sr", "--sr", "sr"], "two methods are called sr"),
-        (["--sr", "truth=sr"], "cannot be called truth"),
+        (["--sr", "sr", "--metrics", ","], "--metrics is empty"),
+        (["--sr", "bicubic", "--gt", "gt"], "folder with --lr"),
+        (["--sr", "sr", "--sr", "x=sr", "--sr", "sr"], "two methods have the name sr"),
+        (["--sr", "truth=sr"], "truth is reserved"),
         (["--sr", "=sr"], "Write it as NAME=DIR"),
-        (["--sr", "sr", "--set", "RealSR"], "--set and --root go together"),
+        (["--sr", "sr", "--set", "RealSR"], "--set and --root need each other"),
         (["--sr", "sr", "--set", "X", "--root", "."], "--set X is unknown"),
-        (["--sr", "sr", "--set", "RealSR", "--root", ".", "--gt", "gt"], "its own"),
+        (["--sr", "sr", "--set", "RealSR", "--root", ".", "--gt", "gt"], "determines"),
         (["--sr", "sr", "--crop", "-1"], "--crop is -1"),
         (["--sr", "sr", "-s", "0"], "--scale is 0"),
-        (["--sr", "sr", "-o", "x", "--csv", "x"], "cannot be the one file"),
-        (["--sr", "sr", "--html", "gt"], "cannot be the one file"),
-        (["--sr", "sr", "-o", "x", "--csv", "lr/../x"], "cannot be the one file"),
-        (["--sr", "sr", "-o", "gt/a.png"], "a.png is the name of a picture"),
+        (["--sr", "sr", "-o", "x", "--csv", "x"], "folder or is named twice"),
+        (["--sr", "sr", "--html", "gt"], "folder or is named twice"),
+        (["--sr", "sr", "-o", "x", "--csv", "lr/../x"], "folder or is named twice"),
+        (["--sr", "sr", "-o", "gt/a.png"], "a.png has the suffix of an image"),
         (["--sr", "sr", "--html", "sr/a.png/x.html"], "x.html cannot be written"),
         (["--sr", "\udcff=sr"], "the name ? is not UTF-8"),
         (["--sr", "sr", "--metric", "psnr"], "unrecognized arguments"),
         (["--sr", "sr", "--gt", "gt", "--sr-template", "SR_"], "has 0 times {}"),
         (
             ["--sr", "sr", "--gt", "gt", "--lr-suffix", "x", "--lr-template", "{}x"],
-            "say the same thing",
+            "exclude each other",
         ),
     ],
 )
@@ -239,7 +239,7 @@ def test_a_command_that_is_stopped_leaves_nothing(folders, tmp_path, number):
         told.splitlines()
         == {
             signal.SIGINT: [
-                "gendr: error: stopped by the keyboard. Start the same command again."
+                "gendr: error: stopped by Ctrl-C. Start the same command again."
             ],
             signal.SIGTERM: [],
         }[number]

@@ -97,7 +97,7 @@ def test_sizes_from_flags(weights, tmp_path, flags, size):
         (["--color-fix-strength", "-1"], "from 0 to 1"),
         (["--max-input-pixels", "0"], "above 0"),
         (["--color-fix", "hsv"], "hsv"),
-        (["--tile", "big"], "auto, 0 and pixels"),
+        (["--tile", "big"], "auto, 0 or a number of pixels"),
         (["--mesh", "row=2"], "'row'"),
         (["--batch", "0"], "batch is 0"),
     ],
@@ -421,7 +421,7 @@ def test_the_keyboard_leaves_whole_files_only(weights, tmp_path):
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 130
     assert errors == (
-        "gendr: error: stopped by the keyboard. Start the same command again with "
+        "gendr: error: stopped by Ctrl-C. Start the same command again with "
         "--skip-existing.\n"
     )
     left = sorted(os.listdir(tmp_path / "o"))

@@ -330,6 +330,6 @@ def test_quality_is_of_jpeg_and_webp(bicubic, tmp_path, capsys):
     plain = image_io.read(source).pixels_hwc
     np.testing.assert_array_equal(image_io.read(tmp_path / "d.webp").pixels_hwc, plain)
     assert gendr(*args, tmp_path / "b.png", "--quality", "30") == 2
-    assert "no result is JPEG or WebP" in capsys.readouterr().err
+    assert "no output is JPEG or WebP" in capsys.readouterr().err
     assert gendr(*args, tmp_path / "b.jpg", "--quality", "0") == 2
-    assert "--quality is 0, it goes from 1 to 100" in capsys.readouterr().err
+    assert "--quality is 0, it must be from 1 to 100" in capsys.readouterr().err

@@ -135,9 +135,9 @@ def test_the_page_says_what_it_needs(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for flags, message in (
-            (["--port", "99999"], "--port is 99999, it goes from 1 to 65535"),
-            (["--port", port], f"127.0.0.1:{port} cannot be had"),
-            (["--host", "no such host"], "no such host:7860 cannot be had"),
+            (["--port", "99999"], "--port is 99999, not in 1..65535"),
+            (["--port", port], f"127.0.0.1:{port} cannot be used"),
+            (["--host", "no such host"], "no such host:7860 cannot be used"),
         ):
             assert main_lib.main(["demo", "--weights", "absent", *flags]) == 2
             (error,) = capsys.readouterr().err.splitlines()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.mentions import ROOT, missing
+from tests.helpers.mentions import MENTION, ROOT, defined, missing
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
@@ -59,10 +59,23 @@ def test_a_file_that_is_not_there_is_seen():
 
 def test_the_walk_through_the_house_has_ten_steps_with_full_paths():
     page = (ROOT / "CONTRIBUTING.md").read_text()
-    walk = page[page.index("## A walk") : page.index("## Words")]
+    walk = page[page.index("## A walk") : page.index("## Where is")]
     assert re.findall(r"^(\d+)\.", walk, re.MULTILINE) == [str(n) for n in range(1, 11)]
     files = FILE.findall(walk)
     assert len(files) > 15 and not [f for f in files if not (PACKAGE / f).is_file()]
+
+
+def test_where_is_answers_with_files_and_names_that_exist():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    section = page[page.index("## Where is") : page.index("## Glossary")]
+    answers = [line.split("|")[2] for line in section.splitlines() if "? |" in line]
+    assert len(answers) >= 20
+    for answer in answers:
+        mentions = MENTION.findall(answer)
+        assert mentions, answer
+        for file, name in mentions:
+            assert (PACKAGE / file).is_file(), file
+            assert not name or name in defined(PACKAGE / file), f"{file}:{name}"
 
 
 def commands(path: Path, pattern: str) -> set[tuple[str, ...]]:

@@ -184,7 +184,7 @@ def test_the_command_without_metrics_of_pictures(pyiqa, gt, tmp_path):
 def test_what_the_command_refuses(pyiqa, gt, tmp_path, capsys, monkeypatch):
     assert gendr("evaluate", "--sr", gt, "--metrics", "pyiqa:fid") == 2
     line = capsys.readouterr().err
-    assert "pyiqa:fid compares with truths" in line and "--gt" in line
+    assert "pyiqa:fid compares with ground truth" in line and "--gt" in line
     one = write(tmp_path / "one", ["a.png"], (24, 32))
     given = ["--sr", one, "--gt", one]
     assert gendr("evaluate", *given, "--metrics", "pyiqa:fid") == 1

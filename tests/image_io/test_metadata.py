@@ -68,7 +68,7 @@ def test_what_is_stated_is_kept_or_named(pairs, source, target):
 
 def test_the_table_of_the_documentation_is_what_happens(pairs):
     lines = [
-        "| stated in | to JPEG | to PNG | to TIFF | to WebP |",
+        "| metadata of the input | to JPEG | to PNG | to TIFF | to WebP |",
         "|---|---|---|---|---|",
     ]
     order = ["JPEG", "PNG", "TIFF", "WebP"]
@@ -79,7 +79,7 @@ def test_the_table_of_the_documentation_is_what_happens(pairs):
                 before, after, _ = pairs[source, target]
                 kept = before[name] == after.get(name)
                 where = "kept" if source == target else PLACES.get((name, target))
-                cells.append((where or "kept") if kept else "**lost**, named")
+                cells.append((where or "kept") if kept else "**lost**, with a warning")
             lines.append(f"| {source}: {name} | {' | '.join(cells)} |")
     table = "\n".join(lines) + "\n"
     text = DOCS.read_text()

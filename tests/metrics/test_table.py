@@ -104,7 +104,7 @@ def test_niqe_takes_parameters(tmp_path):
 
 def test_the_page_has_every_metric():
     page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
-    against = {"nothing": "", "gt": "truth", "lr": "input"}
+    against = {"nothing": "", "gt": "ground truth", "lr": "input"}
     for metric in METRICS:
         start = f"| `{metric.name}` | {against[metric.against]} | {metric.better} |"
         assert start.replace("|  |", "| |") in page, start

@@ -225,7 +225,7 @@ def test_a_mistake_in_the_request_comes_back_as_one(config_file):
         (["--topology=cpu", "--batch-per-device=0"], "Give positive numbers"),
         (["--topology=cpu", "--batch-per-device=1,x"], "Give positive numbers"),
         (["--topology=cpu", "--effort=some"], "effort"),
-        (["--topology=cpu", "--plot=plan"], "is no picture"),
+        (["--topology=cpu", "--plot=plan"], "is not an image"),
         (["--topology=cpu", "--config.stepz=1"], "no --config.stepz"),
     ],
 )

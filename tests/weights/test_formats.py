@@ -46,7 +46,7 @@ FORMATS = [
         "tests/weights/foreign/test_component_folder.py"
         "::test_folders_written_by_us_load_in_the_libraries",
         equal=(
-            "the library's output; bit for bit there and back",
+            "the library's output; bit for bit in both directions",
             "tests/weights/foreign/test_component_folder.py"
             "::test_loaded_weights_compute_what_the_library_computes",
         ),
@@ -56,7 +56,7 @@ FORMATS = [
         CHOICES + "test_the_schedule_goes_back_as_it_came",
         EXPORT + "test_the_libraries_load_it_without_a_word",
         equal=(
-            "`DiffusionPipeline.from_pretrained` restores what README.md does",
+            "`DiffusionPipeline.from_pretrained` restores as the exported README.md",
             EXPORT + "test_the_program_in_the_readme_is_our_restorer",
         ),
     ),
@@ -64,12 +64,12 @@ FORMATS = [
         "`unet_ema/` of diffusers' training scripts",
         AVERAGES + "test_the_folder_unet_ema_goes_before_unet",
         equal=(
-            "the averaged arrays",
+            "the EMA arrays",
             AVERAGES + "test_the_folder_unet_ema_goes_before_unet",
         ),
     ),
     Format(
-        "LDM file: SD 1, SD 2, UNet, autoencoder, averages (`--to ldm`)",
+        "LDM file: SD 1, SD 2, UNet, autoencoder, EMA (`--to ldm`)",
         LDM_BACK,
         ONE_FILE + "test_an_ldm_file_comes_back_equal",
         equal=(
@@ -78,10 +78,10 @@ FORMATS = [
         ),
     ),
     Format(
-        "training checkpoint with averages (BasicSR, timm, torch, ema-pytorch)",
+        "training checkpoint with EMA weights (BasicSR, timm, torch, ema-pytorch)",
         AVERAGES + "test_averages_of_training_checkpoints",
         equal=(
-            "the averaged arrays",
+            "the EMA arrays",
             AVERAGES + "test_averages_of_training_checkpoints",
         ),
     ),
@@ -116,7 +116,7 @@ FORMATS = [
         ),
     ),
     Format(
-        "rsLoRA of PEFT; a LoRA that lost its alpha (`--lora-alpha`)",
+        "rsLoRA of PEFT; a LoRA without a stored alpha (`--lora-alpha`)",
         CHOICES + "test_rslora_and_a_lost_alpha",
         merged=CHOICES + "test_rslora_and_a_lost_alpha",
         equal=("alpha / sqrt(rank)", CHOICES + "test_rslora_and_a_lost_alpha"),
@@ -160,7 +160,7 @@ FORMATS = [
         ),
     ),
     Format(
-        "weights folder of ours (`--to orbax`)",
+        "weights folder (`--to orbax`)",
         "tests/weights/test_folder.py::test_round_trip",
         "tests/weights/test_folder.py::test_round_trip",
         PEFT_MERGE,
@@ -170,7 +170,7 @@ FORMATS = [
         ),
     ),
     Format(
-        "one safetensors file of ours (`--to safetensors`)",
+        "single safetensors file in our layout (`--to safetensors`)",
         ONE_FILE + "test_our_names_hold_all_that_the_folder_says",
         ONE_FILE + "test_our_names_hold_all_that_the_folder_says",
         equal=(
@@ -221,4 +221,5 @@ def test_every_claim_has_its_test():
 
 if __name__ == "__main__":
     text = PAGE.read_text("utf-8")
-    PAGE.write_text(text.replace(in_page(text), table()), "utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    PAGE.write_text(before + BEGIN + table() + END + after, "utf-8")
