@@ -55,7 +55,7 @@ def block(order="<"):
         Value(trees.EXIF, 4, 1, b"", inner),
         Value(trees.GPS, 4, 1, b"", place),
     )
-    return trees.block(trees.turned(fields, "<", order), order)
+    return trees.block(trees.swapped(fields, "<", order), order)
 
 
 def write(path, pixels_hwc, *, xmp=None, order="<", described=True):

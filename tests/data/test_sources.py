@@ -150,7 +150,7 @@ def test_a_file_that_is_missing_for_one_read_is_no_damaged_picture(save, monkeyp
     path, waits = save("a.png", pixels()), []
     away = path.rename(path.with_name("away"))
     monkeypatch.setattr(retry.time, "sleep", waits.append)
-    with pytest.raises(TryAgainError, match=r"a\.png cannot be read after 3 attempts \(No such"):
+    with pytest.raises(TryAgainError, match="a.png cannot be read after 3 attempts"):
         decode.read(path)
     assert waits == list(retry.WAITS)
     # it comes back while we wait
