@@ -81,14 +81,16 @@ def _figures(pairs: Any, metrics: Any, sets: Any, see: Any) -> tuple[Any, Any]:
 
     with _progress(len(pairs.items)) as advance:
         if not sets:
-            return measuring.run(pairs, metrics, see=see, advance=advance), SetFigures()
+            return measuring.run(
+                pairs, metrics, on_item=see, advance=advance
+            ), SetFigures()
         with collecting() as collection:
 
             def keep(seen: Any) -> None:
                 see(seen)
                 collection.add(seen)
 
-            figures = measuring.run(pairs, metrics, see=keep, advance=advance)
+            figures = measuring.run(pairs, metrics, on_item=keep, advance=advance)
             names = [method.name for method in pairs.methods]
             return figures, collection.measure(names, sets)
 
