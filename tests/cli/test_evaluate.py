@@ -157,7 +157,7 @@ def test_methods_may_lack_pictures_where_that_is_meant(folders, tmp_path, capsys
         (["--sr", "sr", "--metrics", "beauty"], "'beauty' is unknown"),
         (["--sr", "sr", "--metrics", "niqe"], "--niqe"),
         (["--sr", "sr", "--metrics", ","], "--metrics names none"),
-        (["--sr", "bicubic", "--gt", "gt"], "Name their folder with --lr"),
+        (["--sr", "bicubic", "--gt", "gt"], "Give their folder with --lr"),
         (["--sr", "sr", "--sr", "x=sr", "--sr", "sr"], "two methods are called sr"),
         (["--sr", "truth=sr"], "cannot be called truth"),
         (["--sr", "=sr"], "Write it as NAME=DIR"),

@@ -236,7 +236,7 @@ def test_pictures_beside_replace_nothing(bicubic, tmp_path, capsys):
         ["--compare", tmp_path / "c", "--residual-map", tmp_path / "c"],
     ):
         assert gendr(*args, *flags) == 2
-        assert "Name another folder" in capsys.readouterr().err
+        assert "Give another folder" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 

@@ -202,7 +202,7 @@ def test_a_full_disk_tears_no_line(tmp_path):
     report = report_lib.Report(str(path))
     report._file = Full(report._file, 20)
     report({"input": "a.png"})
-    assert "lacks 1 line (No space left on device). Make room." in report.close()
+    assert "lacks 1 line (No space left on device). Free disk space." in report.close()
     assert path.read_text() == ""
 
 
