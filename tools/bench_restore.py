@@ -51,7 +51,7 @@ def main() -> None:
         config = configs.parse(given, lambda _: None)[1] if options.config else None
         recipe, params = run.recipe_of(config and config.to_dict(), dtype), None
     wishes = [
-        run.Wish(
+        run.Measurement(
             size=size_of(size),
             rounds=options.rounds,
             stages=tuple(options.stages.split(",")),

@@ -1,8 +1,7 @@
-"""The most that a product of matrices reaches on a device, measured.
+"""Measured peak FLOP/s of matrix products on a device.
 
-A utilisation against this figure says what is lost beside the arithmetic, whatever a
-data sheet promises. Two square matrices, of growing size until one product takes long
-enough to fill the device.
+Utilisation relative to this figure does not depend on data sheets. Square matrices are
+enlarged until one product takes long enough to use the device fully.
 """
 
 import jax
@@ -17,10 +16,9 @@ CALLS = 5
 
 
 def matmul_ceiling(dtype: str, device: jax.Device) -> float:
-    """FLOP/s of the best product, in this dtype; the precision is that of the passes.
+    """FLOP/s of the fastest product in this dtype, at the precision of passes.
 
-    The fastest of a few calls counts, since nothing but the machine's other work makes
-    one slower.
+    The fastest of a few calls counts, as only other programs make a call slower.
     """
     precision = "highest" if dtype == "float32" else "default"
     side, best = FIRST, 0.0

@@ -1,4 +1,4 @@
-"""What a figure was measured on and with: machine, versions, command."""
+"""Description of the machine, versions and command, for every benchmark result."""
 
 import datetime
 import importlib.metadata
@@ -45,29 +45,29 @@ def describe() -> dict[str, Any]:
 def peak_memory(device: jax.Device) -> dict[str, int]:
     """{"host_peak_bytes", "device_peak_bytes"} since the process began.
 
-    The second only where the device says it; a processor does not.
+    The second only if the device reports it; CPUs do not.
     """
     unit = 1 if sys.platform == "darwin" else 1024
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     stats = device.memory_stats() or {}
-    found = {"host_peak_bytes": host}
+    peaks = {"host_peak_bytes": host}
     if "peak_bytes_in_use" in stats:
-        found["device_peak_bytes"] = stats["peak_bytes_in_use"]
-    return found
+        peaks["device_peak_bytes"] = stats["peak_bytes_in_use"]
+    return peaks
 
 
 def _versions() -> dict[str, str]:
-    found = {"gendr_jax": __version__, "python": platform.python_version()}
+    versions = {"gendr_jax": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _processor() -> str:
-    """Its name, where the system tells it."""
+    """The name of the processor, if the system reports it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

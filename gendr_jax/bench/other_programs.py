@@ -1,6 +1,6 @@
-"""How busy other programs kept the cores while something was measured.
+"""CPU use of other programs during a measurement.
 
-From /proc/stat, less the processor time of this process; not known on other systems.
+From /proc/stat, minus the CPU time of this process; unknown on other systems.
 """
 
 import os
@@ -14,7 +14,7 @@ BUSY = (0, 1, 2, 5, 6, 7)  # user, nice, system, irq, softirq, steal: not idle, 
 
 @dataclass(frozen=True)
 class Moment:
-    """Clocks at one time, in seconds; `busy` of all cores that this process may use."""
+    """Clock readings in seconds; `busy` is summed over the cores of this process."""
 
     wall: float
     own: float
@@ -22,13 +22,13 @@ class Moment:
 
 
 def now() -> Moment:
-    """The clocks."""
+    """Read the clocks."""
     own = sum(os.times()[:2])
     return Moment(time.perf_counter(), own, _busy())
 
 
 def cores_between(begin: Moment, end: Moment) -> float | None:
-    """How many cores others used on average, between none and all."""
+    """Average number of cores that other programs used, from 0 to all."""
     elapsed = end.wall - begin.wall
     if begin.busy is None or end.busy is None or elapsed <= 0:
         return None
@@ -37,7 +37,7 @@ def cores_between(begin: Moment, end: Moment) -> float | None:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -47,9 +47,9 @@ def _busy() -> float | None:
     try:
         lines = STAT.read_text().splitlines()
         tick = os.sysconf("SC_CLK_TCK")
-        mine = {f"cpu{k}" for k in os.sched_getaffinity(0)}
+        own_cores = {f"cpu{k}" for k in os.sched_getaffinity(0)}
     except (OSError, ValueError, AttributeError):
         return None
     rows = [line.split() for line in lines if line.startswith("cpu")]
-    used = [[int(n) for n in row[1:]] for row in rows if row[0] in mine]
+    used = [[int(n) for n in row[1:]] for row in rows if row[0] in own_cores]
     return sum(row[k] for row in used for k in BUSY if k < len(row)) / tick

@@ -1,7 +1,7 @@
-"""The same pass in PyTorch: diffusers' networks with our weights.
+"""The restoring pass in PyTorch for comparison: diffusers' networks with our weights.
 
-Attention is torch's scaled_dot_product_attention, which takes the flash kernel where
-the device, dtype and head have one.
+Attention is torch's scaled_dot_product_attention, which uses a flash kernel if device,
+dtype and head size allow it.
 """
 
 import dataclasses
@@ -18,17 +18,19 @@ from gendr_jax.restore.forward import Recipe
 from gendr_jax.weights.foreign import config_json, names
 
 EAGER, COMPILE, AUTOTUNE = "eager", "compile", "max-autotune"
-LAST = "+channels_last"
-# Threads of PyTorch that wait for each other spin, and beside another busy program they
-# spin for longer than they compute: 15 to 40 times the processor time of the work.
-# Read when its libraries are loaded: OpenMP of GNU, of Intel and LLVM.
+CHANNELS_LAST = "+channels_last"
+# PyTorch's OpenMP threads spin while they wait for each other: with another busy
+# program on the machine 15 to 40 times the CPU time of the computation. These variables
+# are read when the libraries are loaded: OpenMP of GNU, Intel and LLVM.
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-KINDS = tuple(how + end for how in (EAGER, COMPILE, AUTOTUNE) for end in ("", LAST))
+KINDS = tuple(
+    how + end for how in (EAGER, COMPILE, AUTOTUNE) for end in ("", CHANNELS_LAST)
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class TorchPeer:
-    """One way to run the pass in PyTorch; call it as `restoring.Peer`."""
+    """The pass in PyTorch in one mode; call it as `restoring.Peer`."""
 
     kind: str
     device: Any
@@ -44,25 +46,25 @@ class TorchPeer:
         x = torch.from_numpy(np.array(x_bhwc, np.float32)).permute(0, 3, 1, 2)
         if not self.channels_last:
             x = x.contiguous()
-        x, function, kept = x.to(self.device), self.stages[stage], []
+        x, function, outputs = x.to(self.device), self.stages[stage], []
 
         def call() -> None:
             with torch.inference_mode():
-                kept[:] = [function(x)]
+                outputs[:] = [function(x)]
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
 
         def result() -> np.ndarray:
-            return kept[0].float().permute(0, 2, 3, 1).cpu().numpy()
+            return outputs[0].float().permute(0, 2, 3, 1).cpu().numpy()
 
         return call, result
 
 
 def peers(kinds: list[str], recipe: Recipe, params: Params) -> dict[str, TorchPeer]:
-    """{kind: peer} with our weights; on a GPU where PyTorch sees one.
+    """{kind: peer} with our weights; on a GPU if PyTorch has one.
 
     Args:
-        kinds: of `KINDS`. Those of one memory format share their weights.
+        kinds: of `KINDS`. Peers of one memory format share their weights.
         recipe, params: as for `restoring.measure`.
 
     Raises:
@@ -70,27 +72,31 @@ def peers(kinds: list[str], recipe: Recipe, params: Params) -> dict[str, TorchPe
     """
     for kind in kinds:
         if kind not in KINDS:
-            raise UsageError(f"{kind!r} is no peer, known are {', '.join(KINDS)}.")
+            raise UsageError(
+                f"peer {kind!r} is unknown. Use one of {', '.join(KINDS)}."
+            )
     wait_passively()
-    found, made = {}, {}
+    peers_by_kind, modules_by_format = {}, {}
     for kind in kinds:
-        last = kind.endswith(LAST)
-        if last not in made:
-            made[last] = _modules(recipe, params, last)
-        vae, unet, device = made[last]
+        is_channels_last = kind.endswith(CHANNELS_LAST)
+        if is_channels_last not in modules_by_format:
+            modules_by_format[is_channels_last] = _modules(
+                recipe, params, is_channels_last
+            )
+        vae, unet, device = modules_by_format[is_channels_last]
         stages = _stages(recipe, params, vae, unet, device)
-        how = kind.removesuffix(LAST)
-        if how != EAGER:
+        mode_name = kind.removesuffix(CHANNELS_LAST)
+        if mode_name != EAGER:
             import torch
 
-            mode = {COMPILE: "default", AUTOTUNE: "max-autotune"}[how]
+            mode = {COMPILE: "default", AUTOTUNE: "max-autotune"}[mode_name]
             stages = {n: torch.compile(f, mode=mode) for n, f in stages.items()}
-        found[kind] = TorchPeer(kind, device, last, stages)
-    return found
+        peers_by_kind[kind] = TorchPeer(kind, device, is_channels_last, stages)
+    return peers_by_kind
 
 
 def wait_passively() -> None:
-    """Have threads of PyTorch sleep while they wait; before it is imported first."""
+    """Make PyTorch's threads sleep while they wait; call before its first import."""
     for name, value in PASSIVE.items():
         os.environ.setdefault(name, value)
 
@@ -109,15 +115,15 @@ def _modules(recipe: Recipe, params: Params, channels_last: bool) -> tuple:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     modules = []
     assert recipe.vae is not None, recipe.kind
-    for made, config, tree in (
+    for module_class, config, tree in (
         (diffusers.AutoencoderKL, recipe.vae, params["vae"]),
         (diffusers.UNet2DConditionModel, recipe.unet, params["unet"]),
     ):
         with torch.device("meta"):
-            module = made.from_config(config_json.dump(config))
+            module = module_class.from_config(config_json.dump(config))
         assert isinstance(module, torch.nn.Module)
         state = {
-            # a copy of what is still memory of jax, not to be written
+            # copied where the array is read-only memory of JAX
             name: torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
             for name, array in names.to_torch(tree).items()
         }
@@ -129,7 +135,7 @@ def _modules(recipe: Recipe, params: Params, channels_last: bool) -> tuple:
 
 
 def _stages(recipe: Recipe, params: Params, vae: Any, unet: Any, device: Any) -> dict:
-    """The arithmetic of `forward.py` around the modules."""
+    """The stages of `forward.py` with PyTorch modules."""
     import torch
 
     dtype, config = getattr(torch, recipe.dtype), recipe.vae

@@ -1,4 +1,4 @@
-"""Rows of figures as a table for people and as one JSON for programs."""
+"""Benchmark rows as a Markdown table, and results as JSON."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 from gendr_jax import files
 from gendr_jax.bench import other_programs
 
-# Above these a ratio says more of the machine's other work than of the two programs.
-OTHERS = 0.15  # share of the cores that other programs use
-SPREAD = 0.25  # of processor times, between quartiles
+# Above these limits ratios are not reported: the machine was too busy.
+MAX_OTHERS = 0.15  # share of the cores that other programs use
+MAX_SPREAD = 0.25  # relative distance of the quartiles of CPU times
 GIB, TERA = 2**30, 1e12
-# (title, of a row)
+# (title, text of a row)
 COLUMNS = (
     ("stage", lambda row: row.get("stage") or row["program"]),
     ("by", lambda row: row.get("by", "")),
@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table; columns that no row fills are left out."""
+    """A Markdown table without columns that are empty in all rows."""
     cells = [[text(row) for _, text in COLUMNS] for row in rows]
     used = [k for k in range(len(COLUMNS)) if any(line[k] for line in cells)]
     lines = [[COLUMNS[k][0] for k in used], ["---"] * len(used)]
@@ -43,53 +43,55 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def with_ratios(rows: Sequence[dict[str, Any]], ours: str) -> list[dict[str, Any]]:
-    """Rows of peers get "ratio": how often our time goes into theirs.
+    """Adds "ratio" to rows of peers: their time divided by ours.
 
-    "processor_ratio" is the same of processor time. Where the machine was too busy, or
-    times are too far apart, there is neither, but "no_ratio": why.
+    "processor_ratio" is the same for CPU time. If the machine was too busy, or times
+    vary too much, rows get "no_ratio" with the reason instead.
     """
-    found, base = [], {}
+    rows_with_ratios, base = [], {}
     for row in rows:
         key = row["stage"], tuple(row["size"]), row["batch"], row["dtype"]
         if row["by"] == ours:
             base[key] = row
         elif key in base:
-            mine = base[key]
-            why = _untrusted(mine, row)
-            if why:
-                row = row | {"no_ratio": why}
+            our_row = base[key]
+            reason = _no_ratio_reason(our_row, row)
+            if reason:
+                row = row | {"no_ratio": reason}
             else:
-                row = row | {"ratio": row["seconds"] / mine["seconds"]}
-                row["processor_ratio"] = row["processor_s"] / mine["processor_s"]
-        found.append(row)
-    return found
+                row = row | {"ratio": row["seconds"] / our_row["seconds"]}
+                row["processor_ratio"] = row["processor_s"] / our_row["processor_s"]
+        rows_with_ratios.append(row)
+    return rows_with_ratios
 
 
 def without_ratio(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for each reason why rows have no ratio, with what helps."""
-    whys: dict[str, list[str]] = {}
+    """A line for each reason why rows have no ratio, with the remedy."""
+    rows_by_reason: dict[str, list[str]] = {}
     for row in rows:
         if "no_ratio" in row:
-            whys.setdefault(row["no_ratio"], []).append(f"{row['stage']} {row['by']}")
+            rows_by_reason.setdefault(row["no_ratio"], []).append(
+                f"{row['stage']} {row['by']}"
+            )
     return [
-        f"no ratio for {', '.join(whose)}: {why}. Measure again on a quiet machine, "
+        f"no ratio for {', '.join(names)}: {reason}. Measure again on a quiet machine, "
         "with more --rounds."
-        for why, whose in whys.items()
+        for reason, names in rows_by_reason.items()
     ]
 
 
-def _untrusted(mine: dict[str, Any], theirs: dict[str, Any]) -> str:
-    others, cores = theirs.get("other_cores"), other_programs.cores()
-    if others is not None and others > OTHERS * cores:
+def _no_ratio_reason(our_row: dict[str, Any], peer_row: dict[str, Any]) -> str:
+    others, cores = peer_row.get("other_cores"), other_programs.cores()
+    if others is not None and others > MAX_OTHERS * cores:
         return f"other programs used {others:.1f} of {cores} cores meanwhile"
-    spread = max(row.get("processor_spread", 0.0) for row in (mine, theirs))
-    if spread > SPREAD:
+    spread = max(row.get("processor_spread", 0.0) for row in (our_row, peer_row))
+    if spread > MAX_SPREAD:
         return f"processor times of equal calls differ by {100 * spread:.0f} %"
     return ""
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """The file appears complete or not at all."""
+    """Write the JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, content)
 

@@ -1,4 +1,4 @@
-"""The restoring pass, measured: encoder, UNet and decoder apart, and all in one."""
+"""Benchmarks of the restoring pass: encoder, UNet, decoder, and all together."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -27,9 +27,9 @@ Peer = Callable[[str, np.ndarray], tuple[Call, Callable[[], np.ndarray]]]
 
 
 def random_params(recipe: Recipe, seed: int = 0) -> Params:
-    """Host weights of unit gain, as `forward.make_pass` takes them.
+    """Random host weights for `forward.make_pass`, with variance 1 / fan_in.
 
-    Drawn from one pool of numbers: at full size a draw of each would take a minute.
+    All are slices of one pool of random numbers: full-size draws take a minute.
     """
     pool = np.random.default_rng(seed).standard_normal(1 << 20, np.float32)
 
@@ -61,21 +61,21 @@ def measure(
     stages: tuple[str, ...] = STAGES,
     peers: Mapping[str, Peer] | None = None,
 ) -> list[Row]:
-    """A row for each stage and each peer, timed in turn; of a stage ours comes first.
+    """A row for each stage and program (ours first, then peers), timed in turn.
 
     Args:
-        recipe: what is computed.
-        params: as `forward.make_pass` takes them, on the device.
+        recipe: configuration of the pass.
+        params: for `forward.make_pass`, on the device.
         size: height and width of the output, multiples of `recipe.size_multiple`.
         batch: pictures in one call.
-        rounds: that count.
-        ceiling: FLOP/s that the utilisation is a share of.
-        stages: which, of `STAGES`; those that the kind does not have are left out.
-        peers: by name; their rows hold the largest difference from our result,
+        rounds: number of timed calls.
+        ceiling: peak FLOP/s for the utilisation.
+        stages: names from `STAGES`; those that the kind lacks are left out.
+        peers: by name; their rows have "error", the largest difference from our result
             relative to its largest number.
 
     Raises:
-        TooLarge: the device cannot hold it.
+        TooLarge: it exceeds the device's memory.
     """
     rows = []
     for stage in (s for s in stages if s in (*recipe.stages, "pass")):
@@ -85,16 +85,16 @@ def measure(
             y = jax.block_until_ready(program(params, x))
             begin = other_programs.now()
             taken, errors = _in_turn(stage, program, params, x, y, rounds, peers or {})
-            others = other_programs.cores_between(begin, other_programs.now())
-        about: Row = {"stage": stage, "size": list(size), "batch": batch}
-        about |= {"other_cores": others}
-        about["dtype"] = recipe.dtype
+            other_cores = other_programs.cores_between(begin, other_programs.now())
+        common: Row = {"stage": stage, "size": list(size), "batch": batch}
+        common |= {"other_cores": other_cores}
+        common["dtype"] = recipe.dtype
         for name, seconds in taken.items():
-            # What a peer multiplies is not known: no utilisation of it.
+            # FLOPs of peers are unknown, so they have no utilisation.
             ours = name == OURS
-            found = row if ours else {"error": errors[name]}
+            details = row if ours else {"error": errors[name]}
             speed = _speed(seconds, batch, row["flops"] if ours else 0.0, ceiling)
-            rows.append(about | {"by": name} | found | speed)
+            rows.append(common | {"by": name} | details | speed)
         del program
     return rows
 
@@ -102,10 +102,10 @@ def measure(
 def _function(recipe: Recipe, stage: str) -> Any:
     if stage != "pass":
         return forward.make_stages(recipe)[stage]
-    whole = forward.make_pass(recipe)
+    full_pass = forward.make_pass(recipe)
 
     def restore(params: Params, up_bhwc: jax.Array) -> jax.Array:
-        return whole(params, up_bhwc)[0]
+        return full_pass(params, up_bhwc)[0]
 
     return restore
 
@@ -128,14 +128,14 @@ def _in_turn(stage, program, params, x, y, rounds, peers):
     for name, peer in peers.items():
         call, result = peer(stage, np.asarray(x))
         call()
-        top = float(jnp.max(jnp.abs(y)))
-        errors[name] = float(np.max(np.abs(result() - np.asarray(y)))) / top
+        max_value = float(jnp.max(jnp.abs(y)))
+        errors[name] = float(np.max(np.abs(result() - np.asarray(y)))) / max_value
         calls[name] = call
     return timing.in_turn(calls, rounds), errors
 
 
 def _compiled(function: Any, params: Params, x: jax.Array) -> tuple[Any, Row]:
-    """The program and what is known of it before it runs."""
+    """(compiled program, row with its FLOPs, bytes and time to compile)."""
     traced = jax.jit(function).trace(params, x)
     count = flops.count(traced.jaxpr).total
     lowered, begun = traced.lower(), time.perf_counter()
@@ -164,10 +164,10 @@ def _speed(
 
 
 def sweep(measure_batch: Callable[[int], list[Row]], first: int, most: int) -> Row:
-    """The best row over batches first, 2 first, ...: its rows are those of one pass.
+    """The row with most images/s over batches first, 2 first, 4 first, ...
 
-    It ends where memory does, where `most` is reached, or where twice the batch no
-    longer gives more than a twentieth more pictures a second.
+    Stops when memory is exhausted, at `most`, or when twice the batch gains less than
+    5 % images/s.
     """
     best: Row = {}
     batch = first
@@ -177,13 +177,13 @@ def sweep(measure_batch: Callable[[int], list[Row]], first: int, most: int) -> R
         except memory.TooLarge:
             break
         if best and row["images_per_s"] < 1.05 * best["images_per_s"]:
-            return max(best, row, key=lambda one: one["images_per_s"])
+            return max(best, row, key=lambda candidate: candidate["images_per_s"])
         best, batch = row, 2 * batch
     return best
 
 
 def picture(restorer: Restorer, size: tuple[int, int], rounds: int) -> Row:
-    """One whole picture through a restorer, tiles and colour fix and all.
+    """Measure one picture through a restorer, with tiles and colour fix.
 
     Args:
         size: height and width of the output, multiples of 4.

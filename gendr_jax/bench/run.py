@@ -1,4 +1,4 @@
-"""From a request to one result: networks, weights, the ceiling, rows, the machine."""
+"""Runs benchmarks: loads networks and weights, measures, and collects the result."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,14 +28,14 @@ LARGEST_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
-    """How the restoring pass is to be measured.
+class Measurement:
+    """One measurement of the restoring pass.
 
     Attributes:
-        size: height and width of the output. Beyond the largest tile it is a whole
-            picture by tiles.
+        size: height and width of the output; above the largest tile it is restored by
+            tiles.
         batch, rounds, stages: as for `restoring.measure`.
-        sweep: look for the batch of most pictures a second, too.
+        sweep: also find the batch with most images/s.
         peers: kinds of `peer.py`.
     """
 
@@ -48,7 +48,7 @@ class Wish:
 
 
 def recipe_of(config: Mapping[str, Any] | None, dtype: str) -> Recipe:
-    """The networks of a stage's configuration; of None those of full size.
+    """The recipe of a stage's configuration; None: full-size networks.
 
     Raises:
         UsageError: a stage without a UNet.
@@ -60,57 +60,65 @@ def recipe_of(config: Mapping[str, Any] | None, dtype: str) -> Recipe:
     )
     if isinstance(settings, VAESettings):
         raise UsageError(
-            "stage vae has no UNet to restore with. Take a config of another stage, or "
+            "stage vae has no UNet to restore with. Give a config of another stage, or "
             "--program train."
         )
     return programs.recipe_of(settings, dtype)
 
 
 def loaded(name: str, dtype: str) -> tuple[Recipe, Params]:
-    """Recipe and host weights of a restorer, by the name of its weights."""
-    found = one_file.load(name, ("unet", "vae", "prompt"))
-    options.require_restorer(found)
-    recipe = forward.recipe_of(found, dtype)
-    return recipe, options.host_params(found, recipe)
+    """Load a restorer's recipe and host weights by name."""
+    weights = one_file.load(name, ("unet", "vae", "prompt"))
+    options.require_restorer(weights)
+    recipe = forward.recipe_of(weights, dtype)
+    return recipe, options.host_params(weights, recipe)
 
 
-def restore(recipe: Recipe, params: Params | None, wishes: list[Wish]) -> Result:
-    """Measure the pass at every wish; `params` None are random ones.
+def restore(
+    recipe: Recipe, params: Params | None, measurements: list[Measurement]
+) -> Result:
+    """Measure the pass; without `params` weights are random.
 
     Raises:
-        UsageError: a size that no pass has, or an unknown peer.
-        TooLarge: the device cannot hold it.
+        UsageError: an impossible size, or an unknown peer.
+        TooLarge: it exceeds the device's memory.
     """
-    for wish in wishes:
-        _check_size(recipe, wish.size)
-    host = restoring.random_params(recipe) if params is None else params
-    top = ceiling.matmul_ceiling(recipe.dtype, jax.devices()[0])
-    placed = jax.device_put(host)
-    kinds = list(dict.fromkeys(kind for wish in wishes for kind in wish.peers))
+    for measurement in measurements:
+        _check_size(recipe, measurement.size)
+    host_params = restoring.random_params(recipe) if params is None else params
+    peak_flops = ceiling.matmul_ceiling(recipe.dtype, jax.devices()[0])
+    device_params = jax.device_put(host_params)
+    kinds = list(
+        dict.fromkeys(
+            kind for measurement in measurements for kind in measurement.peers
+        )
+    )
     if kinds and recipe.kind != "restorer":
         raise UsageError(
             f"weights of kind {recipe.kind} have no peer in PyTorch. Leave --peer out."
         )
-    others = peer.peers(kinds, recipe, placed) if kinds else {}
+    peers_by_kind = peer.peers(kinds, recipe, device_params) if kinds else {}
     rows, best = [], []
-    for wish in wishes:
-        if _by_tiles(wish.size):
-            rows.append(_picture(recipe, host, wish, top))
+    for measurement in measurements:
+        if _by_tiles(measurement.size):
+            rows.append(_picture(recipe, host_params, measurement, peak_flops))
             continue
         measured = restoring.measure(
             recipe,
-            placed,
-            wish.size,
-            batch=wish.batch,
-            rounds=wish.rounds,
-            ceiling=top,
-            stages=wish.stages,
-            peers={kind: others[kind] for kind in wish.peers},
+            device_params,
+            measurement.size,
+            batch=measurement.batch,
+            rounds=measurement.rounds,
+            ceiling=peak_flops,
+            stages=measurement.stages,
+            peers={kind: peers_by_kind[kind] for kind in measurement.peers},
         )
         rows += report.with_ratios(measured, restoring.OURS)
-        if wish.sweep:
-            best.append(_best(recipe, placed, wish, top))
-    return _result(rows, top, recipe.dtype) | ({"throughput": best} if best else {})
+        if measurement.sweep:
+            best.append(_best(recipe, device_params, measurement, peak_flops))
+    return _result(rows, peak_flops, recipe.dtype) | (
+        {"throughput": best} if best else {}
+    )
 
 
 def train(config: Mapping[str, Any], mesh: Mesh, rounds: int) -> Result:
@@ -120,16 +128,16 @@ def train(config: Mapping[str, Any], mesh: Mesh, rounds: int) -> Result:
         UsageError: a misspelt or impossible setting.
     """
     dtype = build.read_settings(config, mesh).dtype
-    top = ceiling.matmul_ceiling(dtype, mesh.devices.flat[0])
+    peak_flops = ceiling.matmul_ceiling(dtype, mesh.devices.flat[0])
     if mesh.devices.flat[0].platform == "cpu":
-        top /= mesh.size  # they share one processor
-    rows = training.measure(config, mesh, rounds=rounds, ceiling=top)
-    return _result(rows, top, dtype)
+        peak_flops /= mesh.size  # CPU devices share one processor
+    rows = training.measure(config, mesh, rounds=rounds, ceiling=peak_flops)
+    return _result(rows, peak_flops, dtype)
 
 
-def _result(rows: list[dict[str, Any]], top: float, dtype: str) -> Result:
+def _result(rows: list[dict[str, Any]], peak_flops: float, dtype: str) -> Result:
     return machine.describe() | {
-        "ceiling": {"flops_per_s": top, "dtype": dtype},
+        "ceiling": {"flops_per_s": peak_flops, "dtype": dtype},
         "memory": machine.peak_memory(jax.devices()[0]),
         "rows": rows,
     }
@@ -143,28 +151,32 @@ def _check_size(recipe: Recipe, size: tuple[int, int]) -> None:
     unit = 4 if _by_tiles(size) else recipe.size_multiple
     if any(side < unit or side % unit for side in size):
         raise UsageError(
-            f"--size {size[1]}x{size[0]} is no multiple of {unit}, which sides of a "
-            f"{'picture' if unit == 4 else 'pass'} are here. Choose one."
+            f"--size {size[1]}x{size[0]} is not a multiple of {unit}, as sides of a "
+            f"{'picture' if unit == 4 else 'pass'} have to be. Change it."
         )
 
 
-def _best(recipe: Recipe, params: Params, wish: Wish, top: float) -> dict[str, Any]:
-    def one(batch: int) -> list[dict[str, Any]]:
+def _best(
+    recipe: Recipe, params: Params, measurement: Measurement, peak_flops: float
+) -> dict[str, Any]:
+    def measure_batch(batch: int) -> list[dict[str, Any]]:
         return restoring.measure(
             recipe,
             params,
-            wish.size,
+            measurement.size,
             batch=batch,
-            rounds=wish.rounds,
-            ceiling=top,
+            rounds=measurement.rounds,
+            ceiling=peak_flops,
             stages=("pass",),
         )
 
-    return restoring.sweep(one, wish.batch, LARGEST_BATCH)
+    return restoring.sweep(measure_batch, measurement.batch, LARGEST_BATCH)
 
 
-def _picture(recipe: Recipe, host: Params, wish: Wish, top: float) -> dict[str, Any]:
-    """A whole picture: the tiles are what memory allows."""
+def _picture(
+    recipe: Recipe, host: Params, measurement: Measurement, peak_flops: float
+) -> dict[str, Any]:
+    """Measure one picture by tiles, of the size that memory allows."""
     configs = {"unet": recipe.unet, "vae": recipe.vae}
     weights = Weights(
         kind=recipe.kind,
@@ -175,9 +187,9 @@ def _picture(recipe: Recipe, host: Params, wish: Wish, top: float) -> dict[str, 
         t_star=recipe.t_star,
     )
     restorer = Restorer(weights, dtype=recipe.dtype)
-    row = restoring.picture(restorer, wish.size, wish.rounds)
+    row = restoring.picture(restorer, measurement.size, measurement.rounds)
     plan = restorer.last[0]
     passes = plan.tiles + (1 if plan.tiled else 0)  # statistics cost one more
     row["flops"] = passes * estimate.pass_flops(recipe, plan.pass_hw)
     row["flops_per_s"] = row["flops"] / row["seconds"]
-    return row | {"mfu": row["flops_per_s"] / top}
+    return row | {"mfu": row["flops_per_s"] / peak_flops}

@@ -1,24 +1,24 @@
-"""Times of calls, taken in turn so that a busy machine troubles all of them alike."""
+"""Time calls in turn, so that a busy machine slows all of them equally."""
 
 import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping
 
-Call = Callable[[], object]  # returns when its result is there
+Call = Callable[[], object]  # returns when its result is computed
 
 
 @dataclasses.dataclass(frozen=True)
 class Seconds:
-    """Of one call, or medians of several.
+    """Times of one call, or medians of several.
 
     Attributes:
         wall: from call to result.
-        processor: of all threads of this process; work, however busy the machine is
-            (but threads that wait by spinning count, too).
-        best: the least wall time.
-        spread: of the processor time: the distance of its quartiles, as a share of the
-            median; 0 of one call.
+        processor: CPU time of all threads of this process, which depends little on
+            other programs (but includes threads that spin).
+        best: the smallest wall time.
+        spread: distance of the quartiles of CPU time, relative to the median; 0 for
+            one call.
     """
 
     wall: float
@@ -36,33 +36,33 @@ def once(call: Call) -> Seconds:
 
 
 def in_turn(calls: Mapping[str, Call], rounds: int) -> dict[str, Seconds]:
-    """Medians over the rounds; in each every call runs once, in the given order.
+    """Medians over the rounds; in each round every call runs once, in order.
 
-    A first round is not counted: it fills caches and compiles what compiles late.
+    Preceded by a round that is not timed, which fills caches and compiles.
     """
     for call in calls.values():
         call()
-    found: dict[str, list[Seconds]] = {name: [] for name in calls}
+    times: dict[str, list[Seconds]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            found[name].append(once(call))
-    return {name: median(taken) for name, taken in found.items()}
+            times[name].append(once(call))
+    return {name: median(seconds) for name, seconds in times.items()}
 
 
-def median(taken: list[Seconds]) -> Seconds:
-    """Of each clock by itself."""
-    processor = [one.processor for one in taken]
+def median(times: list[Seconds]) -> Seconds:
+    """The median of each clock separately."""
+    processor = [seconds.processor for seconds in times]
     return Seconds(
-        statistics.median(one.wall for one in taken),
+        statistics.median(seconds.wall for seconds in times),
         statistics.median(processor),
-        min(one.best for one in taken),
+        min(seconds.best for seconds in times),
         _spread(processor),
     )
 
 
 def _spread(values: list[float]) -> float:
-    middle = statistics.median(values)
-    if len(values) < 2 or middle <= 0:
+    centre = statistics.median(values)
+    if len(values) < 2 or centre <= 0:
         return 0.0
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return (high - low) / middle
+    return (high - low) / centre

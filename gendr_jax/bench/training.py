@@ -1,4 +1,4 @@
-"""A training step, measured: each of its programs, and the wait for data."""
+"""Benchmarks of a training step: each of its programs, and the wait for data."""
 
 import contextlib
 import time
@@ -30,18 +30,18 @@ def measure(
     rounds: int = 5,
     ceiling: float | None = None,
 ) -> list[Row]:
-    """A row for each program of a step, and for the step where these are many.
+    """A row for each program of a step, and for the step if it has several.
 
-    Weights that the configuration does not name are random. The step's row holds
-    `data_wait`, the seconds that it waited for its batch; None with noise. Its time is
-    the sum of the programs', each of which is waited for, so a run that keeps the
-    devices busy is not slower.
+    Weights that the configuration does not name are random. The step's row has
+    `data_wait`, the seconds it waited for its batch; None for noise. Its time is the
+    sum over the programs, each of which is waited for; a real run does not wait and is
+    not slower.
 
     Args:
-        config: plain values, as of a configuration file.
+        config: plain values of a configuration file.
         mesh: the devices.
-        rounds: steps that count.
-        ceiling: FLOP/s of one device that the utilisation is a share of.
+        rounds: number of timed steps.
+        ceiling: peak FLOP/s of one device, for the utilisation.
 
     Raises:
         UsageError: a misspelt or impossible setting.
@@ -50,13 +50,13 @@ def measure(
     settings = build.read_settings(config, mesh)
     stage = build.wire(settings, mesh)
     with contextlib.closing(_feed(settings, mesh)) as feed:
-        args, where = _arguments(settings, stage, mesh, feed)
-        parts = compiled_step.traced(stage, where, args)
-        counted = [flops.count(part.traced.jaxpr).total for part in parts]
-        useful = _without_recompute(config, mesh, where) or counted
-        compiled = [_compiled(part, settings.xla_flags) for part in parts]
-        waited, taken = _steps([one for one, _ in compiled], args, feed, rounds)
-    about = {
+        args, placement = _arguments(settings, stage, mesh, feed)
+        step_parts = compiled_step.traced(stage, placement, args)
+        part_flops = [flops.count(part.traced.jaxpr).total for part in step_parts]
+        model_flops = _without_recompute(config, mesh, placement) or part_flops
+        compiled = [_compiled(part, settings.xla_flags) for part in step_parts]
+        data_wait, times = _steps([one for one, _ in compiled], args, feed, rounds)
+    common = {
         "config": settings.stage,
         "kind": getattr(settings, "kind", ""),
         "dtype": settings.dtype,
@@ -65,13 +65,13 @@ def measure(
         "devices": mesh.size,
     }
     rows = []
-    for number, part in enumerate(parts):
-        row = about | {"program": part.name, "flops": counted[number]}
-        row |= {"flops_model": useful[number]} | compiled[number][1]
-        rows.append(row | _speed(taken[number], row, ceiling))
+    for number, part in enumerate(step_parts):
+        row = common | {"program": part.name, "flops": part_flops[number]}
+        row |= {"flops_model": model_flops[number]} | compiled[number][1]
+        rows.append(row | _speed(times[number], row, ceiling))
     if len(rows) > 1:  # else the program is the step
-        rows.append(about | _step(rows, ceiling))
-    rows[-1]["data_wait"] = waited if settings.data.path else None
+        rows.append(common | _step(rows, ceiling))
+    rows[-1]["data_wait"] = data_wait if settings.data.path else None
     return rows
 
 
@@ -99,30 +99,32 @@ def _feed(settings: Settings, mesh: Mesh) -> Feed:
 def _arguments(
     settings: Settings, stage: Stage, mesh: Mesh, feed: Feed
 ) -> tuple[compiled_step.Arguments, sharding.Placement]:
-    """A fresh state and all else that a step is called with, where it will live."""
-    where = build.placement(settings, mesh)
+    """The arguments of a step, placed on the mesh, and their placement."""
+    placement = build.placement(settings, mesh)
     init_key, step_key = jax.random.split(jax.random.key(settings.seed))
-    like = jax.eval_shape(stage.init, init_key, stage.start)
-    begin = sharding.place(stage.start, sharding.tree_shardings(stage.start, mesh))
-    state = jax.jit(stage.init, out_shardings=where.tree(like))(init_key, begin)
-    frozen = sharding.place(stage.frozen, where.tree(stage.frozen, "frozen"))
+    state_shapes = jax.eval_shape(stage.init, init_key, stage.start)
+    start = sharding.place(stage.start, sharding.tree_shardings(stage.start, mesh))
+    state = jax.jit(stage.init, out_shardings=placement.tree(state_shapes))(
+        init_key, start
+    )
+    frozen = sharding.place(stage.frozen, placement.tree(stage.frozen, "frozen"))
     key = sharding.place(step_key, sharding.replicated(mesh))
-    return compiled_step.Arguments(state, frozen, feed.next(), key), where
+    return compiled_step.Arguments(state, frozen, feed.next(), key), placement
 
 
 def _without_recompute(
-    config: Mapping[str, Any], mesh: Mesh, where: sharding.Placement
+    config: Mapping[str, Any], mesh: Mesh, placement: sharding.Placement
 ) -> list[float] | None:
-    """Operations of each program, had it all it needs; None where that is so."""
+    """FLOPs of each program without rematerialisation; None if there is none."""
     if config.get("remat", "none") == "none":
         return None
     config = dict(config) | {"remat": "none"}
     settings, stage = build.read_settings(config, mesh), build.declare(config, mesh)
     crop = settings.data.crop
     args = compiled_step.arguments(
-        stage, where, batch_size=settings.batch_size, crop=crop
+        stage, placement, batch_size=settings.batch_size, crop=crop
     )
-    parts = compiled_step.traced(stage, where, args)
+    parts = compiled_step.traced(stage, placement, args)
     return [flops.count(part.traced.jaxpr).total for part in parts]
 
 
@@ -140,23 +142,27 @@ def _steps(
 ) -> tuple[float, list[Seconds]]:
     """(seconds a step waited for its batch, medians of each program)."""
     state, frozen, batch, key = args
-    taken: list[list[Seconds]] = [[] for _ in programs]
+    times: list[list[Seconds]] = [[] for _ in programs]
     for number in range(rounds + 1):
-        left = None
-        for one, found in zip(programs, taken, strict=True):
+        carry = None
+        for program, program_times in zip(programs, times, strict=True):
             out: list[Any] = []
 
-            def call(one=one, state=state, left=left, batch=batch, out=out) -> None:
-                out += jax.block_until_ready(one(state, left, frozen, batch, key))
+            def call(
+                program=program, state=state, carry=carry, batch=batch, out=out
+            ) -> None:
+                out += jax.block_until_ready(program(state, carry, frozen, batch, key))
 
             seconds = timing.once(call)
-            state, left, _ = out
+            state, carry, _ = out
             if number:  # the first step is not counted
-                found.append(seconds)
+                program_times.append(seconds)
         if number == 0:
-            before = feed.waited
+            waited_before = feed.waited
         batch = feed.next()
-    return (feed.waited - before) / (rounds + 1), [timing.median(one) for one in taken]
+    return (feed.waited - waited_before) / (rounds + 1), [
+        timing.median(program) for program in times
+    ]
 
 
 def _speed(seconds: Seconds, row: Row, ceiling: float | None) -> Row:
@@ -167,12 +173,12 @@ def _speed(seconds: Seconds, row: Row, ceiling: float | None) -> Row:
 
 
 def _rates(seconds: float, row: Row, ceiling: float | None) -> Row:
-    """The utilisation counts the operations that the mathematics needs."""
-    found = {"seconds": seconds, "images_per_s": row["batch"] / seconds}
-    found["flops_per_s"] = row["flops"] / seconds
+    """Rates; the utilisation does not count recomputed operations."""
+    rates = {"seconds": seconds, "images_per_s": row["batch"] / seconds}
+    rates["flops_per_s"] = row["flops"] / seconds
     if ceiling is not None:
-        found["mfu"] = row["flops_model"] / seconds / (ceiling * row["devices"])
-    return found
+        rates["mfu"] = row["flops_model"] / seconds / (ceiling * row["devices"])
+    return rates
 
 
 def _step(rows: list[Row], ceiling: float | None) -> Row:

@@ -141,7 +141,7 @@ def _restore(
     if not set(names) <= set(restoring.STAGES):
         known = ", ".join(restoring.STAGES)
         raise UsageError(f"--stages {values.stages}: known are {known}. Choose some.")
-    wish = run.Wish(
+    wish = run.Measurement(
         size=size_of(values.size or "512"),
         batch=values.batch or 1,
         rounds=values.rounds,

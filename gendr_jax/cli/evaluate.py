@@ -82,7 +82,7 @@ def _figures(pairs: Any, metrics: Any, sets: Any, on_images: Any) -> tuple[Any, 
 
     with _progress(len(pairs.items)) as advance:
         if not sets:
-            figures = measuring.run(pairs, metrics, see=on_images, advance=advance)
+            figures = measuring.run(pairs, metrics, on_item=on_images, advance=advance)
             return figures, SetFigures()
         with collecting() as collection:
 
@@ -90,7 +90,7 @@ def _figures(pairs: Any, metrics: Any, sets: Any, on_images: Any) -> tuple[Any, 
                 on_images(images)
                 collection.add(images)
 
-            figures = measuring.run(pairs, metrics, see=keep, advance=advance)
+            figures = measuring.run(pairs, metrics, on_item=keep, advance=advance)
             names = [method.name for method in pairs.methods]
             return figures, collection.measure(names, sets)
 

@@ -1,7 +1,7 @@
-"""The web page of `gendr demo`: a picture in, a slider between before and after.
+"""The web page of `gendr demo`: drop a picture, compare before and after by a slider.
 
-    engine.py   a file and settings -> files to show and to take away; no page
+    engine.py   restores a file, and writes previews and the result; without a page
     page.py     the page, by Gradio (extra `[demo]`)
 
-It needs no network: no fonts, scripts or figures go in or out.
+The page works offline: it loads no fonts, scripts or statistics from the network.
 """

@@ -1,4 +1,4 @@
-"""What the page asks for: one file and its settings to pictures on disk."""
+"""Restores one file for the page, and writes previews and the result to disk."""
 
 import collections
 import dataclasses
@@ -18,11 +18,11 @@ from gendr_jax.errors import InputError
 from gendr_jax.image_io import Image, arrays, profiles, resize
 from gendr_jax.restore.pipeline import Restorer
 
-SHOWN = 2048  # longest side of what the page shows; the file to take away is whole
-LARGEST = 100_000_000  # output pixels that are held in memory
-KEPT = 8  # results that stay on disk
-DROPPED = "dropped"  # below the engine's folder: what the page takes and shows
-DROPPED_KEPT = 4 * KEPT  # files there
+PREVIEW_SIDE = 2048  # longest side of previews; the download has full size
+MAX_PIXELS = 100_000_000  # of the output, which is restored in memory
+MAX_RESULTS = 8  # results that are kept on disk
+DROPPED = "dropped"  # subfolder for uploaded files and their copies
+MAX_DROPPED = 4 * MAX_RESULTS  # files there
 Progress = Callable[[float, str], None]
 
 
@@ -32,8 +32,8 @@ class Result:
 
     Attributes:
         before, after: 8-bit PNG for a browser, of equal size.
-        file: the result, in the input's format where that is written.
-        text: sizes and time, for people.
+        file: the result, in the input's format if it can be written, else PNG.
+        text: sizes, for the page.
     """
 
     before: Path
@@ -43,7 +43,7 @@ class Result:
 
 
 class Engine:
-    """A restorer behind a lock, opened once."""
+    """A restorer that is opened once and used by one call at a time."""
 
     def __init__(self, open_restorer: Callable[[Any], Restorer]):
         """open_restorer: tile ("auto", 0 or pixels) -> Restorer."""
@@ -51,7 +51,7 @@ class Engine:
         self._tile: Any = None
         self._restorer: Restorer | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="gendr-demo-")
-        self._kept: collections.deque[Path] = collections.deque()
+        self._result_folders: collections.deque[Path] = collections.deque()
 
     def __enter__(self) -> "Engine":
         return self
@@ -62,11 +62,11 @@ class Engine:
 
     @property
     def folder(self) -> Path:
-        """Where results are."""
+        """The folder of results."""
         return Path(self._folder.name)
 
     def open(self, tile: Any = "auto") -> Restorer:
-        """The restorer with this tile; weights are read once.
+        """The restorer with this tile size; weights are read once.
 
         Raises:
             InputError: weights that cannot be read.
@@ -78,7 +78,7 @@ class Engine:
         return self._restorer
 
     def public(self, text: str, source: Path | str) -> str:
-        """What may be told on the page: names of files, not where they are."""
+        """A message for the page, without the folders of files."""
         text = text.replace(f"{Path(source).parent}{os.sep}", "")
         return re.sub(r"(?<![\w.])/(?:[^\s/'\",:]+/)+", "", text)
 
@@ -89,13 +89,13 @@ class Engine:
         scale: float,
         tile: Any,
         strength: float,
-        progress: Progress = lambda part, text: None,
+        progress: Progress = lambda fraction, text: None,
     ) -> Result:
         """Restore one file.
 
         Raises:
             InputError: a picture that cannot be read or restored.
-            UsageError: a scale or tile that there is not.
+            UsageError: a scale or tile out of range.
         """
         source = Path(source)
         self._forget_dropped(source)
@@ -115,24 +115,24 @@ class Engine:
         suffix = suffix if suffix in image_io.FORMATS else ".png"
         file = folder / f"{source.stem}_x{scale:g}{suffix}"
         image_io.write(file, restored)
-        before = _shown(plain, folder / "before.png")
-        after = _shown(restored, folder / "after.png")
+        before = _write_preview(plain, folder / "before.png")
+        after = _write_preview(restored, folder / "after.png")
         height, width = image.pixels_hwc.shape[:2]
         text = f"{width} x {height} to {size[1]} x {size[0]} pixels"
         return Result(before, after, file, text)
 
     def _new_folder(self) -> Path:
-        """A folder for one result; the oldest goes."""
-        self._kept.append(Path(tempfile.mkdtemp(dir=self.folder)))
-        if len(self._kept) > KEPT:
-            shutil.rmtree(self._kept.popleft())
-        return self._kept[-1]
+        """A folder for one result; the oldest one is deleted."""
+        self._result_folders.append(Path(tempfile.mkdtemp(dir=self.folder)))
+        if len(self._result_folders) > MAX_RESULTS:
+            shutil.rmtree(self._result_folders.popleft())
+        return self._result_folders[-1]
 
     def _forget_dropped(self, current: Path) -> None:
-        """Remove the oldest of what was dropped on the page, and of its copies."""
+        """Delete the oldest uploaded files and their copies."""
         copies = [p for p in (self.folder / DROPPED).rglob("*") if p.is_file()]
         copies.sort(key=lambda path: path.stat().st_mtime)
-        for path in copies[: -DROPPED_KEPT or None]:
+        for path in copies[: -MAX_DROPPED or None]:
             if path != current:
                 path.unlink(missing_ok=True)
 
@@ -140,10 +140,10 @@ class Engine:
 def _require_size(image: Image, scale: float) -> None:
     resize.require_scale(scale)
     height, width = resize.output_size(*image.pixels_hwc.shape[:2], scale)
-    if height * width > LARGEST:
+    if height * width > MAX_PIXELS:
         raise InputError(
-            f"the result would have {width}x{height} pixels, this page makes up to "
-            f"{LARGEST}. Choose a smaller scale, or use gendr restore."
+            f"the result would have {width}x{height} pixels, the limit of this page is "
+            f"{MAX_PIXELS}. Choose a smaller scale, or use gendr restore."
         )
 
 
@@ -157,7 +157,7 @@ def _restore(
 
 
 def _blended(image: Image, restored: Image, strength: float) -> tuple[Image, Image]:
-    """(plain enlargement, `strength` of the restored picture and the rest of that)."""
+    """(bicubic enlargement, its blend with the restored picture by `strength`)."""
     rgb, _ = arrays.to_unit(image)
     after, alpha = arrays.to_unit(restored)
     plain = np.clip(resize.bicubic(rgb, after.shape[:2]), 0, 1)
@@ -168,18 +168,18 @@ def _blended(image: Image, restored: Image, strength: float) -> tuple[Image, Ima
     )
 
 
-def _shown(image: Image, path: Path) -> Path:
-    """Write what a browser shows: sRGB, 8 bits, not larger than a screen needs."""
+def _write_preview(image: Image, path: Path) -> Path:
+    """Write a preview for the browser: sRGB, 8 bits, up to PREVIEW_SIDE."""
     image = profiles.grey_in_srgb(image)
     rgb, alpha = arrays.to_unit(image)
     height, width = rgb.shape[:2]
-    part = min(1.0, SHOWN / max(height, width))
-    size = resize.output_size(height, width, part)
+    preview_scale = min(1.0, PREVIEW_SIDE / max(height, width))
+    size = resize.output_size(height, width, preview_scale)
     rgb = np.clip(resize.bicubic(rgb, size), 0, 1)
     if alpha is not None:
         alpha = resize.bicubic(alpha[..., None], size)
         rgb = rgb * alpha + (1 - alpha)
     levels = np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
-    plain = Image(levels, icc=image.icc, space=image.space, bits=8)
-    image_io.write(path, plain, metadata=False)
+    preview = Image(levels, icc=image.icc, space=image.space, bits=8)
+    image_io.write(path, preview, metadata=False)
     return path

@@ -1,4 +1,4 @@
-"""The page: a place to drop a picture, settings, a slider, a file to take away."""
+"""The Gradio page: file upload, settings, before/after slider, download."""
 
 import time
 from typing import Any
@@ -14,7 +14,7 @@ TITLE = "# GenDR\nDrop a photograph, and drag the line to compare."
 
 
 def build(engine: Engine) -> gr.Blocks:
-    """The page around an engine."""
+    """The page for an engine."""
     with gr.Blocks(title="GenDR", analytics_enabled=False) as page:
         gr.Markdown(TITLE)
         with gr.Row():
@@ -34,10 +34,12 @@ def build(engine: Engine) -> gr.Blocks:
                     label="Before | after",
                     type="filepath",
                     interactive=False,
-                    buttons=["fullscreen"],  # the whole file has a button of its own
+                    buttons=[
+                        "fullscreen"
+                    ],  # the result has a download button of its own
                     elem_id="slider",
                 )
-                said = gr.Markdown(elem_id="said")
+                message = gr.Markdown(elem_id="said")
                 file = gr.DownloadButton(
                     "Download", interactive=False, elem_id="download"
                 )
@@ -56,7 +58,7 @@ def build(engine: Engine) -> gr.Blocks:
                     scale=scale,
                     tile=TILES[tile],
                     strength=strength,
-                    progress=lambda part, text: progress(part, desc=text),
+                    progress=lambda fraction, text: progress(fraction, desc=text),
                 )
             except (GendrError, OSError, MemoryError) as error:
                 text = engine.public(str(error), path) or "Memory is exhausted."
@@ -69,12 +71,12 @@ def build(engine: Engine) -> gr.Blocks:
             )
 
         def changed(path: str | None) -> tuple[Any, None, str, Any]:
-            """Another photograph: what was made of the one before goes."""
+            """Clear the result when another photograph is chosen."""
             empty = gr.DownloadButton(value=None, interactive=False)
             return gr.Button(interactive=path is not None), None, "", empty
 
-        source.change(changed, [source], [start, slider, said, file])
-        start.click(restore, [source, *settings], [slider, said, file])
+        source.change(changed, [source], [start, slider, message, file])
+        start.click(restore, [source, *settings], [slider, message, file])
     return page
 
 
@@ -99,7 +101,7 @@ def _settings() -> list[Any]:
 
 
 def serve(page: gr.Blocks, *, host: str, port: int, folder: str) -> None:
-    """Show the page until the keyboard stops it; files below `folder` may be read."""
+    """Serve the page until Ctrl-C; it may read files below `folder`."""
     theme = gr.themes.Default(font=SYSTEM_FONTS, font_mono=["monospace"])
     page.queue(default_concurrency_limit=1).launch(
         server_name=host,

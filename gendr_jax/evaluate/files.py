@@ -1,10 +1,9 @@
-"""Pictures of a folder, and which of them belong together.
+"""List the pictures of a folder, and match those of two folders by name.
 
-Pictures belong together by file stem: `a.png` and `a.jpg`. Endings that programs add
-(`a_x4`, `0801x4`, `a_bicLRx4`, `a-out`, `a_LR4`) are looked through where that leaves
-no doubt, and so are the two ways to write an accent, of which archives made on a Mac
-use the other one. A template (`SR_{}_x4`) says it outright; the order of names is the
-last resort, and only where it is asked for.
+Pictures match by file stem: `a.png` and `a.jpg`. Endings that programs add (`a_x4`,
+`0801x4`, `a_bicLRx4`, `a-out`, `a_LR4`) are ignored where the match is unambiguous, and
+so is the Unicode normal form, which differs in archives made on a Mac. A template
+(`SR_{}_x4`) replaces these rules; the order of names is used only on request.
 """
 
 import re
@@ -31,9 +30,8 @@ class FolderPictures:
     """The pictures of a folder.
 
     Attributes:
-        files: {stem: file} in order of stems. A stem has the folders below in it, as
-            "night/a".
-        twins: stems of several files, of which none is taken.
+        files: {stem: file} in order of stems, which contain subfolders: "night/a".
+        twins: stems of several files, none of which is used.
         problems: a line for each of these, and for names that are not UTF-8.
     """
 
@@ -43,7 +41,7 @@ class FolderPictures:
 
 
 def find(folder: Path, *, recursive: bool = False) -> FolderPictures:
-    """Its pictures by stem; hidden files are left out.
+    """The pictures of a folder by stem, without hidden files.
 
     Raises:
         UsageError: no such folder, no picture in it, or a name that is not UTF-8.
@@ -52,8 +50,8 @@ def find(folder: Path, *, recursive: bool = False) -> FolderPictures:
         shown = picture_walk.shown(folder)
         raise UsageError(f"{shown}: the name is not UTF-8. Rename the folder.")
     if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise UsageError(f"{folder} {what}. Give a folder of pictures.")
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise UsageError(f"{folder} {problem}. Give a folder of pictures.")
     walked = picture_walk.walk(folder, PICTURE_SUFFIXES, recursive=recursive)
     paths = [folder / name for name in walked.names]
     problems = list(walked.left_out.values())
@@ -75,58 +73,72 @@ def find(folder: Path, *, recursive: bool = False) -> FolderPictures:
 
 
 def match(
-    wanted: Iterable[str], have: dict[str, Path], template: str = ""
+    wanted: Iterable[str], available: dict[str, Path], template: str = ""
 ) -> dict[str, Path]:
     """{wanted stem: file}: equal stems, then stems that are equal without endings.
 
-    The second only where one wanted and one given stem come to the same. The last
-    resort is one ending that all the rest share, as a network's name: `a_SwinIR`,
-    `b_SwinIR`. What found no partner is not in the result.
+    Without endings, only if one wanted and one available stem become equal. If nothing
+    matches, one ending that all available stems share, such as a network's name:
+    `a_SwinIR`, `b_SwinIR`. Stems without a partner are not in the result.
 
     Args:
-        template: what the given stems are made of, with {} for the wanted stem, if it
-            is known; nothing else is tried.
+        template: form of the available stems, with {} for the wanted stem; if given,
+            nothing else is tried.
     """
     wanted = list(wanted)
     if template:
-        made = {stem: filled(template, stem) for stem in wanted}
-        return {stem: have[name] for stem, name in made.items() if name in have}
-    found = {stem: have[stem] for stem in wanted if stem in have}
-    theirs = _plain(stem for stem in have if stem not in found)
-    for plain, mine in _plain(stem for stem in wanted if stem not in found).items():
-        if len(mine) == 1 and len(theirs.get(plain, ())) == 1:
-            found[mine[0]] = have[theirs[plain][0]]
-    if found:
-        return found
-    shared = _shared_ending(wanted, list(have))
-    return {w: have[w + shared] for w in wanted if shared and w + shared in have}
+        template_stems = {stem: filled(template, stem) for stem in wanted}
+        return {
+            stem: available[name]
+            for stem, name in template_stems.items()
+            if name in available
+        }
+    matched = {stem: available[stem] for stem in wanted if stem in available}
+    available_groups = _without_endings(
+        stem for stem in available if stem not in matched
+    )
+    for base, wanted_group in _without_endings(
+        stem for stem in wanted if stem not in matched
+    ).items():
+        if len(wanted_group) == 1 and len(available_groups.get(base, ())) == 1:
+            matched[wanted_group[0]] = available[available_groups[base][0]]
+    if matched:
+        return matched
+    shared = _shared_ending(wanted, list(available))
+    return {
+        w: available[w + shared] for w in wanted if shared and w + shared in available
+    }
 
 
 def filled(template: str, stem: str) -> str:
-    """The template for a stem; folders of the stem stay in front: night/SR_a."""
+    """The template applied to a stem; its folders stay in front: night/SR_a."""
     folder, slash, name = stem.rpartition("/")
     return folder + slash + template.replace(MARK, name)
 
 
-def by_order(wanted: Iterable[str], have: dict[str, Path]) -> dict[str, Path]:
+def by_order(wanted: Iterable[str], available: dict[str, Path]) -> dict[str, Path]:
     """{wanted stem: file} in the order of names, in which 10 comes after 9."""
-    names = zip(sorted(wanted, key=_counted), sorted(have, key=_counted), strict=True)
-    return {stem: have[name] for stem, name in names}
+    names = zip(
+        sorted(wanted, key=_natural_key),
+        sorted(available, key=_natural_key),
+        strict=True,
+    )
+    return {stem: available[name] for stem, name in names}
 
 
-def _counted(stem: str) -> list[tuple[int, str]]:
-    """A key by which numbers within names count as numbers."""
-    parts = re.split(r"(\d+)", unicodedata.normalize("NFC", stem))
-    return [(int(part), "") if k % 2 else (0, part) for k, part in enumerate(parts)]
+def _natural_key(stem: str) -> list[tuple[int, str]]:
+    """Sort key that compares digits in names as numbers."""
+    pieces = re.split(r"(\d+)", unicodedata.normalize("NFC", stem))
+    return [(int(piece), "") if k % 2 else (0, piece) for k, piece in enumerate(pieces)]
 
 
-def _shared_ending(wanted: list[str], have: list[str]) -> str:
-    """What every given stem has behind a wanted one; "" where they differ.
+def _shared_ending(wanted: list[str], available: list[str]) -> str:
+    """The ending that all available stems have after a wanted one; "" if they differ.
 
-    It begins with a mark, so that `10` is no partner of `1`.
+    It begins with a separator, so that `10` is not matched with `1`.
     """
     known, endings = set(wanted), set()
-    for stem in have:
+    for stem in available:
         cuts = [k for k in range(len(stem) - 1, 0, -1) if stem[:k] in known]
         cuts = [k for k in cuts if stem[k] in "-_. "]
         if not cuts:
@@ -135,10 +147,10 @@ def _shared_ending(wanted: list[str], have: list[str]) -> str:
     return endings.pop() if len(endings) == 1 else ""
 
 
-def _plain(stems: Iterable[str]) -> dict[str, list[str]]:
-    """Stems by what is left of them without endings, accents written in one way."""
+def _without_endings(stems: Iterable[str]) -> dict[str, list[str]]:
+    """Stems grouped by their form without endings, Unicode-normalised (NFC)."""
     groups: dict[str, list[str]] = {}
     for stem in stems:
-        left = ENDINGS.sub("", stem) or stem
-        groups.setdefault(unicodedata.normalize("NFC", left), []).append(stem)
+        base = ENDINGS.sub("", stem) or stem
+        groups.setdefault(unicodedata.normalize("NFC", base), []).append(stem)
     return groups

@@ -1,4 +1,4 @@
-"""Every metric of every picture of every method, in batches of one size."""
+"""Measure every metric of every picture of every method, in batches of one size."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from gendr_jax.evaluate.methods import Method
 from gendr_jax.evaluate.pairing import Item, Pairs
 from gendr_jax.metrics.kinds import Opened
 
-BATCH_PIXELS = 8 * 512 * 512  # of results; networks that compare hold much more
+BATCH_PIXELS = 8 * 512 * 512  # of results; metric networks need much more memory
 BATCH = 64
 READERS = 4
 CROP = "Crop or resize it."
@@ -24,8 +24,8 @@ Arrays = dict[str, np.ndarray]  # by the names of items
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The pixels of one item while they are at hand.
+class ItemPixels:
+    """The pixels of one item, passed on after it was measured.
 
     Attributes:
         results: {method: picture}, all of the item's size.
@@ -39,7 +39,7 @@ class Seen:
 
 @dataclass
 class Figures:
-    """`values[method][item][metric]`; what could not be measured is absent."""
+    """`values[method][item][metric]`; figures that failed are missing."""
 
     values: dict[str, dict[str, dict[str, float]]]
     problems: list[str] = field(default_factory=list)
@@ -49,28 +49,35 @@ def run(
     pairs: Pairs,
     metrics: list[Opened],
     *,
-    see: Callable[[Seen], None] = lambda seen: None,
+    on_item: Callable[[ItemPixels], None] = lambda pixels: None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Figures:
-    """Measure all; `see` is shown each item once, `advance` told how many were done."""
+    """Measure all items.
+
+    Args:
+        on_item: called with the pixels of each item.
+        advance: called with the number of items after each batch.
+    """
     figures = Figures({method.name: {} for method in pairs.methods})
     with ThreadPoolExecutor(READERS) as pool:
         for batch in batches(pairs.items):
-            _batch(batch, pairs.methods, metrics, figures, see, pool)
+            _batch(batch, pairs.methods, metrics, figures, on_item, pool)
             advance(len(batch))
     return figures
 
 
 def batches(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Items of equal sizes, as many at once as BATCH_PIXELS allow."""
+    """Batches of items of equal sizes, within BATCH and BATCH_PIXELS."""
 
     def sizes(item: Item) -> tuple[tuple[int, int], tuple[int, int]]:
         return item.size_hw, item.lr_hw or (0, 0)
 
     for (size_hw, _), group in itertools.groupby(sorted(items, key=sizes), sizes):
         count = max(1, min(BATCH, BATCH_PIXELS // math.prod(size_hw)))
-        same = list(group)
-        yield from (same[i : i + count] for i in range(0, len(same), count))
+        group_items = list(group)
+        yield from (
+            group_items[i : i + count] for i in range(0, len(group_items), count)
+        )
 
 
 def _batch(
@@ -78,47 +85,47 @@ def _batch(
     methods: list[Method],
     metrics: list[Opened],
     figures: Figures,
-    see: Callable[[Seen], None],
+    on_item: Callable[[ItemPixels], None],
     pool: ThreadPoolExecutor,
 ) -> None:
     problems = figures.problems
-    gts = _cut(_read({i.name: i.gt for i in items if i.gt}, problems, pool), items)
+    gts = _cropped(_read({i.name: i.gt for i in items if i.gt}, problems, pool), items)
     lrs = _read({i.name: i.lr for i in items if i.lr}, problems, pool)
     others = {"nothing": None, "gt": gts, "lr": lrs}
     results: dict[str, Arrays] = {}
     for method in methods:
-        whole = _results(method, items, lrs, problems, pool)
-        results[method.name] = found = _cut(whole, items)
+        uncut = _results(method, items, lrs, problems, pool)
+        results[method.name] = cut = _cropped(uncut, items)
         values = figures.values[method.name]
-        values.update({name: {} for name in found})
+        values.update({name: {} for name in cut})
         for opened in metrics:
-            # An input belongs to its result as it was made.
-            shown = whole if opened.metric.against == "lr" else found
+            # Inputs are compared with the uncut result.
+            pictures = uncut if opened.metric.against == "lr" else cut
             measured = _measure(
-                opened, shown, others[opened.metric.against], method.name, problems
+                opened, pictures, others[opened.metric.against], method.name, problems
             )
             for name, value in measured.items():
                 values[name][opened.metric.name] = value
     for item in items:
         name = item.name
-        mine = {m: found[name] for m, found in results.items() if name in found}
-        see(Seen(item, gts.get(name), lrs.get(name), mine))
+        by_method = {m: cut[name] for m, cut in results.items() if name in cut}
+        on_item(ItemPixels(item, gts.get(name), lrs.get(name), by_method))
 
 
 def _read(
     paths: dict[str, Path], problems: list[str], pool: ThreadPoolExecutor
 ) -> Arrays:
-    """The pictures that can be read; a line for each other."""
+    """The pictures that can be read; a problem for each other."""
 
-    def one(path: Path) -> np.ndarray | str:
+    def read_one(path: Path) -> np.ndarray | str:
         try:
             return methods_lib.read(path)
         except InputError as error:
             return str(error)
 
-    found = dict(zip(paths, pool.map(one, paths.values()), strict=True))
-    problems += [what for what in found.values() if isinstance(what, str)]
-    return {name: x for name, x in found.items() if not isinstance(x, str)}
+    pictures = dict(zip(paths, pool.map(read_one, paths.values()), strict=True))
+    problems += [problem for problem in pictures.values() if isinstance(problem, str)]
+    return {name: x for name, x in pictures.items() if not isinstance(x, str)}
 
 
 def _results(
@@ -128,39 +135,39 @@ def _results(
     problems: list[str],
     pool: ThreadPoolExecutor,
 ) -> Arrays:
-    """A method's pictures of these items, not cut; those that do not fit are told."""
+    """A method's uncut pictures of these items; a problem for each wrong size."""
     if method.make is None:
-        here = {i.name: method.files[i.name] for i in items if i.name in method.files}
-        found = _read(here, problems, pool)
+        paths = {i.name: method.files[i.name] for i in items if i.name in method.files}
+        pictures = _read(paths, problems, pool)
     else:
-        found = _made(method, items, lrs, problems)
+        pictures = _make(method, items, lrs, problems)
     fitting = {}
     for item in items:
-        if item.name not in found:
+        if item.name not in pictures:
             continue
-        height, width = found[item.name].shape[:2]
+        height, width = pictures[item.name].shape[:2]
         fit = item.effective_fit
         if fit.takes((height, width)):
-            fitting[item.name] = found[item.name]
+            fitting[item.name] = pictures[item.name]
             continue
         rows, columns = fit.truth_hw or fit.size_hw
-        most = f" (up to {fit.most} pixels are cut)" if fit.most else ""
-        where = method.files.get(item.name, item.name)
+        tolerance = f" (up to {fit.most} pixels are cut)" if fit.most else ""
+        file = method.files.get(item.name, item.name)
         problems.append(
-            f"{method.name}: {where} is {width}x{height}, its partner needs "
-            f"{columns}x{rows}{most}. "
+            f"{method.name}: {file} is {width}x{height}, its partner needs "
+            f"{columns}x{rows}{tolerance}. "
             + ("Give the scale with -s." if item.lr and not item.gt else CROP)
         )
     return fitting
 
 
-def _cut(pictures: Arrays, items: list[Item]) -> Arrays:
-    """At the right and at the bottom to the sizes at which items are compared."""
+def _cropped(pictures: Arrays, items: list[Item]) -> Arrays:
+    """Crop at the right and bottom to the sizes at which items are compared."""
     sizes = {item.name: item.size_hw for item in items}
     return {n: x[: sizes[n][0], : sizes[n][1]] for n, x in pictures.items()}
 
 
-def _made(
+def _make(
     method: Method, items: list[Item], lrs: Arrays, problems: list[str]
 ) -> Arrays:
     assert method.make is not None
@@ -169,17 +176,17 @@ def _made(
         return {}
     size_hw = items[0].effective_fit.uncut_hw
     try:
-        made = method.make([lrs[name] for name in names], size_hw)
-        return dict(zip(names, made, strict=True))
+        results = method.make([lrs[name] for name in names], size_hw)
+        return dict(zip(names, results, strict=True))
     except InputError:
-        pass  # which of them? one by one
-    found = {}
+        pass  # measured one by one, to know which fails
+    pictures = {}
     for name in names:
         try:
-            found[name] = method.make([lrs[name]], size_hw)[0]
+            pictures[name] = method.make([lrs[name]], size_hw)[0]
         except InputError as error:
             problems.append(f"{method.name}: {name}: {error}")
-    return found
+    return pictures
 
 
 def _measure(
@@ -189,21 +196,23 @@ def _measure(
     method: str,
     problems: list[str],
 ) -> dict[str, float]:
-    """One metric of these results, those alone that have a second picture."""
+    """One metric of those results that have the second picture it needs."""
     names = [name for name in results if others is None or name in others]
 
-    def kind(name: str) -> str:  # alike in a batch, for it becomes one array
+    def shape_and_dtype(name: str) -> str:  # equal in a batch, which is one array
         pair = [results[name]] + ([] if others is None else [others[name]])
         return " ".join(f"{x.dtype.name} {x.shape}" for x in pair)
 
-    def report(name: str, what: str) -> None:
-        problems.append(f"{method}: {opened.metric.name} of {name}: {what}")
+    def report(name: str, problem: str) -> None:
+        problems.append(f"{method}: {opened.metric.name} of {name}: {problem}")
 
     measured: dict[str, float] = {}
-    for _, group in itertools.groupby(sorted(names, key=kind), kind):
+    for _, group in itertools.groupby(
+        sorted(names, key=shape_and_dtype), shape_and_dtype
+    ):
         measured |= _values(opened, list(group), results, others, report)
     for name in [n for n, value in measured.items() if not math.isfinite(value)]:
-        report(name, f"{measured.pop(name)} is no figure. Look at the picture.")
+        report(name, f"{measured.pop(name)} is not finite. Check the picture.")
     return measured
 
 
@@ -214,7 +223,7 @@ def _values(
     others: Arrays | None,
     report: Callable[[str, str], None],
 ) -> dict[str, float]:
-    """In one call, or one by one where that shows which picture cannot be used."""
+    """Measure in one call; after an error one by one, to know which picture fails."""
     second = None if others is None else [others[name] for name in names]
     try:
         values = opened.measure([results[name] for name in names], second)
@@ -222,6 +231,6 @@ def _values(
         if len(names) == 1:
             report(names[0], str(error))
             return {}
-        alone = (_values(opened, [n], results, others, report) for n in names)
-        return {name: value for part in alone for name, value in part.items()}
+        singles = (_values(opened, [n], results, others, report) for n in names)
+        return {name: value for single in singles for name, value in single.items()}
     return {n: float(value) for n, value in zip(names, values, strict=True)}

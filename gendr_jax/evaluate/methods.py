@@ -1,4 +1,4 @@
-"""Where the pictures of a method come from: files, plain enlargement, a restorer."""
+"""Methods to compare, by the source of their pictures: files, bicubic, a restorer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ BICUBIC = "bicubic (Keys a = -0.5) of the low-quality pictures, clipped and roun
 
 @dataclass(frozen=True)
 class Method:
-    """What is compared.
+    """A method that is compared.
 
     Attributes:
         name: in tables.
-        source: in words, for files of results.
-        files: {reference stem: file}; empty where pictures are made.
+        source: description, for files of results.
+        files: {reference stem: file}; empty if pictures are computed.
         make: low-quality pictures of one size and the size of results -> results.
     """
 
@@ -41,19 +41,19 @@ def read(path: Path) -> np.ndarray:
     pixels = image.pixels_hwc
     if image.alpha_hw is not None and image.alpha_hw.min() < np.iinfo(pixels.dtype).max:
         raise InputError(
-            f"{path} is transparent in places, which metrics are not made for. "
-            "Put it on a ground."
+            f"{path} has transparent pixels, which metrics do not support. Flatten it "
+            "onto a background."
         )
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
 def bicubic(name: str) -> Method:
-    """Plain enlargement, the floor of every table."""
+    """Bicubic enlargement, the baseline of every table."""
     return Method(name, BICUBIC, {}, _enlarge)
 
 
 def restored(name: str, weights: str, dtype: str | None) -> Method:
-    """What `gendr restore` makes with these weights and its defaults.
+    """The results of `gendr restore` with these weights and its defaults.
 
     Raises:
         InputError: weights that cannot be read.
@@ -62,20 +62,22 @@ def restored(name: str, weights: str, dtype: str | None) -> Method:
 
     from gendr_jax.restore.pipeline import Restorer
 
-    chosen = dtype or ("fp32" if jax.default_backend() == "cpu" else "bf16")
-    restorer = Restorer.from_pretrained(weights, chosen)
+    dtype_name = dtype or ("fp32" if jax.default_backend() == "cpu" else "bf16")
+    restorer = Restorer.from_pretrained(weights, dtype_name)
 
     def make(lows: list[np.ndarray], size_hw: tuple[int, int]) -> list[np.ndarray]:
         scale = size_hw[0] / lows[0].shape[0]
         return restorer(lows, scale=scale)
 
-    return Method(name, f"gendr restore --weights {weights} --dtype {chosen}", {}, make)
+    return Method(
+        name, f"gendr restore --weights {weights} --dtype {dtype_name}", {}, make
+    )
 
 
 def _enlarge(lows: list[np.ndarray], size_hw: tuple[int, int]) -> list[np.ndarray]:
     results = []
     for low in lows:
-        top = np.iinfo(low.dtype).max
-        large = resize.bicubic(low.astype(np.float32) / top, size_hw)
-        results.append(np.rint(np.clip(large, 0, 1) * top).astype(low.dtype))
+        max_level = np.iinfo(low.dtype).max
+        enlarged = resize.bicubic(low.astype(np.float32) / max_level, size_hw)
+        results.append(np.rint(np.clip(enlarged, 0, 1) * max_level).astype(low.dtype))
     return results

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, not even a network."""
+"""Render the report: one self-contained HTML file that works offline."""
 
 import base64
 import json
@@ -16,13 +16,13 @@ def render(
     gallery: Gallery,
     sets: Sequence[OpenedSet] = (),
 ) -> str:
-    """The text of the file.
+    """The HTML text.
 
     Args:
         results: as results.py collects them.
         metrics: in the order of their columns.
-        gallery: has seen every picture.
-        sets: metrics of methods as a whole.
+        gallery: after every item was added.
+        sets: metrics of sets of pictures (FID).
     """
     files = resources.files("gendr_jax.evaluate")
     page, css, script, pictures = (
@@ -31,15 +31,15 @@ def render(
     )
     # Within a script element "</script" and "<!--" would be read as HTML.
     data = json.dumps(_data(results, metrics, gallery, sets), separators=(",", ":"))
-    parts = {
+    inserts = {
         "/*PAGE.CSS*/": css,
         "/*PAGE.JS*/": script,
         "/*PICTURES.JS*/": pictures,
         "/*DATA*/": data.replace("<", "\\u003c"),
     }
-    for mark, text in parts.items():
-        before, found, after = page.partition(mark)
-        assert found, mark
+    for mark, text in inserts.items():
+        before, matched, after = page.partition(mark)
+        assert matched, mark
         page = before + text + after
     return page
 
@@ -50,7 +50,7 @@ def _data(
     gallery: Gallery,
     sets: Sequence[OpenedSet],
 ) -> dict[str, Any]:
-    """What page.js reads."""
+    """The JSON data that page.js reads."""
     methods, common = results["methods"], results["common"]
     names = sorted({image for own in methods.values() for image in own["images"]})
     return {
@@ -105,12 +105,12 @@ def _title(results: dict[str, Any]) -> str:
 
 
 def _about(results: dict[str, Any], count: int) -> str:
-    parts = [f"{count} pictures"]
-    few = {m: own["pictures"] for m, own in results["methods"].items()}
-    parts += [f"{m} has {n} of them" for m, n in few.items() if n != count]
-    parts += [f"truths: {results['gt']}"] if results["gt"] else []
-    parts += [f"{INPUT}s: {results['lr']}"] if results["lr"] else []
-    return "; ".join([*parts, f"gendr_jax {results['gendr_jax']}"])
+    lines = [f"{count} pictures"]
+    counts = {m: own["pictures"] for m, own in results["methods"].items()}
+    lines += [f"{m} has {n} of them" for m, n in counts.items() if n != count]
+    lines += [f"truths: {results['gt']}"] if results["gt"] else []
+    lines += [f"{INPUT}s: {results['lr']}"] if results["lr"] else []
+    return "; ".join([*lines, f"gendr_jax {results['gendr_jax']}"])
 
 
 def _image(name: str, results: dict[str, Any], gallery: Gallery) -> dict[str, Any]:

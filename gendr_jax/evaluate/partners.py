@@ -1,7 +1,6 @@
-"""Which files of two folders belong together, and a line for each that has no partner.
+"""Pair the files of two folders, and report each file without a partner.
 
-By names, by a template, or in the order of names (files.py); what there is in a folder
-is files.py's, too, sizes are sizes.py's.
+By names, by a template, or in the order of names (files.py).
 """
 
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from gendr_jax.evaluate.files import FolderPictures
 from gendr_jax.evaluate.methods import Method
 
 BY_NAMES = (
-    "Pictures belong together by their names without the ending: rename them, give "
+    "Pictures are paired by their names without the ending: rename them, give "
     "their names with --sr-template or --lr-template, or, as the last resort, pair "
     "them in the order of names with --by-order."
 )
@@ -22,15 +21,15 @@ BY_NAMES = (
 
 @dataclass(frozen=True)
 class Folders:
-    """What a command names, and how it is to be taken.
+    """The folders of a command, and how their files are paired.
 
     Attributes:
-        gt, lr: folders; the stems of the first one given name the pictures.
-        scale: from input to result; None: what the truths show.
+        gt, lr: folders of truths and inputs; the first one given names the pictures.
+        scale: from input to result; None: measured from the truths.
         partial: methods may lack pictures.
-        recursive: look into folders below.
-        sr_template, lr_template: stems of results and of inputs, {} being that of the
-            truth, if known.
+        recursive: read subfolders too.
+        sr_template, lr_template: stems of results and of inputs, with {} for that of
+            the truth.
         by_order: folders without any common name are paired in the order of names.
     """
 
@@ -45,68 +44,69 @@ class Folders:
 
 
 def require_common(
-    theirs: Sequence[tuple[Method, Path | None, FolderPictures]],
+    method_pictures: Sequence[tuple[Method, Path | None, FolderPictures]],
 ) -> None:
-    """Each method has a picture that another one has too."""
-    if len(theirs) < 2:
+    """Refuse a method that has no picture in common with the others."""
+    if len(method_pictures) < 2:
         return
-    for method, folder, have in theirs:
-        others = {n for m, _, f in theirs if m is not method for n in f.files}
-        if others.isdisjoint(have.files):
+    for method, folder, available in method_pictures:
+        others = {n for m, _, f in method_pictures if m is not method for n in f.files}
+        if others.isdisjoint(available.files):
             raise UsageError(
                 f"{method.name}: no picture of {folder} is in another method's folder "
-                "by its name without the ending. Rename them, or name what they belong "
-                "to with --gt or --lr."
+                "by its name without the ending. Rename them, or give the folder of "
+                "truths or inputs with --gt or --lr."
             )
 
 
 def of_inputs(
     wanted: FolderPictures,
-    have: FolderPictures,
+    available: FolderPictures,
     folders: Folders,
     problems: list[str],
     ordered: list[str],
 ) -> dict[str, Path]:
-    """Inputs by the stems of truths; a line for each that has none, both ways."""
+    """Inputs by the stems of truths; a problem for each without a partner."""
     folder, reference = folders.lr, folders.gt
     assert folder is not None and reference is not None
-    found = files.match(wanted.files, have.files, folders.lr_template)
-    if not found and folders.by_order:
-        return _by_order("inputs", wanted, have, folder, reference, ordered)
-    if not found:
+    matched = files.match(wanted.files, available.files, folders.lr_template)
+    if not matched and folders.by_order:
+        return _by_order("inputs", wanted, available, folder, reference, ordered)
+    if not matched:
         raise UsageError(
             f"no picture of {folder} has a partner in {reference}, as "
-            f"{_any(have, folder)} has none. {BY_NAMES}"
+            f"{_example(available, folder)} has none. {BY_NAMES}"
         )
     problems += [
         f"{folder} has no picture {name}. Add it, or take it out of {reference}."
         for name in wanted.files
-        if name not in found and name not in have.twins
+        if name not in matched and name not in available.twins
     ]
-    return _without_partner(found, wanted, have, str(reference), problems)
+    return _without_partner(matched, wanted, available, str(reference), problems)
 
 
 def _without_partner(
-    found: dict[str, Path],
+    matched: dict[str, Path],
     wanted: FolderPictures,
-    have: FolderPictures,
+    available: FolderPictures,
     reference: str,
     problems: list[str],
 ) -> dict[str, Path]:
-    """`found`, and a line for what is surplus; twins have theirs already."""
-    used = set(found.values())
+    """`matched`, and a problem for each surplus file; twins have one already."""
+    used = set(matched.values())
     problems += [
-        f"{path} has no partner in {reference}. Remove it, or name it as its partner."
-        for stem, path in have.files.items()
+        f"{path} has no partner in {reference}. Remove it, or rename it like its "
+        "partner."
+        for stem, path in available.files.items()
         if path not in used and stem not in wanted.twins
     ]
-    return found
+    return matched
 
 
 def of_method(
     method: Method,
     folder: Path,
-    have: FolderPictures,
+    available: FolderPictures,
     wanted: FolderPictures,
     folders: Folders,
     problems: list[str],
@@ -115,53 +115,52 @@ def of_method(
     """A method's files by the stems of the test set."""
     first = folders.gt or folders.lr
     reference = str(first or "the other folders")
-    found = files.match(wanted.files, have.files, folders.sr_template)
-    if not found and folders.by_order and first is not None:
-        return _by_order(method.name, wanted, have, folder, first, ordered)
-    if not found:
+    matched = files.match(wanted.files, available.files, folders.sr_template)
+    if not matched and folders.by_order and first is not None:
+        return _by_order(method.name, wanted, available, folder, first, ordered)
+    if not matched:
         raise UsageError(
             f"{method.name}: no picture of {folder} has a partner in {reference}, as "
-            f"{_any(have, folder)} has none. {BY_NAMES}"
+            f"{_example(available, folder)} has none. {BY_NAMES}"
         )
     if not folders.partial:
         problems += [
             f"{method.name}: {folder} has no picture {name}. Add it, or allow methods "
             "to lack pictures with --partial."
             for name in wanted.files
-            if name not in found and name not in have.twins
+            if name not in matched and name not in available.twins
         ]
-    return _without_partner(found, wanted, have, reference, problems)
+    return _without_partner(matched, wanted, available, reference, problems)
 
 
 def _by_order(
-    what: str,
+    label: str,
     wanted: FolderPictures,
-    have: FolderPictures,
+    available: FolderPictures,
     folder: Path,
     reference: Path,
     ordered: list[str],
 ) -> dict[str, Path]:
-    """Pairs in the order of names, and a part of the protocol that says so.
+    """Pairs in the order of names, noted in the protocol (`ordered`).
 
     Raises:
-        UsageError: numbers of pictures differ, or a picture on either side has no place
-            in the order.
+        UsageError: numbers of pictures differ, or a picture cannot be used.
     """
-    if problems := [*wanted.problems, *have.problems]:
+    if problems := [*wanted.problems, *available.problems]:
         raise UsageError(f"{problems[0]} --by-order needs every picture.")
-    if len(wanted.files) != len(have.files):
+    if len(wanted.files) != len(available.files):
         raise UsageError(
-            f"{folder} has {len(have.files)} pictures, {reference} has "
+            f"{folder} has {len(available.files)} pictures, {reference} has "
             f"{len(wanted.files)}: --by-order needs as many. Add or remove some."
         )
-    found = files.by_order(wanted.files, have.files)
-    (first, a), *_, (last, b) = [*found.items()] * 2
+    matched = files.by_order(wanted.files, available.files)
+    (first, a), *_, (last, b) = [*matched.items()] * 2
     ordered.append(
-        f"{what} paired by the order of names ({a.name} with {first} to {b.name} with "
+        f"{label} paired by the order of names ({a.name} with {first} to {b.name} with "
         f"{last})"
     )
-    return found
+    return matched
 
 
-def _any(have: FolderPictures, folder: Path) -> str:
-    return next((path.name for path in have.files.values()), f"all of {folder}")
+def _example(available: FolderPictures, folder: Path) -> str:
+    return next((path.name for path in available.files.values()), f"all of {folder}")

@@ -1,7 +1,7 @@
-"""The results of an evaluation: as JSON, CSV and a table on the terminal.
+"""Results of an evaluation as JSON, CSV and a table for the terminal.
 
-The JSON is the same, byte for byte, for the same pictures and the same command: no
-dates, no times, no machine.
+The JSON has no dates, times or machine names: the same pictures and command give the
+same bytes. "whole" has the metrics of sets of pictures (FID).
 
     {protocol, gendr_jax, gt, lr, set, order: [metric],
      method, metrics, images                     those of the first method
@@ -35,15 +35,15 @@ from gendr_jax.metrics.kinds import Metric, Opened, OpenedSet
 from gendr_jax.version import __version__
 
 DECIMALS = 6
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets compute
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # starts of spreadsheet formulas
 PLAIN = ("paired by name", "paired by name; no truth cut")
 
 
 @dataclass(frozen=True)
 class About:
-    """What was compared, as the user named it; None where it was not given.
+    """Names of the compared folders, as given by the user; None if not given.
 
-    `pairing` is a line of the protocol: what belonged together and what was cut.
+    `pairing` is a line of the protocol: how pictures were paired and cut.
     """
 
     gt: str | None = None
@@ -59,11 +59,11 @@ def collect(
     figures: Figures,
     problems: list[str],
     sets: Sequence[OpenedSet] = (),
-    whole: SetFigures | None = None,
+    set_figures: SetFigures | None = None,
 ) -> dict[str, Any]:
     """All results as JSON values; pictures in the order of their names.
 
-    `sets` and `whole` are the metrics of methods as a whole, and their figures.
+    `sets` and `set_figures` are the metrics of sets of pictures, and their figures.
     """
     names = [opened.metric.name for opened in metrics]
     tables = {
@@ -94,7 +94,8 @@ def collect(
             {name: own["images"] for name, own in tables.items()},
             [opened.metric for opened in metrics],
         ),
-        "whole": whole and _set_figures_json(sets, whole, common is not None),
+        "whole": set_figures
+        and _set_figures_json(sets, set_figures, common is not None),
         "problems": problems,
     }
 
@@ -105,10 +106,10 @@ def dumps(results: dict[str, Any]) -> str:
 
 
 def to_csv(results: dict[str, Any]) -> str:
-    """One line a picture and method; the protocol stands in every line.
+    """One line a picture and method; every line has the protocol.
 
-    For spreadsheets: it begins with the mark of UTF-8, and text that they would take
-    for a formula has an apostrophe in front.
+    For spreadsheets: it begins with a UTF-8 byte order mark, and text that would be
+    read as a formula gets an apostrophe in front.
     """
     out = io.StringIO("\ufeff")
     out.seek(1)
@@ -125,63 +126,63 @@ def to_csv(results: dict[str, Any]) -> str:
     return out.getvalue()
 
 
-def as_text(cell: str) -> str:
-    """The cell so that no spreadsheet computes it."""
-    return f"'{cell}" if cell.startswith(FORMULA) else cell
+def as_text(text: str) -> str:
+    """Text of a cell that no spreadsheet reads as a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def table(
     results: dict[str, Any], metrics: list[Opened], sets: Sequence[OpenedSet] = ()
 ) -> str:
-    """Means and intervals, for people; once more on the pictures that all have.
+    """Table of means and intervals, and one for the pictures that all methods have.
 
-    A last line says how pictures were paired and cut, if not by name and not at all.
+    A last line says how pictures were paired and cut, unless by name and not at all.
     """
-    every = {name: m["metrics"] for name, m in results["methods"].items()}
+    own_means = {name: m["metrics"] for name, m in results["methods"].items()}
     counts = {name: m["pictures"] for name, m in results["methods"].items()}
     columns = [opened.metric for opened in [*metrics, *sets]]
-    whole = results["whole"] or {"methods": {}, "common": {}}
-    lines = _rows(_joined(every, whole["methods"]), counts, columns)
+    set_results = results["whole"] or {"methods": {}, "common": {}}
+    lines = _rows(_joined(own_means, set_results["methods"]), counts, columns)
     if common := results["common"]:
         count = common["pictures"]
-        lines = ["each on the pictures that it has, not to be compared:", *lines]
-        them = "picture" if count == 1 else f"{count} pictures"
-        lines += ["", f"on the {them} that all methods have:"]
-        same = dict.fromkeys(counts, count)
-        joined = _joined(common["methods"], whole["common"])
-        lines += _rows(joined, same, columns) if count else ["none"]
+        lines = ["each on its own pictures, not comparable:", *lines]
+        shared_text = "picture" if count == 1 else f"{count} pictures"
+        lines += ["", f"on the {shared_text} that all methods have:"]
+        shared_counts = dict.fromkeys(counts, count)
+        shared_means = _joined(common["methods"], set_results["common"])
+        lines += _rows(shared_means, shared_counts, columns) if count else ["none"]
     if results["protocol"]["pictures"] not in PLAIN:
         lines += ["", results["protocol"]["pictures"]]
     return "\n".join(lines)
 
 
 def write(path: Path, text: str) -> None:
-    """The whole file or none of it."""
-    partial = _partial(path)
+    """Write a file atomically."""
+    temporary = _temporary(path)
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
     finally:
-        partial.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def require_writable(path: Path) -> None:
-    """Before all the work: that `write` will find its folder, made where absent.
+    """Check before all work that `write` can write there; creates the folder.
 
     Raises:
-        UsageError: it will not.
+        UsageError: it cannot.
     """
     try:
-        partial = _partial(path)
-        partial.touch()
-        partial.unlink()
+        temporary = _temporary(path)
+        temporary.touch()
+        temporary.unlink()
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be written ({error.strerror}). Name another file."
+            f"{path} cannot be written ({error.strerror}). Give another file."
         ) from error
 
 
-def _partial(path: Path) -> Path:
+def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
@@ -202,23 +203,23 @@ def _method(
 
 
 def _means(images: Iterable[dict[str, float]], names: list[str]) -> dict[str, Any]:
-    """{metric: {mean, ci95, n}} of metrics that were measured anywhere."""
+    """{metric: {mean, ci95, n}} of metrics with any figure."""
     images = list(images)
-    found = {}
+    means = {}
     for name in names:
-        middle = statistics.mean([own[name] for own in images if name in own])
-        if middle is not None:
-            found[name] = _json(middle)
-    return found
+        average = statistics.mean([own[name] for own in images if name in own])
+        if average is not None:
+            means[name] = _json(average)
+    return means
 
 
-def _json(middle: Mean) -> dict[str, Any]:
-    interval = middle.ci95 and [round(x, DECIMALS) for x in middle.ci95]
-    return {"mean": round(middle.mean, DECIMALS), "ci95": interval, "n": middle.n}
+def _json(average: Mean) -> dict[str, Any]:
+    interval = average.ci95 and [round(x, DECIMALS) for x in average.ci95]
+    return {"mean": round(average.mean, DECIMALS), "ci95": interval, "n": average.n}
 
 
 def _common(tables: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
-    """Means on the pictures that all methods have; None where that is all of them."""
+    """Means on the pictures that all methods have; None if no method lacks any."""
     sets = [set(table["images"]) for table in tables.values()]
     shared = sorted(set.intersection(*sets))
     if all(len(own) == len(shared) for own in sets):
@@ -231,9 +232,9 @@ def _common(tables: dict[str, Any], names: list[str]) -> dict[str, Any] | None:
 
 
 def _set_figures_json(
-    sets: Sequence[OpenedSet], whole: SetFigures, has_common: bool
+    sets: Sequence[OpenedSet], set_figures: SetFigures, has_common: bool
 ) -> dict[str, Any] | None:
-    """Figures of methods as a whole; None where none were asked for."""
+    """Figures of sets of pictures; None if there are no such metrics."""
     if not sets:
         return None
 
@@ -248,19 +249,19 @@ def _set_figures_json(
 
     return {
         "order": [opened.metric.name for opened in sets],
-        "methods": plain(whole.own),
-        "common": plain(whole.common) if has_common else None,
+        "methods": plain(set_figures.own),
+        "common": plain(set_figures.common) if has_common else None,
     }
 
 
 def _differences(tables: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
-    found = []
-    for (a, one), (b, other) in itertools.combinations(tables.items(), 2):
+    differences = []
+    for (a, first), (b, second) in itertools.combinations(tables.items(), 2):
         for name in names:
             pairs = [
-                (own[name], other["images"][image][name])
-                for image, own in one["images"].items()
-                if name in own and name in other["images"].get(image, {})
+                (own[name], second["images"][image][name])
+                for image, own in first["images"].items()
+                if name in own and name in second["images"].get(image, {})
             ]
             if not pairs:
                 continue
@@ -268,25 +269,29 @@ def _differences(tables: dict[str, Any], names: list[str]) -> list[dict[str, Any
             if d is None:  # no figure of a pair is finite
                 continue
             counts = {"above": d.above, "below": d.below}
-            found.append({"a": a, "b": b, "metric": name, **_json(d.mean), **counts})
-    return found
+            differences.append(
+                {"a": a, "b": b, "metric": name, **_json(d.mean), **counts}
+            )
+    return differences
 
 
 def _joined(
-    means: dict[str, dict[str, Any]], whole: dict[str, dict[str, Any]]
+    means: dict[str, dict[str, Any]], set_means: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    return {method: {**own, **whole.get(method, {})} for method, own in means.items()}
+    return {
+        method: {**own, **set_means.get(method, {})} for method, own in means.items()
+    }
 
 
 def _rows(
     figures: dict[str, dict[str, Any]], counts: dict[str, int], columns: list[Metric]
 ) -> list[str]:
-    """A table with columns as wide as what is in them."""
+    """A table with columns as wide as their contents."""
     arrows = {"higher": " ↑", "lower": " ↓", "neither": ""}
     rows = [["method", "pictures", *(f"{m.name}{arrows[m.better]}" for m in columns)]]
     for method, own in figures.items():
         count = counts[method]
-        cells = [_cell(own.get(m.name), m.digits, count) for m in columns]
+        cells = [_cell_text(own.get(m.name), m.digits, count) for m in columns]
         rows.append([method, str(count), *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -298,8 +303,8 @@ def _rows(
     ]
 
 
-def _cell(entry: dict[str, Any] | None, digits: int, count: int) -> str:
-    """A figure with its interval; of how many pictures, where that is not `count`."""
+def _cell_text(entry: dict[str, Any] | None, digits: int, count: int) -> str:
+    """A figure with its interval, and its number of pictures if not `count`."""
     if entry is None:
         return "-"
     text = f"{entry['mean' if 'mean' in entry else 'value']:.{digits}f}"

@@ -1,13 +1,12 @@
-"""Figures of a method as a whole: its pictures and their truths compared as two sets.
+"""Metrics of sets of pictures (FID): all results of a method against all truths.
 
-Such a metric (FID) reads folders. Pictures of a method may lie among others, have 16
-bits, or be made within the command, so all are written as they were measured, as 8-bit
+These metrics read folders. A method's pictures may be in a folder with others, have 16
+bits, or be computed by the command, so they are written as they were measured, as 8-bit
 PNG files in a temporary folder.
 
-A figure of few pictures is higher than one of many of the same kind: methods that lack
-pictures are measured on their own and once more on the pictures that all have. There
-is no interval: a picture that is drawn twice narrows the set, so that the bootstrap is
-biased.
+FID is higher for fewer pictures: methods that lack some are measured on their own
+pictures, and again on those that all methods have. There is no interval: a bootstrap
+sample repeats pictures, which narrows the set and biases FID.
 """
 
 import math
@@ -24,16 +23,16 @@ from PIL import Image as Pil
 
 from gendr_jax.errors import InputError
 from gendr_jax.evaluate import gallery
-from gendr_jax.evaluate.measuring import Seen
+from gendr_jax.evaluate.measuring import ItemPixels
 from gendr_jax.metrics.kinds import OpenedSet
 
-FEWEST = 2  # pictures of which there is a covariance
+FEWEST = 2  # pictures that a covariance needs
 TRUTHS = "truths"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A value, and the number of pictures that it is of."""
+    """A value and its number of pictures."""
 
     value: float
     n: int
@@ -41,7 +40,7 @@ class Figure:
 
 @dataclass
 class SetFigures:
-    """`own[method][metric]` of all its pictures, `common` of those that all have."""
+    """`own[method][metric]` of a method's pictures, `common` of those that all have."""
 
     own: dict[str, dict[str, Figure]] = field(default_factory=dict)
     common: dict[str, dict[str, Figure]] = field(default_factory=dict)
@@ -49,41 +48,43 @@ class SetFigures:
 
 
 class Collection:
-    """The pictures of every method that have a truth, as files."""
+    """Pictures of every method that have a truth, written as files."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._numbers: dict[str, int] = {}  # of pictures, by name
-        self._have: dict[str, list[str]] = {}  # names of pictures, by method
+        self._names_by_method: dict[str, list[str]] = {}  # names of pictures, by method
 
-    def add(self, seen: Seen) -> None:
-        """Keep the pixels of one item."""
-        if seen.gt is None:
+    def add(self, pixels: ItemPixels) -> None:
+        """Write the pixels of one item."""
+        if pixels.gt is None:
             return
-        name = seen.item.name
+        name = pixels.item.name
         number = self._numbers.setdefault(name, len(self._numbers))
-        _write(seen.gt, self._file(TRUTHS, number))
-        for method, picture in seen.results.items():
-            have = self._have.setdefault(method, [])
-            have.append(name)
+        _write(pixels.gt, self._file(TRUTHS, number))
+        for method, picture in pixels.results.items():
+            names = self._names_by_method.setdefault(method, [])
+            names.append(name)
             _write(picture, self._file(self._folder_name(method), number))
 
     def measure(
         self, methods: Sequence[str], metrics: Sequence[OpenedSet]
     ) -> SetFigures:
-        """Every metric of every method; a line for each that cannot be had."""
-        whole = SetFigures()
-        names = {method: self._have.get(method, []) for method in methods}
+        """Every metric of every method; a problem for each that cannot be computed."""
+        set_figures = SetFigures()
+        names = {method: self._names_by_method.get(method, []) for method in methods}
         shared = set.intersection(*(set(own) for own in names.values()))
         for method, own in names.items():
-            whole.own[method] = self._figures(method, own, metrics, whole.problems)
+            set_figures.own[method] = self._figures(
+                method, own, metrics, set_figures.problems
+            )
             if len(own) == len(shared):
-                whole.common[method] = whole.own[method]
+                set_figures.common[method] = set_figures.own[method]
             elif len(shared) >= FEWEST:
-                whole.common[method] = self._figures(
-                    method, sorted(shared), metrics, whole.problems
+                set_figures.common[method] = self._figures(
+                    method, sorted(shared), metrics, set_figures.problems
                 )
-        return whole
+        return set_figures
 
     def _figures(
         self,
@@ -94,42 +95,42 @@ class Collection:
     ) -> dict[str, Figure]:
         if len(names) < FEWEST:
             problems += [
-                f"{method}: {opened.metric.name} is of {FEWEST} pictures or more, "
-                f"there is {len(names)} with a truth. Add some, or leave it out."
+                f"{method}: {opened.metric.name} needs {FEWEST} pictures or more, "
+                f"{len(names)} have a truth. Add some, or leave the metric out."
                 for opened in metrics
             ]
             return {}
-        found = {}
-        with tempfile.TemporaryDirectory(dir=self._folder) as chosen:
-            sides = Path(chosen, "results"), Path(chosen, TRUTHS)
-            for side, place in zip(
-                sides, (self._folder_name(method), TRUTHS), strict=True
+        figures = {}
+        with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
+            folders = Path(temporary, "results"), Path(temporary, TRUTHS)
+            for folder, subfolder in zip(
+                folders, (self._folder_name(method), TRUTHS), strict=True
             ):
-                side.mkdir()
+                folder.mkdir()
                 for name in names:
-                    file = self._file(place, self._numbers[name])
-                    _link(file, side / file.name)
+                    file = self._file(subfolder, self._numbers[name])
+                    _link(file, folder / file.name)
             for opened in metrics:
                 try:
-                    value = opened.measure(*sides)
+                    value = opened.measure(*folders)
                 except InputError as error:
                     problems.append(f"{method}: {error}")
                     continue
                 if not math.isfinite(value):
                     problems.append(
                         f"{method}: {opened.metric.name} of {len(names)} pictures is "
-                        f"{value}, which is no figure. Give it more pictures."
+                        f"{value}, not a finite number. Give it more pictures."
                     )
                     continue
-                found[opened.metric.name] = Figure(value, len(names))
-        return found
+                figures[opened.metric.name] = Figure(value, len(names))
+        return figures
 
     def _folder_name(self, method: str) -> str:
-        """A name that any method may have would not do for a folder."""
-        return str(list(self._have).index(method))
+        """A number: names of methods may not be valid folder names."""
+        return str(list(self._names_by_method).index(method))
 
-    def _file(self, place: str, number: int) -> Path:
-        folder = self._folder / place
+    def _file(self, subfolder: str, number: int) -> Path:
+        folder = self._folder / subfolder
         folder.mkdir(exist_ok=True)
         return folder / f"{number:06d}.png"
 
@@ -137,17 +138,17 @@ class Collection:
 def _link(file: Path, name: Path) -> None:
     try:
         os.link(file, name)
-    except OSError:  # some file systems have no links
+    except OSError:  # some file systems have no hard links
         shutil.copyfile(file, name)
 
 
 def _write(picture_hwc: np.ndarray, path: Path) -> None:
     pixels = gallery.to_8_bits(picture_hwc)
-    Pil.fromarray(pixels).save(path, compress_level=1)  # read once or twice, then gone
+    Pil.fromarray(pixels).save(path, compress_level=1)  # temporary, read once or twice
 
 
 @contextmanager
 def collecting() -> Iterator[Collection]:
-    """A collection whose files are gone afterwards."""
+    """A collection whose files are deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix="gendr-evaluate-") as folder:
         yield Collection(Path(folder))

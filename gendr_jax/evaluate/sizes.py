@@ -1,10 +1,10 @@
-"""The size at which a picture is compared: what its truth and all results share.
+"""The common size at which a ground truth and its results are compared.
 
-Test sets have truths that are no multiple of the scale (Set14, BSD100, Manga109): their
-inputs are made of the truth cut at the right and at the bottom, or of all of it, and
-results are a few pixels smaller or larger than the truth. Everything is then cut at the
-right and at the bottom to the smallest of them; what differs from the truth by more
-than `most_cut` pixels is no result of this truth.
+Some test sets have truths whose sides are not multiples of the scale (Set14, BSD100,
+Manga109): inputs were made from the truth cropped at the right and bottom, or from all
+of it, so results are a few pixels smaller or larger than the truth. All are cropped at
+the right and bottom to the smallest; a size that differs from the truth by more than
+`most_cut` pixels is an error.
 """
 
 import math
@@ -21,7 +21,7 @@ class Fit:
     Attributes:
         size_hw: at which it is compared.
         uncut_hw: of results before they are cut: the enlarged input, else size_hw.
-        truth_hw: of the truth before it is cut, where there is one.
+        truth_hw: of the truth before it is cut, if there is one.
         most: by how many pixels a result may differ from the truth.
     """
 
@@ -38,13 +38,13 @@ class Fit:
 
     @property
     def cut(self) -> int:
-        """By how many pixels a side of the truth is shortened."""
+        """Largest number of pixels that a side of the truth is cut by."""
         truth_hw = self.truth_hw or self.size_hw
         return max(a - b for a, b in zip(truth_hw, self.size_hw, strict=True))
 
 
 def most_cut(scale: float) -> int:
-    """What is left over beside a multiple of the scale."""
+    """Largest remainder of a side modulo the scale."""
     return max(0, math.ceil(scale) - 1)
 
 
@@ -56,24 +56,24 @@ def near(one_hw: Size, other_hw: Size, most: int) -> bool:
 def fit(
     truth_hw: Size, enlarged_hw: Size | None, results: Iterable[Size], scale: float
 ) -> Fit:
-    """Of a truth, its enlarged input (`near` to it) and results of any size."""
+    """The fit of a truth, its enlarged input (`near` to it) and results of any size."""
     most = most_cut(scale)
-    known = [truth_hw] + ([enlarged_hw] if enlarged_hw else [])
-    known += [size_hw for size_hw in results if near(size_hw, truth_hw, most)]
-    height, width = (min(sides) for sides in zip(*known, strict=True))
+    candidates = [truth_hw] + ([enlarged_hw] if enlarged_hw else [])
+    candidates += [size_hw for size_hw in results if near(size_hw, truth_hw, most)]
+    height, width = (min(sides) for sides in zip(*candidates, strict=True))
     size_hw = height, width
     return Fit(size_hw, enlarged_hw or size_hw, truth_hw, most)
 
 
 def describe_cuts(fits: Iterable[Fit]) -> str:
-    """What was cut, for the protocol."""
-    every = list(fits)
-    cuts = [one.cut for one in every if one.cut]
-    most = max((one.most for one in every), default=0)
+    """How many truths were cut and by how much, for the protocol."""
+    all_fits = list(fits)
+    cuts = [each_fit.cut for each_fit in all_fits if each_fit.cut]
+    most = max((each_fit.most for each_fit in all_fits), default=0)
     if not cuts:
         return "no truth cut"
     by = f"{min(cuts)} to {max(cuts)}" if min(cuts) < max(cuts) else f"{cuts[0]}"
     return (
-        f"{len(cuts)} of {len(every)} truths cut at the right or at the bottom, by "
+        f"{len(cuts)} of {len(all_fits)} truths cut at the right or at the bottom, by "
         f"{by} pixels, to the size that results share (more than {most} are refused)"
     )

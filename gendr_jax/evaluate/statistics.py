@@ -1,11 +1,11 @@
-"""Means over pictures, with intervals that say how much the choice of pictures matters.
+"""Means over pictures with 95 % confidence intervals, and paired differences.
 
-The interval is the percentile bootstrap: pictures are drawn again with replacement
-RESAMPLES times by a generator of a fixed seed, and of the means the middle 95 % is
-taken. Methods on the same pictures are compared by their differences picture by
-picture, whose interval is far narrower than those of the two means. That interval is
-Student's t, not the bootstrap: of few pictures the bootstrap's is too narrow and finds
-a winner among equals in half of all pairs. Below FEWEST pictures there is none.
+The interval of a mean is the percentile bootstrap over pictures: RESAMPLES resamples
+with replacement by a generator of a fixed seed, and the middle 95 % of their means. Two
+methods are compared by their differences on the same pictures, whose interval is much
+narrower than those of the two means. It is Student's t: for few pictures the bootstrap
+is too narrow, and finds a winner among equals in half of all pairs. Fewer than FEWEST
+pictures have no interval.
 """
 
 import math
@@ -16,13 +16,13 @@ from functools import lru_cache
 import numpy as np
 
 RESAMPLES, SEED = 10_000, 0
-FEWEST = 5  # pictures of which a difference has an interval
+FEWEST = 5  # pictures that the interval of a difference needs
 PROTOCOL = (
     f"percentile bootstrap over pictures, {RESAMPLES} resamples, seed {SEED}; "
     "none for a single picture; of differences: Student's t of the pairs, none for "
     f"fewer than {FEWEST}"
 )
-ROWS = 500  # of the resamples at once
+ROWS = 500  # resamples that are computed at once
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of `a` and `b` on the pictures that both have: mean of a - b, and who is ahead.
+    """Mean of a - b on the pictures that both have, and how often each is higher.
 
     `above` counts pictures with a > b, `below` those with a < b.
     """
@@ -47,13 +47,13 @@ class Difference:
 
 
 def mean(values: Sequence[float]) -> Mean | None:
-    """Their mean and its interval; None of nothing."""
+    """The mean and its interval; None without values."""
     x_n = np.asarray(values, np.float64)
     if not len(x_n):
         return None
-    middle = float(x_n.mean())
+    average = float(x_n.mean())
     if len(x_n) < 2:
-        return Mean(middle, None, 1)
+        return Mean(average, None, 1)
     counts = _counts(len(x_n))
     means = np.concatenate(
         [
@@ -62,41 +62,41 @@ def mean(values: Sequence[float]) -> Mean | None:
         ]
     )
     low, high = np.percentile(means / len(x_n), [2.5, 97.5])
-    return Mean(middle, (float(low), float(high)), len(x_n))
+    return Mean(average, (float(low), float(high)), len(x_n))
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> Difference | None:
-    """Paired: `a[i]` and `b[i]` are figures of one picture."""
+    """The paired difference: `a[i]` and `b[i]` are figures of the same picture."""
     d_n = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     if not len(d_n):
         return None
-    middle = Mean(float(d_n.mean()), _paired(d_n), len(d_n))
-    return Difference(middle, int((d_n > 0).sum()), int((d_n < 0).sum()))
+    mean_difference = Mean(float(d_n.mean()), _t_interval(d_n), len(d_n))
+    return Difference(mean_difference, int((d_n > 0).sum()), int((d_n < 0).sum()))
 
 
-def _paired(d_n: np.ndarray) -> tuple[float, float] | None:
-    """The middle 95 % of Student's t of these differences."""
+def _t_interval(d_n: np.ndarray) -> tuple[float, float] | None:
+    """The 95 % interval of their mean by Student's t."""
     if len(d_n) < FEWEST:
         return None
-    half = t_975(len(d_n) - 1) * float(d_n.std(ddof=1)) / len(d_n) ** 0.5
-    middle = float(d_n.mean())
-    return middle - half, middle + half
+    half_width = t_975(len(d_n) - 1) * float(d_n.std(ddof=1)) / len(d_n) ** 0.5
+    average = float(d_n.mean())
+    return average - half_width, average + half_width
 
 
 def t_975(freedom: int) -> float:
     """The 97.5 % quantile of Student's t, by bisection of its exact distribution."""
     low, high = 0.0, 100.0
     while high - low > 1e-9:
-        half = (low + high) / 2
-        if _t_middle(half, freedom) < 0.95:
-            low = half
+        middle = (low + high) / 2
+        if _t_middle(middle, freedom) < 0.95:
+            low = middle
         else:
-            high = half
+            high = middle
     return high
 
 
 def _t_middle(t: float, freedom: int) -> float:
-    """P(|T| < t) of whole degrees of freedom (Abramowitz and Stegun 26.7.3, 26.7.4)."""
+    """P(|T| < t), integer degrees of freedom (Abramowitz and Stegun 26.7.3, 26.7.4)."""
     theta = math.atan(t / math.sqrt(freedom))
     cos2, odd = math.cos(theta) ** 2, freedom % 2
     term = math.cos(theta) if odd else 1.0

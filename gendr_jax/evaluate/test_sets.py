@@ -1,9 +1,9 @@
-"""The test sets of the field: where their pictures are, how many, and their checksums.
+"""Published test sets: their folders, numbers of pictures and checksums.
 
-A figure can be compared with a published one on the same bytes alone. Sets that can
-be had from a public git repository are checked file by file against sets/NAME.sha256,
-in the form of `sha256sum -c`, with LR/ and HR/ for the folders. Of the others no
-checksum is known to us, and the number of pictures is all that is checked.
+Figures are comparable with published ones only for the same bytes. Sets in public git
+repositories are checked file by file against sets/NAME.sha256, in the format of
+`sha256sum -c`, with LR/ and HR/ as folders. For the others no checksums are known, and
+only the number of pictures is checked.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ SHOWN = 5  # names in a message
 
 @dataclass(frozen=True)
 class TestSet:
-    """One line of the table.
+    """One test set.
 
     Attributes:
         name: as on the command line, in any case.
         pictures: how many, in each folder.
         truth: whether there are ground truths.
-        folders: names that the set's folder has where it comes from; one of them may
-            lie in --root, or --root be the folder.
+        folders: published names of the set's folder, which may be in --root, or be
+            --root itself.
         sha256: of the file sets/NAME.sha256; None: unknown.
-        about: the pictures.
-        source: where people get them.
+        about: description of the pictures.
+        source: where to download them.
     """
 
     __test__ = False  # for pytest, which collects classes of such names
@@ -45,7 +45,7 @@ class TestSet:
     source: str
 
 
-ARCHIVE = "StableSR_testsets"  # what the data set of StableSR unpacks to
+ARCHIVE = "StableSR_testsets"  # the folder of StableSR's archive
 STABLESR = "the data set Iceclear/StableSR-TestSets on Hugging Face"
 TEST_SETS = (
     TestSet(
@@ -126,7 +126,7 @@ def find(name: str) -> TestSet:
         if test_set.name.casefold() == name.casefold():
             return test_set
     known = ", ".join(test_set.name for test_set in TEST_SETS)
-    raise UsageError(f"--set {name} is unknown, there are {known}. Choose one.")
+    raise UsageError(f"--set {name} is unknown. Choose one of {known}.")
 
 
 def locate(name: str, root: Path) -> TestSetFolders:
@@ -137,14 +137,16 @@ def locate(name: str, root: Path) -> TestSetFolders:
     """
     test_set = find(name)
     lr, gt = _folders(test_set, root)
-    kinds = {"LR": lr} | ({"HR": gt} if gt else {})
-    present = {kind: _pictures(folder) for kind, folder in kinds.items()}
+    folders = {"LR": lr} | ({"HR": gt} if gt else {})
+    pictures_by_subset = {
+        subset: _pictures(folder) for subset, folder in folders.items()
+    }
     if test_set.sha256:
-        _check_sums(test_set, present, kinds)
-    for kind, found in present.items():
-        if len(found) != test_set.pictures:
+        _check_sums(test_set, pictures_by_subset, folders)
+    for subset, pictures in pictures_by_subset.items():
+        if len(pictures) != test_set.pictures:
             raise UsageError(
-                f"{kinds[kind]} has {len(found)} pictures, {test_set.name} has "
+                f"{folders[subset]} has {len(pictures)} pictures, {test_set.name} has "
                 f"{test_set.pictures}. Get it from {test_set.source}."
             )
     return TestSetFolders(test_set, lr, gt, test_set.sha256 is not None)
@@ -161,55 +163,66 @@ def checksums(test_set: TestSet) -> dict[str, str]:
 
 def _folders(test_set: TestSet, root: Path) -> tuple[Path, Path | None]:
     if not root.is_dir():
-        raise UsageError(f"--root {root} is no folder. Name that of {test_set.name}.")
-    inside = [root / name for name in test_set.folders]
-    places = [root, *inside, root / ARCHIVE / test_set.folders[0]]
-    for place in places:
+        raise UsageError(
+            f"--root {root} is not a folder. Give that of {test_set.name}."
+        )
+    named = [root / name for name in test_set.folders]
+    candidates = [root, *named, root / ARCHIVE / test_set.folders[0]]
+    for candidate in candidates:
         for low, high in LAYOUTS:
-            lr, gt = place / low, place / high
+            lr, gt = candidate / low, candidate / high
             if lr.is_dir() and (gt.is_dir() or not test_set.truth):
                 return lr, gt if test_set.truth else None
     if not test_set.truth:
-        for place in reversed(places):
-            if place.is_dir() and _pictures(place):
-                return place, None
+        for candidate in reversed(candidates):
+            if candidate.is_dir() and _pictures(candidate):
+                return candidate, None
     layout = " or ".join(f"{low}/ and {high}/" for low, high in LAYOUTS[:3])
-    wanted = layout if test_set.truth else "pictures"
+    required = layout if test_set.truth else "pictures"
     raise UsageError(
-        f"{root} does not hold {test_set.name}: there must be {wanted}, in it or in "
+        f"{root} does not contain {test_set.name}: it needs {required}, in it or in "
         f"its folder {test_set.folders[0]}. Get it from {test_set.source}."
     )
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    found = picture_walk.walk(folder, PICTURE_SUFFIXES, recursive=False)
-    return {name: folder / name for name in found.names}
+    walked = picture_walk.walk(folder, PICTURE_SUFFIXES, recursive=False)
+    return {name: folder / name for name in walked.names}
 
 
 def _check_sums(
-    test_set: TestSet, present: dict[str, dict[str, Path]], kinds: dict[str, Path]
+    test_set: TestSet,
+    pictures_by_subset: dict[str, dict[str, Path]],
+    folders: dict[str, Path],
 ) -> None:
-    wanted = checksums(test_set)
-    have = {
-        f"{k}/{name}": p for k, found in present.items() for name, p in found.items()
+    expected = checksums(test_set)
+    actual = {
+        f"{k}/{name}": p
+        for k, pictures in pictures_by_subset.items()
+        for name, p in pictures.items()
     }
     with ThreadPoolExecutor(4) as pool:
-        digests = dict(zip(have, pool.map(_digest, have.values()), strict=True))
-    wrong = {
-        "lacks": [name for name in wanted if name not in have],
-        "has more than the set:": [name for name in have if name not in wanted],
+        digests = dict(zip(actual, pool.map(_digest, actual.values()), strict=True))
+    problems = {
+        "lacks": [name for name in expected if name not in actual],
+        "has more than the set:": [name for name in actual if name not in expected],
         "has other bytes in": [
             name
             for name, digest in digests.items()
-            if wanted.get(name, digest) != digest
+            if expected.get(name, digest) != digest
         ],
     }
-    said = [f"{what} {_shown(names)}" for what, names in wrong.items() if names]
-    if said:
-        where = " and ".join(f"{folder} ({kind})" for kind, folder in kinds.items())
+    differences = [
+        f"{problem} {_shown(names)}" for problem, names in problems.items() if names
+    ]
+    if differences:
+        location = " and ".join(
+            f"{folder} ({subset})" for subset, folder in folders.items()
+        )
         raise UsageError(
-            f"{where} is not {test_set.name}, it {'; '.join(said)}. Get it from "
-            f"{test_set.source}; or name the folders with --lr and --gt, unchecked."
+            f"{location} is not {test_set.name}, it {'; '.join(differences)}. Get it "
+            f"from {test_set.source}; or give the folders with --lr and --gt, "
+            "unchecked."
         )
 
 

@@ -1,8 +1,8 @@
-"""Which method is best: where it is clearly better than every other one, else none.
+"""The best method of each metric: significantly better than every other one, or none.
 
-On the pictures that all methods have, by the intervals of paired differences. So there
-is none of fewer than `statistics.FEWEST` pictures, none among equals, and none of a
-metric that says of no way that it is good.
+By the intervals of paired differences on the pictures that all methods have. There is
+none for fewer than `statistics.FEWEST` pictures, or for a metric without a better
+direction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ Values = Mapping[str, Mapping[str, float]]  # {picture: {metric: value}}
 def winners(
     methods: Mapping[str, Values], metrics: Sequence[Metric]
 ) -> dict[str, str | None]:
-    """{metric: the method that is clearly best, or None}."""
+    """{metric: the significantly best method, or None}."""
     shared = sorted(set.intersection(*(set(own) for own in methods.values())))
     return {metric.name: _winner(methods, shared, metric) for metric in metrics}
 
@@ -28,7 +28,7 @@ def _winner(
     if metric.better == "neither" or len(methods) < 2:
         return None
     if any(name not in own[image] for own in methods.values() for image in shared):
-        return None  # means of different pictures do not compete
+        return None  # means over different pictures are not comparable
     for method, own in methods.items():
         others = [values for rival, values in methods.items() if rival != method]
         if all(_is_ahead(own, other, shared, metric) for other in others):
@@ -38,8 +38,8 @@ def _winner(
 
 def _is_ahead(own: Values, other: Values, shared: list[str], metric: Metric) -> bool:
     mine, theirs = ([v[i][metric.name] for i in shared] for v in (own, other))
-    found = statistics.difference(mine, theirs)
-    if found is None or found.mean.ci95 is None:
+    difference = statistics.difference(mine, theirs)
+    if difference is None or difference.mean.ci95 is None:
         return False
-    low, high = found.mean.ci95
+    low, high = difference.mean.ci95
     return low > 0 if metric.better == "higher" else high < 0

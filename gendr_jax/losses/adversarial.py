@@ -1,8 +1,8 @@
 """Non-saturating softplus pair for the adversarial term of CiDA.
 
-Here: the two losses on logits. Not here: the discriminator, the noising of its
-inputs (the same t and eps for a true and a generated latent), or who is detached:
-the train step differentiates each loss with respect to one network only.
+True and generated latents are noised with the same t and eps before the discriminator.
+Nothing is detached here: the train step differentiates each loss with respect to one
+network only.
 """
 
 import jax

@@ -1,8 +1,5 @@
 """REPA: alignment of a UNet feature map with DINOv2 patch tokens.
 
-Here: the cosine loss, the image preparation that gives DINOv2 the same token grid as
-the feature map, and the fallback for other grids. Not here: DINOv2, the projector.
-
 The usual grid: the map after the UNet's first down block is H/16 x W/16 for an
 H x W image; DINOv2 with 14-pixel patches gives as many tokens on 7H/8 x 7W/8 pixels.
 """
@@ -65,14 +62,14 @@ def match_grid(feature_bhwc: jax.Array, hw: tuple[int, int]) -> jax.Array:
 
 
 def dino_input(x_bhwc: jax.Array, grid_hw: tuple[int, int]) -> jax.Array:
-    """An image as DINOv2 wants it, for `grid_hw` tokens, eq. 23 (REPA, `train.py`).
+    """The input of DINOv2 for `grid_hw` tokens, eq. 23 (REPA, `train.py`).
 
     ImageNet normalisation, then bicubic resize equal to
     torch.nn.functional.interpolate(mode="bicubic", align_corners=False).
 
     Args:
       x_bhwc: RGB in [-1, 1].
-      grid_hw: wanted tokens per column and row; (H/16, W/16) for the usual tap.
+      grid_hw: tokens per column and row; (H/16, W/16) for the usual feature map.
 
     Returns:
       [B, 14 grid_h, 14 grid_w, 3], ImageNet-normalised, float32 or better.

@@ -1,8 +1,6 @@
-"""Regression losses against a known answer: noise, latents, pixels, a prior.
+"""Regression losses (denoising, L1, L2) and the VAE's KL divergence.
 
-Here: denoising, paired L1/L2, and the VAE's KL. Not here: perceptual distances
-(metrics), and weights between terms (the train step's settings). The second argument
-is the answer and never receives a gradient.
+The target, the second argument, never receives a gradient.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""Masked Fourier space loss of GenDR-Pix: the grid that pixel-shuffle draws."""
+"""Masked Fourier space loss of GenDR-Pix, against grid artefacts of pixel shuffle."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ from gendr_jax.losses.reduction import sample_mean
 def peak_mask(height: int, width: int, factor: int, radius: float = 2.0) -> jax.Array:
     """M [H, W]: 1 near the frequencies of patterns that repeat every ``factor`` pixels.
 
-    Such a pattern has energy at (k H / f, l W / f) alone, k and l in 0..f-1. M is 1
-    within ``radius`` bins of these, distances wrapping round, but for k = l = 0, whose
-    neighbourhood is the picture's own low frequencies, and 0 elsewhere. The order of
-    frequencies is that of ``jnp.fft.fft2``, unshifted.
+    Such a pattern has energy only at (k H / f, l W / f), k and l in 0..f-1. M is 1
+    within ``radius`` bins (cyclic distance) of these, except k = l = 0, which is near
+    the picture's own low frequencies, and 0 elsewhere. Frequencies are ordered as in
+    ``jnp.fft.fft2``, unshifted.
 
     Raises:
         ValueError: the neighbourhoods of two peaks would touch: the picture is too
@@ -28,7 +28,7 @@ def peak_mask(height: int, width: int, factor: int, radius: float = 2.0) -> jax.
     rows = _to_peak(height, factor)[:, None]
     columns = _to_peak(width, factor)[None, :]
     near_a_peak = jnp.square(rows) + jnp.square(columns) <= radius**2
-    # Distances from frequency zero, which is the one peak that stays closed.
+    # Distances from frequency zero, the one peak that is masked out.
     v = _to_peak(height, 1)[:, None]
     u = _to_peak(width, 1)[None, :]
     near_zero = jnp.square(v) + jnp.square(u) <= radius**2
@@ -40,9 +40,9 @@ def masked_fourier(
 ) -> jax.Array:
     """L_F = mean(M * abs(abs(FFT(y)) - abs(FFT(target)))) per sample, eq. 33.
 
-    The transform is orthonormal, of each channel. The mean is over H, W and C, closed
-    frequencies included. `target_bhwc` receives no gradient. The paper names the mask
-    and does not publish it; radius and mean are ours (docs/algorithm.md).
+    The transform is orthonormal, of each channel. The mean is over H, W and C, masked
+    frequencies included. `target_bhwc` receives no gradient. The paper does not publish
+    the mask; radius and mean are our choice (docs/algorithm.md).
 
     Returns:
         loss_b, shape [B], float32 or better.
@@ -50,20 +50,20 @@ def masked_fourier(
     _, height, width, _ = y_bhwc.shape
     mask_bhwc = peak_mask(height, width, factor, radius)[None, :, :, None]
     target = jax.lax.stop_gradient(at_least_fp32(target_bhwc))
-    gap = _magnitude(at_least_fp32(y_bhwc)) - _magnitude(target)
-    return sample_mean(mask_bhwc.astype(gap.dtype) * jnp.abs(gap))
+    difference = _magnitude(at_least_fp32(y_bhwc)) - _magnitude(target)
+    return sample_mean(mask_bhwc.astype(difference.dtype) * jnp.abs(difference))
 
 
 def _to_peak(size: int, factor: int) -> jax.Array:
     """Bins from each frequency to the nearest multiple of size / factor, wrapping."""
     period = size / factor
-    rest = jnp.arange(size) % period
-    return jnp.minimum(rest, period - rest)
+    remainder = jnp.arange(size) % period
+    return jnp.minimum(remainder, period - remainder)
 
 
 def _magnitude(x_bhwc: jax.Array) -> jax.Array:
     spectrum = jnp.fft.fft2(x_bhwc, axes=(1, 2), norm="ortho")
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    # The root has no slope at zero, where a flat picture is everywhere but at (0, 0).
+    # sqrt has no gradient at zero, the value of a flat picture except at (0, 0).
     positive = power > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, power, 1.0)), 0.0)

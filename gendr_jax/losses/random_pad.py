@@ -1,4 +1,4 @@
-"""RandPad of GenDR-Pix: a discriminator must not see where the shuffle's grid lies."""
+"""RandPad of GenDR-Pix: random padding hides the grid from a discriminator."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ def random_pad(x_bhwc: jax.Array, offset_b2: jax.Array, factor: int) -> jax.Arra
     """Pad by (p_h, f - p_h, p_w, f - p_w) on top, bottom, left, right, eq. 32.
 
     The padding is a reflection without the edge pixel. The size grows by ``factor`` on
-    both axes whatever the draw, so that one program serves all of them. Give a result
-    and its truth the same offsets.
+    both axes whatever the draw, so that shapes are static. Use the same offsets for a
+    result and its ground truth.
 
     Args:
         x_bhwc: pictures; both sides longer than ``factor``.
@@ -23,11 +23,11 @@ def random_pad(x_bhwc: jax.Array, offset_b2: jax.Array, factor: int) -> jax.Arra
     _, h, w, _ = x_bhwc.shape
     sides = ((factor, factor), (factor, factor), (0, 0))
 
-    def one(x_hwc: jax.Array, offset_2: jax.Array) -> jax.Array:
-        # Everything is padded by the most there can be; the window then moves.
-        wide = jnp.pad(x_hwc, sides, mode="reflect")
+    def pad_one(x_hwc: jax.Array, offset_2: jax.Array) -> jax.Array:
+        # Static shapes: pad by the maximum on all sides, then slice at the offset.
+        padded = jnp.pad(x_hwc, sides, mode="reflect")
         start = (factor - offset_2[0], factor - offset_2[1], 0)
         size = (h + factor, w + factor, x_hwc.shape[-1])
-        return jax.lax.dynamic_slice(wide, start, size)
+        return jax.lax.dynamic_slice(padded, start, size)
 
-    return jax.vmap(one)(x_bhwc, offset_b2)
+    return jax.vmap(pad_one)(x_bhwc, offset_b2)

@@ -1,8 +1,6 @@
-"""From per-element values to per-sample losses, and from those to one number.
+"""Means per sample and over a batch, without samples that are not finite.
 
-Here: the two reductions every loss shares, and what keeps one broken sample from
-spoiling a batch. Not here: any loss. Every function of `gendr_jax.losses` returns
-loss_b, so that the train step alone decides how samples are averaged.
+Every function of `gendr_jax.losses` returns loss_b; the train step averages samples.
 """
 
 import jax
@@ -27,32 +25,34 @@ def finite_weights(loss_b: jax.Array) -> jax.Array:
 
 
 def finite_mean(loss_b: jax.Array) -> jax.Array:
-    """Mean over the finite samples; NaN where there is none. Gradient to the rest is 0.
+    """Mean over the finite samples, NaN if there are none; no gradient to the others.
 
-    A zero cotangent still turns into NaN where it meets a NaN on the way back
-    (0 * NaN): a network whose weights are trained must not see a broken sample at all
-    (`sound`), and what lies between it and the loss takes `finite_gradient`.
+    A zero cotangent becomes NaN at a NaN in the backward pass (0 * NaN): a trained
+    network must not get a broken sample at all (`sound`), and between it and the loss
+    `finite_gradient` is needed.
     """
     finite_b = jnp.isfinite(loss_b)
-    kept_b = jnp.where(finite_b, loss_b, jnp.zeros_like(loss_b))
-    mean = jnp.sum(kept_b * jax.lax.stop_gradient(finite_weights(loss_b)))
+    masked_b = jnp.where(finite_b, loss_b, jnp.zeros_like(loss_b))
+    mean = jnp.sum(masked_b * jax.lax.stop_gradient(finite_weights(loss_b)))
     return jnp.where(jnp.any(finite_b), mean, jnp.nan)
 
 
 def sound(*xs: jax.Array) -> tuple[jax.Array, ...]:
-    """(alive_b, the arrays): samples that are not finite in one of them are 0 in all.
+    """(alive_b, arrays), with samples that are not finite in any array set to 0 in all.
 
-    What the arrays are is a constant to whoever trains on them; `of_alive` then takes
-    those samples out of the loss.
+    For inputs, which need no gradient; `of_alive` then excludes these samples from the
+    loss.
     """
     finite = [jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in xs]
     alive_b = jnp.all(jnp.stack(finite), axis=0)
     cleaned = (jnp.where(per_sample(alive_b, x.ndim), x, 0) for x in xs)
-    return alive_b, *(x.astype(old.dtype) for x, old in zip(cleaned, xs, strict=True))
+    return alive_b, *(
+        x.astype(original.dtype) for x, original in zip(cleaned, xs, strict=True)
+    )
 
 
 def of_alive(alive_b: jax.Array, loss_b: jax.Array) -> jax.Array:
-    """loss_b as NaN where `sound` took a sample out: `finite_mean` leaves it out."""
+    """loss_b, NaN for samples that `sound` set to 0: `finite_mean` skips them."""
     return jnp.where(alive_b, loss_b, jnp.nan)
 
 
@@ -62,7 +62,7 @@ def finite_share(loss_b: jax.Array) -> jax.Array:
 
 
 def zero_nonfinite(x: jax.Array) -> jax.Array:
-    """x with every sample (first axis) that holds a NaN or infinity set to zero."""
+    """x with every sample (first axis) that has a NaN or infinity set to zero."""
     finite_b = jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
     return jnp.where(per_sample(finite_b, x.ndim), x, jnp.zeros_like(x))
 
@@ -71,9 +71,9 @@ def zero_nonfinite(x: jax.Array) -> jax.Array:
 def finite_gradient(x: jax.Array) -> jax.Array:
     """Identity; its gradient is dropped for samples where it is not finite.
 
-    Applied to z_g, it lets a generator step go on when a score network or a target
-    gives NaN for one sample. It cannot mend a NaN inside the generator itself: there
-    the weights' gradient is NaN and the train step must skip the update.
+    Applied to z_g, a generator step survives a NaN of a score network or a target in
+    one sample. A NaN inside the generator itself makes the weights' gradient NaN, and
+    the train step must skip the update.
     """
     return x
 

@@ -1,8 +1,7 @@
 """Score distillation: VSD, SiD and CiD, as pure per-sample functions.
 
-Here: the three losses on x0 predictions that already exist. Not here: how those
-predictions are made (the train step) and the memory-lean way to differentiate
-through them (`sequential.py`).
+Losses on given x0 predictions; `sequential.py` differentiates through the networks that
+make them with less memory.
 
 Names, as in docs/algorithm.md: z_g the generated latent, z_h the true one, p the
 guided real score's x0 and q the fake score's x0, both at z_t = a z_g + sigma eps;
@@ -25,8 +24,8 @@ MIN_LAMBDA_REC = 0.3  # smallest weight at which literal CiD did not diverge
 def require_paired_term(literal: bool, lambda_rec: float) -> None:
     """Refuses literal CiD without a paired term. Call it where settings are read.
 
-    `cid` is a pure function of arrays and cannot see the rest of the objective, so
-    whoever assembles the objective asks this once. Literal CiD pushes a biased z_g
+    `cid` is a pure function of arrays and does not know the rest of the objective, so
+    the code that assembles it calls this once. Literal CiD pushes a biased z_g
     further away at every t (docs/algorithm.md, "The literal target"); in toy runs it
     diverged with lambda_rec = 0.05 and held with 0.3.
 

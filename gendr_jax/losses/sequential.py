@@ -1,9 +1,9 @@
-"""The gradient of a score loss with one score network's activations at a time.
+"""The gradient of a score loss with the activations of one network in memory.
 
 Plain autodiff of `score_loss` through z_t keeps the activations of both score
 networks until the backward pass. Here each network runs forward once for its x0,
-then again inside its own VJP, one after the other; the result is the same number
-(docs/algorithm.md, eq. 15). Not here: the losses (`score.py`), the networks.
+then again inside its own VJP, one after the other, with the same result
+(docs/algorithm.md, eq. 15).
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ PredictX0 = Callable[[jax.Array], jax.Array]  # z_t_bhwc -> x0_bhwc
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """Which score loss, with its weights.
+    """Type of the score loss, and its weights.
 
     kind: "vsd", "sid" or "cid".
     alpha: SiD's weight. xi, rho, literal: CiD's. rho may be a traced scalar, for a
@@ -44,7 +44,7 @@ def score_loss(
     z_g_bhwc: jax.Array,
     z_h_bhwc: jax.Array,
 ) -> jax.Array:
-    """loss_b of the chosen kind on given x0 predictions (score.py has the equations).
+    """loss_b of the chosen loss on given x0 predictions (equations in score.py).
 
     Raises:
       UsageError: unknown kind.
@@ -64,7 +64,7 @@ def score_loss(
             literal=settings.literal,
         )
     raise UsageError(
-        f"score loss kind is {settings.kind!r}, known are 'vsd', 'sid' and 'cid'. "
+        f"score loss kind is {settings.kind!r}, not 'vsd', 'sid' or 'cid'. "
         "Choose one of them."
     )
 
@@ -97,8 +97,8 @@ def score_gradient(
     Returns:
       loss_b; grad_bhwc, the derivative of each sample's own loss (no division by B),
       zero for samples where it is not finite; aux with w_b = W and gap_b =
-      mean_HWC |p - q| / W. All of them are detached from every argument and from
-      whatever the two functions close over.
+      mean_HWC |p - q| / W. All are detached from the arguments and from values that
+      the two functions close over.
 
     Raises:
       UsageError: unknown kind.
@@ -129,11 +129,11 @@ def score_gradient(
 def _pullback(
     predict: PredictX0, z_t: jax.Array, cotangent: jax.Array, *, after: jax.Array
 ) -> jax.Array:
-    """J^T cotangent, recomputing `predict`, not before `after` is known.
+    """J^T cotangent by recomputing `predict`, after `after` is computed.
 
-    The barrier makes z_t depend on the cotangent and on the gradient so far: XLA can
-    then neither reuse the first forward pass, which would keep its activations alive,
-    nor run the two networks' VJPs side by side.
+    The barrier makes z_t depend on the cotangent and on the gradient so far, so that
+    XLA can neither reuse the first forward pass, which would keep its activations in
+    memory, nor run the VJPs of both networks concurrently.
     """
     z_t, cotangent, _ = jax.lax.optimization_barrier((z_t, cotangent, after))
     _, vjp = jax.vjp(predict, z_t)

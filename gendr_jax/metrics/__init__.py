@@ -1,19 +1,19 @@
-"""How good a restored picture is: formulas on arrays, no files and no networks.
+"""Image quality metrics: formulas on arrays, without files and networks.
 
     psnr_ssim.py              fidelity to a reference
     naturalness.py            NIQE, distance from the statistics of photographs
     mean_colour.py            colour shift against a reference
-    sharpness_blockiness.py   of one picture
-    upsampling_grid.py        the grid that an upsampler leaves
+    sharpness_blockiness.py   no-reference figures of one picture
+    upsampling_grid.py        visibility of an upsampler's periodic grid
 
-Pictures are numpy arrays, results are float64 on the host: a metric is a figure in a
-table, not a term of a loss. Above these, and not imported here:
+Pictures are numpy arrays, results are float64 on the host: these are not losses. Not
+imported here:
 
-    kinds.py        what a metric is: its settings, and the function once opened
+    kinds.py        types: a metric, its settings, an opened metric
     table.py        every metric under the name that `gendr evaluate` takes
     perceptual.py   LPIPS, DISTS and DINOv2 distances, with weights
-    pyiqa_bridge.py metrics of pyiqa, where it is installed
-    niqe_files.py   NIQE's parameters in files, and from a folder
+    pyiqa_bridge.py metrics of pyiqa, if it is installed
+    niqe_files.py   NIQE's parameters from files, or fitted to a folder
 """
 
 from gendr_jax.metrics.mean_colour import colour_error

@@ -1,4 +1,4 @@
-"""What a metric is: its line of the table, its settings, and one ready to measure."""
+"""Types: `Metric` (name and protocol), `Settings`, and `Opened`, ready to measure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ OF_SETS = (PYIQA + "fid", PYIQA + "sfid", PYIQA + "fid_dinov2")
 
 @dataclass(frozen=True)
 class Metric:
-    """What a table says of a metric.
+    """Name and description of a metric.
 
     Attributes:
-        name: as on the command line.
-        against: the second picture that it takes.
-        better: which way is good; "neither" is a description, not a score.
+        name: on the command line.
+        against: the second picture that it needs.
+        better: direction of better values; "neither" is a description, not a score.
         digits: decimals in tables.
         protocol: in one line; `Opened.protocol` has the settings filled in.
     """
@@ -38,12 +38,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class Settings:
-    """What metrics may be told.
+    """Settings of metrics.
 
     Attributes:
         channel: of psnr and ssim, "y" or "rgb".
         crop: pixels that psnr, ssim and niqe leave out at each border.
-        niqe, lpips, dists, dino: files and folders of parameters, where needed.
+        niqe, lpips, dists, dino: paths of parameters or weights, where needed.
         scale: from input to result.
         tile, overlap: of tiled restoring, in pixels of the result (seam).
     """
@@ -64,8 +64,8 @@ class Opened:
     """A metric ready to measure.
 
     Attributes:
-        metric: its line of the table.
-        protocol: with the settings filled in; belongs into every file of results.
+        metric: name and description.
+        protocol: with the settings filled in; written into every file of results.
         measure: (pictures, the other pictures or None) -> one figure a pair. Pictures
             are HWC uint8, uint16 or float in [0, 1], those of a list of one shape.
     """
@@ -77,7 +77,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class OpenedSet:
-    """A metric of a set of pictures as a whole, ready to measure.
+    """A metric of two sets of pictures (FID), ready to measure.
 
     Attributes:
         metric, protocol: as in `Opened`.

@@ -1,4 +1,4 @@
-"""How far the mean colour of a restored picture is from the truth's."""
+"""Mean colour error: colour shift of a restored picture against its ground truth."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""NIQE: how far the statistics of a picture are from those of pristine photographs.
+"""NIQE: distance of a picture's statistics from those of pristine photographs.
 
     n      = (Y - m) / (s + 1),  m, s local mean and deviation,                     (1)
              7x7 Gaussian of sigma 7/6, borders repeated
@@ -11,7 +11,7 @@ Source: Mittal, Soundararajan, Bovik, "Making a completely blind image quality
 analyzer", 2013, and what its MATLAB release, BasicSR and pyiqa agree on. AGGD is the
 asymmetric generalised Gaussian, fitted by moments on a grid of shapes .2, .201 .. 10.
 
-Y is rounded. Its range is where the protocols part: "full" (.299 R + .587 G + .114 B,
+Y is rounded. Protocols differ in its range: "full" (.299 R + .587 G + .114 B,
 as MATLAB's rgb2gray and pyiqa) or "studio" (BT.601 16 to 235, as BasicSR).
 """
 
@@ -28,8 +28,8 @@ from gendr_jax.metrics.psnr_ssim import Range, levels
 
 BLOCK = 96  # pixels; half of it after halving
 FEATURES = 36
-SHARP = 0.75  # of the sharpest block of its picture: enough to be fitted on
-ROUNDING = 1e-9  # of float64 sums of 255 levels squared, and far below a level
+SHARP = 0.75  # of the sharpest block of a picture: blocks above it are fitted
+ROUNDING = 1e-9  # above the rounding errors of _blur in float64, far below one level
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
@@ -63,48 +63,50 @@ def niqe(
         UsageError: unknown range or negative crop.
     """
     features_nd = features(picture, crop=crop, luma=luma)
-    whole = ~np.isnan(features_nd).any(axis=1)
-    if not whole.any():
+    complete_n = ~np.isnan(features_nd).any(axis=1)
+    if not complete_n.any():
         raise InputError(
             f"none of {len(features_nd)} blocks of {BLOCK} pixels has texture, NIQE "
             "has no value for such a picture. Leave it out."
         )
-    # As the references: a block that is flat in part still counts in the mean.
+    # As in the references, blocks with some NaN features still count in the mean.
     mean_d = np.nanmean(features_nd, axis=0)
-    off_d = pristine.mean_d - mean_d
-    both_dd = (pristine.covariance_dd + _covariance(features_nd[whole])) / 2
-    inverse_dd = np.linalg.pinv(both_dd, rcond=FEATURES * np.finfo(np.float64).eps)
-    return float(np.sqrt(off_d @ inverse_dd @ off_d))
+    difference_d = pristine.mean_d - mean_d
+    pooled_dd = (pristine.covariance_dd + _covariance(features_nd[complete_n])) / 2
+    inverse_dd = np.linalg.pinv(pooled_dd, rcond=FEATURES * np.finfo(np.float64).eps)
+    return float(np.sqrt(difference_d @ inverse_dd @ difference_d))
 
 
 def fit_niqe(pictures: Iterable[np.ndarray], *, luma: Range = "full") -> Pristine:
-    """The statistics of these photographs, of their sharp blocks.
+    """Fit the statistics to the sharp blocks of these photographs.
 
-    A block counts where its mean local deviation is above .75 of that of the sharpest
-    block of its picture. Pictures are taken one by one.
+    Sharp are blocks whose mean local deviation is above .75 of that of the sharpest
+    block of the same picture. Pictures are read one by one.
 
     Raises:
         InputError: a picture that cannot be used, or fewer than 72 sharp blocks in
-            all, from which no covariance of 36 features can be told.
+            total, too few for a covariance of 36 features.
     """
-    kept, count = [], 0
+    sharp_features, count = [], 0
     for picture in pictures:
         features_nd, sharp_n = _features(_luma(picture, 0, luma))
         features_nd = features_nd[sharp_n > SHARP * sharp_n.max()]
-        kept.append(features_nd[~np.isnan(features_nd).any(axis=1)])
+        sharp_features.append(features_nd[~np.isnan(features_nd).any(axis=1)])
         count += 1
-    features_nd = np.concatenate(kept) if kept else np.zeros((0, FEATURES))
+    features_nd = (
+        np.concatenate(sharp_features) if sharp_features else np.zeros((0, FEATURES))
+    )
     if len(features_nd) < 2 * FEATURES:
         raise InputError(
             f"{count} pictures have {len(features_nd)} sharp blocks of {BLOCK} pixels, "
-            f"NIQE needs {2 * FEATURES}. Take more or larger photographs."
+            f"NIQE needs {2 * FEATURES}. Give more or larger photographs."
         )
     provenance = {"pictures": count, "blocks": len(features_nd), "luma": luma}
     return Pristine(features_nd.mean(0), _covariance(features_nd), provenance)
 
 
 def features(picture: np.ndarray, *, crop: int = 0, luma: Range = "full") -> np.ndarray:
-    """The features (2) of every whole block, [N, 36]; arguments as of `niqe`.
+    """The features (2) of every complete block, [N, 36]; arguments as of `niqe`.
 
     Per scale: shape and scale of n, then shape, mean, left and right scale of each of
     the four products. NaN where a block has values of one sign only.
@@ -116,39 +118,41 @@ def _luma(picture: np.ndarray, crop: int, luma: Range) -> np.ndarray:
     if crop < 0:
         raise UsageError(f"crop is {crop} pixels. Use 0 or more.")
     y_hw = levels(picture, smallest=BLOCK + 2 * crop, luma_range=luma)
-    # A half goes to the even side, also where its sum missed it by a rounding: in flat
-    # parts of a picture the side of a half decides what is texture.
+    # First to 6 decimals, so that x.5 with a rounding error is rounded to even like an
+    # exact x.5: in flat areas one level decides whether there is texture.
     y_hw = np.round(np.round(y_hw, 6))
     height, width = y_hw.shape
     return y_hw[crop : height - crop, crop : width - crop]
 
 
 def _features(y_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """([N, 36] features, [N] mean local deviation) of the whole blocks."""
+    """([N, 36] features, [N] mean local deviation) of the complete blocks."""
     rows, columns = (side // BLOCK for side in y_hw.shape)
     y_hw = y_hw[: rows * BLOCK, : columns * BLOCK]
-    found = []
+    scales = []
     for block in (BLOCK, BLOCK // 2):
         normal_hw, deviation_hw = _normalised(y_hw)
         blocks_nhw = _blocks(normal_hw, block)
         maps = [blocks_nhw] + [
             blocks_nhw * np.roll(blocks_nhw, shift, axis=(1, 2)) for shift in NEIGHBOURS
         ]
-        found.append(_numbers([aggd(m.reshape(len(m), -1)) for m in maps]))
+        scales.append(_scale_features([aggd(m.reshape(len(m), -1)) for m in maps]))
         if block == BLOCK:
             sharp_n = _blocks(deviation_hw, block).mean((1, 2))
             y_hw = _halved(_halved(y_hw).T).T
-    return np.concatenate(found, axis=1), sharp_n
+    return np.concatenate(scales, axis=1), sharp_n
 
 
-def _numbers(fits: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
+def _scale_features(
+    fits: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> np.ndarray:
     """[N, 18]: the features of one scale from the fits of its five maps."""
     (shape_n, left_n, right_n), *products = fits
     columns = [shape_n, (left_n + right_n) / 2]
     for shape_n, left_n, right_n in products:
         grid = _grid()
-        at = np.searchsorted(grid.shape, shape_n)
-        columns += [shape_n, (right_n - left_n) * grid.mean[at], left_n, right_n]
+        index = np.searchsorted(grid.shape, shape_n)
+        columns += [shape_n, (right_n - left_n) * grid.mean[index], left_n, right_n]
     return np.stack(columns, axis=1)
 
 
@@ -157,7 +161,7 @@ def _normalised(y_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = _blur(y_hw)
     deviation = np.sqrt(np.abs(_blur(y_hw * y_hw) - mean * mean))
     normal = (y_hw - mean) / (deviation + 1.0)
-    # Flat parts are 0 and not what rounding leaves of it, whose signs would count.
+    # Exactly 0 in flat areas: the fit counts signs, also those of rounding errors.
     return np.where(np.abs(normal) < ROUNDING, 0.0, normal), deviation
 
 
@@ -177,7 +181,7 @@ def gaussian_taps() -> np.ndarray:
 
 
 def _halved(x_hw: np.ndarray) -> np.ndarray:
-    """Half as many rows, as MATLAB's imresize(x, .5); an even number of them.
+    """Half as many rows, as MATLAB's imresize(x, .5); the number of rows is even.
 
     Keys' cubic (a = -1/2) stretched by 2, the picture mirrored beyond its border.
     """
@@ -199,7 +203,7 @@ def _blocks(x_hw: np.ndarray, block: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Grid:
-    """What the fit needs of each shape of the grid, [9801].
+    """Tables over the shapes of the grid, [9801], for the fit.
 
     With G the gamma function and a the shape: `ratio` G(2/a)^2 / (G(1/a) G(3/a)),
     `scale` sqrt(G(1/a) / G(3/a)), `mean` G(2/a) / G(1/a).
@@ -234,14 +238,16 @@ def aggd(x_nm: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ratio = np.abs(x_nm).mean(1) ** 2 / square.mean(1)
         ratio *= (gamma**3 + 1) * (gamma + 1) / (gamma**2 + 1) ** 2
     grid = _grid()
-    # The ratio rises with the shape: the nearest is on one side of where it would be.
+    # The ratio increases with the shape: the nearest is one of two neighbours.
     above = np.clip(np.searchsorted(grid.ratio, ratio), 1, len(grid.shape) - 1)
-    near = np.abs(grid.ratio[above - 1] - ratio) <= np.abs(grid.ratio[above] - ratio)
-    at = np.where(np.isnan(ratio), 0, np.where(near, above - 1, above))
-    return grid.shape[at], left * grid.scale[at], right * grid.scale[at]
+    is_below = np.abs(grid.ratio[above - 1] - ratio) <= np.abs(
+        grid.ratio[above] - ratio
+    )
+    index = np.where(np.isnan(ratio), 0, np.where(is_below, above - 1, above))
+    return grid.shape[index], left * grid.scale[index], right * grid.scale[index]
 
 
 def _covariance(features_nd: np.ndarray) -> np.ndarray:
-    """With n - 1; of one block zero, as it says nothing of spread."""
-    off_nd = features_nd - features_nd.mean(0)
-    return off_nd.T @ off_nd / max(len(off_nd) - 1, 1)
+    """Sample covariance (n - 1); zero for a single block."""
+    centred_nd = features_nd - features_nd.mean(0)
+    return centred_nd.T @ centred_nd / max(len(centred_nd) - 1, 1)

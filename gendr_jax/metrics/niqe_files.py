@@ -1,11 +1,11 @@
-"""NIQE's parameters in files, and fitted from a folder of photographs.
+"""NIQE's parameters: read from a file, fitted to a folder, or saved.
 
     .npz   ours, and BasicSR's niqe_pris_params.npz: mu_pris_param, cov_pris_param.
-           Ours also say where they come from; BasicSR can read them
+           Ours also have their provenance; BasicSR can read them
     .mat   modelparameters.mat of the MATLAB release: mu_prisparam, cov_prisparam
-    DIR    photographs: fitted on the spot, in a tenth of a second each
+    DIR    photographs: fitted when opened, in a tenth of a second each
 
-No parameters come with this package.
+This package contains no parameters.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ def open_niqe(path: Path, *, luma: Range = "full") -> Pristine:
     """The parameters of a file, or fitted from a folder.
 
     Raises:
-        InputError: nothing there, no parameters in it, damaged, or too few photographs.
+        InputError: missing, without parameters, damaged, or too few photographs.
     """
     if path.is_dir():
         return fit_folder(path, luma=luma)
     if not path.is_file():
         raise InputError(
-            f"{path} does not exist. Name a folder of photographs, or a file of NIQE's "
+            f"{path} does not exist. Give a folder of photographs, or a file of NIQE's "
             "parameters (.npz, .mat)."
         )
     arrays = _mat(path) if path.suffix == ".mat" else _npz(path)
@@ -61,14 +61,14 @@ def fit_folder(folder: Path, *, luma: Range = "full") -> Pristine:
         _log.warning("left out %s", line)
     files = sorted(folder / name for name in walked.names)
     if not files:
-        raise InputError(f"{folder} holds no pictures. Name a folder of photographs.")
+        raise InputError(f"{folder} has no pictures. Give a folder of photographs.")
     listing = hashlib.sha256()
-    last = folder
+    current = folder
 
     def pictures() -> Iterator[np.ndarray]:
-        nonlocal last
+        nonlocal current
         for path in files:
-            last = path
+            current = path
             name = os.fsencode(path.relative_to(folder).as_posix())
             listing.update(f"{file_sha256(path)}  ".encode() + name + b"\n")
             yield image_io.read(path).pixels_hwc
@@ -76,39 +76,44 @@ def fit_folder(folder: Path, *, luma: Range = "full") -> Pristine:
     try:
         fitted = fit_niqe(pictures(), luma=luma)
     except InputError as error:
-        said = str(error)
-        raise InputError(said if str(last) in said else f"{last}: {said}") from error
+        message = str(error)
+        raise InputError(
+            message if str(current) in message else f"{current}: {message}"
+        ) from error
     fitted.provenance["sha256_of_files"] = listing.hexdigest()
     return fitted
 
 
 def save_niqe(path: Path, pristine: Pristine) -> None:
-    """Write an .npz, which appears whole or not at all."""
+    """Write an .npz atomically."""
     if path.suffix != ".npz":
         raise UsageError(f"{path} does not end in .npz. Rename it.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     taps = gaussian_taps()
     try:
         np.savez(
-            partial,
+            temporary,
             mu_pris_param=pristine.mean_d[None],
             cov_pris_param=pristine.covariance_dd,
             gaussian_window=np.outer(taps, taps),  # BasicSR reads it
             provenance=json.dumps(pristine.provenance, sort_keys=True),
         )
-        os.replace(partial, path)
+        os.replace(temporary, path)
     finally:
-        partial.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def described(pristine: Pristine) -> str:
-    """Where the parameters come from, in a few words for a line of protocol."""
-    known = pristine.provenance
-    if "pictures" in known:
-        listing = str(known.get("sha256_of_files", ""))[:12]
-        return f"fitted on {known['pictures']} pictures ({listing or 'of no files'})"
-    return f"{known.get('file', 'no file')} ({str(known.get('sha256', ''))[:12]})"
+    """The provenance of the parameters in a few words, for the protocol."""
+    provenance = pristine.provenance
+    if "pictures" in provenance:
+        listing = str(provenance.get("sha256_of_files", ""))[:12]
+        return (
+            f"fitted on {provenance['pictures']} pictures ({listing or 'of no files'})"
+        )
+    digest = str(provenance.get("sha256", ""))[:12]
+    return f"{provenance.get('file', 'no file')} ({digest})"
 
 
 def _npz(path: Path) -> dict[str, Any]:
@@ -117,7 +122,7 @@ def _npz(path: Path) -> dict[str, Any]:
             return {name: file[name] for name in file.files}
     except Exception as error:  # zipfile and numpy raise many types on damage
         raise InputError(
-            f"{path} is no .npz of arrays ({error}). Copy it again."
+            f"{path} is not an .npz file of arrays ({error}). Copy it again."
         ) from error
 
 
@@ -126,13 +131,13 @@ def _mat(path: Path) -> dict[str, Any]:
         from scipy.io import loadmat
     except ImportError as error:
         raise UsageError(
-            f"{path} is a MATLAB file, which scipy reads. pip install scipy."
+            f"{path} is a MATLAB file, which needs scipy. pip install scipy."
         ) from error
     try:
         return loadmat(path)
     except Exception as error:  # scipy raises many types on damage
         raise InputError(
-            f"{path} is no MATLAB file ({error}). Copy it again."
+            f"{path} is not a MATLAB file ({error}). Copy it again."
         ) from error
 
 
@@ -141,15 +146,15 @@ def _array(
 ) -> np.ndarray:
     name = next((name for name in names if name in arrays), None)
     if name is None:
-        held = ", ".join(n for n in arrays if not n.startswith("__")) or "nothing"
+        present = ", ".join(n for n in arrays if not n.startswith("__")) or "nothing"
         raise InputError(
-            f"{path} holds {held}, not {names[0]}. Name parameters of NIQE."
+            f"{path} has {present}, not {names[0]}. Give parameters of NIQE."
         )
     array = np.asarray(arrays[name])
     if array.size != np.prod(shape) or array.dtype.kind != "f":
         raise InputError(
             f"{path}: {name} has shape {array.shape} and dtype {array.dtype}, expected "
-            f"floats of {shape}. Name parameters of NIQE, not of another metric."
+            f"floats of {shape}. Give parameters of NIQE, not of another metric."
         )
     if not np.isfinite(array).all():
         raise InputError(f"{path}: {name} has NaN or Inf. Copy it again.")

@@ -6,9 +6,9 @@
     dino       mean over patches of 1 - cos(f, g),  f, g DINOv2's patch tokens      (1)
     dino-mean  1 - cos(mean over patches of f, mean over patches of g)              (2)
 
-(1) sees where things are, (2) what is there. Pictures go to DINOv2 at whole patches of
-14 pixels, nearest to their own size and at most 1036 a side, by antialiased bicubic
-resize.
+(1) depends on positions, (2) on content alone. For DINOv2 pictures are resized
+(antialiased bicubic) to the nearest multiples of a patch of 14 pixels, at most 1036 a
+side.
 """
 
 from collections.abc import Callable
@@ -29,8 +29,8 @@ from gendr_jax.models.dists import DISTS
 from gendr_jax.models.lpips import LPIPS
 from gendr_jax.weights.sha256 import sha256
 
-PASS_PIXELS = 1 << 20  # of one side of a pass: more would only cost memory
-DINO_LONGEST = 1036  # twice the size it was trained for; attention grows as its fourth
+PASS_PIXELS = 1 << 20  # pixels of a pass: more would only need more memory
+DINO_LONGEST = 1036  # twice its training size; attention grows as the fourth power
 
 Pictures = list[np.ndarray]
 Measure = Callable[[Pictures, Pictures], list[float]]
@@ -38,14 +38,14 @@ Distance = Callable[[nets.Params, jax.Array, jax.Array], jax.Array]
 
 
 def open_lpips(path: Path) -> tuple[Measure, str]:
-    """(function of two lists of pictures of one shape, what its weights are).
+    """(function of two lists of pictures of one shape, description of its weights).
 
     Args:
         path: as `api.load_component`: a weights folder of ours, a folder with the files
             of trunk and heads, or a file.
 
     Raises:
-        InputError: no LPIPS weights there, or damaged ones.
+        InputError: no LPIPS weights at the path, or damaged ones.
     """
     config, params = load_component(path, "lpips")
     net = nets.build(LPIPS, config)
@@ -53,18 +53,18 @@ def open_lpips(path: Path) -> tuple[Measure, str]:
     def distance(p: nets.Params, x: jax.Array, y: jax.Array) -> jax.Array:
         return net.bind(p)(2 * x - 1, 2 * y - 1)
 
-    return _in_passes(distance, params, _unit), _said(config.net, params)
+    return _in_passes(distance, params, _unit), _description(config.net, params)
 
 
 def open_dists(path: Path) -> tuple[Measure, str]:
-    """As `open_lpips`: the files of VGG16 and of alpha and beta, or of the whole."""
+    """As `open_lpips`: VGG16 and alpha, beta in two files, or in one."""
     config, params = load_component(path, "dists")
     net = nets.build(DISTS, config)
 
     def distance(p: nets.Params, x: jax.Array, y: jax.Array) -> jax.Array:
         return net.bind(p)(x, y)
 
-    return _in_passes(distance, params, _unit), _said("VGG16", params)
+    return _in_passes(distance, params, _unit), _description("VGG16", params)
 
 
 def open_dinov2(path: Path, over: Literal["patches", "mean"]) -> tuple[Measure, str]:
@@ -79,16 +79,16 @@ def open_dinov2(path: Path, over: Literal["patches", "mean"]) -> tuple[Measure, 
         return jnp.mean(1.0 - _cosine(f, g), axis=1)
 
     def prepare(picture: np.ndarray) -> np.ndarray:
-        return _whole_patches(picture, config.patch_size)
+        return _multiple_of_patch(picture, config.patch_size)
 
-    size = f"DINOv2 of width {config.hidden_size}"
-    return _in_passes(distance, params, prepare), _said(size, params)
+    network = f"DINOv2 of width {config.hidden_size}"
+    return _in_passes(distance, params, prepare), _description(network, params)
 
 
 def _in_passes(
     distance: Distance, params: nets.Params, prepare: Callable[[np.ndarray], np.ndarray]
 ) -> Measure:
-    """Pairs in passes of one shape; a last pass that is not full repeats its last."""
+    """Measure pairs in passes of one shape; the last pass is padded by repetition."""
     params = jax.device_put(params)
 
     @jax.jit
@@ -98,16 +98,16 @@ def _in_passes(
 
     def measure(sr: Pictures, gt: Pictures) -> list[float]:
         _require_pairs(sr, gt)
-        found: list[float] = []
+        distances: list[float] = []
         for start in range(0, len(sr), size := _pass_size(sr)):
-            ours, theirs = (
+            sr_batch, gt_batch = (
                 [prepare(picture) for picture in side[start : start + size]]
                 for side in (sr, gt)
             )
-            count = len(ours)
-            x, y = (np.stack(s + s[-1:] * (size - count)) for s in (ours, theirs))
-            found += np.asarray(apply(params, x, y), np.float64)[:count].tolist()
-        return found
+            count = len(sr_batch)
+            x, y = (np.stack(s + s[-1:] * (size - count)) for s in (sr_batch, gt_batch))
+            distances += np.asarray(apply(params, x, y), np.float64)[:count].tolist()
+        return distances
 
     return measure
 
@@ -117,7 +117,7 @@ def _require_pairs(sr: Pictures, gt: Pictures) -> None:
         if a.shape[:2] != b.shape[:2]:
             raise InputError(
                 f"sr has shape {a.shape} and gt {b.shape}. Compare pictures of one "
-                "size: crop or resize the one that is off."
+                "size: crop or resize one of them."
             )
 
 
@@ -133,7 +133,7 @@ def _unit(picture: np.ndarray) -> np.ndarray:
     return arrays.to_unit(arrays.take(picture))[0]
 
 
-def _whole_patches(picture: np.ndarray, patch: int) -> np.ndarray:
+def _multiple_of_patch(picture: np.ndarray, patch: int) -> np.ndarray:
     x_hwc = _unit(picture)
     factor = min(1.0, DINO_LONGEST / max(x_hwc.shape[:2]))
     height, width = (
@@ -155,6 +155,6 @@ def _cosine(f_bld: jax.Array, g_bld: jax.Array) -> jax.Array:
     return jnp.sum(f_bld * g_bld, axis=-1) / jnp.maximum(lengths, 1e-12)
 
 
-def _said(what: str, params: Any) -> str:
-    """What a line of protocol says of weights: the network, and a digest of them."""
-    return f"{what}, sha256 {sha256(params)[:12]}"
+def _description(network: str, params: Any) -> str:
+    """The network and the digest of its weights, for the protocol."""
+    return f"{network}, sha256 {sha256(params)[:12]}"

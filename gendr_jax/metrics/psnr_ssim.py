@@ -11,8 +11,8 @@ checked against the per-image logs of OSEDiff to 1e-5 dB:
             11x11 Gaussian, sigma 1.5, C1 = (.01*255)^2, C2 = (.03*255)^2
 
 Other papers differ by more than the methods they compare: RGB is lower by 1.6 to 2.1
-dB, a crop of `scale` pixels higher by up to 0.1 dB. State channel and crop with a
-figure. Not here: reading files, averaging over a test set, no-reference metrics.
+dB, a crop of `scale` pixels higher by up to 0.1 dB. State channel and crop with every
+figure.
 """
 
 from typing import Literal
@@ -23,9 +23,9 @@ from gendr_jax.errors import InputError, UsageError
 
 WINDOW = 11
 SIGMA = 1.5
-# Results of networks are not clipped and leave [0, 1] by some tenths; floats of 0..255,
-# and those of [-1, 1], leave it by far.
-BEYOND = (-0.5, 1.5)
+# Network outputs are not clipped and may exceed [0, 1] by some tenths; floats in 0..255
+# or [-1, 1] exceed these limits.
+FLOAT_LIMITS = (-0.5, 1.5)
 
 Channel = Literal["y", "rgb"]
 Range = Literal["full", "studio"]
@@ -44,8 +44,8 @@ def psnr(
         crop: pixels left out at each border.
 
     Raises:
-        InputError: shapes differ, or a picture is none, smaller than the crop, or
-            has floats of another range.
+        InputError: shapes differ, or one is not a picture, is smaller than the crop,
+            or has floats of another range.
         UsageError: unknown channel or negative crop.
     """
     a_hwc, b_hwc = _prepare(sr, gt, channel, crop, smallest=1)
@@ -77,8 +77,8 @@ def levels(
     "full" is Y from 0 to 255 (MATLAB's rgb2gray), "studio" equation (1).
 
     Raises:
-        InputError: no picture, or a side below `smallest`.
-        UsageError: another range.
+        InputError: not a picture, or a side below `smallest`.
+        UsageError: unknown range.
     """
     if luma_range not in ("full", "studio"):
         raise UsageError(f"luma range is {luma_range!r}. Use 'full' or 'studio'.")
@@ -128,7 +128,7 @@ def _prepare(
     if a_hwc.shape != b_hwc.shape:
         raise InputError(
             f"sr has shape {a_hwc.shape} and gt {b_hwc.shape}. Compare pictures of one "
-            "size: crop or resize the one that is off."
+            "size: crop or resize one of them."
         )
     height, width, channels = a_hwc.shape
     if min(height, width) - 2 * crop < smallest:
@@ -140,8 +140,8 @@ def _prepare(
         a_hwc, b_hwc = (np.repeat(x, 3, axis=2) for x in (a_hwc, b_hwc))
     if channel == "y":
         a_hwc, b_hwc = luma(a_hwc), luma(b_hwc)
-    inside = slice(crop, height - crop), slice(crop, width - crop)
-    return a_hwc[inside], b_hwc[inside]
+    cropped = slice(crop, height - crop), slice(crop, width - crop)
+    return a_hwc[cropped], b_hwc[cropped]
 
 
 def unit_range(picture: np.ndarray, name: str) -> np.ndarray:
@@ -157,17 +157,17 @@ def unit_range(picture: np.ndarray, name: str) -> np.ndarray:
     if x.dtype in (np.uint8, np.uint16):
         return x.astype(np.float64) / np.iinfo(x.dtype).max
     if x.dtype.kind == "f" or x.dtype.name == "bfloat16":
-        return _checked(x.astype(np.float64), name)
+        return _require_unit_range(x.astype(np.float64), name)
     raise InputError(
         f"{name} is {x.dtype}. Give uint8, uint16, or floats in [0, 1] "
         "(x.astype(np.uint8) for 8-bit values held as integers)."
     )
 
 
-def _checked(x_hwc: np.ndarray, name: str) -> np.ndarray:
-    """The floats, if they are of [0, 1] as far as results of networks go beyond it."""
+def _require_unit_range(x_hwc: np.ndarray, name: str) -> np.ndarray:
+    """Refuse floats that are not in [0, 1], within the tolerance FLOAT_LIMITS."""
     low, high = float(x_hwc.min(initial=0.0)), float(x_hwc.max(initial=0.0))
-    if not (low >= BEYOND[0] and high <= BEYOND[1]):
+    if not (low >= FLOAT_LIMITS[0] and high <= FLOAT_LIMITS[1]):
         raise InputError(
             f"{name} has floats from {low:.4g} to {high:.4g}, expected [0, 1]. Divide "
             "by the white level (x / 255), or give x.astype(np.uint8)."

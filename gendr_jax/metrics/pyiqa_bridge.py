@@ -1,17 +1,17 @@
-"""The metrics of pyiqa (IQA-PyTorch) by name, where the user has installed it.
+"""Metrics of pyiqa (IQA-PyTorch) by name, if the user has installed it.
 
     pyiqa:musiq  pyiqa:clipiqa  pyiqa:maniqa-pipal  pyiqa:liqe  pyiqa:qalign
-    pyiqa:topiq_nr  pyiqa:niqe  ...: all that `pyiqa.list_models()` lists
+    pyiqa:topiq_nr  pyiqa:niqe  ...: those of `pyiqa.list_models()`
 
 pyiqa is under the PolyForm Noncommercial License 1.0.0 (parts: NTU S-Lab License): it
-is no dependency of ours, none of our extras installs it, and nothing else here needs
-it. It downloads weights at a metric's first use.
+is no dependency, none of our extras installs it, and nothing else needs it. It
+downloads weights at a metric's first use.
 
 Options are pyiqa's defaults, those of the published tables, but for psnr and ssim,
 whose tables are in studio luma: color_space="ycbcr" where pyiqa's default is "yiq",
 1.32 dB lower. Pictures go in one by one, as float32 RGB in [0, 1].
 
-`open_distance` is for those of two folders (fid), which have no figure of one picture.
+`open_distance` is for metrics of two folders (fid).
 """
 
 import contextlib
@@ -46,17 +46,17 @@ def open_pyiqa(name: str, settings: Settings) -> Opened:
     Raises:
         UsageError: pyiqa is not installed or does not work; it has no such metric, or
             one that is not of single pictures.
-        InputError: pyiqa cannot make it, mostly for want of weights.
+        InputError: pyiqa cannot create it, usually because weights are missing.
     """
     pyiqa = _pyiqa(name)
     if PYIQA + name in OF_SETS:
         raise UsageError(
-            f"{PYIQA}{name} is of sets, it has no figure of one picture. Open it by "
+            f"{PYIQA}{name} compares sets, not single pictures. Open it by "
             "open_set_metrics."
         )
     if name == "inception_score":
         raise UsageError(
-            f"{PYIQA}{name} is of sets and knows no truths. Use {OF_SETS[0]}."
+            f"{PYIQA}{name} has no ground truth to compare with. Use {OF_SETS[0]}."
         )
     options = _options(name, settings)
     model = _create(pyiqa, name, options)
@@ -81,16 +81,15 @@ def open_pyiqa(name: str, settings: Settings) -> Opened:
 def open_distance(name: str) -> OpenedSet:
     """A distance of two folders of pictures: "fid", "sfid" or "fid_dinov2".
 
-    pyiqa's own reading and resizing ("clean" FID). It wants thousands of pictures;
-    figures of a hundred, as in tables on RealSR, compare only with figures of the same
-    hundred.
+    pyiqa reads and resizes ("clean" FID). It needs thousands of pictures; figures of a
+    hundred, as in tables on RealSR, are comparable only for the same hundred.
 
     Raises:
         UsageError, InputError: as `open_pyiqa`.
     """
     if PYIQA + name not in OF_SETS:
         raise UsageError(
-            f"{PYIQA}{name} is not of sets. Use one of {', '.join(OF_SETS)}."
+            f"{PYIQA}{name} does not compare sets. Use one of {', '.join(OF_SETS)}."
         )
     pyiqa = _pyiqa(name)
     model = _create(pyiqa, name, {})
@@ -119,18 +118,18 @@ def _pyiqa(name: str) -> ModuleType:
         missing = error.name or "pyiqa"
         raise UsageError(
             f"{PYIQA}{name} needs {missing}, which is not installed. pyiqa's licence "
-            f"is {LICENCE}; if that suits you: pip install {missing}."
+            f"is {LICENCE}; if you accept it: pip install {missing}"
         ) from error
     except Exception as error:  # torchvision of another torch raises RuntimeError
         raise UsageError(
-            f"pyiqa cannot be imported ({_reason(error)}). Install it anew, with torch "
-            "and torchvision of one release."
+            f"pyiqa cannot be imported ({_reason(error)}). Install it again, with "
+            "torch and torchvision of one release."
         ) from error
     return pyiqa
 
 
 def _options(name: str, settings: Settings) -> dict[str, Any]:
-    """What differs from pyiqa's defaults."""
+    """Options that differ from pyiqa's defaults."""
     if name not in ("psnr", "ssim"):
         return {}
     options: dict[str, Any] = {"test_y_channel": settings.channel == "y"}
@@ -140,28 +139,28 @@ def _options(name: str, settings: Settings) -> dict[str, Any]:
 
 
 def _create(pyiqa: ModuleType, name: str, options: dict[str, Any]) -> Any:
-    known = pyiqa.list_models()
-    if name not in known:
-        near = sorted((m for m in known if m.startswith(name)), key=len)
-        near = near[:4] or difflib.get_close_matches(name, known, n=3)
-        hint = ", ".join(near) or "pyiqa.list_models() lists them"
+    names = pyiqa.list_models()
+    if name not in names:
+        nearest = sorted((m for m in names if m.startswith(name)), key=len)
+        nearest = nearest[:4] or difflib.get_close_matches(name, names, n=3)
+        hint = ", ".join(nearest) or "pyiqa.list_models() lists them"
         raise UsageError(f"pyiqa has no metric {name!r}. Nearest: {hint}.")
     try:
-        # It tells which files it loads, and torchvision that it has grown old.
+        # pyiqa prints which files it loads, torchvision warns of deprecations.
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return pyiqa.create_metric(name, **options)
     except Exception as error:  # downloads, packages and files, each with its own type
         raise InputError(
-            f"pyiqa cannot make {name} ({_reason(error)}). Its weights are downloaded "
-            "at first use: see that they can be, or leave it out."
+            f"pyiqa cannot create {name} ({_reason(error)}). Its weights are "
+            "downloaded at first use: check the network, or leave the metric out."
         ) from error
 
 
 def _protocol(pyiqa: ModuleType, name: str, options: dict[str, Any]) -> str:
-    said = ", ".join(f"{key}={value}" for key, value in options.items())
+    options_text = ", ".join(f"{key}={value}" for key, value in options.items())
     version = getattr(pyiqa, "__version__", "unknown")
-    return f"pyiqa {version} {name}, {said or 'its defaults'}"
+    return f"pyiqa {version} {name}, {options_text or 'its defaults'}"
 
 
 def _tensor(picture: np.ndarray) -> Any:

@@ -1,4 +1,4 @@
-"""Figures of one picture that need neither a reference nor weights.
+"""Sharpness and blockiness: no-reference figures of one picture, without weights.
 
 With Y in levels, 0 to 255:
 
@@ -10,7 +10,7 @@ With Y in levels, 0 to 255:
 
 (1) is the root of Tenengrad (Krotkov 1987), (2) the jump less the slopes on its sides
 (as MSDS, Minami and Zakhor 1995) as a ratio, so that detail cancels: 1 is invisible.
-Noise is sharp too, and a picture may be blocky by its content.
+Noise increases sharpness, and content may have edges at block borders.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from gendr_jax.errors import UsageError
 from gendr_jax.metrics.psnr_ssim import levels
 
 BLOCK = 8  # pixels, of JPEG
-UNSEEN = 0.1  # a level that no eye sees; keeps flat pictures at 1
+UNSEEN = 0.1  # levels, invisible; makes flat pictures 1
 
 
 def sharpness(picture: np.ndarray) -> float:
@@ -40,15 +40,15 @@ def sharpness(picture: np.ndarray) -> float:
 
 
 def blockiness(picture: np.ndarray, *, block: int = BLOCK) -> float:
-    """How far the borders of blocks stand out, equation (2); 1 is not at all.
+    """Visibility of block borders, equation (2); 1 means invisible.
 
     Args:
-        picture: as in `sharpness`; its blocks start at its top left pixel.
-        block: their side. After an enlargement of a JPEG it is scale times 8.
+        picture: as in `sharpness`; blocks start at its top left pixel.
+        block: side of the blocks. For an enlarged JPEG it is scale times 8.
 
     Raises:
-        InputError: no picture, or a side that holds no border.
-        UsageError: `block` below 4, which leaves no pixels in between.
+        InputError: not a picture, or smaller than one block and its border.
+        UsageError: `block` below 4, which has no inner pixels.
     """
     if block < 4:
         raise UsageError(f"block is {block} pixels, it needs 4. Use that of the codec.")

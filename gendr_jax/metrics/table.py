@@ -1,4 +1,4 @@
-"""Every metric by name, opened with the settings of a command."""
+"""Table of all metrics, and `open_metrics`: by name, with their settings."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,11 +26,17 @@ from gendr_jax.restore import residual, tiling
 METRICS = (
     Metric("psnr", "gt", "higher", 3, "dB, {channel}, not rounded, crop {crop}"),
     Metric("ssim", "gt", "higher", 4, "{channel}, rounded, crop {crop}, 11x11 window"),
-    Metric("niqe", "nothing", "lower", 3, "full-range Y, rounded, crop {crop}, {told}"),
-    Metric("lpips", "gt", "lower", 4, "LPIPS 0.1, RGB in [-1, 1], {told}"),
-    Metric("dists", "gt", "lower", 4, "RGB in [0, 1], full size, {told}"),
-    Metric("dino", "gt", "lower", 4, "1 - cos of patch tokens, mean; {told}"),
-    Metric("dino-mean", "gt", "lower", 4, "1 - cos of mean patch tokens; {told}"),
+    Metric(
+        "niqe",
+        "nothing",
+        "lower",
+        3,
+        "full-range Y, rounded, crop {crop}, {parameters}",
+    ),
+    Metric("lpips", "gt", "lower", 4, "LPIPS 0.1, RGB in [-1, 1], {parameters}"),
+    Metric("dists", "gt", "lower", 4, "RGB in [0, 1], full size, {parameters}"),
+    Metric("dino", "gt", "lower", 4, "1 - cos of patch tokens, mean; {parameters}"),
+    Metric("dino-mean", "gt", "lower", 4, "1 - cos of mean patch tokens; {parameters}"),
     Metric("sharpness", "nothing", "neither", 2, "rms slope of Y, levels a pixel"),
     Metric("blockiness", "nothing", "neither", 3, "jumps of Y at 8x8 blocks / inside"),
     Metric("grid", "nothing", "neither", 3, "strongest phase of steps, 2, 4, 8 px"),
@@ -38,7 +44,7 @@ METRICS = (
     Metric("seam", "lr", "lower", 2, "worst bend at {tile}-px tiles / median"),
     Metric("residual", "lr", "lower", 4, "rms of reduced result less input"),
 )
-THREADS = 4  # pictures at a time; each takes some ten times its size in float64
+THREADS = 4  # pictures at a time; each needs ten times its size in float64
 NEEDS = {
     "niqe": "a folder of photographs or a file of parameters (.npz, .mat)",
     "lpips": "weights of LPIPS, AlexNet or VGG16 (docs/weights.md)",
@@ -61,7 +67,7 @@ def open_metrics(names: Sequence[str], settings: Settings) -> list[Opened]:
     "pyiqa:NAME" is a metric of pyiqa, which the user has to install (pyiqa_bridge.py).
 
     Raises:
-        UsageError: an unknown name, or a setting that is wrong or absent.
+        UsageError: an unknown name, or a setting that is wrong or missing.
         InputError: parameters that cannot be used.
     """
     known = {metric.name: metric for metric in METRICS}
@@ -74,30 +80,30 @@ def open_metrics(names: Sequence[str], settings: Settings) -> list[Opened]:
                 f"{PYIQA}NAME."
             )
     return [
-        _open(known[name], settings) if name in known else _foreign(name, settings)
+        _open(known[name], settings) if name in known else _open_pyiqa(name, settings)
         for name in names
     ]
 
 
-def _foreign(name: str, settings: Settings) -> Opened:
+def _open_pyiqa(name: str, settings: Settings) -> Opened:
     from gendr_jax.metrics import pyiqa_bridge
 
     return pyiqa_bridge.open_pyiqa(name.removeprefix(PYIQA), settings)
 
 
 def _open(metric: Metric, settings: Settings) -> Opened:
-    measure, told = _measure(metric.name, settings)
+    measure, parameters = _measure(metric.name, settings)
     protocol = metric.protocol.format(
         channel=CHANNELS[settings.channel],
         crop=settings.crop,
         tile=settings.tile,
-        told=told,
+        parameters=parameters,
     )
     return Opened(metric, protocol, measure)
 
 
 def _measure(name: str, settings: Settings) -> tuple[Measure, str]:
-    """The function, and what the parameters that were opened say of themselves."""
+    """(function, description of the opened parameters)."""
     if name in ("lpips", "dists", "dino", "dino-mean"):
         return _network(name, settings)
     channel, crop = settings.channel, settings.crop
@@ -111,7 +117,7 @@ def _measure(name: str, settings: Settings) -> tuple[Measure, str]:
                 lambda sr, gt: psnr_ssim.ssim(sr, gt, channel=channel, crop=crop)
             ), ""
         case "niqe":
-            pristine = niqe_files.open_niqe(_named("niqe", settings.niqe))
+            pristine = niqe_files.open_niqe(_required_path("niqe", settings.niqe))
             each = _each_alone(lambda sr: niqe(sr, pristine, crop=settings.crop))
             return each, niqe_files.described(pristine)
         case "sharpness":
@@ -126,40 +132,46 @@ def _measure(name: str, settings: Settings) -> tuple[Measure, str]:
             return _each(lambda sr, lr: _seam(sr, lr, settings)), ""
         case "residual":
             return _each(lambda sr, lr: _residual(sr, lr, settings.scale)), ""
-    raise AssertionError(f"{name} is in METRICS and opens nothing")
+    raise AssertionError(f"{name} is in METRICS, but cannot be opened")
 
 
-def _named(option: str, path: Path | None) -> Path:
-    """The path of a metric's parameters, or what to give."""
+def _required_path(option: str, path: Path | None) -> Path:
+    """The path of a metric's parameters, which is required."""
     if path is None:
-        raise UsageError(f"{option} needs {NEEDS[option]}. Name it with --{option}.")
+        raise UsageError(f"{option} needs {NEEDS[option]}. Give it with --{option}.")
     return path
 
 
 def _network(name: str, settings: Settings) -> tuple[Measure, str]:
-    from gendr_jax.metrics import perceptual  # whoever needs no network waits for none
+    from gendr_jax.metrics import perceptual  # imported only where a network is needed
 
     match name:
         case "lpips":
-            measure, told = perceptual.open_lpips(_named(name, settings.lpips))
+            measure, parameters = perceptual.open_lpips(
+                _required_path(name, settings.lpips)
+            )
         case "dists":
-            measure, told = perceptual.open_dists(_named(name, settings.dists))
+            measure, parameters = perceptual.open_dists(
+                _required_path(name, settings.dists)
+            )
         case _:
             over = "patches" if name == "dino" else "mean"
-            measure, told = perceptual.open_dinov2(_named("dino", settings.dino), over)
+            measure, parameters = perceptual.open_dinov2(
+                _required_path("dino", settings.dino), over
+            )
 
-    def of_pairs(sr: Pictures, other: Pictures | None) -> list[float]:
+    def measure_pairs(sr: Pictures, other: Pictures | None) -> list[float]:
         assert other is not None, "a metric of pairs was given no second pictures"
         return measure(sr, other)
 
-    return of_pairs, told
+    return measure_pairs, parameters
 
 
 def _each(figure: Callable[[np.ndarray, np.ndarray], float]) -> Measure:
     def measure(sr: Pictures, other: Pictures | None) -> list[float]:
         assert other is not None, "a metric of pairs was given no second pictures"
         assert len(sr) == len(other), f"{len(sr)} pictures and {len(other)} others"
-        with ThreadPoolExecutor(THREADS) as pool:  # numpy lets go of the lock
+        with ThreadPoolExecutor(THREADS) as pool:  # numpy releases the GIL
             return list(pool.map(figure, sr, other))
 
     return measure
@@ -174,7 +186,7 @@ def _each_alone(figure: Callable[[np.ndarray], float]) -> Measure:
 
 
 def _seam(sr: np.ndarray, lr: np.ndarray, settings: Settings) -> float:
-    """Jump of `tiling.seams`; 0 where one tile holds the picture."""
+    """Jump of `tiling.seams`; 0 for a picture of one tile."""
     _require_scale(sr, lr, settings.scale)
     (after, _), (before, _) = (arrays.to_unit(arrays.take(x)) for x in (sr, lr))
     height, width = after.shape[:2]
@@ -194,5 +206,5 @@ def _require_scale(sr: np.ndarray, lr: np.ndarray, scale: float) -> None:
         raise InputError(
             f"a result has {sr.shape[0]}x{sr.shape[1]} pixels, its input of "
             f"{lr.shape[0]}x{lr.shape[1]} gives {expected[0]}x{expected[1]} at scale "
-            f"{scale:g}. Name the scale, or the right folders."
+            f"{scale:g}. Give the scale with -s, or the right folders."
         )

@@ -1,13 +1,13 @@
-"""The periodic grid that an upsampler leaves in a picture.
+"""Visibility of the periodic grid that an upsampler leaves in a picture.
 
 With Y in levels and e the mean absolute step between neighbouring columns,
 
     grid = mean over columns and rows of  max over p in (2, 4, 8), k < p of
            mean(e_k, e_{k+p}, e_{k+2p}, ...) / mean(e)                              (1)
 
-Photographs have 1.04, a bicubic enlargement by four 1.1, a grid that is seen 1.25 and
-more. Adversarial losses tend to draw one before they draw detail, and metrics such as
-NIQE and sharpness get better by it.
+Photographs have 1.04, a bicubic enlargement by four 1.1, a visible grid 1.25 and more.
+Adversarial losses tend to create a grid before detail, and it improves metrics such as
+NIQE and sharpness.
 """
 
 import numpy as np

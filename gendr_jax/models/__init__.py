@@ -1,4 +1,4 @@
-"""What the networks are: NNX declarations without meshes, files or configuration."""
+"""The networks as Flax NNX modules."""
 
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig

@@ -1,13 +1,13 @@
-"""The one attention function; it picks the best kernel for platform and shape.
+"""`attend`: attention by the fastest kernel for platform and shape.
 
 GPU with half precision: cuDNN's flash kernel. TPU with many queries: the Pallas splash
 kernel. CPU with many scores: head by head (attention_blocks.py).
-Otherwise XLA, and query by query chunks when the score matrix would be large (the
-VAE's single 512-wide head). All variants compute softmax in float32.
+Otherwise XLA, in chunks of queries if the score matrix would be large (the VAE's single
+512-wide head). All variants compute softmax in float32.
 
-Under a mesh each device works on its own samples, with a `space` axis on its own
-queries against all keys, and with a `model` axis on its own heads or queries; all by
-shard_map, which kernels need and which leaves the partitioner nothing to guess.
+Under a mesh each device computes its own samples, with a `space` axis its own queries
+against all keys, and with a `model` axis its own heads or queries; by shard_map, since
+the partitioner cannot split Pallas and cuDNN kernels.
 """
 
 import functools
@@ -20,14 +20,14 @@ from jax.sharding import PartitionSpec
 from gendr_jax.models import platform, tensor_axis
 from gendr_jax.models.attention_blocks import attend_blocks
 
-# Scores above this many numbers are never formed at once (64 Mi float32 = 256 MiB).
+# Larger score matrices are computed in chunks (64 Mi float32 = 256 MiB).
 MAX_SCORES = 64 * 2**20
 FLASH_MIN_TOKENS = 256
 FLASH_BLOCK, FLASH_UNIT = 512, 128
 CUDNN_MAX_HEAD = 128
-# Scores of one head from which blocks are faster on a CPU.
+# Number of scores of one head above which blocks are faster on a CPU.
 BLOCKS_MIN_SCORES = 256 * 256
-# Names of mesh axes, should a mesh be current (sharding/mesh.py).
+# Names of mesh axes (sharding/mesh.py), used if a mesh is current.
 BATCH_AXES, SPACE, MODEL = ("dcn", "data", "fsdp_outer", "fsdp"), "space", "model"
 
 
@@ -44,8 +44,7 @@ def attend(
         q_blnd: [B, L, N, D].
         k_blnd: [B, M, N, D].
         v_blnd: as k.
-        by_heads: let a mesh axis `model` split heads where it divides them, else
-            queries.
+        by_heads: split heads over a mesh axis `model` if it divides them, else queries.
 
     Returns: [B, L, N, D] in q's dtype.
     """
@@ -55,19 +54,22 @@ def attend(
     if spec is None:
         return local(q_blnd, k_blnd, v_blnd)
     rows, queries, over_heads = spec
-    split = PartitionSpec(rows, queries or None, over_heads)
-    whole = PartitionSpec(rows, None, over_heads)  # every query looks at all keys
+    query_spec = PartitionSpec(rows, queries or None, over_heads)
+    key_spec = PartitionSpec(rows, None, over_heads)  # every query needs all keys
     # The deepest maps may have fewer queries than there are devices.
     pad = -length % math.prod(shape[name] for name in queries)
     q = jnp.pad(q_blnd, ((0, 0), (0, pad), (0, 0), (0, 0)))
     out = jax.shard_map(
-        local, in_specs=(split, whole, whole), out_specs=split, check_vma=False
+        local,
+        in_specs=(query_spec, key_spec, key_spec),
+        out_specs=query_spec,
+        check_vma=False,
     )(q, k_blnd, v_blnd)
     return out[:, :length]
 
 
 def _free_axes() -> dict[str, int]:
-    """Sizes of the current mesh's axes, but for those of an outer shard_map."""
+    """Sizes of the current mesh's axes, without those of an outer shard_map."""
     mesh = jax.sharding.get_abstract_mesh()
     return {n: mesh.shape[n] for n in mesh.axis_names if n not in mesh.manual_axes}
 
@@ -75,42 +77,42 @@ def _free_axes() -> dict[str, int]:
 def _spec(
     batch: int, heads: int, shape: dict[str, int]
 ) -> tuple[tuple[str, ...], tuple[str, ...], str | None] | None:
-    """The axes of samples, queries and heads; None: nothing is split by hand.
+    """Mesh axes of samples, queries and heads; None: no shard_map is needed.
 
-    Plain XLA attention is left to the partitioner, which splits samples well; kernels
-    and queries or heads split over other axes are not.
+    XLA's partitioner splits plain attention over samples well, so shard_map is used
+    only for kernels, and for queries or heads over other axes.
     """
     if not shape:
         return None
-    others = [SPACE] if shape.get(SPACE, 1) > 1 else []
-    others += [MODEL] if tensor_axis.parts() > 1 else []
-    # An axis that is not named would be summed over in the backward pass, of size one
-    # as well.
-    known = {*BATCH_AXES, SPACE}.difference(others)
-    rows = tuple(name for name in shape if name in known or shape[name] == 1)
+    split_axes = [SPACE] if shape.get(SPACE, 1) > 1 else []
+    split_axes += [MODEL] if tensor_axis.axis_size() > 1 else []
+    # shard_map's backward pass sums over axes missing from the spec, so axes of size
+    # one are named too.
+    batch_axes = {*BATCH_AXES, SPACE}.difference(split_axes)
+    rows = tuple(name for name in shape if name in batch_axes or shape[name] == 1)
     if batch % math.prod(shape[name] for name in rows) or (
-        not others and platform.platform() == "cpu"
+        not split_axes and platform.platform() == "cpu"
     ):
         return None
-    over_heads = MODEL if MODEL in others and heads % shape[MODEL] == 0 else None
-    queries = tuple(name for name in others if name != over_heads)
+    over_heads = MODEL if MODEL in split_axes and heads % shape[MODEL] == 0 else None
+    queries = tuple(name for name in split_axes if name != over_heads)
     return rows, queries, over_heads
 
 
 def _attend_local(q_blnd, k_blnd, v_blnd, alone):
-    """On the arrays of one device: the kernel for its platform and shape."""
+    """Attention on the arrays of one device, by the kernel for platform and shape."""
     batch, length, heads, width = q_blnd.shape
-    keys, where = k_blnd.shape[1], platform.platform()
+    keys, platform_name = k_blnd.shape[1], platform.platform()
     half = q_blnd.dtype in (jnp.bfloat16, jnp.float16)
-    if where == "gpu" and half and width <= CUDNN_MAX_HEAD and width % 8 == 0:
+    if platform_name == "gpu" and half and width <= CUDNN_MAX_HEAD and width % 8 == 0:
         return jax.nn.dot_product_attention(
             q_blnd, k_blnd, v_blnd, implementation="cudnn"
         )
-    if where == "tpu" and length >= FLASH_MIN_TOKENS and width <= 256:
+    if platform_name == "tpu" and length >= FLASH_MIN_TOKENS and width <= 256:
         return flash_tpu_local(q_blnd, k_blnd, v_blnd)
-    # Loops in programs that wait for each other are suspected of blocking XLA's threads
-    # on a CPU, where many devices share few: those have none.
-    if where == "cpu" and alone and length * keys >= BLOCKS_MIN_SCORES:
+    # No loops in programs of several CPU devices, which wait for each other: they share
+    # few threads, and loops are suspected of deadlocking them.
+    if platform_name == "cpu" and alone and length * keys >= BLOCKS_MIN_SCORES:
         return attend_blocks(q_blnd, k_blnd, v_blnd)
     if batch * heads * length * keys > MAX_SCORES:
         return attend_chunked(q_blnd, k_blnd, v_blnd)
@@ -132,8 +134,8 @@ def attend_chunked(
     pad = count * chunk - length
     padded = jnp.pad(q_blnd, ((0, 0), (0, pad), (0, 0), (0, 0)))
     chunks = jnp.moveaxis(padded.reshape(batch, count, chunk, heads, -1), 1, 0)
-    part = jax.checkpoint(lambda q: _attend_xla(q, k_blnd, v_blnd))
-    out = jnp.moveaxis(jax.lax.map(part, chunks), 0, 1)
+    attend_chunk = jax.checkpoint(lambda q: _attend_xla(q, k_blnd, v_blnd))
+    out = jnp.moveaxis(jax.lax.map(attend_chunk, chunks), 0, 1)
     return out.reshape(batch, count * chunk, heads, -1)[:, :length]
 
 
@@ -144,8 +146,8 @@ def _attend_xla(q_blnd, k_blnd, v_blnd):
 def flash_tpu_local(q_blnd, k_blnd, v_blnd):
     """The TPU's splash kernel on local arrays; lengths are padded and masked.
 
-    Of the two kernels that come with JAX it is the one that stores no sums spread over
-    lanes for the backward pass, which it does in one kernel.
+    Unlike JAX's flash kernel it has one fused backward kernel, and does not store
+    softmax sums broadcast over lanes for it.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel as splash,
@@ -181,9 +183,9 @@ def flash_tpu_local(q_blnd, k_blnd, v_blnd):
 
 
 def _padded(x_blnd):
-    """[B, N, L', D] with L' a multiple of the block, and ids that mark the padding.
+    """[B, N, L', D] with L' a multiple of the block, and segment ids of the padding.
 
-    Less than one block, as the words of a prompt are, is one block of its own size.
+    Fewer tokens than a block, such as a prompt, are one block of their own size.
     """
     batch, length = x_blnd.shape[:2]
     pad = -length % (FLASH_BLOCK if length > FLASH_BLOCK else FLASH_UNIT)

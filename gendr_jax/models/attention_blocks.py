@@ -1,8 +1,8 @@
-"""Exact attention head by head and block by block, for processors.
+"""Exact attention for CPUs, by blocks of queries of one head.
 
 XLA on a CPU keeps the scores of all heads in memory (336 MB for SD2.1's first level at
-512 x 512 pixels) and walks over them four times. A block of queries of one head stays
-in the cache: three to four times as fast, measured in docs/tiling.md.
+512 x 512 pixels) and reads them four times. The scores of one block stay in the cache:
+three to four times as fast (docs/tiling.md).
 """
 
 import jax
@@ -17,9 +17,8 @@ def attend_blocks(
 ) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v, one block of queries of one head at a time.
 
-    The batch stays an axis of every product, so that a batch split over devices
-    stays split. Scores and softmax are float32 and are computed again in the backward
-    pass.
+    The batch stays an axis of every product, so that a batch that is split over devices
+    stays split. Scores and softmax are float32, and recomputed in the backward pass.
 
     Args: q [B, L, N, D]; k, v [B, M, N, D]. Returns [B, L, N, D] in q's dtype.
     """
@@ -32,21 +31,21 @@ def attend_blocks(
     k_nbdm, v_nbmd = k_blnd.transpose(2, 0, 3, 1), v_blnd.transpose(2, 0, 1, 3)
 
     @jax.checkpoint
-    def part(q_bqd, k_bdm, v_bmd):
+    def attend_block(q_bqd, k_bdm, v_bmd):
         scores = _product("bqd,bdm->bqm", q_bqd, k_bdm) * width**-0.5
         scores -= jax.lax.stop_gradient(scores.max(-1, keepdims=True))
         weights = jnp.exp(scores)
         total = jnp.sum(weights, -1, keepdims=True)
         return _product("bqm,bmd->bqd", weights.astype(v_bmd.dtype), v_bmd) / total
 
-    def head(one):
-        q_cbqd, k_bdm, v_bmd = one
-        return jax.lax.map(lambda q: part(q, k_bdm, v_bmd), q_cbqd)
+    def attend_head(head_arrays):
+        q_cbqd, k_bdm, v_bmd = head_arrays
+        return jax.lax.map(lambda q: attend_block(q, k_bdm, v_bmd), q_cbqd)
 
-    out_ncbqd = jax.lax.map(head, (q_ncbqd, k_nbdm, v_nbmd))
+    out_ncbqd = jax.lax.map(attend_head, (q_ncbqd, k_nbdm, v_nbmd))
     out = out_ncbqd.transpose(2, 1, 3, 0, 4).reshape(batch, count * block, heads, -1)
     return out[:, :length].astype(q_blnd.dtype)
 
 
-def _product(letters, a, b):
-    return jnp.einsum(letters, a, b, preferred_element_type=jnp.float32)
+def _product(subscripts, a, b):
+    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)

@@ -1,8 +1,8 @@
 """DINOv2 ViT-S/B/L with 14-pixel patches: the frozen target of feature alignment.
 
-Attribute names follow the files of HF transformers' Dinov2Model. The input is already
-normalised (``losses.alignment.dino_input`` does that); no loss and no file lives here.
-ViT-g, whose feed-forward is a SwiGLU, is not declared.
+Attribute names follow HF transformers' Dinov2Model. The input is ImageNet-normalised
+(``losses.alignment.dino_input``). ViT-g, whose feed-forward is a SwiGLU, is not
+supported.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class DINOv2Config:
             )
         if self.image_size < self.patch_size:
             raise ValueError(
-                f"DINOv2Config.image_size {self.image_size} holds no patch of "
+                f"DINOv2Config.image_size {self.image_size} is smaller than a patch of "
                 f"{self.patch_size} pixels. Enlarge image_size."
             )
 
@@ -80,7 +80,7 @@ class PatchEmbeddings(nnx.Module):
 
 
 class Embeddings(nnx.Module):
-    """CLS token, patches and positions; the mask token is pre-training's, unused."""
+    """CLS token, patches, positions; the mask token is for pre-training, unused."""
 
     def __init__(self, config: DINOv2Config, *, dtype, rngs: nnx.Rngs):
         d, grid = config.hidden_size, config.grid
@@ -108,7 +108,7 @@ class Embeddings(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Query, key and value projections and the attention itself."""
+    """Query, key and value projections, and attention."""
 
     def __init__(self, config: DINOv2Config, *, dtype, rngs: nnx.Rngs):
         d = config.hidden_size
@@ -127,7 +127,7 @@ class SelfAttention(nnx.Module):
 
 
 class AttentionOutput(nnx.Module):
-    """The output projection, one level deeper as in the files."""
+    """The output projection, one level deeper as in HF's names."""
 
     def __init__(self, config: DINOv2Config, *, dtype, rngs: nnx.Rngs):
         d = config.hidden_size
@@ -149,7 +149,7 @@ class Attention(nnx.Module):
 
 
 class LayerScale(nnx.Module):
-    """A learnt gain per channel."""
+    """A learned gain per channel."""
 
     def __init__(self, config: DINOv2Config, *, dtype, rngs: nnx.Rngs):
         gain = jnp.full((config.hidden_size,), config.layerscale_value, jnp.float32)
@@ -225,8 +225,8 @@ class DINOv2(nnx.Module):
         h, w = x_bhwc.shape[1:3]
         if h % self.patch_size or w % self.patch_size or not h * w:
             raise ValueError(
-                f"DINOv2: {h}x{w} pixels are not whole patches of {self.patch_size}. "
-                "Resize the image to a multiple."
+                f"DINOv2: {h}x{w} pixels are not multiples of the patch size "
+                f"{self.patch_size}. Resize the image to a multiple."
             )
         x = self.encoder(self.embeddings(x_bhwc))
         return self.layernorm(x)[:, 1:]
@@ -238,7 +238,7 @@ def resample_positions(table_hwd: jax.Array, grid: tuple[int, int]) -> jax.Array
     torch's ``interpolate(size=grid, mode="bicubic", align_corners=False)``: Keys'
     kernel with a = -3/4, no antialiasing when shrinking, edges repeated. (Facebook's
     repository passes a scale factor with an offset of 0.1 instead of the size, which
-    samples slightly elsewhere.)
+    shifts the sample positions slightly.)
     """
     if table_hwd.shape[:2] == grid:
         return table_hwd
@@ -248,12 +248,12 @@ def resample_positions(table_hwd: jax.Array, grid: tuple[int, int]) -> jax.Array
     return jnp.einsum("ih,jw,hwd->ijd", rows, columns, table_hwd, precision=high)
 
 
-def _bicubic(size: int, new: int) -> np.ndarray:
+def _bicubic(size: int, new_size: int) -> np.ndarray:
     """[new, size] interpolation weights in float64, at most four a row."""
     a = -0.75
-    weights = np.zeros((new, size))
-    for i in range(new):
-        centre = (i + 0.5) * size / new - 0.5
+    weights = np.zeros((new_size, size))
+    for i in range(new_size):
+        centre = (i + 0.5) * size / new_size - 0.5
         left = int(np.floor(centre))
         for tap in range(left - 1, left + 3):
             x = abs(centre - tap)

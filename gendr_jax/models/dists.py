@@ -7,7 +7,7 @@ features, m, v, c their means, variances and covariance over space, for each cha
     S1 = (2 m_x m_y + 1e-6) / (m_x^2 + m_y^2 + 1e-6)                                (2)
     S2 = (2 c_xy + 1e-6) / (v_x + v_y + 1e-6)                                       (3)
 
-``features`` has torchvision's list indices.
+Indices of ``features`` are torchvision's.
 """
 
 import dataclasses
@@ -50,20 +50,20 @@ class DISTSConfig:
 
     @property
     def channels(self) -> int:
-        """How many means, and how many variances, are compared."""
+        """Number of means, and of variances, that are compared."""
         return 3 + sum(self.widths)
 
 
 class L2Pool(nnx.Module):
-    """sqrt(blur(x^2) + 1e-12), every second one; the blur is 1 2 1 both ways."""
+    """sqrt(blur(x^2) + 1e-12) with stride 2; the blur is (1, 2, 1)/4 on both axes."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         square = jnp.square(x.astype(jnp.float32))
         for axis in (1, 2):
-            square = self._every_second(square, axis)
+            square = self._blur_stride_2(square, axis)
         return jnp.sqrt(square + 1e-12).astype(x.dtype)
 
-    def _every_second(self, x: jax.Array, axis: int) -> jax.Array:
+    def _blur_stride_2(self, x: jax.Array, axis: int) -> jax.Array:
         padding = [(0, 0)] * 4
         padding[axis] = (1, 1)
         x = jnp.pad(x, padding)
@@ -81,7 +81,7 @@ class DISTS(nnx.Module):
         self, config: DISTSConfig, *, dtype, remat: Policy = "none", rngs: nnx.Rngs
     ):
         self.features = nnx.List(_layers(config, dtype=dtype, rngs=rngs))
-        shape = (config.channels,)  # about 0.1, as the authors start
+        shape = (config.channels,)  # about 0.1, the authors' initial value
         draw = jax.random.normal
         self.alpha = nnx.Param(0.1 + 0.01 * draw(rngs.params(), shape, jnp.float32))
         self.beta = nnx.Param(0.1 + 0.01 * draw(rngs.params(), shape, jnp.float32))
@@ -99,14 +99,14 @@ class DISTS(nnx.Module):
             )
         pairs = zip(self.activations(x_bhwc), self.activations(y_bhwc), strict=True)
         s1, s2 = (
-            jnp.concatenate(parts, axis=-1)
-            for parts in zip(*(_similarity(x, y) for x, y in pairs), strict=True)
+            jnp.concatenate(similarities, axis=-1)
+            for similarities in zip(*(_similarity(x, y) for x, y in pairs), strict=True)
         )
         alpha, beta = (
             p[...].astype(jnp.float32)[None] for p in (self.alpha, self.beta)
         )
-        alike_b = jnp.sum(alpha * s1 + beta * s2, axis=-1)
-        return 1.0 - alike_b / (jnp.sum(alpha) + jnp.sum(beta))
+        similarity_b = jnp.sum(alpha * s1 + beta * s2, axis=-1)
+        return 1.0 - similarity_b / (jnp.sum(alpha) + jnp.sum(beta))
 
     def activations(self, x_bhwc: jax.Array) -> tuple[jax.Array, ...]:
         """The picture and its five features [B, h, w, C]."""
@@ -120,13 +120,13 @@ class DISTS(nnx.Module):
         )
         h = (x - mean) / std
         taps = [x]
-        for part in self.config.slices:
-            h = recompute(functools.partial(self._stage, part), self.remat)(h)
+        for indices in self.config.slices:
+            h = recompute(functools.partial(self._stage, indices), self.remat)(h)
             taps.append(h)
         return tuple(taps)
 
-    def _stage(self, part: range, x: jax.Array) -> jax.Array:
-        for i in part:
+    def _stage(self, indices: range, x: jax.Array) -> jax.Array:
+        for i in indices:
             x = self.features[i](x)
         return x
 
@@ -137,12 +137,12 @@ def _layers(
     """VGG16's ``features`` up to its last ReLU."""
     layers: list[Conv | ReLU | L2Pool] = []
     width = 3
-    for depth, wide in zip(DEPTHS, config.widths, strict=True):
+    for depth, channels in zip(DEPTHS, config.widths, strict=True):
         if layers:
             layers.append(L2Pool())
         for _ in range(depth):
-            layers += [Conv(width, wide, dtype=dtype, rngs=rngs), ReLU()]
-            width = wide
+            layers += [Conv(width, channels, dtype=dtype, rngs=rngs), ReLU()]
+            width = channels
     return layers
 
 

@@ -1,8 +1,7 @@
-"""Small networks on features and images: alignment projector, discriminators.
+"""Projector for feature alignment (REPA), and discriminators.
 
-The losses that use them are in ``losses/alignment.py`` and ``losses/adversarial.py``.
-Last layers of discriminators start at zero, so that every logit is 0 and the first
-update moves the discriminator alone.
+The last layer of a discriminator is initialised to zero, so that every logit is 0 and
+the first update changes the discriminator alone.
 """
 
 import dataclasses
@@ -14,7 +13,7 @@ from flax import nnx
 from gendr_jax.models.layers import Conv, GroupNorm, LayerArguments, Linear, zero
 from gendr_jax.models.remat import Policy
 
-# torch's default; the original heads do not say otherwise.
+# torch's default, which the original heads use.
 EPS = 1e-5
 LEAK = 0.2
 
@@ -55,7 +54,7 @@ class RepaProjector(nnx.Module):
             layer.kernel = nnx.Param(xavier(rngs.params(), shape, jnp.float32))
 
     def __call__(self, x_bld: jax.Array) -> jax.Array:
-        """Tokens [B, L, in_dim] to [B, L, out_dim]; any leading axes will do."""
+        """Tokens [B, L, in_dim] to [B, L, out_dim]; any leading axes."""
         for layer in self.layers[:-1]:
             x_bld = nnx.silu(layer(x_bld))
         return self.layers[-1](x_bld)
@@ -110,8 +109,8 @@ class PatchDiscriminatorConfig:
 class PatchDiscriminator(nnx.Module):
     """PatchGAN on images (pix2pix; taming-transformers' NLayerDiscriminator).
 
-    GroupNorm stands where the original has BatchNorm, so that a sample's logits do not
-    depend on the rest of its batch.
+    GroupNorm instead of the original BatchNorm, so that a sample's logits do not depend
+    on the rest of its batch.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ class PatchDiscriminator(nnx.Module):
     def __call__(self, x_bhwc: jax.Array) -> jax.Array:
         """Images [B, H, W, 3] to spatial logits [B, h, w, 1], h about H/2^(levels-1).
 
-        Raises ValueError when the image is too small to leave a logit.
+        Raises ValueError when the image is too small for any logit.
         """
         x = nnx.leaky_relu(self.convs[0](x_bhwc), LEAK)
         for conv, norm in zip(self.convs[1:], self.norms, strict=True):

@@ -1,8 +1,8 @@
-"""3 x 3 convolutions whose kernel gradient is nine matrix products, for processors.
+"""3 x 3 convolutions for CPUs whose kernel gradient is nine matrix products.
 
-XLA makes the kernel's gradient on a CPU a convolution with a kernel as large as the
-picture, which takes five to fifteen times as long as the forward pass in narrow layers.
-A product for each of the nine shifts of the input is the same sum.
+XLA computes the kernel's gradient as a convolution with a kernel as large as the
+picture, which on a CPU takes five to fifteen times as long as the forward pass in
+narrow layers. One matrix product for each of the nine shifts gives the same sum.
 """
 
 import jax
@@ -14,7 +14,7 @@ SAME = ((1, 1), (1, 1))
 
 
 def suits(x_bhwc: jax.Array, kernel_hwio: jax.Array, stride: int, padding) -> bool:
-    """Whether `convolve` is the faster way on the platform at hand."""
+    """Whether `convolve` supports these arguments and is faster on this platform."""
     return (
         kernel_hwio.shape[:2] == (3, 3)
         and (stride, padding) == (1, SAME)
@@ -40,10 +40,10 @@ def _forward(x_bhwc: jax.Array, kernel_hwio: jax.Array):
     return convolve(x_bhwc, kernel_hwio), (x_bhwc, kernel_hwio)
 
 
-def _backward(kept, g_bhwk: jax.Array):
-    x, kernel = kept
+def _backward(residuals, g_bhwk: jax.Array):
+    x, kernel = residuals
     _, height, width, channels = x.shape
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    rotated_kernel = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     padded = jnp.pad(x, ((0, 0), *SAME, (0, 0)))
     g_nk = g_bhwk.reshape(-1, g_bhwk.shape[-1])
     shifts = [
@@ -52,7 +52,7 @@ def _backward(kept, g_bhwk: jax.Array):
         for j in range(3)
     ]
     grad = jnp.stack([jnp.dot(shift.T, g_nk) for shift in shifts])
-    return _plain(g_bhwk, turned), grad.reshape(kernel.shape)
+    return _plain(g_bhwk, rotated_kernel), grad.reshape(kernel.shape)
 
 
 convolve.defvjp(_forward, _backward)

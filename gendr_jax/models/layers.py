@@ -1,9 +1,8 @@
-"""Building blocks shared by the networks: layers with a compute dtype and adapters.
+"""Layers shared by the networks: with a compute dtype and optional LoRA adapters.
 
 Parameters are float32 by default and are cast to the layer's compute dtype at use;
-normalisation statistics are always float32. Attribute names follow diffusers, so
-that a parameter path is a torch name with another separator. No block knows of
-files or configs; of meshes, ``tensor_axis.py`` does.
+normalisation statistics are always float32. Attribute names follow diffusers, so that a
+parameter path is a torch name with another separator.
 """
 
 import functools
@@ -22,7 +21,7 @@ from gendr_jax.models.remat import CONV, LINEAR, named
 Norm = Literal["groups", "channels", "none"]
 Product = Callable[[jax.Array, jax.Array], jax.Array]  # (x, kernel) -> y, bilinear
 
-# Unit gain, where torch's default has a third of it: deep stacks learn sooner.
+# Variance 1 / fan_in, three times torch's default: deep networks train faster.
 fan_in = nnx.initializers.lecun_normal()
 
 
@@ -40,7 +39,11 @@ class Linear(nnx.Module):
 
     def _affine(self, x, kernel):
         kernel = kernel[...].astype(self.dtype)
-        return _wide(jnp.dot, x, kernel) if self.wide_grads else jnp.dot(x, kernel)
+        return (
+            _with_wide_grad(jnp.dot, x, kernel)
+            if self.wide_grads
+            else jnp.dot(x, kernel)
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.astype(self.dtype)
@@ -52,15 +55,16 @@ class Linear(nnx.Module):
         return named(y, LINEAR)
 
     def halves(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Both halves of the outputs, each with its channels over the mesh's `model`.
+        """Both halves of the outputs, each with its channels split over axis `model`.
 
-        Split as one, a device would have channels of one half only.
+        If the outputs were split as one array, a device would have channels of one half
+        only, and value * gate would need communication.
         """
         x = x.astype(self.dtype)
         first, second = map(tensor_axis.columns, jnp.split(self.kernel[...], 2, -1))
         ys = [self._affine(x, kernel) for kernel in (first, second)]
         if self.lora_a is not None:
-            assert self.lora_b is not None  # they come in pairs
+            assert self.lora_b is not None  # set together by lora.attach
             inner = self._affine(x, self.lora_a)
             scale = jnp.asarray(self.lora_scale, inner.dtype)
             bs = map(tensor_axis.columns, jnp.split(self.lora_b[...], 2, -1))
@@ -74,7 +78,7 @@ class Linear(nnx.Module):
 
 
 class LayerArguments(TypedDict):
-    """What a network hands to every one of its layers."""
+    """Keyword arguments that a network passes to all of its layers."""
 
     dtype: DTypeLike
     rngs: nnx.Rngs
@@ -117,7 +121,11 @@ class Conv(nnx.Module):
             padding=padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return _wide(product, x, kernel) if self.wide_grads else product(x, kernel)
+        return (
+            _with_wide_grad(product, x, kernel)
+            if self.wide_grads
+            else product(x, kernel)
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.astype(self.dtype)
@@ -133,7 +141,7 @@ class Conv(nnx.Module):
 class GroupNorm(nnx.Module):
     """Group normalisation over space and channel groups, statistics in float32.
 
-    Given `moments`, it uses those instead of its input's (``shared_norms.py``).
+    If `moments` is set, it is used instead of the input's (``shared_norms.py``).
     """
 
     def __init__(
@@ -147,13 +155,13 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
         self.groups, self.eps, self.dtype = groups, eps, dtype
         self.moments = nnx.data(None)  # mean, variance: [groups] each
-        self.pooled = False  # take those of the whole batch, but edges, and keep them
+        self.pooled = False  # set moments from the inner pixels of the full batch
 
     def __call__(self, x: jax.Array) -> jax.Array:
         b, h, w, c = x.shape
         grouped = x.astype(jnp.float32).reshape(b, h, w, self.groups, -1)
         if self.pooled:
-            # Zeros beyond a sample's edges are not part of the picture.
+            # Without the edges, which depend on zero padding around the sample.
             inner = grouped[:, h // 8 : h - h // 8, w // 8 : w - w // 8]
             mean = jnp.mean(inner, (0, 1, 2, 4))
             centred = inner - mean[None, None, None, :, None]
@@ -183,7 +191,7 @@ class LayerNorm(nnx.Module):
 
 
 class Identity(nnx.Module):
-    """Holds a place in a list so that list indices equal torch's (dropout there)."""
+    """Keeps list indices equal to torch's, which has a dropout layer there."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return x
@@ -192,7 +200,7 @@ class Identity(nnx.Module):
 def normalisation(
     norm: Norm, channels: int, groups: int, eps: float, *, dtype, rngs: nnx.Rngs
 ) -> GroupNorm | LayerNorm | Identity:
-    """The layer of this kind."""
+    """The normalisation layer of this type."""
     match norm:
         case "groups":
             return GroupNorm(channels, groups, eps, dtype=dtype, rngs=rngs)
@@ -203,10 +211,10 @@ def normalisation(
 
 
 class ResnetBlock(nnx.Module):
-    """GroupNorm-SiLU-Conv twice with a residual; the time embedding joins between.
+    """GroupNorm-SiLU-Conv twice with a residual; the time embedding is added between.
 
-    A fresh block is the identity (or its shortcut), as in the original diffusion code.
-    With ``norm="none"`` its input goes to SiLU as it is.
+    At initialisation it is the identity (or its shortcut), as in the original diffusion
+    code. With ``norm="none"`` there are no norms before SiLU.
     """
 
     def __init__(
@@ -245,7 +253,7 @@ class ResnetBlock(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """Stride-2 convolution; the VAE pads right and bottom only, as its original."""
+    """Stride-2 convolution; the VAE pads right and bottom only, as in diffusers."""
 
     def __init__(self, channels: int, *, padding, dtype, rngs: nnx.Rngs):
         self.conv = Conv(
@@ -268,15 +276,15 @@ class Upsample(nnx.Module):
 
 
 def zero(layer: Linear | Conv) -> Linear | Conv:
-    """The layer with a zero kernel: a residual branch that starts as nothing."""
+    """The layer with a zero kernel, for residual branches that start at zero."""
     layer.kernel = nnx.Param(jnp.zeros_like(layer.kernel[...]))
     return layer
 
 
 def space_to_channel(x_bhwc: jax.Array, side: int) -> jax.Array:
-    """Patches of side x side pixels as channels: row, column, channel, in this order.
+    """Patches of side x side pixels as channels, in the order row, column, channel.
 
-    Exact for sides that are multiples of ``side``; 1 leaves all as it is.
+    Height and width are multiples of ``side``; 1 changes nothing.
     """
     if side == 1:
         return x_bhwc
@@ -306,10 +314,9 @@ def nearest(x_bhwc: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def widen_grads(model: nnx.Module) -> None:
-    """Let the gradient of every kernel leave its product as float32.
+    """Compute the gradient of every kernel in float32.
 
-    Devices then add their parts of it in float32, where otherwise they do so in the
-    compute dtype.
+    It is then also summed over devices in float32 instead of the compute dtype.
     """
     for _, layer in nnx.iter_graph(model):
         if isinstance(layer, Linear | Conv):
@@ -317,9 +324,9 @@ def widen_grads(model: nnx.Module) -> None:
 
 
 def product_grads(model: nnx.Module) -> None:
-    """Let convolutions take their kernel's gradient as products, where that suits.
+    """Use `kernel_gradient.convolve` for all convolutions that it suits.
 
-    For training alone: the forward pass keeps its sum, not always its last bits.
+    For training only: forward results may differ in the last bits.
     """
     for _, layer in nnx.iter_graph(model):
         if isinstance(layer, Conv):
@@ -327,16 +334,16 @@ def product_grads(model: nnx.Module) -> None:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _wide(product: Product, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _with_wide_grad(product: Product, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return product(x, kernel)
 
 
-def _wide_forward(product: Product, x: jax.Array, kernel: jax.Array):
+def _with_wide_grad_forward(product: Product, x: jax.Array, kernel: jax.Array):
     return product(x, kernel), (x, kernel)
 
 
-def _wide_backward(product: Product, kept, g: jax.Array):
-    x, kernel = kept
+def _with_wide_grad_backward(product: Product, residuals, g: jax.Array):
+    x, kernel = residuals
     _, pull_x = jax.vjp(lambda x: product(x, kernel), x)
     wide_x, wide_kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
     _, pull_kernel = jax.vjp(lambda k: product(wide_x, k), wide_kernel)
@@ -344,7 +351,7 @@ def _wide_backward(product: Product, kept, g: jax.Array):
     return *pull_x(g), grad.astype(kernel.dtype)
 
 
-_wide.defvjp(_wide_forward, _wide_backward)
+_with_wide_grad.defvjp(_with_wide_grad_forward, _with_wide_grad_backward)
 
 
 def _standardise(x: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:
@@ -355,6 +362,6 @@ def _standardise(x: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:
 
 
 def _along_last(param, like: jax.Array) -> jax.Array:
-    """A per-channel vector, shaped to broadcast over ``like`` without rank rules."""
+    """A per-channel vector with the rank of ``like``: rank promotion is an error."""
     vector = param[...].astype(like.dtype)
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)

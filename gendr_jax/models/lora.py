@@ -1,9 +1,9 @@
-"""Low-rank adapters (LoRA) in PEFT's layout, attached to declared networks.
+"""Low-rank adapters (LoRA) in PEFT's layout.
 
 An adapter is a side path inside ``Linear`` and ``Conv``: y += alpha/rank * B(A(x)),
-with A of kernel kxk to ``rank`` channels and B of 1x1. Weights stay separate, so a
-gradient with respect to adapters alone forms no full-size weight gradient. Which
-adapter runs is data: see ``nets.overlay``. ``merge`` folds one for export.
+with A of kernel kxk to ``rank`` channels and B of 1x1. Base weights stay separate, so
+training adapters alone computes no full-size weight gradient. Adapters are data, added
+to the base by ``nets.overlay``; ``nets.merge_lora`` folds them into it for export.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from flax import nnx
 
 from gendr_jax.models.layers import Conv, Linear
 
-# OSEDiff's list: every attention, feed-forward, projection and convolution weight,
-# no norms, no time layers. 258 modules of the SD2.1 UNet.
+# OSEDiff's targets: all attention, feed-forward, projection and convolution weights,
+# without norms and time layers. 258 modules of the SD2.1 UNet.
 UNET_TARGETS = (
     "to_q",
     "to_k",
@@ -54,7 +54,7 @@ class LoRAConfig:
 
 
 class Keys(Protocol):
-    """What adapters need of `nnx.Rngs`."""
+    """The interface of `nnx.Rngs` that adapters use."""
 
     def params(self) -> jax.Array: ...
 
@@ -62,7 +62,7 @@ class Keys(Protocol):
 def attach(model: nnx.Module, config: LoRAConfig, rngs: Keys) -> int:
     """Add adapters to the matching layers of ``model``; return how many.
 
-    A ~ N(0, 1/rank^2), B = 0 (PEFT's gaussian start): a new adapter changes nothing.
+    A ~ N(0, 1/rank^2), B = 0 (PEFT's "gaussian" init): a new adapter changes nothing.
     """
     count = 0
     for path, layer in list(nnx.iter_modules(model)):
@@ -82,7 +82,7 @@ def attach(model: nnx.Module, config: LoRAConfig, rngs: Keys) -> int:
 def merge_kernel(
     kernel: jax.Array, lora_a: jax.Array, lora_b: jax.Array, scale: float
 ) -> jax.Array:
-    """The kernel equal to the base plus its side path; linear or convolution."""
+    """The kernel of base plus adapter, for linear layers and convolutions."""
     rank = lora_b.shape[-2]
     delta = jnp.dot(
         lora_a.astype(jnp.float32),
@@ -93,5 +93,5 @@ def merge_kernel(
 
 
 def _matches(path: tuple, targets: tuple[str, ...]) -> bool:
-    name = ".".join(str(part) for part in path)
+    name = ".".join(str(key) for key in path)
     return any(name == t or name.endswith("." + t) for t in targets)

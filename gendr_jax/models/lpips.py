@@ -1,6 +1,6 @@
-"""LPIPS 0.1 (Zhang et al. 2018): the perceptual distance of two pictures, with weights.
+"""LPIPS 0.1 (Zhang et al. 2018): perceptual distance of two pictures.
 
-``features`` has torchvision's list indices and ``lin0`` to ``lin4`` the names of the
+Indices of ``features`` are torchvision's, and ``lin0`` to ``lin4`` are the names in the
 LPIPS files, so that only the prefixes of those files differ.
 """
 
@@ -17,7 +17,7 @@ from gendr_jax.models.layers import Conv
 from gendr_jax.models.remat import Policy
 from gendr_jax.models.remat import remat as recompute
 
-# The scaling layer: from [-1, 1] to what the trunks were trained on.
+# The scaling layer: from [-1, 1] to the normalisation of the trunks.
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 EPS = 1e-10  # added to the norm, not under the root
@@ -33,14 +33,14 @@ class ConvSpec(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """From one compared feature to the next: a max-pool (0: none) and convolutions."""
+    """One stage of a trunk: a max-pool of this window (0: none), then convolutions."""
 
     pool: int
     convs: tuple[ConvSpec, ...]
 
 
 class Trunk(NamedTuple):
-    """Five stages, and the smallest side whose last feature still has a pixel."""
+    """Five stages, and the smallest side for which the last feature has a pixel."""
 
     stages: tuple[Stage, ...]
     least: int
@@ -80,7 +80,7 @@ class LPIPSConfig:
     def __post_init__(self):
         if self.net not in TRUNKS:
             raise InputError(
-                f"LPIPSConfig.net is {self.net!r}, known are {', '.join(TRUNKS)}. "
+                f"LPIPSConfig.net is {self.net!r}, not one of {', '.join(TRUNKS)}. "
                 "Choose one of them."
             )
 
@@ -96,7 +96,7 @@ class LPIPSConfig:
 
 
 class ReLU(nnx.Module):
-    """Has a place of its own in the list, as in torchvision."""
+    """A layer of its own, as in torchvision's list."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return nnx.relu(x)  # its gradient at 0 is 0, as torch's
@@ -144,7 +144,7 @@ class LPIPS(nnx.Module):
         pairs = zip(self.activations(a_bhwc), self.activations(b_bhwc), strict=True)
         for head, (a, b) in zip(heads, pairs, strict=True):
             square = jnp.square(_unit(a) - _unit(b))
-            # The head is linear: the mean over space may come first, and is cheaper.
+            # The head is linear, so the mean over space can be taken first: cheaper.
             mean_b11c = jnp.mean(square, (1, 2), keepdims=True)
             distance_b += head(mean_b11c)[:, 0, 0, 0]
         return distance_b
@@ -165,13 +165,13 @@ class LPIPS(nnx.Module):
         scale = jnp.asarray(SCALE, jnp.float32).reshape(1, 1, 1, 3)
         x = (x_bhwc.astype(jnp.float32) - shift) / scale
         taps = []
-        for part in self.config.slices:
-            x = recompute(functools.partial(self._stage, part), self.remat)(x)
+        for indices in self.config.slices:
+            x = recompute(functools.partial(self._stage, indices), self.remat)(x)
             taps.append(x)
         return tuple(taps)
 
-    def _stage(self, part: range, x: jax.Array) -> jax.Array:
-        for i in part:
+    def _stage(self, indices: range, x: jax.Array) -> jax.Array:
+        for i in indices:
             x = self.features[i](x)
         return x
 
@@ -203,7 +203,7 @@ def _layers(
 def _head(width: int, rngs: nnx.Rngs) -> Conv:
     """A weight per channel; float32, since it sees one number per channel.
 
-    Fresh weights are positive, as LPIPS keeps them in training: a distance is too.
+    Initial weights are positive, as LPIPS keeps them in training, so is the distance.
     """
     head = Conv(width, 1, 1, bias=False, dtype=jnp.float32, rngs=rngs)
     head.kernel = nnx.Param(jnp.abs(head.kernel[...]))
@@ -214,6 +214,6 @@ def _unit(x_bhwc: jax.Array) -> jax.Array:
     """x / (|x| + eps) over channels in float32, with a finite gradient at x = 0."""
     x = x_bhwc.astype(jnp.float32)
     square = jnp.sum(jnp.square(x), -1, keepdims=True)
-    alive = square > 0  # the root has no slope at 0: there the norm is a constant
+    alive = square > 0  # sqrt has no gradient at 0: there the norm is a constant
     norm = jnp.where(alive, jnp.sqrt(jnp.where(alive, square, 1.0)), 0.0)
     return x / (norm + EPS)

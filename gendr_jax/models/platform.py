@@ -1,23 +1,22 @@
-"""Where a program will run: the platform, and whether it waits for other devices.
+"""The platform a program is traced for, and whether it communicates with others.
 
-The current mesh decides, so that a program can be compiled for devices that are not
-here. What is done with the answer stands in attention.py and winograd.py.
+By the current mesh, so that a program can be compiled ahead of time for absent devices.
 """
 
 import jax
 
 
 def platform() -> str:
-    """ "cpu", "gpu" or "tpu": the current mesh's, else the default backend's."""
+    """ "cpu", "gpu" or "tpu" of the current mesh, else of the default backend."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     name = getattr(device, "platform", None) or jax.default_backend()
     return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
 def alone() -> bool:
-    """Whether this program waits for no other device's.
+    """Whether the traced program runs on one device without communication.
 
-    One device, or the caller's own shard_map over all axes: tiles of a picture.
+    One device, or inside a shard_map over all axes, as for tiles of a picture.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:

@@ -1,10 +1,10 @@
-"""Group normalisation with statistics that several inputs share.
+"""Group norms with statistics shared by all tiles of a picture.
 
-A part of a picture, normalised by its own statistics, looks different from the same
-part inside the whole: a sky loses its calm, and neighbours do not match. Here one joint
-pass over samples of the picture finds the statistics of every layer, and each part is
-then normalised by those. Modules are those that ``Net.bind`` made: all of this happens
-while a program is traced.
+A tile that is normalised by its own statistics differs from the same region of the
+full picture: flat areas get texture, and neighbouring tiles do not match. So one pass
+over samples of the picture computes the statistics of every norm, which then replace
+those of each tile. These functions change modules from ``Net.bind`` while a program is
+traced.
 """
 
 import jax
@@ -17,28 +17,28 @@ Moments = dict[str, tuple[jax.Array, jax.Array]]
 
 
 def pool(module: nnx.Module) -> None:
-    """Let every norm take the statistics of its whole batch at the next call."""
+    """Make every norm use, and store, the statistics of the full batch when called."""
     for norm in _norms(module).values():
         norm.pooled = True
 
 
 def moments(module: nnx.Module) -> Moments:
-    """The statistics that pooled calls have used."""
+    """The statistics that pooled norms have stored."""
     used = {name: norm.moments for name, norm in _norms(module).items()}
     return {name: pair for name, pair in used.items() if pair is not None}
 
 
-def give(module: nnx.Module, given: Moments) -> None:
-    """Let every norm use these instead of its input's; others do not run, as an
-    encoder that only its decoder is taken of."""
+def set_moments(module: nnx.Module, shared: Moments) -> None:
+    """Make norms use these statistics; norms without any are not called, such as those
+    of an encoder whose decoder alone is used."""
     norms = _norms(module)
-    for name, pair in given.items():
+    for name, pair in shared.items():
         norms[name].moments = pair
 
 
 def _norms(module: nnx.Module) -> dict[str, GroupNorm]:
     return {
-        ".".join(map(str, path)): part
-        for path, part in nnx.iter_modules(module)
-        if isinstance(part, GroupNorm)
+        ".".join(map(str, path)): layer
+        for path, layer in nnx.iter_modules(module)
+        if isinstance(layer, GroupNorm)
     }

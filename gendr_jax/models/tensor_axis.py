@@ -1,13 +1,12 @@
-"""The mesh axis `model` inside a transformer: which device has which part of it.
+"""Tensor and sequence parallelism of transformers over the mesh axis `model`.
 
-Between the products of attention and feed-forward each device has some of the tokens:
-there it norms, adds, projects and looks at the prompt. Self-attention and feed-forward
-need all tokens and give each device some of the heads, or of the hidden channels.
+Norms, residuals, projections and cross-attention are split by tokens. Self-attention
+and feed-forward gather all tokens and are split by heads, or by hidden channels.
 
-A sum over the parts and the return to tokens are one reduce-scatter; with the gather
-before it, it sends as much as the all-reduce of a transformer whose tokens are whole
-everywhere. Where a size does not divide, that split is left out. Without the axis, and
-inside a shard_map over it, nothing here changes anything.
+The sum over devices and the split by tokens are one reduce-scatter; with the all-gather
+before it, it sends as much as the all-reduce of tensor parallelism without a split by
+tokens. A split whose size does not divide is left out. Without the axis, and inside a
+shard_map over it, these functions change nothing.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 import jax
 from jax.sharding import PartitionSpec
 
-# Names of mesh axes, should a mesh be current (sharding/mesh.py).
+# Names of mesh axes (sharding/mesh.py), used if a mesh is current.
 MODEL, SPACE = "model", "space"
 _ANY = PartitionSpec.UNCONSTRAINED
 
@@ -27,60 +26,60 @@ _unused = contextvars.ContextVar("_unused", default=False)
 
 @contextlib.contextmanager
 def used(split: bool) -> Iterator[None]:
-    """While tracing: whether `model` splits anything; it does where nobody says."""
-    before = _unused.set(not split)
+    """While tracing the block: whether `model` splits transformers (default: yes)."""
+    token = _unused.set(not split)
     try:
         yield
     finally:
-        _unused.reset(before)
+        _unused.reset(token)
 
 
-def parts() -> int:
-    """Over how many devices `model` splits; 1 where there is nothing to do."""
+def axis_size() -> int:
+    """Number of devices over which `model` splits; 1: nothing is split."""
     return 1 if _unused.get() else _size(MODEL)
 
 
 def divides(count: int) -> bool:
-    """Whether `model` splits so many things evenly."""
-    return count % parts() == 0
+    """Whether the size of `model` divides `count`."""
+    return count % axis_size() == 0
 
 
 def some_tokens(x_blc: jax.Array) -> jax.Array:
-    """Tokens over `space` and `model`; where they do not divide, `all_tokens`."""
-    if parts() == 1 or x_blc.shape[1] % (_size(SPACE) * parts()):
+    """Split tokens over `space` and `model`; if they do not divide, `all_tokens`."""
+    if axis_size() == 1 or x_blc.shape[1] % (_size(SPACE) * axis_size()):
         return all_tokens(x_blc)
-    tall = (SPACE, MODEL) if _size(SPACE) > 1 else MODEL
-    return _constrained(x_blc, _ANY, tall, None)
+    token_axes = (SPACE, MODEL) if _size(SPACE) > 1 else MODEL
+    return _constrained(x_blc, _ANY, token_axes, None)
 
 
 def all_tokens(x_blc: jax.Array) -> jax.Array:
-    """Tokens whole along `model`, and over `space` as the pictures are."""
-    if parts() == 1:
+    """Replicate tokens over `model`; over `space` they are split as pictures are."""
+    if axis_size() == 1:
         return x_blc
-    tall = _size(SPACE) > 1 and x_blc.shape[1] % _size(SPACE) == 0
-    return _constrained(x_blc, _ANY, SPACE if tall else None, None)
+    is_split = _size(SPACE) > 1 and x_blc.shape[1] % _size(SPACE) == 0
+    return _constrained(x_blc, _ANY, SPACE if is_split else None, None)
 
 
 def gather_tokens(x_blc: jax.Array) -> jax.Array:
-    """`all_tokens`, whose gradient comes back as `some_tokens`."""
-    return x_blc if parts() == 1 else _gathered(x_blc)
+    """`all_tokens`, whose gradient is `some_tokens`."""
+    return x_blc if axis_size() == 1 else _gathered(x_blc)
 
 
 def scatter_tokens(x_blc: jax.Array) -> jax.Array:
-    """`some_tokens`, whose gradient comes back as `all_tokens`."""
-    return x_blc if parts() == 1 else _scattered(x_blc)
+    """`some_tokens`, whose gradient is `all_tokens`."""
+    return x_blc if axis_size() == 1 else _scattered(x_blc)
 
 
-# A constraint alone is its own transpose, and the partitioner would then move hidden
-# channels and weights in the backward pass.
+# A sharding constraint is its own transpose, so the partitioner would communicate
+# hidden channels and weights in the backward pass.
 _gathered, _scattered = jax.custom_vjp(all_tokens), jax.custom_vjp(some_tokens)
 _gathered.defvjp(lambda x: (all_tokens(x), None), lambda _, g: (some_tokens(g),))
 _scattered.defvjp(lambda x: (some_tokens(x), None), lambda _, g: (all_tokens(g),))
 
 
 def columns(kernel: jax.Array) -> jax.Array:
-    """A kernel's outputs over `model`, its gradient whole again."""
-    if parts() == 1 or not divides(kernel.shape[-1]):
+    """Split a kernel's outputs over `model`; its gradient is replicated again."""
+    if axis_size() == 1 or not divides(kernel.shape[-1]):
         return kernel
     kernel = _constrained(kernel, *(None for _ in kernel.shape))
     return _constrained(kernel, *(None for _ in kernel.shape[1:]), MODEL)

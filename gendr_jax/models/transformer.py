@@ -1,8 +1,6 @@
-"""The spatial transformer of Stable Diffusion: attention over a map's pixels.
+"""The spatial transformer of Stable Diffusion: attention over a feature map's pixels.
 
-Attribute names follow diffusers' Transformer2DModel. The UNet that uses it is in
-``unet.py``; the attention kernel choice is in ``attention.py``, what a mesh axis
-`model` splits in ``tensor_axis.py``.
+Attribute names follow diffusers' Transformer2DModel.
 """
 
 import functools
@@ -51,8 +49,8 @@ class Attention(nnx.Module):
         if not by_heads:
             q = some_tokens(q)
         q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
-        mixed = named(attend(q, k, v, by_heads=by_heads), ATTENTION)
-        y = self.to_out[0](mixed.reshape(x.shape))
+        attended = named(attend(q, k, v, by_heads=by_heads), ATTENTION)
+        y = self.to_out[0](attended.reshape(x.shape))
         return scatter_tokens(y) if by_heads else some_tokens(y)
 
 
@@ -63,7 +61,7 @@ class GEGLU(nnx.Module):
         self.proj = Linear(din, 2 * dout, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if tensor_axis.parts() > 1:
+        if tensor_axis.axis_size() > 1:
             value, gate = self.proj.halves(x)
         else:
             value, gate = jnp.split(self.proj(x), 2, axis=-1)
@@ -125,8 +123,8 @@ class SpatialTransformer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         kw = LayerArguments(dtype=dtype, rngs=rngs)
-        # SD1 projects with a 1x1 convolution, SD2 with a linear layer: the same
-        # arithmetic, another weight shape.
+        # SD1 projects by a 1x1 convolution, SD2 by a linear layer: equal but for the
+        # shape of the weights.
         project = Linear if linear else functools.partial(Conv, kernel=1)
         self.norm = GroupNorm(channels, groups, 1e-6, **kw)
         self.proj_in = project(channels, channels, **kw)
@@ -148,7 +146,7 @@ class SpatialTransformer(nnx.Module):
 def _project(
     layer: Linear | Conv, x_blc: jax.Array, size: tuple[int, int]
 ) -> jax.Array:
-    """The layer on the tokens of a map of this size, which a convolution wants back."""
+    """The layer on tokens of a map of this size; a convolution needs it as a map."""
     if isinstance(layer, Linear):
         return layer(x_blc)
     batch, length, width = x_blc.shape

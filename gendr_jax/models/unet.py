@@ -1,8 +1,8 @@
-"""The denoising UNet of Stable Diffusion 2.1, here with 16 latent channels.
+"""The denoising UNet of Stable Diffusion 2.1, with 16 latent channels by default.
 
-Attribute names follow diffusers' UNet2DConditionModel. Features are returned, never
-captured: "down0" is the map after the first down block (the alignment tap), "mid" the
-middle block (the discriminator's input). Losses and heads live elsewhere.
+Attribute names follow diffusers' UNet2DConditionModel. Features are returned with the
+output: "down0" is the map after the first down block (for alignment), "mid" that after
+the middle block (for the discriminator).
 """
 
 import dataclasses
@@ -32,12 +32,13 @@ class UNetConfig:
     """Widths of SD2.1 with 16-channel latents by default.
 
     Attributes:
-        mid_attention: whether the middle block attends.
-        norm: norms before every SiLU. Without them, activations of a deep network grow
-            by orders of magnitude at learning rates of 5e-4 and above.
-        norm_channels: they are over the channels of each position. Then no position
-            sees all others but by attention, and a crop is restored as its picture is.
-        input_shortcut: a linear map of the input is added to the output. It starts so
+        mid_attention: whether the middle block has attention.
+        norm: whether there are norms before every SiLU. Without them, activations of a
+            deep network grow by orders of magnitude at learning rates above 5e-4.
+        norm_channels: norms are over the channels of each position. Then positions
+            depend on all others by attention only, and a crop is restored like the same
+            region of its picture.
+        input_shortcut: adds a linear map of the input to the output, initialised so
             that one step at t* returns its input (see ``diffusion.one_step``).
     """
 
@@ -58,7 +59,7 @@ class UNetConfig:
 
     @property
     def norm_kind(self) -> Norm:
-        """What stands before every SiLU."""
+        """The type of norm before every SiLU."""
         if not self.norm:
             return "none"
         return "channels" if self.norm_channels else "groups"
@@ -71,10 +72,13 @@ class UNetConfig:
                     f"UNetConfig.{name} has {len(getattr(self, name))} entries, "
                     f"block_out_channels has {levels}. Give one per level."
                 )
-        # The middle block is as wide as the last level.
-        used = (*self.attention[:-1], self.attention[-1] or self.mid_attention)
+        # The middle block has the width and heads of the last level.
+        attends_by_level = (
+            *self.attention[:-1],
+            self.attention[-1] or self.mid_attention,
+        )
         for width, heads, attends in zip(
-            self.block_out_channels, self.heads, used, strict=True
+            self.block_out_channels, self.heads, attends_by_level, strict=True
         ):
             if attends and width % heads:
                 raise ValueError(
@@ -154,8 +158,8 @@ class UNet(nnx.Module):
         x = self.conv_in(z)
         skips, features = [x], {}
         for level, block in enumerate(self.down_blocks):
-            x, new = block(x, time_bd, context, self.remat)
-            skips += new
+            x, block_skips = block(x, time_bd, context, self.remat)
+            skips += block_skips
             if level == 0:
                 features["down0"] = x
         x = remat(self.mid_block, self.remat)(x, time_bd, context)
@@ -164,7 +168,7 @@ class UNet(nnx.Module):
 
 
 class DownBlock(nnx.Module):
-    """Resnets with or without attention, then a stride-2 convolution but at the end."""
+    """Resnets, attention if any, and a stride-2 convolution except in the last."""
 
     def __init__(
         self, config: UNetConfig, level: int, time_dim: int, *, dtype, rngs: nnx.Rngs
@@ -218,21 +222,26 @@ class MidBlock(nnx.Module):
 
 
 class UpBlock(nnx.Module):
-    """Resnets that take one skip each, attention, enlargement but at the end."""
+    """Resnets with one skip each, attention if any, upsampling except in the last."""
 
     def __init__(
         self, config: UNetConfig, level: int, time_dim: int, *, dtype, rngs: nnx.Rngs
     ):
         kw = LayerArguments(dtype=dtype, rngs=rngs)
         widths = config.block_out_channels
-        below = widths[min(level + 1, len(widths) - 1)]
+        coarser_width = widths[min(level + 1, len(widths) - 1)]
         cout, count = widths[level], config.layers_per_block + 1
-        # Skips arrive in reverse: `count - 1` of this level, the last of the one above.
+        # Skips come in reverse: `count - 1` of this level, then the last one of the
+        # next finer level.
         skips = [cout] * (count - 1) + [widths[max(level - 1, 0)]]
         self.resnets = nnx.List(
             [
                 _resnet(
-                    (below if i == 0 else cout) + skip, cout, config, time_dim, **kw
+                    (coarser_width if i == 0 else cout) + skip,
+                    cout,
+                    config,
+                    time_dim,
+                    **kw,
                 )
                 for i, skip in enumerate(skips)
             ]
@@ -248,7 +257,7 @@ class UpBlock(nnx.Module):
             if self.attentions:
                 x = remat(self.attentions[i], policy)(x, context)
         for upsample in self.upsamplers:
-            # The next skip names the size: odd maps do not come back by doubling.
+            # To the size of the next skip: doubling does not restore odd sizes.
             x = upsample(x, skips[-1].shape[1:3])
         return x, skips
 
@@ -266,7 +275,7 @@ def _resnet(cin, cout, config, time_dim, **kw):
 
 
 def _input_shortcut(config, **kw):
-    """Starts as the noise that one step at alpha_bar = 1/2 takes away for z = z_l."""
+    """Initialised to eps = (sqrt(2) - 1) z_l, for which one step returns z_l."""
     if not config.input_shortcut:
         return None
     shortcut = Conv(config.in_channels, config.out_channels, 1, **kw)
@@ -277,8 +286,8 @@ def _input_shortcut(config, **kw):
 
 def _attentions(config, level, count, **kw):
     width, heads = config.block_out_channels[level], config.heads[level]
-    here = range(count if config.attention[level] else 0)
-    return nnx.List([_transformer(width, heads, config, **kw) for _ in here])
+    indices = range(count if config.attention[level] else 0)
+    return nnx.List([_transformer(width, heads, config, **kw) for _ in indices])
 
 
 def _transformer(width, heads, config, **kw):

@@ -1,8 +1,7 @@
 """The image autoencoder: ostris/vae-kl-f8-d16 by default, others by configuration.
 
-Attribute names follow diffusers' AutoencoderKL. Latents are unscaled here; the
-factor (and shift) are data of the configuration, applied by ``to_model`` and
-``from_model``. The network knows nothing of diffusion.
+Attribute names follow diffusers' AutoencoderKL. Latents are unscaled here;
+``VAEConfig.to_model`` and ``from_model`` apply scaling and shift.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ from gendr_jax.models.layers import (
 from gendr_jax.models.remat import Policy, remat
 
 EPS = 1e-6
-SURE = -12.0  # log-variance of latents that are known to a 400th of their spread
+SURE = -12.0  # initial log-variance: a standard deviation of exp(-6) = 1/400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +37,11 @@ class VAEConfig:
     no quantisation convolutions and a shift factor.
 
     Attributes:
-        patch: pixels along a side that become channels before the first convolution,
-            and again pixels after the last; 1 is none.
-        linear_path: a linear map between patches of ``factor`` pixels and latents, to
-            which the convolutions add.
-        convolutions: False leaves the linear path alone.
+        patch: side of pixel patches that become channels before the first convolution,
+            and pixels again after the last one; 1: none.
+        linear_path: adds a linear map between patches of ``factor`` pixels and latents
+            to the convolutions.
+        convolutions: False: only the linear path.
     """
 
     in_channels: int = 3
@@ -77,7 +76,7 @@ class VAEConfig:
         return self.patch * 2 ** (len(self.block_out_channels) - 1)
 
     def to_model(self, z_bhwc: jax.Array) -> jax.Array:
-        """Latents as the diffusion model sees them (about unit variance)."""
+        """Latents in the scale of the diffusion model (about unit variance)."""
         return (z_bhwc - self.shift_factor) * self.scaling_factor
 
     def from_model(self, z_bhwc: jax.Array) -> jax.Array:
@@ -86,7 +85,7 @@ class VAEConfig:
 
 
 class AttentionBlock(nnx.Module):
-    """One head as wide as the map, over all positions, with a residual."""
+    """Attention of one head over all positions, with a residual."""
 
     def __init__(self, channels: int, groups: int, *, dtype, rngs: nnx.Rngs):
         kw = LayerArguments(dtype=dtype, rngs=rngs)
@@ -125,7 +124,7 @@ class MidBlock(nnx.Module):
 
 
 class Level(nnx.Module):
-    """The resnets of one resolution, with an optional change of size after them."""
+    """The resnets of one resolution, then down- or upsampling, if any."""
 
     def __init__(
         self, cin: int, cout: int, count: int, groups: int, resize: str, *, dtype, rngs
@@ -135,7 +134,7 @@ class Level(nnx.Module):
             [_resnet(cin if i == 0 else cout, cout, groups, **kw) for i in range(count)]
         )
         if resize == "down":
-            # The original pads right and bottom only.
+            # Padded right and bottom only, as in diffusers.
             pad = ((0, 1), (0, 1))
             self.downsamplers = nnx.List([Downsample(cout, padding=pad, **kw)])
         elif resize == "up":
@@ -223,9 +222,9 @@ class Decoder(nnx.Module):
 
 
 class LinearPath(nnx.Module):
-    """Patches to latents and back, each by one matrix; see ``patch_components.py``.
+    """Patches to latents and back, one matrix each.
 
-    Fresh logvar is SURE everywhere: the posterior is a point until training widens it.
+    logvar is initialised to SURE, an almost deterministic posterior.
     """
 
     def __init__(self, config: VAEConfig, *, dtype, rngs: nnx.Rngs):
@@ -256,11 +255,14 @@ class VAE(nnx.Module):
     ):
         kw = LayerArguments(dtype=dtype, rngs=rngs)
         c = config.latent_channels
-        on = config.convolutions
-        self.encoder = Encoder(config, remat=remat, **kw) if on else None
-        self.decoder = Decoder(config, remat=remat, **kw) if on else None
+        has_convolutions = config.convolutions
+        self.encoder = Encoder(config, remat=remat, **kw) if has_convolutions else None
+        self.decoder = Decoder(config, remat=remat, **kw) if has_convolutions else None
         self.linear_path = LinearPath(config, **kw) if config.linear_path else None
-        quant, post_quant = on and config.quant_conv, on and config.post_quant_conv
+        quant, post_quant = (
+            has_convolutions and config.quant_conv,
+            has_convolutions and config.post_quant_conv,
+        )
         self.quant_conv = Conv(2 * c, 2 * c, 1, **kw) if quant else None
         self.post_quant_conv = Conv(c, c, 1, **kw) if post_quant else None
 
@@ -287,7 +289,7 @@ class VAE(nnx.Module):
 
 
 def _total(terms: list[jax.Array]) -> jax.Array:
-    """The sum; one term stays as it is, in its dtype."""
+    """The sum; a single term keeps its dtype."""
     return functools.reduce(jnp.add, terms)
 
 

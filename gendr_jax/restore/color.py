@@ -1,13 +1,13 @@
 """Colour fixes: give a restored picture the colours of its bicubic enlargement.
 
-A fix is always computed over the whole picture, so that it cannot leave seams: in one
-call, or for huge pictures from `Stats` gathered band by band (adain, lab) or on bands
-with a halo of WAVELET_RADIUS pixels (wavelet). All work in float32, take memory linear
-in the picture, and do not clip.
+A fix depends on the full picture, never on tiles, so that it leaves no seams: it is
+computed in one call, or for huge pictures from `Stats` gathered block by block (adain,
+lab) or on blocks with a halo of WAVELET_RADIUS pixels (wavelet). All are float32, need
+memory linear in the picture, and do not clip.
 
-`adain` and `lab` applied twice do what they do once. `wavelet` is no projection: its
-blur B lets pass some of what it should stop, so a second time moves colours again, by
-B(1 - B) of the difference, at most a quarter.
+`adain` and `lab` are idempotent. `wavelet` is not: its blur B is not an ideal low-pass,
+so a second application changes colours again, by B(1 - B) of the difference, at most a
+quarter.
 """
 
 from typing import Literal, NamedTuple
@@ -19,9 +19,9 @@ import numpy as np
 ColorFix = Literal["adain", "wavelet", "lab", "none"]
 StatsFix = Literal["adain", "lab"]
 
-# Added to the variances, as the field's adain does (StableSR, OSEDiff).
+# Added to the variances, as in StableSR and OSEDiff.
 EPS = 1e-5
-# In Lab a unit is about one of 100 levels; EPS in those of adain, squared.
+# The same in units of Lab, where lightness is 0 to 100 instead of 0 to 1.
 LAB_EPS = 1e-1
 WAVELET_LEVELS = 5
 WAVELET_RADIUS = 2**WAVELET_LEVELS - 1
@@ -40,11 +40,11 @@ XYZ = (
 )
 # From (f(X), f(Y), f(Z)) to L, a, b, but for L's offset of -16.
 LAB = np.array([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -200.0]])
-CORNER = 6 / 29  # where Lab's cube root meets its straight part
+CORNER = 6 / 29  # where Lab's cube root meets its linear segment
 
 
 class Stats(NamedTuple):
-    """Moments of the pixels that count; sums of disjoint parts by `merge`.
+    """Moments of the unmasked pixels; those of disjoint regions add by `merge`.
 
     Attributes:
         count: of pixels, [B, 1, 1, 1].
@@ -64,13 +64,13 @@ def fix(
     mask_bhw: jax.Array | None = None,
     strength: float | jax.Array = 1.0,
 ) -> jax.Array:
-    """The fix of this name, done by `strength`: 0 changes nothing, 1 all.
+    """Apply a fix with `strength`: 0 changes nothing, 1 applies it fully.
 
     Args:
         sr_bhwc: restored pictures in [0, 1].
         ref_bhwc: their bicubic enlargements in [0, 1], of the same shape.
-        mask_bhw: 1 where a pixel counts, 0 on padding around a rectangle; all
-            count without it. Padding is changed like the rest.
+        mask_bhw: 1 inside a rectangle, 0 on the padding around it, which does not
+            affect the statistics; None: no padding.
     """
     sr = sr_bhwc.astype(jnp.float32)
     if name == "none":
@@ -88,7 +88,7 @@ def fix(
 def blend(
     sr_bhwc: jax.Array, up_bhwc: jax.Array, strength: float | jax.Array
 ) -> jax.Array:
-    """`strength` of the first, the rest of the second; 1 is the first bit for bit."""
+    """up + strength (sr - up); strength 1 returns `sr` bit for bit."""
     return jnp.where(strength == 1, sr_bhwc, up_bhwc + strength * (sr_bhwc - up_bhwc))
 
 
@@ -106,8 +106,8 @@ def adain(
 def lab(
     sr_bhwc: jax.Array, ref_bhwc: jax.Array, mask_bhw: jax.Array | None = None
 ) -> jax.Array:
-    """The same in CIE Lab (Reinhard et al. 2001 chose a like space): lightness and
-    the two axes of colour are matched apart, so that hues do not tilt the contrast."""
+    """`adain` in CIE Lab (Reinhard et al. 2001 used a similar space): lightness and
+    colour are matched separately, so that hue shifts do not change contrast."""
     return fix("lab", sr_bhwc, ref_bhwc, mask_bhw)
 
 
@@ -129,7 +129,7 @@ def wavelet(
 def stats(
     name: StatsFix, x_bhwc: jax.Array, mask_bhw: jax.Array | None = None
 ) -> Stats:
-    """Moments in the colours that this fix works in."""
+    """Moments in the colour space of this fix."""
     x = _to(name, x_bhwc.astype(jnp.float32))
     weight = jnp.ones(x.shape[:3]) if mask_bhw is None else mask_bhw
     weight = weight.astype(jnp.float32)[..., None]
@@ -140,20 +140,20 @@ def stats(
 
 
 def merge(a: Stats, b: Stats) -> Stats:
-    """Moments of both parts together; keeps float64 of numpy arrays.
+    """Moments of two disjoint regions together; float64 for numpy float64 input.
 
-    To gather many parts, bring each to the host first, as the sums of a huge picture
-    outgrow float32: `jax.tree.map(np.float64, stats(...))`.
+    To merge many regions, convert each first, as sums over a huge picture exceed the
+    precision of float32: `jax.tree.map(np.float64, stats(...))`.
     """
     count = a.count + b.count
-    step = b.mean - a.mean
-    mean = a.mean + step * (b.count / count)
-    square = a.square + b.square + step**2 * (a.count * b.count / count)
+    mean_difference = b.mean - a.mean
+    mean = a.mean + mean_difference * (b.count / count)
+    square = a.square + b.square + mean_difference**2 * (a.count * b.count / count)
     return Stats(count, mean, square)
 
 
 def match(name: StatsFix, sr_bhwc: jax.Array, sr: Stats, ref: Stats) -> jax.Array:
-    """Give a picture, or a part of one, with moments `sr` those of `ref`."""
+    """Change a picture, or a region of one, with moments `sr` to moments `ref`."""
     eps = EPS if name == "adain" else LAB_EPS
     gain = _std(ref, eps) / _std(sr, eps)
     x = _to(name, sr_bhwc.astype(jnp.float32))
@@ -162,7 +162,7 @@ def match(name: StatsFix, sr_bhwc: jax.Array, sr: Stats, ref: Stats) -> jax.Arra
 
 
 def to_lab(rgb_bhwc: jax.Array) -> jax.Array:
-    """sRGB in [0, 1] to CIE Lab (D65); values beyond go on along the same curves."""
+    """sRGB in [0, 1] to CIE Lab (D65); values outside use the same formulas."""
     x = rgb_bhwc
     curved = ((jnp.maximum(x, 0.04045) + 0.055) / 1.055) ** 2.4
     linear = jnp.where(x <= 0.04045, x / 12.92, curved)
@@ -201,20 +201,20 @@ def _mix(x: jax.Array, matrix: np.ndarray) -> jax.Array:
 
 def _std(x: Stats, eps: float) -> jax.Array:
     """sqrt(unbiased variance + eps)."""
-    # One pixel has no unbiased variance; zero is its spread.
+    # A single pixel has no unbiased variance: it becomes 0.
     variance = x.square / (x.count - 1 + (x.count <= 1))
     return (variance + eps) ** 0.5
 
 
 def _extended(x_bhwc: jax.Array, mask_bhw: jax.Array | None) -> jax.Array:
-    """Padding overwritten by the nearest row and column that count."""
+    """Fill the padding with the nearest unmasked row and column."""
     if mask_bhw is None:
         return x_bhwc
 
-    def one(x_hwc: jax.Array, mask_hw: jax.Array) -> jax.Array:
+    def extend_one(x_hwc: jax.Array, mask_hw: jax.Array) -> jax.Array:
         for axis in (0, 1):
-            counts = jnp.any(mask_hw, axis=1 - axis)
-            first, length = jnp.argmax(counts), jnp.sum(counts)
+            unmasked = jnp.any(mask_hw, axis=1 - axis)
+            first, length = jnp.argmax(unmasked), jnp.sum(unmasked)
             shape = [-1 if i == axis else 1 for i in range(3)]
             index = jnp.arange(x_hwc.shape[axis]).reshape(shape)
             for edge, outside in (
@@ -225,7 +225,7 @@ def _extended(x_bhwc: jax.Array, mask_bhw: jax.Array | None) -> jax.Array:
                 x_hwc = jnp.where(outside, line, x_hwc)
         return x_hwc
 
-    return jax.vmap(one)(x_bhwc, mask_bhw)
+    return jax.vmap(extend_one)(x_bhwc, mask_bhw)
 
 
 def _blur(x_bhwc: jax.Array, step: int) -> jax.Array:
@@ -233,8 +233,8 @@ def _blur(x_bhwc: jax.Array, step: int) -> jax.Array:
     for axis in (1, 2):
         size = x_bhwc.shape[axis]
         widths = [(step, step) if i == axis else (0, 0) for i in range(4)]
-        wide = jnp.pad(x_bhwc, widths, mode="edge")
-        before = jax.lax.slice_in_dim(wide, 0, size, axis=axis)
-        after = jax.lax.slice_in_dim(wide, 2 * step, 2 * step + size, axis=axis)
+        padded = jnp.pad(x_bhwc, widths, mode="edge")
+        before = jax.lax.slice_in_dim(padded, 0, size, axis=axis)
+        after = jax.lax.slice_in_dim(padded, 2 * step, 2 * step + size, axis=axis)
         x_bhwc = (before + 2 * x_bhwc + after) / 4
     return x_bhwc

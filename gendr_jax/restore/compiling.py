@@ -1,6 +1,6 @@
-"""How many programs XLA compiled while something ran.
+"""Count the programs that XLA compiles in a block of code.
 
-Programs that JAX cached in its cache on disk do not count.
+Programs from JAX's persistent compilation cache are not counted.
 """
 
 import contextlib
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 import jax
 
-# JAX's events; a program from the cache tells both.
+# JAX's monitoring events; a program from the cache records both.
 REQUESTED = "/jax/core/compile/backend_compile_duration"
 CACHED = "/jax/compilation_cache/cache_hits"
 
 
 @dataclasses.dataclass
 class Compiled:
-    """What was seen.
+    """Counters.
 
     Attributes:
         requested: programs compiled, or read from the cache.
@@ -28,25 +28,25 @@ class Compiled:
 
     @property
     def programs(self) -> int:
-        """Those that XLA compiled."""
+        """Number of programs that XLA compiled."""
         return self.requested - self.cached
 
 
 @contextlib.contextmanager
 def watch() -> Iterator[Compiled]:
     """Count what this process compiles until the block ends, in all its threads."""
-    seen = Compiled()
+    counters = Compiled()
 
     def on_event(event: str, **_: object) -> None:
-        seen.cached += event == CACHED
+        counters.cached += event == CACHED
 
     def on_duration(event: str, duration_secs: float, **_: str | int) -> None:
-        seen.requested += event == REQUESTED
+        counters.requested += event == REQUESTED
 
     jax.monitoring.register_event_listener(on_event)
     jax.monitoring.register_event_duration_secs_listener(on_duration)
     try:
-        yield seen
+        yield counters
     finally:
         jax.monitoring.unregister_event_listener(on_event)
         jax.monitoring.unregister_event_duration_listener(on_duration)

@@ -1,4 +1,4 @@
-"""What restoring a picture will take, known before any weight is read."""
+"""Estimate size, time and memory of restoring a picture, without reading weights."""
 
 import dataclasses
 import functools
@@ -15,26 +15,26 @@ from gendr_jax.restore.forward import Recipe
 from gendr_jax.restore.options import Tile
 from gendr_jax.restore.tiling import Layout
 
-# Sides of tiles in output pixels: twice what is trained on, and less when memory is
-# short. Not more when there is plenty: the same picture should look the same elsewhere.
+# Sides of tiles in output pixels: twice the training size, smaller where memory is
+# short. Never larger, so that a picture looks the same on machines with more memory.
 TILES = (1024, 768, 512, 384, 256, 128)
-# Beside the maps: scores of one block of attention, workspaces of convolutions.
+# In addition to feature maps: attention scores, workspaces of convolutions.
 CONSTANT_BYTES = 192 * 2**20
 PROMPT_TOKENS = 77
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """One picture, planned.
+    """The plan and cost of one picture.
 
     Attributes:
         width, height: of the output.
         tiles: passes; 1 is untiled.
         pass_hw, overlap: of a pass, in output pixels.
-        flops: of all passes, and of the samples that give shared statistics.
+        flops: of all passes, including the one for shared norm statistics.
         weight_bytes: on every device.
         peak_bytes: of one device, weights and the pass.
-        seconds: None without a rate.
+        seconds: None if the rate is unknown.
     """
 
     width: int
@@ -69,34 +69,34 @@ def estimate(
         tile, tile_overlap: as for `Restorer`.
         devices: over which tiles are spread.
         space: devices that share one untiled picture.
-        free_bytes: of one device, for tile="auto"; None is enough.
-        rate: FLOP/s of one device, from `measured_rate` or former runs.
+        free_bytes: of one device, for tile="auto"; None: unlimited.
+        rate: FLOP/s of one device, from `measured_rate` or earlier runs.
         max_pixels: as for `Restorer`; None is no limit.
 
     Raises:
-        InputError: it must be one pass, and is above `max_pixels`.
+        InputError: tiles are not allowed, and one pass exceeds `max_pixels`.
     """
-    options = tile, tile_overlap, free_bytes, space, max_pixels
-    plan = layout(recipe, height, width, *options)
+    layout_options = tile, tile_overlap, free_bytes, space, max_pixels
+    plan = layout(recipe, height, width, *layout_options)
     passes = plan.tiles + (1 if plan.tiled else 0)  # statistics cost one more
-    one = pass_flops(recipe, plan.pass_hw)
-    weights = _weight_bytes(recipe)
-    together = 1 if plan.tiled else space
+    flops_per_pass = pass_flops(recipe, plan.pass_hw)
+    weight_bytes = _weight_bytes(recipe)
+    sharing_devices = 1 if plan.tiled else space
     if rate is None:
         seconds = None
     elif plan.tiled:
-        seconds = (math.ceil(plan.tiles / devices) + 1) * one / rate
+        seconds = (math.ceil(plan.tiles / devices) + 1) * flops_per_pass / rate
     else:
-        seconds = one / rate / together
+        seconds = flops_per_pass / rate / sharing_devices
     return Estimate(
         width=width,
         height=height,
         tiles=plan.tiles,
         pass_hw=plan.pass_hw,
         overlap=plan.overlap if plan.tiled else 0,
-        flops=passes * one,
-        weight_bytes=weights,
-        peak_bytes=weights + pass_bytes(recipe, plan.pass_hw) // together,
+        flops=passes * flops_per_pass,
+        weight_bytes=weight_bytes,
+        peak_bytes=weight_bytes + pass_bytes(recipe, plan.pass_hw) // sharing_devices,
         seconds=seconds,
     )
 
@@ -111,7 +111,7 @@ def layout(
     space: int = 1,
     max_pixels: int | None = None,
 ) -> Layout:
-    """The layout that a restorer with these options tries first."""
+    """The first layout that a restorer with these options tries."""
     multiple = recipe.size_multiple
     if tile == 0 or (tile == "auto" and space > 1):
         limit = None if max_pixels is None else max_pixels * space
@@ -121,13 +121,13 @@ def layout(
 
 
 def one_pass(height: int, width: int, multiple: int, limit: int | None) -> Layout:
-    """The layout of an output that may not be cut.
+    """The layout of an output without tiles.
 
     Raises:
         InputError: more padded pixels than the limit.
     """
-    whole = tiling.one_pass(height, width, multiple)
-    # The limit counts what users ask for, without the margin that is cropped again.
+    plan = tiling.one_pass(height, width, multiple)
+    # The limit is on the padded output, without the margin that is cropped again.
     padded = tiling.bucket(height, multiple) * tiling.bucket(width, multiple)
     if limit is not None and padded > limit:
         raise InputError(
@@ -135,28 +135,29 @@ def one_pass(height: int, width: int, multiple: int, limit: int | None) -> Layou
             f"limit of one pass is {limit}. Use tiles (--tile auto), a smaller scale, "
             "or raise max_pixels (--max-pixels) if memory allows."
         )
-    return whole
+    return plan
 
 
 def tiles_to_try(recipe: Recipe, tile: Tile, free_bytes: int | None) -> list[int]:
-    """Sides of tiles, the best first; after each, what to try when memory runs out."""
+    """Sides of tiles in the order to try: a smaller one after running out of memory."""
     if tile != "auto":
         return [tile, *(side for side in TILES if side < tile)]
-    # A picture as large as a tile is one pass, and larger by its margins.
-    largest = {side: side + 2 * tiling.MARGIN for side in TILES}
+    # A picture of one tile is one pass, whose sides are larger by the margins.
+    pass_sides = {side: side + 2 * tiling.MARGIN for side in TILES}
     fits = [
         side
-        for side, most in largest.items()
-        if free_bytes is None or pass_bytes(recipe, (most, most)) <= free_bytes
+        for side, pass_side in pass_sides.items()
+        if free_bytes is None
+        or pass_bytes(recipe, (pass_side, pass_side)) <= free_bytes
     ]
     return fits or [TILES[-1]]
 
 
 def pass_bytes(recipe: Recipe, pass_hw: tuple[int, int]) -> int:
-    """About what a pass needs beside weights, a little more than XLA reports.
+    """Approximate bytes of a pass without weights, a little more than XLA reports.
 
-    The decoder's last blocks decide: four maps at full size, in float32 where
-    normalisation works.
+    The maximum is in the decoder's last blocks: four maps at full size, float32 in
+    norms.
     """
     pixels = pass_hw[0] * pass_hw[1]
     if recipe.kind == "pix":
@@ -169,9 +170,9 @@ def pass_bytes(recipe: Recipe, pass_hw: tuple[int, int]) -> int:
 
 @functools.lru_cache(maxsize=256)
 def pass_flops(recipe: Recipe, pass_hw: tuple[int, int]) -> int:
-    """FLOPs of products and convolutions in one pass over one picture.
+    """FLOPs of matrix products and convolutions in one pass over one picture.
 
-    Tracing takes a second at full size, so a folder's pictures share it by shape.
+    Cached by shape, as tracing takes a second at full size.
     """
     shape = (PROMPT_TOKENS, recipe.unet.cross_attention_dim)
     prompt = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -183,9 +184,9 @@ def pass_flops(recipe: Recipe, pass_hw: tuple[int, int]) -> int:
 
 
 def measured_rate(dtype: str, seconds: float = 0.5) -> float:
-    """FLOP/s of the default device in a convolution of the UNet's kind.
+    """Measured FLOP/s of the default device in a convolution like the UNet's.
 
-    Real passes reach somewhat less; compiling is not in it.
+    Real passes reach somewhat less. The time to compile is excluded.
     """
     x = jnp.ones((1, 64, 64, 320), dtype)
     kernel = jnp.ones((3, 3, 320, 320), dtype) / 1e4

@@ -1,4 +1,4 @@
-"""The pure pass: a batch of enlarged pictures in, restored pictures out."""
+"""The forward pass as a pure function: enlarged pictures to restored pictures."""
 
 import dataclasses
 import functools
@@ -24,15 +24,15 @@ RESTORERS = get_args(Kind)
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a pass does, apart from weights.
+    """Configuration of a pass: networks, prediction type, timestep, dtype.
 
     Attributes:
         vae, unet: the networks; "pix" has no VAE.
-        prediction: what the UNet's output means, "eps" or "v"; of a "restorer" alone.
-        t_star: the step it is called at.
+        prediction: type of the UNet's output, "eps" or "v"; for "restorer" only.
+        t_star: the timestep that the UNet is called with.
         dtype: of computation, "float32" or "bfloat16".
         kind: "restorer" is GenDR, "adc" has no encoder, "pix" no autoencoder.
-        pad_cfg: w of PadCFG, eq. 36, of "pix" alone; 1 is one plain pass.
+        pad_cfg: w of PadCFG, eq. 36, for "pix" only; 1 is one pass without guidance.
     """
 
     vae: VAEConfig | None
@@ -45,21 +45,21 @@ class Recipe:
 
     @property
     def autoencoder(self) -> VAEConfig:
-        """The VAE of a kind that has one."""
+        """The VAE config; raises for kind "pix"."""
         if self.vae is None:
             raise ValueError(f"a recipe of kind {self.kind} has no VAE.")
         return self.vae
 
     @property
     def factor(self) -> int:
-        """Pixels a side for each position of the UNet's input."""
+        """Pixels a side of each position of the UNet's input."""
         if self.kind == "restorer":
             return self.autoencoder.factor
         return math.isqrt(self.unet.in_channels // 3)
 
     @property
     def size_multiple(self) -> int:
-        """Pixels that padded sides are multiples of: all maps are even."""
+        """Padded sides are multiples of this, so that all feature maps are even."""
         halvings = len(self.unet.block_out_channels) - 1
         return max(resize.BUCKET, self.factor * 2**halvings)
 
@@ -90,22 +90,22 @@ def make_pass(recipe: Recipe) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """(params, up_bhwc, moments=None) -> (sr_bhwc, spread_b2).
 
     Encoder (posterior mode, scaled), one UNet call at `t_star` on the noise-free
-    latent, the clean latent at alpha_bar = 1/2 exactly, decoder; without the networks
-    that the kind does not have.
+    latent, the clean latent at alpha_bar = 1/2 exactly, decoder; "adc" has no encoder,
+    "pix" no VAE.
 
     params: {"vae", "unet", "prompt": {"positive": [L, D]}}, with PadCFG "negative" too.
-    up_bhwc: bicubic enlargements in [0, 1], padded. moments: of the whole picture, from
-    `make_statistics`, where the pass sees a part of it. sr_bhwc: [0, 1], float32, no
-    colour fix. spread_b2: standard deviations of the input and of the networks'
-    output, mean of the channels, padding included; not finite where any of the output
-    is not.
+    up_bhwc: bicubic enlargements in [0, 1], padded. moments: norm statistics of the
+    full picture, from `make_statistics`, if the pass is over a tile. sr_bhwc: [0, 1],
+    float32, without colour fix. spread_b2: standard deviations of the input and of the
+    networks' output, mean over channels, padding included; not finite if any output is
+    not finite.
     """
 
     def restore(params, up_bhwc, moments=None):
         modules = _bind(recipe, params)
         for name, module in modules.items():
             if moments is not None:
-                shared_norms.give(module, moments[name])
+                shared_norms.set_moments(module, moments[name])
         y = _restored(recipe, modules, params, up_bhwc)
         spread = [jnp.std(x, axis=(1, 2)).mean(-1) for x in (up_bhwc, y)]
         return jnp.clip(y, 0, 1), jnp.stack(spread, axis=-1)
@@ -116,8 +116,8 @@ def make_pass(recipe: Recipe) -> Callable[..., tuple[jax.Array, jax.Array]]:
 def make_statistics(recipe: Recipe) -> Callable[[Any, jax.Array], dict[str, Moments]]:
     """(params, up_bhwc) -> moments: of every norm, over samples of one picture.
 
-    The samples go through the networks together and are normalised together, as if
-    they were one picture. Both passes of PadCFG use those of a pass without padding.
+    The samples are one batch whose norms pool over all of it, as if it were one
+    picture. Both passes of PadCFG use the moments of a pass without its padding.
     """
     plain = dataclasses.replace(recipe, pad_cfg=1.0)
 
@@ -132,7 +132,7 @@ def make_statistics(recipe: Recipe) -> Callable[[Any, jax.Array], dict[str, Mome
 
 
 def make_stages(recipe: Recipe) -> dict[str, Callable[[Any, jax.Array], jax.Array]]:
-    """The pass in parts, to be timed: each (params, what the one before gave)."""
+    """The stages of the pass, for timing: each (params, output of the one before)."""
 
     def encoder(params, up_bhwc):
         return _encode(recipe, _bind(recipe, params)["vae"], up_bhwc)
@@ -151,10 +151,14 @@ def make_stages(recipe: Recipe) -> dict[str, Callable[[Any, jax.Array], jax.Arra
 
 
 def networks(recipe: Recipe) -> dict[str, nets.Net]:
-    """The networks by name, declared."""
+    """The networks by name, without weights."""
     build = functools.partial(nets.build, dtype=recipe.dtype)
-    made = {"unet": build(UNet, recipe.unet)}
-    return made if recipe.vae is None else {"vae": build(VAE, recipe.vae)} | made
+    networks_by_name = {"unet": build(UNet, recipe.unet)}
+    return (
+        networks_by_name
+        if recipe.vae is None
+        else {"vae": build(VAE, recipe.vae)} | networks_by_name
+    )
 
 
 def _bind(recipe, params):
@@ -164,36 +168,36 @@ def _bind(recipe, params):
 def _restored(recipe, modules, params, up_bhwc):
     if recipe.kind == "restorer":
         z_l = _encode(recipe, modules["vae"], up_bhwc)
-        answer = _denoise(recipe, modules["unet"], params, z_l)
+        output = _denoise(recipe, modules["unet"], params, z_l)
     else:
-        answer = _from_pixels(recipe, modules["unet"], params, up_bhwc)
-    return answer if recipe.kind == "pix" else _decode(recipe, modules["vae"], answer)
+        output = _from_pixels(recipe, modules["unet"], params, up_bhwc)
+    return output if recipe.kind == "pix" else _decode(recipe, modules["vae"], output)
 
 
 def _from_pixels(recipe, unet, params, up_bhwc):
     """Adc's latent, or Pix's picture in [0, 1] and beyond."""
     to_pixels = recipe.kind == "pix"
 
-    def answer(x_bhwc, prompt_ld):
+    def predict(x_bhwc, prompt_ld):
         batch = len(x_bhwc)
         t_b = jnp.full((batch,), recipe.t_star, jnp.int32)
         context = jnp.broadcast_to(prompt_ld[None], (batch, *prompt_ld.shape))
-        how = {"factor": recipe.factor, "to_pixels": to_pixels}
-        return pixel_pass(unet, x_bhwc, t_b, context, **how)
+        options = {"factor": recipe.factor, "to_pixels": to_pixels}
+        return pixel_pass(unet, x_bhwc, t_b, context, **options)
 
     x, prompt = up_bhwc * 2 - 1, params["prompt"]
     if not to_pixels or recipe.pad_cfg == 1:
-        y = answer(x, prompt["positive"])
+        y = predict(x, prompt["positive"])
         return y / 2 + 0.5 if to_pixels else y
     # Eq. 36: y = w G(pad(x, f/2, f/2), c+) + (1 - w) G(pad(x, f/2 - 1, f/2 + 1), c-),
-    # each cropped by its own padding: what the blocks draw lies elsewhere in the two.
+    # each cropped by its own padding, so that block artefacts of the two do not align.
     half, w = recipe.factor // 2, recipe.pad_cfg
-    parts = []
+    guided = []
     for before, name in ((half, "positive"), (half - 1, "negative")):
         sides = (before, recipe.factor - before)
-        y = answer(jnp.pad(x, ((0, 0), sides, sides, (0, 0)), "reflect"), prompt[name])
-        parts.append(y[:, before : before + x.shape[1], before : before + x.shape[2]])
-    return (w * parts[0] + (1 - w) * parts[1]) / 2 + 0.5
+        y = predict(jnp.pad(x, ((0, 0), sides, sides, (0, 0)), "reflect"), prompt[name])
+        guided.append(y[:, before : before + x.shape[1], before : before + x.shape[2]])
+    return (w * guided[0] + (1 - w) * guided[1]) / 2 + 0.5
 
 
 def _encode(recipe, vae, up_bhwc):
@@ -214,12 +218,12 @@ def _decode(recipe, vae, z_bhwc):
 
 
 def _exact(recipe, function):
-    """float32 means float32 also where the hardware would round products."""
+    """Full float32 products, which TPUs and GPUs otherwise round, for dtype float32."""
     precision = "highest" if recipe.dtype == "float32" else "default"
 
     def exact(*args):
         with jax.default_matmul_precision(precision):
             return function(*args)
 
-    exact.__name__ = function.__name__  # what profiles and caches call it
+    exact.__name__ = function.__name__  # the name in profiles and caches
     return exact

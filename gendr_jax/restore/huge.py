@@ -1,7 +1,7 @@
-"""A picture file to a larger one, neither of which is ever held in memory.
+"""Restore a file into another one, by tiles, for pictures larger than memory.
 
-Memory stays at a row of tiles, disk holds the uncorrected picture in float32 and the
-finished one.
+Memory is needed for a row of tiles, disk for two rasters: the float32 picture before
+colour correction, and the final one.
 """
 
 from pathlib import Path
@@ -26,12 +26,12 @@ def restore_file(
     quality: int | None = None,
     max_input_pixels: int = image_io.MAX_PIXELS,
     folder: Path | str | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda final, total: None,
 ) -> tuple[Layout, tuple[str, ...]]:
-    """Restore one file into another; equal to the way through memory but for rounding.
+    """Restore one file into another; equals restoring in memory up to rounding.
 
     Args:
-        restorer: with tiles, as `tile=0` holds the whole picture.
+        restorer: with tiles, as `tile=0` needs the full picture in memory.
         scale: output size is round(scale * side) exactly.
         metadata: keep EXIF, XMP and IPTC.
         quality: as for `image_io.write`.
@@ -40,7 +40,7 @@ def restore_file(
         progress: (done, total) tiles.
 
     Returns:
-        How it was cut, and what of the metadata the file cannot hold.
+        The layout of tiles, and names of metadata that the format cannot store.
 
     Raises:
         InputError: a picture that cannot be read, restored or written.
@@ -50,41 +50,41 @@ def restore_file(
     size = restorer.output_size(header.height, header.width, scale)
     plan = restorer.layout(*size)
     if not plan.tiled:
-        whole = reader.read(0, 0, header.height, header.width)
-        (restored,) = restorer.restore([whole], scale)
+        picture = reader.read(0, 0, header.height, header.width)
+        (restored,) = restorer.restore([picture], scale)
         lost = image_io.write(target, restored, metadata=metadata, quality=quality)
         return plan, lost
     channels = header.channels + header.alpha
     like, from_hw = reader.like, (header.height, header.width)
 
-    def colours(*part: int) -> np.ndarray:
-        return arrays.to_unit(reader.read(*part))[0]
+    def colours(*region: int) -> np.ndarray:
+        return arrays.to_unit(reader.read(*region))[0]
 
-    def opacity(*part: int) -> np.ndarray:
-        alpha_hw = arrays.to_unit(reader.read(*part))[1]
+    def opacity(*region: int) -> np.ndarray:
+        alpha_hw = arrays.to_unit(reader.read(*region))[1]
         assert alpha_hw is not None
         return alpha_hw[..., None]
 
     def enlarged(top: int, left: int, height: int, width: int) -> np.ndarray:
-        part = (top, left, height, width)
-        return np.clip(resize.bicubic_region(colours, from_hw, size, part), 0, 1)
+        region = (top, left, height, width)
+        return np.clip(resize.bicubic_region(colours, from_hw, size, region), 0, 1)
 
     with (
         Raster(*size, 3, np.float32, folder=folder) as store,
-        Raster(*size, channels, header.dtype, folder=folder) as done,
+        Raster(*size, channels, header.dtype, folder=folder) as final,
     ):
 
         def emit(top: int, left: int, rgb_hwc: np.ndarray) -> None:
             alpha_hw = None
             if header.alpha:
-                part = (top, left, *rgb_hwc.shape[:2])
-                alpha_hw = resize.bicubic_region(opacity, from_hw, size, part)[..., 0]
+                region = (top, left, *rgb_hwc.shape[:2])
+                alpha_hw = resize.bicubic_region(opacity, from_hw, size, region)[..., 0]
             block = arrays.from_unit(rgb_hwc, alpha_hw, like)
             layers = [block.pixels_hwc]
             if block.alpha_hw is not None:
                 layers.append(block.alpha_hw[..., None])
-            done.write(top, left, np.concatenate(layers, axis=-1))
+            final.write(top, left, np.concatenate(layers, axis=-1))
 
         plan = restorer.tile_picture(size, enlarged, store, emit, progress)
-        lost = finish(done, target, like, metadata=metadata, quality=quality)
+        lost = finish(final, target, like, metadata=metadata, quality=quality)
     return plan, lost

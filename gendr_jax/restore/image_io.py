@@ -1,4 +1,4 @@
-"""The former path of `gendr_jax.image_io`, which stays importable."""
+"""The former path of `gendr_jax.image_io`, kept for existing imports."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What one pass needs and what the device has, so that too much is refused in time."""
+"""Memory of compiled programs and free memory of devices; refuses what does not fit."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ REMEDY = "Use smaller tiles (--tile), a smaller scale, or more memory."
 
 
 class TooLarge(InputError):
-    """A program that its devices cannot hold; a smaller one may fit."""
+    """A program that exceeds the memory of its devices; a smaller one may fit."""
 
 
 def needed(compiled: Any) -> int:
-    """Bytes a compiled program takes beside its arguments; 0 where XLA does not say."""
+    """Bytes of a compiled program without its arguments; 0 if XLA does not report."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return 0
@@ -28,18 +28,18 @@ def needed(compiled: Any) -> int:
 
 
 def available(device: jax.Device) -> int | None:
-    """Free bytes of the device (main memory for a CPU), None where unknown."""
+    """Free bytes of the device (main memory for a CPU), None if unknown."""
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         if "bytes_limit" not in stats:
             return None
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    found = [free for free in (_meminfo(), _cgroup()) if free is not None]
-    return min(found, default=None)
+    known = [free for free in (_meminfo(), _cgroup()) if free is not None]
+    return min(known, default=None)
 
 
 def share(devices: list[jax.Device]) -> int | None:
-    """Free bytes for each of these devices; processors share the main memory."""
+    """Free bytes for each of these devices; CPU devices share the main memory."""
     free = available(devices[0])
     if free is not None and devices[0].platform == "cpu":
         free //= len(devices)
@@ -47,14 +47,14 @@ def share(devices: list[jax.Device]) -> int | None:
 
 
 def require(compiled: Any, sharding: jax.sharding.Sharding, what: str) -> None:
-    """Refuse a program that its devices cannot hold.
+    """Refuse a program that exceeds the memory of its devices.
 
     Raises:
         TooLarge: with both figures.
     """
     device = min(sharding.device_set, key=lambda d: d.id)
     need, free = needed(compiled), available(device)
-    if device.platform == "cpu":  # these share the main memory
+    if device.platform == "cpu":  # CPU devices share the main memory
         need *= len(sharding.device_set)
     if free is not None and need > free:
         raise TooLarge(
@@ -65,7 +65,7 @@ def require(compiled: Any, sharding: jax.sharding.Sharding, what: str) -> None:
 
 @contextlib.contextmanager
 def errors(what: str) -> Iterator[None]:
-    """The device's own refusal, or the host's, as TooLarge."""
+    """Turn out-of-memory errors of the device or the host into TooLarge."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -87,7 +87,7 @@ def _meminfo() -> int | None:
 
 
 def _cgroup() -> int | None:
-    """What a container may still take; page cache counts as taken, which is safe."""
+    """Bytes left of the cgroup's limit; page cache counts as used, which is safe."""
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         used = int((CGROUP / "memory.current").read_text())

@@ -1,4 +1,4 @@
-"""What a restorer is told, checked before anything heavy happens."""
+"""Options of `Restorer` and checks of its weights and mesh."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ Tile = Literal["auto"] | int
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The arguments of `Restorer.from_pretrained`, which explains them."""
+    """The arguments of `Restorer.from_pretrained`, documented there."""
 
     dtype: str
     color_fix: ColorFix
@@ -47,26 +47,26 @@ class Options:
         ):
             if getattr(self, name) not in known:
                 raise UsageError(
-                    f"{name} is {getattr(self, name)!r}, known are {', '.join(known)}. "
-                    "Choose one."
+                    f"{name} is {getattr(self, name)!r}, not one of "
+                    f"{', '.join(known)}. Choose one."
                 )
         for name in ("color_fix_strength", "strength"):
             value = getattr(self, name)
-            share = isinstance(value, numbers.Real) and 0 <= value <= 1
-            _require(name, value, share, "0 to 1")
-        finite = isinstance(self.pad_cfg, numbers.Real) and 0 <= self.pad_cfg <= 100
-        _require("pad_cfg", self.pad_cfg, finite, "0 to 100")
-        whole = self.tile == "auto" or _is_count(self.tile, 0)
-        _require("tile", self.tile, whole, '"auto", 0, or pixels')
-        shares = self.tile_overlap is None or _is_count(self.tile_overlap, 0)
-        _require("tile_overlap", self.tile_overlap, shares, "0 or more pixels")
+            in_range = isinstance(value, numbers.Real) and 0 <= value <= 1
+            _require(name, value, in_range, "0 to 1")
+        in_range = isinstance(self.pad_cfg, numbers.Real) and 0 <= self.pad_cfg <= 100
+        _require("pad_cfg", self.pad_cfg, in_range, "0 to 100")
+        is_tile = self.tile == "auto" or _is_count(self.tile, 0)
+        _require("tile", self.tile, is_tile, '"auto", 0, or pixels')
+        is_overlap = self.tile_overlap is None or _is_count(self.tile_overlap, 0)
+        _require("tile_overlap", self.tile_overlap, is_overlap, "0 or more pixels")
         for name in ("batch", "max_pixels"):
             value = getattr(self, name)
             _require(name, value, _is_count(value, 1), "1 or more")
 
 
 def require_restorer(weights: Weights) -> None:
-    """Refuse weights that do not make a restorer.
+    """Refuse weights that cannot restore.
 
     Raises:
         InputError: another kind, or networks that do not fit together.
@@ -74,25 +74,25 @@ def require_restorer(weights: Weights) -> None:
     if weights.kind not in RESTORERS:
         raise InputError(
             f"these are weights of kind {weights.kind}, restoring needs one of "
-            f"{', '.join(RESTORERS)}. Name a folder that stage distill, adc or pix "
+            f"{', '.join(RESTORERS)}. Give a folder that stage distill, adc or pix "
             "wrote."
         )
     unet, vae = weights.configs["unet"], weights.configs.get("vae")
-    ends = unet.in_channels, unet.out_channels
+    channels = unet.in_channels, unet.out_channels
     pixels = 3 * math.isqrt(unet.in_channels // 3) ** 2
     if weights.kind == "pix":
-        if ends != (pixels, pixels):
+        if channels != (pixels, pixels):
             raise InputError(
-                f"the UNet takes {ends[0]} channels and gives {ends[1]}, kind pix has "
-                "3 times a square at both ends. Name a folder that stage pix wrote."
+                f"the UNet takes {channels[0]} channels and gives {channels[1]}, kind "
+                "pix has 3 times a square for both. Give a folder that stage pix wrote."
             )
         return
     if vae is None:
         raise InputError(
-            f"weights of kind {weights.kind} lack a VAE. Name their whole folder."
+            f"weights of kind {weights.kind} lack a VAE. Give their complete folder."
         )
     latent = vae.latent_channels
-    if ends != (pixels if weights.kind == "adc" else latent, latent):
+    if channels != (pixels if weights.kind == "adc" else latent, latent):
         raise InputError(
             f"the UNet takes {unet.in_channels} channels and gives "
             f"{unet.out_channels}, the VAE has {latent}. Combine networks of one "
@@ -101,7 +101,7 @@ def require_restorer(weights: Weights) -> None:
 
 
 def require_pad_cfg(weights: Weights, pad_cfg: float) -> None:
-    """Refuse PadCFG where there is none.
+    """Refuse PadCFG for weights that do not support it.
 
     Raises:
         UsageError: weights of another kind, or without a negative prompt.
@@ -121,14 +121,14 @@ def require_pad_cfg(weights: Weights, pad_cfg: float) -> None:
 
 
 def require_mesh(mesh: Any) -> None:
-    """Refuse what is no mesh, such as its text on the command line.
+    """Refuse values that are not a mesh, such as the text of --mesh.
 
     Raises:
-        UsageError: with the way to make one.
+        UsageError: with the call that makes one.
     """
     if mesh is not None and not isinstance(mesh, Mesh):
         raise UsageError(
-            f"mesh is {mesh!r}, it can be None or a jax.sharding.Mesh. "
+            f"mesh is {mesh!r}, not None or a jax.sharding.Mesh. "
             'Make one by gendr_jax.sharding.make_mesh("data=2").'
         )
     if mesh is not None and mesh.shape.get("model", 1) > 1:
@@ -152,7 +152,7 @@ def require_space(space: int, multiple: int) -> None:
 
 
 def host_params(weights: Weights, recipe: Recipe) -> Params:
-    """Weights and prompt as passes take them, kernels in the dtype of computation."""
+    """Weights and prompt for passes, kernels cast to the compute dtype."""
 
     def convert(leaf: np.ndarray) -> np.ndarray:
         # Biases and norms are small, and added in float32 inside norms.
@@ -169,6 +169,6 @@ def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _require(name: str, value: Any, fine: bool, range_: str) -> None:
-    if not fine:
-        raise UsageError(f"{name} is {value!r}, it can be {range_}. Change it.")
+def _require(name: str, value: Any, is_valid: bool, range_: str) -> None:
+    if not is_valid:
+        raise UsageError(f"{name} is {value!r}, not {range_}. Change it.")

@@ -1,4 +1,4 @@
-"""The way of pictures through compiled programs: in one pass, or by tiles."""
+"""Run pictures through compiled programs: in one pass, or by tiles."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,21 +13,21 @@ from gendr_jax.restore.tiling import Layout
 
 
 class Passes:
-    """Programs and how they are to be used."""
+    """Chooses the layout of pictures, and runs the programs."""
 
     def __init__(self, programs: Programs, options: Options):
-        """Nothing heavy happens."""
+        """Compiles and allocates nothing."""
         self._programs, self._options = programs, options
         self._strengths = options.color_fix_strength, options.strength
-        # Spreading a picture over devices is another way of making room.
+        # A picture that is split over devices needs no tiles.
         spread = programs.space > 1 and options.tile == "auto"
         self._tile = 0 if spread else options.tile
 
     def layouts(self, height: int, width: int) -> Iterator[Layout]:
-        """How an output of this size can be cut, the best first.
+        """Layouts of an output of this size, in the order to try.
 
         Raises:
-            InputError: it must be one pass, and is above `max_pixels`.
+            InputError: tiles are not allowed, and one pass exceeds `max_pixels`.
         """
         programs, multiple = self._programs, self._programs.recipe.size_multiple
         if self._tile == 0:
@@ -46,12 +46,14 @@ class Passes:
         """Pictures of any sizes, in order.
 
         Args:
-            plans: of each, what is tried first; replaced by what memory decided.
+            plans: the first layout to try for each; replaced by the one used.
         """
-        done: dict[int, Image] = {}
+        restored_by_index: dict[int, Image] = {}
         for i, plan in enumerate(plans):
             if plan.tiled:
-                done[i], plans[i] = self._by_tiles(images[i], plan, progress)
+                restored_by_index[i], plans[i] = self._by_tiles(
+                    images[i], plan, progress
+                )
         for group in self._groups(plans):
             size = plans[group[0]].pass_hw
             outputs_hw = [(plans[i].height, plans[i].width) for i in group]
@@ -65,8 +67,8 @@ class Passes:
                     output, plans[i] = self._by_tiles(images[i], plans[i], progress)
                     outputs.append(output)
             for i, output in zip(group, outputs, strict=True):
-                done[i] = output
-        return [done[i] for i in range(len(images))]
+                restored_by_index[i] = output
+        return [restored_by_index[i] for i in range(len(images))]
 
     def tile_picture(
         self,
@@ -76,11 +78,11 @@ class Passes:
         emit: Callable[[int, int, np.ndarray], None],
         progress: Progress,
     ) -> Layout:
-        """`Restorer.tile_picture`, which explains it."""
+        """See `Restorer.tile_picture`."""
         plans = [p for p in self.layouts(*size_hw) if p.tiled]
         if not plans:
             raise memory.TooLarge(
-                f"a picture of {size_hw[1]}x{size_hw[0]} is one pass and does not fit. "
+                f"a picture of {size_hw[1]}x{size_hw[0]} exceeds memory in one pass. "
                 + memory.REMEDY
             )
         for plan in plans:
@@ -95,7 +97,7 @@ class Passes:
         return plan
 
     def warm_up(self, plan: Layout) -> None:
-        """Have the programs of this layout ready."""
+        """Compile the programs of this layout."""
         if plan.tiled:
             side = tiled.sample_side(plan, self._programs.recipe.size_multiple)
             sample = tiled.SAMPLES**2, side
@@ -104,15 +106,15 @@ class Passes:
             self._programs.compile_untiled(plan.pass_hw, self._options.color_fix)
 
     def _groups(self, plans: list[Layout]) -> Iterator[list[int]]:
-        """Untiled pictures of one shape of pass, as many as go together."""
+        """Batches of untiled pictures with equal shapes of pass."""
         shapes: dict[tuple[int, int], list[int]] = {}
         for i, plan in enumerate(plans):
             if not plan.tiled:
                 shapes.setdefault(plan.pass_hw, []).append(i)
         batch = self._programs.batch_size
-        for _, alike in sorted(shapes.items()):
-            for start in range(0, len(alike), batch):
-                yield alike[start : start + batch]
+        for _, indices in sorted(shapes.items()):
+            for start in range(0, len(indices), batch):
+                yield indices[start : start + batch]
 
     def _untiled(
         self,
@@ -128,21 +130,21 @@ class Passes:
         for i, (image, hw) in enumerate(zip(images, outputs_hw, strict=True)):
             rgb, alpha = arrays.to_unit(image)
             hw_b2[i] = hw
-            up = tiled.Held(np.clip(resize.bicubic(rgb, hw), 0, 1))
-            part = (-tiling.MARGIN, -tiling.MARGIN, *size)
-            up_bhwc[i] = resize.mirrored_region(up.read, hw, part)
+            up = tiled.MemoryStore(np.clip(resize.bicubic(rgb, hw), 0, 1))
+            region = (-tiling.MARGIN, -tiling.MARGIN, *size)
+            up_bhwc[i] = resize.mirrored_region(up.read, hw, region)
             alphas.append(None if alpha is None else _enlarged(alpha, hw))
         sr_bhwc, spread_b2 = self._programs.untiled(
             up_bhwc, hw_b2, self._options.color_fix, self._strengths
         )
         for spread in spread_b2[: len(images)]:
             tiled.require_content(spread, self._programs.recipe.dtype)
-        inner = [
+        crops = [
             tuple(slice(tiling.MARGIN, tiling.MARGIN + side) for side in hw)
             for hw in outputs_hw
         ]
         return [
-            arrays.from_unit(sr_bhwc[i][inner[i]], alphas[i], one)
+            arrays.from_unit(sr_bhwc[i][crops[i]], alphas[i], one)
             for i, one in enumerate(images)
         ]
 
@@ -153,15 +155,15 @@ class Passes:
         rgb, alpha = arrays.to_unit(image)
 
         def enlarged(top: int, left: int, height: int, width: int) -> np.ndarray:
-            part = (top, left, height, width)
-            x = resize.bicubic_region(given.read, rgb.shape[:2], size, part)
+            region = (top, left, height, width)
+            x = resize.bicubic_region(source.read, rgb.shape[:2], size, region)
             return np.clip(x, 0, 1)
 
-        given, store = tiled.Held(rgb), tiled.Held.zeros(*size)
-        out = tiled.Held.zeros(*size)
-        plan = self.tile_picture(size, enlarged, store, out.write, progress)
+        source, store = tiled.MemoryStore(rgb), tiled.MemoryStore.zeros(*size)
+        final = tiled.MemoryStore.zeros(*size)
+        plan = self.tile_picture(size, enlarged, store, final.write, progress)
         alpha = None if alpha is None else _enlarged(alpha, size)
-        return arrays.from_unit(out.pixels_hwc, alpha, image), plan
+        return arrays.from_unit(final.pixels_hwc, alpha, image), plan
 
 
 def _enlarged(alpha_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

@@ -1,7 +1,4 @@
-"""A photograph in, a larger one out: `Restorer`.
-
-No random numbers are drawn: equal pictures give equal results.
-"""
+"""`Restorer`: restores and enlarges pictures, without random numbers."""
 
 import copy
 import dataclasses
@@ -28,23 +25,23 @@ from gendr_jax.weights import one_file
 from gendr_jax.weights.folder import Weights
 from gendr_jax.weights.resolve import DEFAULT
 
-# Output pixels that tile=0 does in one pass on one device: 2048 x 2048. The full-size
-# networks take about 2 GiB a million pixels in float32 (XLA:CPU, memory_analysis).
+# Limit on output pixels of tile=0 on one device: 2048 x 2048. The full-size networks
+# need about 2 GiB a million pixels in float32 (XLA:CPU, memory_analysis).
 MAX_PIXELS = 2048 * 2048
 P = TypeVar("P", bound=Picture)
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What a restorer takes.
+    """Properties and limits of a restorer.
 
     Attributes:
-        scales: least and greatest scale; any number between, 4 is what it learnt.
+        scales: smallest and largest scale, any number between; trained for 4.
         size_multiple: enlarged pictures are padded to multiples of this, and cropped.
-        max_pixels: of the padded output of one pass, which with tile=0 is the limit.
+        max_pixels: limit on the padded output with tile=0.
         tiling: "auto", "none" or the side of a tile.
         parameters: of VAE and UNet together.
-        dtype: of computation.
+        dtype: compute dtype.
     """
 
     scales: tuple[float, float]
@@ -58,12 +55,12 @@ class Spec:
 class Restorer:
     """Weights on devices and compiled programs; call it with pictures.
 
-    Threads may share one: their pictures take turns on the devices. Programs are kept
-    on disk for other processes, see `program_cache`.
+    Thread-safe: calls take turns on the devices. Compiled programs are cached on disk
+    for other processes, see `program_cache`.
 
     Attributes:
-        spec: what it takes.
-        last: how each picture of this thread's last call was cut.
+        spec: its properties and limits.
+        last: the layout of each picture of this thread's last call.
     """
 
     def __init__(
@@ -81,9 +78,9 @@ class Restorer:
         max_pixels: int = MAX_PIXELS,
         pad_cfg: float = 1.0,
     ):
-        """Place weights that are in memory; see `from_pretrained` for the arguments.
+        """Move weights to the devices; see `from_pretrained` for the arguments.
 
-        On a CPU the arrays of `weights` may be used as they are: do not change them.
+        On a CPU the arrays of `weights` may not be copied: do not change them.
         """
         self._options = Options(
             dtype,
@@ -132,30 +129,30 @@ class Restorer:
         max_pixels: int = MAX_PIXELS,
         pad_cfg: float = 1.0,
     ) -> "Restorer":
-        """Read weights of ours: a folder, or one safetensors file.
+        """Load weights: a weights folder, or one safetensors file.
 
         Args:
-            path_or_name: the folder or file, the name of weights that come with the
-                package, or a Hub id where huggingface_hub is installed.
-            dtype: of computation, "bfloat16" or "float32" (also "bf16", "fp32").
-            mesh: devices; None is the first one. Pictures of a list and tiles of a
-                picture are spread over all axes but `space`; each picture is spread
-                by rows over `space`, untiled.
-            color_fix: "adain", "wavelet", "lab" or "none", over the whole picture.
-            color_fix_strength: 0 leaves colours as the networks made them, 1 all.
-            strength: 1 is the restored picture, 0 the plain enlargement.
-            tile: side in output pixels of the parts that a larger picture is done in;
-                0 is never; "auto" is the largest of a few that memory allows. After
-                running out of memory a smaller one is tried, but with 0.
-            tile_overlap: output pixels that neighbours share; None is a quarter.
+            path_or_name: the folder or file, the name of packaged weights, or a Hub id
+                if huggingface_hub is installed.
+            dtype: compute dtype, "bfloat16" or "float32" (also "bf16", "fp32").
+            mesh: devices; None: the first one. Pictures of a list and tiles of a
+                picture are distributed over all axes but `space`; over `space` each
+                picture is split by rows, without tiles.
+            color_fix: "adain", "wavelet", "lab" or "none".
+            color_fix_strength: 0 keeps the networks' colours, 1 applies it fully.
+            strength: 1 is the restored picture, 0 the bicubic enlargement.
+            tile: side of tiles in output pixels; 0: no tiles; "auto": the largest of a
+                few sizes that memory allows. After running out of memory a smaller one
+                is tried, except with 0.
+            tile_overlap: output pixels that neighbours share; None: a quarter.
             batch: pictures of equal size in one pass on a device.
-            pad_cfg: guidance of weights of kind "pix", which see the picture twice with
-                different padding (eq. 36); 1 is none.
+            pad_cfg: guidance for weights of kind "pix", by two passes with different
+                padding (eq. 36); 1: none.
             max_pixels: with tile=0, refuse padded outputs above this many pixels (for
                 each device of `space`).
 
         Raises:
-            InputError: no such folder, damaged, or not the weights of a restorer.
+            InputError: no such folder, damaged, or not weights of a restorer.
             UsageError: unknown dtype or colour fix, or numbers out of range.
         """
         weights = one_file.load(path_or_name, ("unet", "vae", "prompt"))
@@ -182,7 +179,7 @@ class Restorer:
     def __call__(
         self, image: Picture | Sequence[Picture], scale: float = 4
     ) -> Picture | list[Picture]:
-        """Restore a picture, or a list of them, and return the same kind.
+        """Restore a picture, or a list of them, and return the same type.
 
         Args:
             image: HWC (1 to 4 channels; of 2 and 4 the last is opacity) or HW array of
@@ -192,15 +189,15 @@ class Restorer:
             scale: output size is round(scale * side) exactly.
 
         Raises:
-            InputError: a picture that is not handled, too large, or for which the
-                networks' output is not finite or empty.
+            InputError: a picture that is not supported or too large, or an output of
+                the networks that is not finite or empty.
             UsageError: scale out of range.
         """
         if isinstance(image, list | tuple):
             taken = [arrays.take(one) for one in image]
             restored = self.restore(taken, scale)
             return [arrays.give(*pair) for pair in zip(restored, image, strict=True)]
-        one = cast(Picture, image)  # `take` refuses what is none
+        one = cast(Picture, image)  # `take` refuses other types
         return arrays.give(self.restore([arrays.take(one)], scale)[0], one)
 
     def restore(
@@ -210,9 +207,9 @@ class Restorer:
         *,
         progress: Progress = lambda done, total: None,
     ) -> list[Image]:
-        """As `__call__`, for pictures as `image_io.read` gives them.
+        """As `__call__`, for pictures from `image_io.read`.
 
-        progress(done, total) hears of every tile of a tiled picture.
+        progress(done, total) is called after every tile of a tiled picture.
         """
         sizes = [self.output_size(*x.pixels_hwc.shape[:2], scale) for x in images]
         plans = [self.layout(*size) for size in sizes]
@@ -223,14 +220,14 @@ class Restorer:
 
     @property
     def last(self) -> list[Layout]:
-        """How each picture of this thread's last call was cut."""
+        """The layout of each picture of this thread's last call."""
         return getattr(self._calls, "last", [])
 
     def with_tile(self, tile: Tile) -> "Restorer":
-        """The same weights and compiled programs with another size of tile.
+        """A restorer with another tile size that shares weights and programs.
 
         Raises:
-            UsageError: no tile.
+            UsageError: not a tile size.
         """
         other = copy.copy(self)
         other._options = dataclasses.replace(self._options, tile=tile)
@@ -241,7 +238,7 @@ class Restorer:
         return other
 
     def warm_up(self, sizes_hw: Sequence[tuple[int, int]], scale: float = 4) -> None:
-        """Compile what pictures of these sizes need, so that the first is not slow.
+        """Compile the programs for pictures of these sizes in advance.
 
         Sizes share programs: the sides of outputs are rounded up to one of eight
         (64, 128, 192, 256, 384, 512, 768, 1024 pixels with networks that need multiples
@@ -256,7 +253,7 @@ class Restorer:
                 self._passes.warm_up(plan)
 
     def output_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
-        """(height, width) that a picture of this size gets.
+        """(height, width) of the output for an input of this size.
 
         Raises:
             UsageError: scale out of range.
@@ -265,15 +262,15 @@ class Restorer:
         return resize.output_size(height, width, scale)
 
     def layout(self, height: int, width: int) -> Layout:
-        """How an output of this size is cut, before any memory has run out.
+        """The first layout that is tried for an output of this size.
 
         Raises:
-            InputError: it must be one pass, and is above `spec.max_pixels`.
+            InputError: tiles are not allowed, and one pass exceeds `spec.max_pixels`.
         """
         return next(self._passes.layouts(height, width))
 
     def stage_seconds(self, pass_hw: tuple[int, int]) -> dict[str, float]:
-        """Seconds of encoder, unet, decoder and colour, each run apart, of one pass."""
+        """Seconds of encoder, unet, decoder and colour of a pass, run separately."""
         return self._programs.stage_seconds(pass_hw, self._options.color_fix)
 
     def tile_picture(
@@ -284,16 +281,16 @@ class Restorer:
         emit: Callable[[int, int, np.ndarray], None],
         progress: Progress = lambda done, total: None,
     ) -> Layout:
-        """Restore a picture of any size by tiles, wherever its pixels are.
+        """Restore a picture of any size by tiles, reading and writing by functions.
 
         Args:
             size_hw: of the output.
-            enlarged: (top, left, height, width) -> that part of the plain enlargement.
-            store: room for float32 pixels of the output.
-            emit: takes final pixels, (top, left, rgb_hwc), each once.
+            enlarged: (top, left, height, width) -> region of the bicubic enlargement.
+            store: storage for float32 pixels of the output.
+            emit: takes the final pixels, (top, left, rgb_hwc), each once.
 
         Returns:
-            How it was cut, which memory may have decided.
+            The layout that was used, which may depend on free memory.
         """
         with self._turn:
             return self._passes.tile_picture(size_hw, enlarged, store, emit, progress)

@@ -1,9 +1,9 @@
 """Weights on devices, and one compiled program for each shape of pass.
 
-Two ways over a mesh. A whole picture is split by rows over the axis `space`, and
-pictures of a batch over the other axes; the partitioner exchanges halos. Tiles go one
-to a device, each through the program of one tile, so that their bits do not depend on
-how many devices there are.
+Two ways to use a mesh. Untiled pictures are split by rows over the axis `space`, and a
+batch over the other axes; XLA's partitioner exchanges halos. Of tiles each device gets
+one, by `shard_map` of the program for one tile, so that results do not depend on the
+number of devices, bit for bit.
 """
 
 import collections
@@ -24,11 +24,11 @@ from gendr_jax.restore import color, forward, memory, tiling
 from gendr_jax.restore.forward import Recipe
 
 SPACE = "space"
-# Groups of tiles that an accelerator has at hand while the host prepares the next. On a
-# CPU two programs at once share one pool of threads, and have been seen to block it.
+# Groups of tiles that are queued on an accelerator while the host prepares the next.
+# Not on a CPU, where two programs share one thread pool and may deadlock.
 IN_FLIGHT = 2
-# Compiled programs that stay in memory; one of the full-size networks takes some 10 MB.
-MOST_PROGRAMS = 64
+# Compiled programs that are kept in memory; one of the full-size networks has 10 MB.
+MAX_PROGRAMS = 64
 
 
 class Programs:
@@ -41,7 +41,7 @@ class Programs:
             recipe: what a pass does.
             params: host arrays as `forward.make_pass` takes them.
             mesh: any axes of type Auto; None is the first device.
-            batch: pictures of a whole pass for every device along the other axes.
+            batch: pictures of an untiled pass for every device along the other axes.
         """
         if mesh is None:
             first = np.array(jax.devices()[:1])
@@ -57,7 +57,7 @@ class Programs:
         self._tiles_at = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         self._params = jax.device_put(params, self._everywhere)
         self._platform = mesh.devices.flat[0].platform
-        self._compiled: dict[Any, Any] = {}  # the longest unused first
+        self._compiled: dict[Any, Any] = {}  # least recently used first
         self._lock = threading.RLock()
         self._seconds: dict[Any, dict[str, float]] = {}
 
@@ -89,7 +89,7 @@ class Programs:
         )
 
         def lower():
-            # The same on every device: no sum is split, so all meshes find the same.
+            # Replicated: no sum is split over devices, so all meshes get equal bits.
             local = jax.shard_map(
                 forward.make_statistics(self.recipe),
                 mesh=self.mesh,
@@ -106,38 +106,38 @@ class Programs:
             return jax.block_until_ready(program(self._params, samples))
 
     def tiles(
-        self, parts: Iterable[np.ndarray], size: tuple[int, int], moments: Any
+        self, inputs: Iterable[np.ndarray], size: tuple[int, int], moments: Any
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(sr_hwc, spread_2) of each part of one picture, in order; no colour fix.
+        """(sr_hwc, spread_2) of each tile of one picture, in order; no colour fix.
 
-        While devices work on some parts, the next are taken from `parts`.
+        While devices work on some tiles, the next are taken from `inputs`.
         """
         what = f"a tile of {size[1]}x{size[0]} pixels"
         program = self._tile_program(size, moments)
         memory.require(program, self._tiles_at, what)
-        room = 1 if self._platform == "cpu" else IN_FLIGHT
-        waiting: collections.deque = collections.deque()
+        max_queued = 1 if self._platform == "cpu" else IN_FLIGHT
+        queued: collections.deque = collections.deque()
         with memory.errors(what):
-            for count, up_bhwc in _groups(parts, size, self.mesh.size):
-                if len(waiting) == room:
-                    yield from _fetch(*waiting.popleft())
+            for count, up_bhwc in _groups(inputs, size, self.mesh.size):
+                if len(queued) == max_queued:
+                    yield from _fetch(*queued.popleft())
                 up = jax.device_put(up_bhwc, self._tiles_at)
-                waiting.append((count, program(self._params, up, moments)))
-            while waiting:
-                yield from _fetch(*waiting.popleft())
+                queued.append((count, program(self._params, up, moments)))
+            while queued:
+                yield from _fetch(*queued.popleft())
 
     def stage_seconds(
         self, size: tuple[int, int], color_fix: color.ColorFix
     ) -> dict[str, float]:
-        """Seconds of each stage of one pass of this size, run apart, one picture.
+        """Seconds of each stage of one pass over one picture, run separately.
 
-        Each is compiled alone and run twice; the second run counts. A size is timed
-        once.
+        Each is compiled on its own and run twice; the second run is timed. Results are
+        cached by size.
         """
         if (size, color_fix) in self._seconds:
             return self._seconds[size, color_fix]
         x = jax.device_put(np.full((1, *size, 3), 0.5, np.float32), self._everywhere)
-        up, found = x, {}
+        up, seconds = x, {}
         stages = forward.make_stages(self.recipe)
         stages["colour"] = lambda params, y: color.fix(color_fix, y, up)
         for name, stage in stages.items():
@@ -147,9 +147,9 @@ class Programs:
             jax.block_until_ready(program(self._params, x))
             begin = time.perf_counter()
             x = jax.block_until_ready(program(self._params, x))
-            found[name] = time.perf_counter() - begin
-        self._seconds[size, color_fix] = found
-        return found
+            seconds[name] = time.perf_counter() - begin
+        self._seconds[size, color_fix] = seconds
+        return seconds
 
     def _untiled_program(self, size):
         def lower():
@@ -161,10 +161,10 @@ class Programs:
         return self._program(("untiled", size), lower)
 
     def _finish_program(self, size, color_fix):
-        """Apart from the networks, which another colour fix shall not compile again."""
+        """A program of its own: another colour fix does not recompile the networks."""
 
         def corrected(sr_bhwc, up_bhwc, hw_b2, strengths):
-            # The margin and what fills the pass up have no say in colours.
+            # Masks the margin and the padding out of the colour statistics.
             rows = jnp.arange(size[0])[None, :, None] - tiling.MARGIN
             columns = jnp.arange(size[1])[None, None, :] - tiling.MARGIN
             inside = (rows >= 0) & (rows < hw_b2[:, 0, None, None])
@@ -184,7 +184,7 @@ class Programs:
     def _tile_program(self, size, moments):
         def lower():
             up = _shape((self.mesh.size, *size, 3), jnp.float32, self._tiles_at)
-            # Manual shards: what a device runs is the program of one tile.
+            # shard_map: each device runs the program of one tile.
             local = jax.shard_map(
                 forward.make_pass(self.recipe),
                 mesh=self.mesh,
@@ -205,20 +205,20 @@ class Programs:
                 with memory.errors(f"compiling a pass of {key[1]}"):
                     program = cpu_compiler.compiled(lowered, self._platform)
             self._compiled[key] = program
-            while len(self._compiled) > MOST_PROGRAMS:
+            while len(self._compiled) > MAX_PROGRAMS:
                 del self._compiled[next(iter(self._compiled))]
             return program
 
     def compile_untiled(self, size: tuple[int, int], color_fix: color.ColorFix) -> None:
-        """Have the programs of an untiled pass ready."""
+        """Compile the programs of an untiled pass."""
         self._untiled_program(size)
         self._finish_program(size, color_fix)
 
     def compile_tiles(self, size: tuple[int, int], sample: tuple[int, int]) -> None:
-        """Have the programs of tiles ready, and those of their statistics.
+        """Compile the programs of tiles and of their statistics.
 
         Args:
-            sample: how many there are, and their side.
+            sample: number and side of the samples.
         """
         count, side = sample
         moments = self.statistics(np.zeros((count, side, side, 3), np.float32))
@@ -232,7 +232,7 @@ def finish(
     mask_bhw: jax.Array,
     strengths: jax.Array,
 ) -> jax.Array:
-    """Colour fix by strengths[0], then that much of it: strengths[1]."""
+    """Colour fix of strength strengths[0], then blended by strengths[1]."""
     fixed = color.fix(color_fix, sr_bhwc, up_bhwc, mask_bhw, strengths[0])
     return color.blend(jnp.clip(fixed, 0, 1), up_bhwc, strengths[1])
 
@@ -241,10 +241,10 @@ def _shape(shape, dtype, sharding):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
-def _groups(parts, size, devices):
-    """(count, [devices, *size, 3]): one part a device, the last group filled up."""
-    parts = iter(parts)
-    while group := list(itertools.islice(parts, devices)):
+def _groups(inputs, size, devices):
+    """(count, [devices, *size, 3]): one tile a device, the last group padded."""
+    inputs = iter(inputs)
+    while group := list(itertools.islice(inputs, devices)):
         up_bhwc = np.zeros((devices, *size, 3), np.float32)
         up_bhwc[: len(group)] = group
         yield len(group), up_bhwc

@@ -1,8 +1,8 @@
-"""What restoring has added that the input does not bear out.
+"""Residual: difference of a result, reduced to the input's size, from the input.
 
-Detail that networks invent is fine as long as it averages to what was there; where a
-reduced result differs, something was made up, moved or recoloured. Noise that was
-removed shows too, so read figures against those of like pictures (docs/restore.md).
+Generated detail should average to the input; where the reduced result differs, content
+was invented, moved or recoloured. Removed noise is part of the difference too, so
+compare figures with those of similar pictures (docs/restore.md).
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from gendr_jax import image_io
 from gendr_jax.image_io import Image, arrays, resize
 from gendr_jax.image_io.regions import Reader
 
-CELL = 16  # input pixels; a face or a letter that came or went fills some
-BAND = 256  # input rows of a file that are held at a time
-MAP_TOP = 0.25  # what the map shows as white
+BLOCK = 16  # input pixels a side; an added or lost face or letter fills some blocks
+BAND = 256  # input rows of a file that are read at once
+MAP_TOP = 0.25  # difference that is white in the map
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Residual:
 
     Attributes:
         rms: root mean square over the picture.
-        peak: that of the worst cell of 16 x 16 pixels.
-        map_hw: of each input pixel, root mean square over its channels.
+        peak: largest root mean square over a block of 16 x 16 pixels.
+        map_hw: root mean square over the channels of each input pixel.
     """
 
     rms: float
@@ -35,7 +35,7 @@ class Residual:
 
 
 def residual(restored: Image, source: Image) -> Residual:
-    """Compare a result with what it was made of."""
+    """Compare a result with its input."""
     after, _ = arrays.to_unit(restored)
     before, alpha = arrays.to_unit(source)
     square = _square(resize.bicubic(after, before.shape[:2]), before)
@@ -45,27 +45,27 @@ def residual(restored: Image, source: Image) -> Residual:
 def residual_of_files(
     restored: Path, source: Path, *, max_pixels: int = image_io.MAX_PIXELS
 ) -> Residual:
-    """The same of files, of which some rows are held at a time."""
+    """`residual` of files, reading BAND rows at once."""
     before = Reader(source, max_pixels=max_pixels)
     height, width = before.header.height, before.header.width
-    after = Reader(restored, max_pixels=2**62)  # our own result is no bomb
+    after = Reader(restored, max_pixels=2**62)  # no limit for our own result
     from_hw, rows = (after.header.height, after.header.width), []
 
-    def colours(*part: int) -> np.ndarray:
-        return arrays.to_unit(after.read(*part))[0]
+    def colours(*region: int) -> np.ndarray:
+        return arrays.to_unit(after.read(*region))[0]
 
     for top in range(0, height, BAND):
-        part = (top, 0, min(BAND, height - top), width)
-        rgb, alpha = arrays.to_unit(before.read(*part))
-        reduced = resize.bicubic_region(colours, from_hw, (height, width), part)
+        region = (top, 0, min(BAND, height - top), width)
+        rgb, alpha = arrays.to_unit(before.read(*region))
+        reduced = resize.bicubic_region(colours, from_hw, (height, width), region)
         rows.append(
-            (_square(reduced, rgb), np.ones(part[2:]) if alpha is None else alpha)
+            (_square(reduced, rgb), np.ones(region[2:]) if alpha is None else alpha)
         )
     return _residual(*(np.concatenate(x) for x in zip(*rows, strict=True)))
 
 
 def as_picture(map_hw: np.ndarray) -> Image:
-    """The map in grey: black is no difference, white a quarter of full range."""
+    """The map as a grey picture: black is no difference, white MAP_TOP or more."""
     levels = np.rint(np.clip(map_hw / MAP_TOP, 0, 1) * 255).astype(np.uint8)
     return Image(levels[..., None])
 
@@ -76,17 +76,17 @@ def _square(reduced_hwc: np.ndarray, before_hwc: np.ndarray) -> np.ndarray:
 
 def _residual(square_hw: np.ndarray, weight_hw: np.ndarray) -> Residual:
     square = square_hw * weight_hw
-    # A cell that hardly shows says little.
-    cells = _cells(square) / np.maximum(_cells(weight_hw), CELL)
+    # Blocks with few opaque pixels are weighted down.
+    blocks = _block_sums(square) / np.maximum(_block_sums(weight_hw), BLOCK)
     return Residual(
         rms=float(np.sqrt(square.sum() / max(weight_hw.sum(), 1e-6))),
-        peak=float(np.sqrt(cells.max())),
+        peak=float(np.sqrt(blocks.max())),
         map_hw=np.sqrt(square),
     )
 
 
-def _cells(x_hw: np.ndarray) -> np.ndarray:
-    """Sums over cells; those at the bottom and right may be cut."""
+def _block_sums(x_hw: np.ndarray) -> np.ndarray:
+    """Sums over blocks; those at the bottom and right may be smaller."""
     for axis in (0, 1):
-        x_hw = np.add.reduceat(x_hw, range(0, x_hw.shape[axis], CELL), axis=axis)
+        x_hw = np.add.reduceat(x_hw, range(0, x_hw.shape[axis], BLOCK), axis=axis)
     return x_hw

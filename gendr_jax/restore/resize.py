@@ -1,4 +1,4 @@
-"""The former name of `gendr_jax/image_io/resize.py`, kept for programs of users."""
+"""The former path of `gendr_jax.image_io.resize`, kept for existing imports."""
 
 from gendr_jax.image_io.resize import Target as Target
 from gendr_jax.image_io.resize import bicubic as bicubic

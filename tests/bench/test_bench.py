@@ -257,12 +257,12 @@ def test_networks_of_a_configuration():
 
 @pytest.mark.parametrize("size", [(64, 100), (0, 64), (1080, 1922)])
 def test_sizes_that_no_pass_has(size):
-    with pytest.raises(UsageError, match="no multiple"):
-        run.restore(RECIPE, {}, [run.Wish(size=size)])
+    with pytest.raises(UsageError, match="not a multiple"):
+        run.restore(RECIPE, {}, [run.Measurement(size=size)])
 
 
 def test_unknown_peers_are_named():
-    with pytest.raises(UsageError, match="'fast' is no peer, known are eager"):
+    with pytest.raises(UsageError, match="peer 'fast' is unknown. Use one of eager"):
         peer.peers(["fast"], RECIPE, {})
 
 

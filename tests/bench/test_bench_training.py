@@ -148,7 +148,7 @@ REST = {
         (["--program=train"], "needs --config"),
         (["--size=big"], "'big' is not a size"),
         (["--stages=vae"], "known are encoder, unet"),
-        (["--peer=fast", "--size=65"], "no multiple of 64"),
+        (["--peer=fast", "--size=65"], "not a multiple of 64"),
         (["surplus"], "is not a flag"),
         (["--batch=0"], "is not a positive integer"),
         (["--rouns=3"], "Unknown command line flag 'rouns'"),

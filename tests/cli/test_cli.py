@@ -268,7 +268,7 @@ def test_the_report_has_a_line_a_picture(mixed):
     good, bad = by_name["rgb.png"], by_name["text.png"]
     assert (good["width"], good["height"], good["tiles"]) == (36, 20, 1)
     assert good["seconds"] > 0 and good["error"] is None
-    assert bad["status"] == "failed" and "not a supported image" in bad["error"]
+    assert bad["status"] == "failed" and "not a supported image file" in bad["error"]
     assert good["stages"].keys() == {"read", "restore", "write"}
     assert 0 < good["residual"] <= good["residual_peak"] and bad["residual"] is None
     # All fit the same 64 x 64 program.

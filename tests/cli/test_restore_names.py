@@ -127,7 +127,7 @@ def test_a_place_is_looked_at_before_restoring(tmp_path, capfd, monkeypatch):
 @pytest.mark.parametrize(
     ("out", "flags", "message"),
     [
-        ("b.gif", [], "no format that is written"),
+        ("b.gif", [], "has no supported suffix"),
         ("b.png", ["--ext", "jpg"], "two formats"),
         ("b.png", ["--suffix", "_x"], "--suffix _x too"),
         ("b.png", ["SECOND"], "there are 2 pictures"),
@@ -236,7 +236,7 @@ def test_pictures_beside_replace_nothing(bicubic, tmp_path, capsys):
         ["--compare", tmp_path / "c", "--residual-map", tmp_path / "c"],
     ):
         assert gendr(*args, *flags) == 2
-        assert "Name another folder" in capsys.readouterr().err
+        assert "Give another folder" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 

@@ -78,7 +78,7 @@ def test_an_input_that_is_too_long_costs_itself(bicubic, tmp_path, capsys):
     good, out = save(tmp_path / "good.png"), tmp_path / "o"
     assert gendr("restore", "-i", good, "q" * 300, "-o", out) == 1
     assert listed(out) == ["good.png"]
-    assert "cannot be looked at (File name too long)" in capsys.readouterr().err
+    assert "cannot be read (File name too long)" in capsys.readouterr().err
 
 
 def test_results_that_may_not_be_looked_at_cost_themselves(tmp_path, monkeypatch):
@@ -202,7 +202,7 @@ def test_a_full_disk_tears_no_line(tmp_path):
     report = report_lib.Report(str(path))
     report._file = Full(report._file, 20)
     report({"input": "a.png"})
-    assert "lacks 1 line (No space left on device). Make room." in report.close()
+    assert "lacks 1 line (No space left on device). Free disk space." in report.close()
     assert path.read_text() == ""
 
 

@@ -73,7 +73,7 @@ def test_an_engine_shows_before_and_after_and_gives_the_file(photograph):
 
 
 def test_an_engine_keeps_few_results_and_none_in_the_end(photograph, monkeypatch):
-    monkeypatch.setattr(engine_lib, "KEPT", 2)
+    monkeypatch.setattr(engine_lib, "MAX_RESULTS", 2)
     with Engine(lambda tile: Restorer(WEIGHTS, dtype="float32", tile=tile)) as engine:
         files = [
             engine.run(photograph, scale=1, tile="auto", strength=1.0).file
@@ -98,7 +98,7 @@ def test_another_tile_opens_no_other_restorer(photograph):
 
 
 def test_an_engine_keeps_few_of_the_files_that_are_dropped(photograph, monkeypatch):
-    monkeypatch.setattr(engine_lib, "DROPPED_KEPT", 2)
+    monkeypatch.setattr(engine_lib, "MAX_DROPPED", 2)
     with Engine(lambda tile: Restorer(WEIGHTS, dtype="float32", tile=tile)) as engine:
         dropped = engine.folder / engine_lib.DROPPED
         for i in range(4):
@@ -121,7 +121,7 @@ def test_no_place_of_the_server_is_told(photograph):
 
 
 def test_an_engine_refuses_what_it_could_not_hold(photograph, monkeypatch):
-    monkeypatch.setattr(engine_lib, "LARGEST", 48 * 32)
+    monkeypatch.setattr(engine_lib, "MAX_PIXELS", 48 * 32)
     engine = Engine(None)  # not even opened
     with pytest.raises(InputError, match="would have 96x64 pixels"):
         engine.run(photograph, scale=2, tile="auto", strength=1.0)

@@ -7,7 +7,7 @@ from PIL import Image as Pil
 
 from gendr_jax.evaluate import gallery
 from gendr_jax.evaluate.gallery import INPUT, SIDE, TRUTH, Gallery
-from gendr_jax.evaluate.measuring import Seen
+from gendr_jax.evaluate.measuring import ItemPixels
 from gendr_jax.evaluate.pairing import Item
 from tests.helpers.tiny_pictures import pixels
 
@@ -15,7 +15,7 @@ from tests.helpers.tiny_pictures import pixels
 def seen(name, results, *, gt=None, lr=None):
     size = next(iter(results.values())).shape[:2]
     item = Item(name, None, None, size, None if lr is None else lr.shape[:2])
-    return Seen(item, gt, lr, results)
+    return ItemPixels(item, gt, lr, results)
 
 
 def flat(height=600, width=500, value=100):
@@ -33,7 +33,7 @@ def decoded(file):
 
 
 def test_the_crop_is_where_methods_differ():
-    difference, top, left = gallery.worst(
+    difference, top, left = gallery.most_different(
         seen("x", {"a": flat(), "b": spot(420, 300, 40)})
     )
     assert top <= 420 <= 484 <= top + SIDE and left <= 300 <= 364 <= left + SIDE
@@ -43,14 +43,16 @@ def test_the_crop_is_where_methods_differ():
 
 def test_one_method_is_held_against_the_truth_or_its_own_mean():
     for gt in (flat(), None):
-        _, top, left = gallery.worst(seen("x", {"a": spot(30, 350, 40)}, gt=gt))
+        _, top, left = gallery.most_different(
+            seen("x", {"a": spot(30, 350, 40)}, gt=gt)
+        )
         assert top <= 30 and left <= 350 <= 414 <= left + SIDE
 
 
 def test_crops_are_the_pixels_of_the_results():
     a, b, gt = pixels(300, 280, 1), pixels(300, 280, 2), pixels(300, 280, 3)
     lr = pixels(75, 70, 4)
-    one = gallery.cut(seen("x", {"a": a, "b": b}, gt=gt, lr=lr), 64, 88).encoded()
+    one = gallery.crop_at(seen("x", {"a": a, "b": b}, gt=gt, lr=lr), 64, 88).encoded()
     assert list(one.panels) == [INPUT, "a", "b", TRUTH]
     rows, columns = slice(64, 64 + SIDE), slice(88, 88 + SIDE)
     for label, picture in {"a": a, "b": b, TRUTH: gt}.items():
@@ -64,16 +66,16 @@ def test_crops_are_the_pixels_of_the_results():
 
 def test_small_deep_pictures_are_cut_whole():
     deep = pixels(20, 30).astype(np.uint16) * 257
-    one = gallery.cut(seen("x", {"a": deep}), 0, 0).encoded()
+    one = gallery.crop_at(seen("x", {"a": deep}), 0, 0).encoded()
     np.testing.assert_array_equal(decoded(one.panels["a"]), pixels(20, 30))
-    assert gallery.worst(seen("x", {"a": deep}))[1:] == (0, 0)
+    assert gallery.most_different(seen("x", {"a": deep}))[1:] == (0, 0)
 
 
 def test_pictures_of_all_methods_go_before_those_that_differ_more():
     kept = Gallery(2)
     kept.add(seen("alone", {"a": spot(0, 0, 99)}))
     kept.add(seen("small", {"a": flat(), "b": spot(0, 0, 5)}))
-    kept.add(Seen(Item("none", None, None, (9, 9), None), None, None, {}))
+    kept.add(ItemPixels(Item("none", None, None, (9, 9), None), None, None, {}))
     kept.add(seen("large", {"a": flat(), "b": spot(0, 0, 50)}))
     assert [crop.name for crop in kept.crops] == ["large", "small"]
     assert sorted(kept.thumbs) == ["alone", "large", "small"]
@@ -103,5 +105,5 @@ def test_ties_are_not_encoded_one_after_the_other(monkeypatch):
 
 
 def test_pixels_that_are_kept_are_no_views_of_whole_pictures():
-    one = gallery.cut(seen("x", {"a": flat()}, gt=flat(), lr=flat(150, 125)), 0, 0)
+    one = gallery.crop_at(seen("x", {"a": flat()}, gt=flat(), lr=flat(150, 125)), 0, 0)
     assert all(pixels.base is None for pixels in one.panels.values())

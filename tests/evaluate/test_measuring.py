@@ -92,7 +92,7 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_done(gt, tmp_path):
     told = "\n".join(found.problems)
     assert len(found.problems) == 3
     assert f"{sr / 'a.png'} is 28x24, its partner needs 32x24 (up to 3" in told
-    assert "b.png" in told and f"{sr / 'd.png'} is transparent" in told
+    assert "b.png" in told and f"{sr / 'd.png'} has transparent" in told
 
 
 def test_a_size_that_differs_is_told_with_its_remedy(tmp_path):
@@ -124,7 +124,7 @@ def test_a_figure_that_is_none_is_told(gt):
     opened, _ = spy("nothing", lambda sr: [float("nan")] * len(sr))
     found = measuring.run(pairs_of(Folders(gt), gt), [opened])
     assert (
-        len(found.problems) == 4 and "spy of a: nan is no figure" in found.problems[0]
+        len(found.problems) == 4 and "spy of a: nan is not finite" in found.problems[0]
     )
     assert found.values["gt"]["a"] == {}
 
@@ -134,7 +134,7 @@ def test_bicubic_is_made_of_the_inputs(gt, tmp_path):
     write(lr, ["d.png"], (8, 6))
     pairs = pairing.pair(Folders(gt, lr), [(methods.bicubic("bicubic"), None)])
     seen = []
-    found = measuring.run(pairs, [PSNR], see=seen.append)
+    found = measuring.run(pairs, [PSNR], on_item=seen.append)
     assert not found.problems and len(found.values["bicubic"]) == 4
     low = methods.read(lr / "d.png")
     plain = np.clip(resize.bicubic(low / np.float32(255), (32, 24)), 0, 1)
@@ -189,7 +189,7 @@ def test_what_is_a_few_pixels_off_is_cut_at_the_right_and_at_the_bottom(tmp_path
     folders = Folders(tmp_path / "gt", tmp_path / "lr")
     pairs = pairs_of(folders, tmp_path / "large")
     seen = []
-    found = measuring.run(pairs, [PSNR, residual], see=seen.append)
+    found = measuring.run(pairs, [PSNR, residual], on_item=seen.append)
     assert not found.problems and set(found.values["large"]["a"]) == {
         "psnr",
         "residual",

@@ -38,7 +38,7 @@ def report(tmp_path_factory):
     pairs = pairing.pair(Folders(gt, lr, partial=True), some)
     metrics = open_metrics(["psnr", "ssim", "residual"], Settings())
     gallery = Gallery()
-    figures = measuring.run(pairs, metrics, see=gallery.add)
+    figures = measuring.run(pairs, metrics, on_item=gallery.add)
     about = results.About("GT", "LR", None)
     told = (["a <i>problem"], [FAR], WHOLE)
     found = results.collect(about, pairs.methods, metrics, figures, *told)
@@ -255,7 +255,7 @@ def test_one_method_alone(tmp_path, tab):
     pairs = pairing.pair(Folders(), [(methods.Method("ours", "sr", {}), sr)])
     metrics = open_metrics(["sharpness"], Settings())
     gallery = Gallery(0)
-    figures = measuring.run(pairs, metrics, see=gallery.add)
+    figures = measuring.run(pairs, metrics, on_item=gallery.add)
     found = results.collect(results.About(), pairs.methods, metrics, figures, [])
     path = tmp_path / "one.html"
     path.write_text(page.render(found, metrics, gallery), encoding="utf-8")

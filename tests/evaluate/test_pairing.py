@@ -60,7 +60,7 @@ def test_nothing_in_common_is_a_mistake_of_the_command(tmp_path):
         pair(Folders(gt, write(tmp_path / "lr", ["c.png"])), method(gt))
     with pytest.raises(UsageError, match="ours: no picture of .* with --gt or --lr"):
         pair(Folders(), method(sr), method(gt, "other"))
-    with pytest.raises(UsageError, match="Name their folder with --lr"):
+    with pytest.raises(UsageError, match="Give their folder with --lr"):
         pair(Folders(gt), (methods.bicubic("bicubic"), None))
 
 

@@ -130,7 +130,7 @@ def test_the_table_has_both_means():
     first, second = text.split("\n\n")
     assert "psnr ↑" in first and "25.000 [" in first
     assert "on the picture that" in second and "20.000" in second
-    assert "not to be compared" in first.splitlines()[0]
+    assert "not comparable" in first.splitlines()[0]
     assert len({len(line) for line in first.splitlines()[1:3]}) == 1
 
 

@@ -51,7 +51,7 @@ def measured(folders, *sr, measure=between):
     some = [(methods.Method(path.name, str(path), {}), path) for path in sr]
     pairs = pairing.pair(folders, some)
     with set_metrics.collecting() as collection:
-        measuring.run(pairs, [], see=collection.add)
+        measuring.run(pairs, [], on_item=collection.add)
         names = [method.name for method in pairs.methods]
         return collection.measure(names, [opened(measure)])
 
@@ -107,7 +107,7 @@ def test_one_picture_is_no_set(gt, tmp_path):
     few = write(tmp_path / "few", NAMES[:1], (24, 32))
     found = measured(Folders(gt, partial=True), many, few)
     (line,) = found.problems
-    assert line.startswith("few: far is of 2 pictures or more, there is 1 ")
+    assert line.startswith("few: far needs 2 pictures or more, 1 have ")
     assert found.own["few"] == {} and found.own["many"]["far"].n == 4
     assert found.common == {"few": {}}  # and one picture for many is none either
 
@@ -168,7 +168,7 @@ def test_the_command(pyiqa, gt, tmp_path, capsys):
     }
     assert "fid" not in table.read_text().splitlines()[0].split(",protocol")[0]
     assert captured.out.count("pyiqa:fid ↓") == 2 and f"{expected:.3f}" in captured.out
-    assert "not to be compared" in captured.out.splitlines()[0]
+    assert "not comparable" in captured.out.splitlines()[0]
 
 
 def test_the_command_without_metrics_of_pictures(pyiqa, gt, tmp_path):

@@ -96,9 +96,9 @@ def test_counts_are_checked_where_checksums_are_unknown(tiny, tmp_path):
 
 
 def test_what_is_not_there(tmp_path):
-    with pytest.raises(UsageError, match="Set5 is unknown, there are RealSR, DRealSR"):
+    with pytest.raises(UsageError, match="Set5 is unknown. Choose one of RealSR"):
         test_sets.locate("Set5", tmp_path)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         test_sets.locate("RealSR", tmp_path / "absent")
     with pytest.raises(UsageError, match="test_LR/ and test_HR/ .* RealSRVal_crop128"):
         test_sets.locate("RealSR", tmp_path)

@@ -297,14 +297,14 @@ def test_a_photograph_that_is_too_small_is_named(tmp_path):
 def test_files_that_are_none(tmp_path, pristine):
     with pytest.raises(InputError, match="does not exist"):
         open_niqe(tmp_path / "niqe.npz")
-    with pytest.raises(InputError, match="holds no pictures"):
+    with pytest.raises(InputError, match="has no pictures"):
         open_niqe(tmp_path)
     for name in ("bad.npz", "bad.mat"):
         (tmp_path / name).write_bytes(b"not a file of arrays")
         with pytest.raises(InputError, match=f"{name} is no"):
             open_niqe(tmp_path / name)
     np.savez(tmp_path / "other.npz", weight=np.zeros(3))
-    with pytest.raises(InputError, match="holds weight, not mu_pris_param"):
+    with pytest.raises(InputError, match="has weight, not mu_pris_param"):
         open_niqe(tmp_path / "other.npz")
     whole = {"mu_pris_param": np.zeros((1, 36)), "cov_pris_param": np.eye(18)}
     np.savez(tmp_path / "small.npz", **whole)

@@ -113,8 +113,8 @@ def test_dino_compares_tokens(weights, over):
     "size, expected",
     [((40, 57), (42, 56)), ((5, 20), (14, 14)), ((300, 2072), (154, 1036))],
 )
-def test_dino_sees_whole_patches_of_about_the_size(size, expected):
-    x = perceptual._whole_patches(np.full((*size, 3), 51, np.uint8), 14)
+def test_dino_sees_multiple_of_patch_of_about_the_size(size, expected):
+    x = perceptual._multiple_of_patch(np.full((*size, 3), 51, np.uint8), 14)
     assert x.shape == (*expected, 3) and x.dtype == np.float32
     np.testing.assert_allclose(x, 0.2, atol=1e-6)
 

@@ -128,11 +128,11 @@ def test_distances_of_sets(asked, tmp_path):
     assert asked[1][-1] == (str(gt), str(sr), {"num_workers": 0, "verbose": False})
     with pytest.raises(InputError, match="cannot measure fid .ValueError: Imaginary"):
         one.measure(sr, tmp_path / "imaginary")
-    with pytest.raises(UsageError, match="pyiqa:musiq is not of sets.*fid"):
+    with pytest.raises(UsageError, match="pyiqa:musiq does not compare sets.*fid"):
         pyiqa_bridge.open_distance("musiq")
-    with pytest.raises(UsageError, match="pyiqa:fid is of sets"):
+    with pytest.raises(UsageError, match="pyiqa:fid compares sets"):
         opened("pyiqa:fid")
-    with pytest.raises(UsageError, match="knows no truths. Use pyiqa:fid"):
+    with pytest.raises(UsageError, match="has no ground truth.* Use pyiqa:fid"):
         opened("pyiqa:inception_score")
 
 

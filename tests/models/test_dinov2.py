@@ -191,7 +191,9 @@ def test_bfloat16_compute_keeps_float32_parameters(tiny_params):
 
 def test_a_size_that_is_no_multiple_of_the_patch_is_refused():
     net = nets.build(DINOv2, TINY)
-    with pytest.raises(ValueError, match="43x28 pixels are not whole patches of 14"):
+    with pytest.raises(
+        ValueError, match="43x28 pixels are not multiples of the patch size 14"
+    ):
         jax.eval_shape(
             lambda p, x: net.bind(p)(x), net.abstract, jnp.zeros((1, 43, 28, 3))
         )

@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_refused():
         Restorer(alone, pad_cfg=2.0)
     with pytest.raises(UsageError, match="pad_cfg is -1"):
         Restorer(pix, pad_cfg=-1)
-    with pytest.raises(InputError, match="3 times a square at both ends"):
+    with pytest.raises(InputError, match="3 times a square for both"):
         Restorer(dataclasses.replace(adc, kind="pix"))
     with pytest.raises(InputError, match="kind adc lack a VAE"):
         Restorer(dataclasses.replace(pix, kind="adc"))

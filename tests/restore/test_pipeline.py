@@ -336,7 +336,7 @@ def test_bicubic_is_that_of_training(size):
 def test_padding_mirrors_as_often_as_it_must():
     x = np.arange(3, dtype=np.float32)[:, None, None] * np.ones((1, 1, 2), np.float32)
     part = (-1, 0, 10, 4)
-    padded = resize.mirrored_region(tiled.Held(x).read, (3, 1), part)
+    padded = resize.mirrored_region(tiled.MemoryStore(x).read, (3, 1), part)
     assert padded.shape == (10, 4, 2)
     np.testing.assert_array_equal(padded[:, 0, 0], [1, 0, 1, 2, 1, 0, 1, 2, 1, 0])
     np.testing.assert_array_equal(padded[:, 3, 1], padded[:, 0, 0])

@@ -70,7 +70,7 @@ def test_what_is_warmed_up_compiles_nothing_more(restorer):
 
 
 def test_programs_that_are_not_used_go(restorer, monkeypatch):
-    monkeypatch.setattr(programs, "MOST_PROGRAMS", 2)
+    monkeypatch.setattr(programs, "MAX_PROGRAMS", 2)
     fresh = Restorer(WEIGHTS, dtype="float32", tile=0)
     for side in (10, 20, 40):
         fresh(np.full((side, 10, 3), 0.5, np.float32))

@@ -65,7 +65,7 @@ def _even(origins, plan, side):
 def test_a_picture_cut_and_blended_is_the_picture(height, width, tile, overlap):
     plan = tiling.layout(height, width, tile, overlap, 64)
     x = RNG.random((height, width, 3), np.float32)
-    read = tiled.Held(x).read
+    read = tiled.MemoryStore(x).read
     bands, out = tiling.Bands(plan), np.full_like(x, np.nan)
     for i, top in enumerate(plan.rows):
         for j, left in enumerate(plan.columns):

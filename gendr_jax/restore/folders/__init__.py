@@ -1,7 +1,7 @@
-"""Restoring files and folders of pictures.
+"""Restore files and folders of pictures (`gendr restore`).
 
-naming.py       from the paths of a command to pairs of input and output
-run.py          the loop over them
-comparisons.py  before and after in one picture
+naming.py       input paths to pairs of input and output files
+run.py          the loop over pictures
+comparisons.py  before/after pictures
 report.py       progress, and one line of JSON a picture
 """

@@ -1,4 +1,4 @@
-"""What `gendr restore` writes beside results: before and after in one picture."""
+"""Before/after pictures of `gendr restore --compare`."""
 
 import os
 from pathlib import Path
@@ -12,13 +12,15 @@ from gendr_jax.restore.folders.naming import Job
 
 
 def path(folder: Path, job: Job) -> Path:
-    """A PNG in another folder, at the result's place, its format in its name."""
-    place = folder / job.relative
-    return place.with_name(f"{place.stem}{place.suffix.replace('.', '_')}.png")
+    """A PNG in `folder` with the result's relative path, its suffix in the name."""
+    result_path = folder / job.relative
+    return result_path.with_name(
+        f"{result_path.stem}{result_path.suffix.replace('.', '_')}.png"
+    )
 
 
 def require_apart(jobs: list[Job], folders: list[Path], report: str | None) -> None:
-    """Refuse places where these pictures, or the report, would replace another file.
+    """Refuse comparison or report paths that would replace another file.
 
     Raises:
         UsageError: with the file.
@@ -29,28 +31,28 @@ def require_apart(jobs: list[Job], folders: list[Path], report: str | None) -> N
             is_file = folder.exists() and not folder.is_dir()
         except OSError as error:
             raise UsageError(
-                f"{folder} cannot be looked at ({error.strerror}). Name another folder."
+                f"{folder} cannot be read ({error.strerror}). Give another folder."
             ) from error
         if is_file:
-            raise UsageError(f"{folder} is a file, there must be a folder. Name one.")
+            raise UsageError(f"{folder} is a file, not a folder. Give a folder.")
         for job in jobs:
-            place = path(folder, job)
-            if (real := os.path.realpath(place)) in taken:
+            comparison_path = path(folder, job)
+            if (real := os.path.realpath(comparison_path)) in taken:
                 raise UsageError(
-                    f"{place} would be written twice, or replace an input. "
-                    f"Name another folder than {folder}."
+                    f"{comparison_path} would be written twice, or replace an input. "
+                    f"Give another folder than {folder}."
                 )
             taken.add(real)
     if report is not None and os.path.realpath(report) in taken:
         raise UsageError(
-            f"--report {report} would replace a picture of this run. Name another file."
+            f"--report {report} would replace a picture of this run. Give another file."
         )
 
 
 def compare(source: Image, restored: Image, path: Path, layout: str) -> None:
-    """Write the plain enlargement and the result, "side" by side or "split"."""
+    """Write the bicubic enlargement and the result, "side" by side or "split"."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # What is written is RGB, which no profile of grey fits.
+    # The comparison is RGB, for which a grey profile is invalid.
     source, restored = profiles.grey_in_srgb(source), profiles.grey_in_srgb(restored)
     rgb, alpha = arrays.to_unit(source)
     size = restored.pixels_hwc.shape[:2]
@@ -67,7 +69,7 @@ def compare(source: Image, restored: Image, path: Path, layout: str) -> None:
 def _on_white(
     rgb_hwc: np.ndarray, alpha_hw: np.ndarray | None, size: tuple[int, int]
 ) -> np.ndarray:
-    """uint8 levels, transparent parts on white."""
+    """uint8 levels, composited on white."""
     if alpha_hw is not None:
         alpha = resize.bicubic(alpha_hw[..., None], size)
         rgb_hwc = rgb_hwc * alpha + (1 - alpha)

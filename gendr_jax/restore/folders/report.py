@@ -1,4 +1,4 @@
-"""What `gendr restore` tells while it works: a bar or lines, and a file of JSON."""
+"""Progress of `gendr restore` (a bar or lines), and the JSON lines of --report."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gendr_jax.errors import UsageError
 
-# Control characters, line ends of Unicode, and what turns the direction of writing.
+# Control characters, Unicode line ends, and marks of writing direction.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 KEYS = tuple(
     "input output width height seconds tiles compiled status error "
@@ -22,8 +22,8 @@ BETWEEN_LINES = 10.0  # seconds
 
 
 def printable(text: str) -> str:
-    """Line breaks and what else a name may tell a terminal, written out."""
-    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+    """Text with line breaks and control characters escaped, safe for a terminal."""
+    return UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def say_error(text: str) -> None:
@@ -33,12 +33,12 @@ def say_error(text: str) -> None:
 
 @dataclass(frozen=True)
 class Reporter:
-    """How a command speaks while it works.
+    """Output functions of a command while it works.
 
     Attributes:
         advance: counts a picture and prints its line.
         say: prints a line on stderr.
-        tiles: (picture, done, all) while a picture is done by tiles.
+        tiles: called with (picture, done, all) after every tile.
     """
 
     advance: Callable[[str], None]
@@ -79,24 +79,24 @@ def _print_on_stderr(text: str) -> None:
 
 
 def _tile_lines() -> Callable[[str, int, int], None]:
-    """A line now and then: of a picture that is done soon, none."""
-    last: dict[str, float] = {}
+    """Prints a line every BETWEEN_LINES seconds; none for a picture that is faster."""
+    last_times: dict[str, float] = {}
 
     def tiles(name: str, done: int, count: int) -> None:
         now = time.monotonic()
-        begin = last.setdefault(name, now)
+        begin = last_times.setdefault(name, now)
         if done < count and now - begin >= BETWEEN_LINES:
-            last[name] = now
+            last_times[name] = now
             _print_on_stderr(f"{name}: tile {done} of {count}")
 
     return tiles
 
 
 class Report:
-    """One line of JSON a picture; absent values are null.
+    """One line of JSON a picture; missing values are null.
 
-    A line is written completely or not at all. What a full disk does not take is kept,
-    and written when there is room again.
+    A line is written completely or not at all. Lines that a full disk refuses are kept,
+    and written when there is space again.
     """
 
     def __init__(self, path: str | None):
@@ -105,14 +105,14 @@ class Report:
         Raises:
             UsageError: it cannot be written.
         """
-        self._path, self._waiting = path, b""
+        self._path, self._unwritten = path, b""
         if path is None:
             return
         try:
             self._file = open(path, "wb", buffering=0)
         except OSError as error:
             raise UsageError(
-                f"--report {path} cannot be written ({error.strerror}). Name another "
+                f"--report {path} cannot be written ({error.strerror}). Give another "
                 "file."
             ) from error
 
@@ -121,31 +121,31 @@ class Report:
         if self._path is None:
             return
         line = json.dumps({key: entry.get(key) for key in KEYS}) + "\n"
-        self._waiting += line.encode()
+        self._unwritten += line.encode()
         self._flush()
 
     def close(self) -> str:
-        """Write what is left; what to say of what still does not fit, or ""."""
+        """Write the remaining lines; returns a message if that fails, or ""."""
         if self._path is None:
             return ""
         reason = self._flush()
         self._file.close()
-        count = self._waiting.count(b"\n")
+        count = self._unwritten.count(b"\n")
         if not count:
             return ""
         lines = f"{count} line{'s' * (count > 1)}"
-        return f"--report {self._path} lacks {lines} ({reason}). Make room."
+        return f"--report {self._path} lacks {lines} ({reason}). Free disk space."
 
     def _flush(self) -> str:
-        """Why not all could be written, or ""."""
+        """Write all lines; returns why that failed, or ""."""
         end = self._file.tell()
         try:
-            while self._waiting:
-                line = self._waiting[: self._waiting.index(b"\n") + 1]
-                left = memoryview(line)
-                while left:
-                    left = left[self._file.write(left) or 0 :]
-                self._waiting, end = self._waiting[len(line) :], end + len(line)
+            while self._unwritten:
+                line = self._unwritten[: self._unwritten.index(b"\n") + 1]
+                remaining = memoryview(line)
+                while remaining:
+                    remaining = remaining[self._file.write(remaining) or 0 :]
+                self._unwritten, end = self._unwritten[len(line) :], end + len(line)
         except OSError as error:
             self._file.truncate(end)
             self._file.seek(end)
@@ -154,20 +154,20 @@ class Report:
 
 
 def figures(path: str | None) -> dict[str, dict]:
-    """{output: what an earlier report says of it}, where it was done."""
-    found: dict[str, dict] = {}
+    """{output: entry} of the restored pictures in an earlier report."""
+    entries: dict[str, dict] = {}
     if path is None:
-        return found
+        return entries
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return found
+        return entries
     for line in lines:
         try:
             entry = json.loads(line)
-        except ValueError:  # torn by an earlier version, or not ours
+        except ValueError:  # an incomplete line, or not a report
             continue
         if isinstance(entry, dict) and entry.get("status") in ("done", "skipped"):
             if entry.get("width"):
-                found[str(entry.get("output"))] = entry
-    return found
+                entries[str(entry.get("output"))] = entry
+    return entries

@@ -1,4 +1,4 @@
-"""The loop of `gendr restore`: files are read ahead and written behind the device."""
+"""The loop of `gendr restore`: files are read and written while the device works."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -30,25 +30,25 @@ from gendr_jax.restore.tiling import Layout
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 FAULTS = (InputError, OSError, MemoryError)
 Tiles = Callable[[str, int, int], None]
-AHEAD, BEHIND = 2, 2  # pictures held beside the one on the device
+AHEAD, BEHIND = 2, 2  # pictures that are read ahead, and that wait to be written
 
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """What is done with each picture.
+    """Options for each picture.
 
     Attributes:
-        target: how large it gets.
+        target: size of the result.
         metadata: whether the result keeps EXIF, XMP, IPTC and profile.
-        max_input_pixels: of a file.
-        compare: folder for pictures of before and after, or None.
+        max_input_pixels: limit for an input file.
+        compare: folder for before/after pictures, or None.
         layout: of those: "side" by side, or "split".
-        residual_map: folder for maps, or None.
-        max_residual: above this a result is named, or None.
-        refuse: not written, then, instead.
-        stream_above: output pixels of pictures that are never held in memory.
-        quality: of JPEG and WebP, 1 to 100; None is 95 for JPEG, lossless for WebP.
-        stages: whether the networks are timed apart, once for each shape of pass.
+        residual_map: folder for residual maps, or None.
+        max_residual: results above this get a warning, or None.
+        refuse: such results are an error instead, and not written.
+        stream_above: outputs of more pixels are restored from file to file.
+        quality: of JPEG and WebP, 1 to 100; None: 95 for JPEG, lossless for WebP.
+        stages: whether stages are timed separately, once for each shape of pass.
     """
 
     target: Target
@@ -66,7 +66,7 @@ class PictureOptions:
 
 @dataclass
 class Work:
-    """A picture on its way; without `image`, it goes from file to file."""
+    """State of one picture; without `image` it is restored from file to file."""
 
     job: Job
     image: Image | None = None
@@ -93,12 +93,11 @@ def run(
     report: Callable[[Work], None],
     tiles: Tiles = lambda name, done, total: None,
 ) -> None:
-    """Restore pictures in order; `report` gets each when it is done or has failed.
+    """Restore pictures in order; `report` is called when each is done or has failed.
 
-    Weights are read for the first picture that needs them. Errors in them, UsageError
-    and Ctrl-C end the run; results that are being written are finished and reported.
-
-    tiles(picture, done, total) is called after every tile of a picture that is cut.
+    Weights are read for the first picture that needs them. Errors in weights,
+    UsageError and Ctrl-C end the run; results that are being written are finished and
+    reported. tiles(picture, done, total) is called after every tile.
     """
     opened: list[Restorer] = []
     written: list[Future[Work]] = []
@@ -117,7 +116,7 @@ def run(
             _report_first(written, report)
     finally:
         writer.shutdown(cancel_futures=True)
-        while written:  # after the keyboard: those that were being written
+        while written:  # after Ctrl-C: results that were being written
             if written[0].cancelled():
                 written.pop(0)
             else:
@@ -125,13 +124,13 @@ def run(
 
 
 def _report_first(written: list[Future[Work]], report: Callable[[Work], None]) -> None:
-    work = written[0].result()  # waits, and the keyboard may end that
+    work = written[0].result()  # waits; Ctrl-C may interrupt
     written.pop(0)
     report(work)
 
 
 def clear_leftovers(todo: list[Job], options: PictureOptions) -> None:
-    """Remove what killed runs have left where results go, of what is done too."""
+    """Remove temporary files of killed runs from all output folders."""
     folders = {job.target.parent for job in todo}
     more = [folder for folder in (options.compare, options.residual_map) if folder]
     for folder in sorted({*folders, *more}):
@@ -149,10 +148,10 @@ def _read_ahead(todo: list[Job], options: PictureOptions) -> Iterator[Work]:
 
 
 def _batches(works: Iterator[Work], opened: list[Restorer]) -> Iterator[list[Work]]:
-    """Runs of pictures with one output size, as many as the devices take at once."""
+    """Batches of consecutive pictures with one output size."""
     batch: list[Work] = []
     for work in works:
-        if batch and not _alike(batch[0], work):
+        if batch and not _same_batch(batch[0], work):
             yield batch
             batch = []
         batch.append(work)
@@ -163,13 +162,13 @@ def _batches(works: Iterator[Work], opened: list[Restorer]) -> Iterator[list[Wor
         yield batch
 
 
-def _alike(one: Work, other: Work) -> bool:
-    """Whether both can be in one call; huge and failed ones go alone."""
-    if one.image is None or other.image is None:
+def _same_batch(first: Work, second: Work) -> bool:
+    """Whether both can be in one batch; huge and failed ones are batches of one."""
+    if first.image is None or second.image is None:
         return False
     sides = ("height", "width")
-    return one.scale == other.scale and all(
-        one.entry[s] == other.entry[s] for s in sides
+    return first.scale == second.scale and all(
+        first.entry[s] == second.entry[s] for s in sides
     )
 
 
@@ -178,14 +177,14 @@ def _read(job: Job, options: PictureOptions) -> Work:
     limit = options.max_input_pixels
     try:
         reader, work.scale = look(job, options)
-        head = reader.header
-        height, width = resize.output_size(head.height, head.width, work.scale)
-        alpha = head.alpha
+        header = reader.header
+        height, width = resize.output_size(header.height, header.width, work.scale)
+        alpha = header.alpha
         if height * width <= options.stream_above:
             image = image_io.read(job.source, max_pixels=limit)
             work.image = image_io.without_opaque_alpha(job.target, image)
             alpha = work.image.alpha_hw is not None
-        # Before the networks run for nothing.
+        # Checked before the networks run.
         image_io.require_fit(job.target, reader.like, height, width, alpha=alpha)
     except FAULTS as error:
         work.error = error
@@ -196,10 +195,10 @@ def _read(job: Job, options: PictureOptions) -> Work:
 
 
 def look(job: Job, options: PictureOptions) -> tuple[Reader, float]:
-    """(reader, scale) of a picture whose result has a place; pixels are not decoded.
+    """(reader, scale) of a picture, after checking its output path; header only.
 
     Raises:
-        InputError, OSError: a picture that cannot be restored, or not to there.
+        InputError, OSError: a picture that cannot be restored, or not be written.
     """
     image_io.require_writable(job.target)
     reader = Reader(job.source, max_pixels=options.max_input_pixels)
@@ -210,7 +209,7 @@ def look(job: Job, options: PictureOptions) -> tuple[Reader, float]:
 def _restore(
     restorer: Restorer, works: list[Work], options: PictureOptions, tiles: Tiles
 ) -> None:
-    """Put results, or errors, into the works."""
+    """Restore a batch; results or errors are set in `works`."""
     begin = time.perf_counter()
     images = [work.image for work in works if work.image is not None]
     names = ", ".join(str(work.job.source) for work in works)
@@ -219,7 +218,7 @@ def _restore(
         tiles(names, done, total)
 
     try:
-        with compiling.watch() as seen:
+        with compiling.watch() as compiled:
             if not images:
                 plans = [_stream(restorer, works[0], options, progress)]
             else:
@@ -228,17 +227,17 @@ def _restore(
                 plans = restorer.last
                 for work, result in zip(works, results, strict=True):
                     work.restored = result
-        each = (time.perf_counter() - begin) / len(works)
+        seconds_each = (time.perf_counter() - begin) / len(works)
         for work, plan in zip(works, plans, strict=True):
-            work.entry |= {"tiles": plan.tiles, "compiled": seen.programs > 0}
-            work.took("restore", each)
+            work.entry |= {"tiles": plan.tiles, "compiled": compiled.programs > 0}
+            work.took("restore", seconds_each)
             if options.stages:
                 work.entry["stages"] |= _stage_seconds(restorer, plan.pass_hw)
     except FAULTS as error:
         if len(works) == 1:
             works[0].error = error
             return
-        for work in works:  # one of them is at fault
+        for work in works:  # one by one, to know which of them fails
             _restore(restorer, [work], options, tiles)
 
 
@@ -250,7 +249,7 @@ def _stage_seconds(restorer: Restorer, pass_hw: tuple[int, int]) -> dict[str, fl
 def _stream(
     restorer: Restorer, work: Work, options: PictureOptions, progress: Progress
 ) -> Layout:
-    """A huge picture from file to file, checked before it gets its name."""
+    """Restore a huge picture from file to file; checked before it is renamed."""
     job, limit = work.job, options.max_input_pixels
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(job.target) as unfinished:
@@ -265,8 +264,8 @@ def _stream(
             folder=job.target.parent,
             progress=progress,
         )
-        found = residual_of_files(unfinished, job.source, max_pixels=limit)
-        _judge(work, found, options)
+        file_residual = residual_of_files(unfinished, job.source, max_pixels=limit)
+        _check_residual(work, file_residual, options)
     work.lost(lost)
     if options.compare is not None:
         work.entry["warning"] = f"{job.source}: too large for --compare"
@@ -274,7 +273,7 @@ def _stream(
 
 
 def _finish(work: Work, options: PictureOptions) -> Work:
-    """Check and write a result and what else is wished for."""
+    """Check and write a result and its comparison, and complete its entry."""
     begin = time.perf_counter()
     if work.error is None:
         try:
@@ -295,7 +294,7 @@ def _finish(work: Work, options: PictureOptions) -> Work:
 
 def _write(work: Work, options: PictureOptions) -> None:
     assert work.image is not None and work.restored is not None
-    _judge(work, residual(work.restored, work.image), options)
+    _check_residual(work, residual(work.restored, work.image), options)
     work.job.target.parent.mkdir(parents=True, exist_ok=True)
     work.lost(
         image_io.write(
@@ -310,21 +309,23 @@ def _write(work: Work, options: PictureOptions) -> None:
         comparisons.compare(work.image, work.restored, path, options.layout)
 
 
-def _judge(work: Work, found: Residual, options: PictureOptions) -> None:
-    """Note the difference from the input, draw it, and refuse too much of it."""
+def _check_residual(
+    work: Work, picture_residual: Residual, options: PictureOptions
+) -> None:
+    """Record the residual, write its map, and warn or refuse above the limit."""
     work.entry |= {
-        "residual": round(found.rms, 5),
-        "residual_peak": round(found.peak, 5),
+        "residual": round(picture_residual.rms, 5),
+        "residual_peak": round(picture_residual.peak, 5),
     }
     if options.residual_map is not None:
         path = comparisons.path(options.residual_map, work.job)
         path.parent.mkdir(parents=True, exist_ok=True)
-        image_io.write(path, as_picture(found.map_hw))
+        image_io.write(path, as_picture(picture_residual.map_hw))
     limit = options.max_residual
-    if limit is not None and found.rms > limit:
+    if limit is not None and picture_residual.rms > limit:
         text = (
             f"{work.job.source}: the result, reduced to the input's size, differs from "
-            f"it by {found.rms:.4f}, above --max-residual {limit:g}"
+            f"it by {picture_residual.rms:.4f}, above --max-residual {limit:g}"
         )
         if options.refuse:
             raise InputError(f"{text}. Use a smaller --strength, or raise the limit.")
@@ -332,7 +333,7 @@ def _judge(work: Work, found: Residual, options: PictureOptions) -> None:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a result is there; what cannot be looked at is not, and fails later."""
+    """Whether a result exists; False for a path that cannot be read."""
     try:
         return path.exists()
     except OSError:
@@ -340,7 +341,7 @@ def is_there(path: Path) -> bool:
 
 
 def one_line(error: Exception, source: Path) -> str:
-    """What to report of an error, without a line break, the file in it."""
+    """The message of an error in one line, with the file's name."""
     name = printable(str(source))
     text = str(error).replace(str(source), name) or type(error).__name__
     if isinstance(error, MemoryError):
