@@ -49,7 +49,7 @@ def main(args: list[str]) -> int:
         folder=cache_folder("plan"),
         jobs=values.jobs,
         refuse=possible.require,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        log=lambda line: print(line, file=sys.stderr, flush=True),
     )
     _line(HEADS)
     _line(["---:"] * len(HEADS))
@@ -71,7 +71,7 @@ def _define(values: flags.FlagValues) -> None:
 
 def _machine(kind: str, chips: int) -> str:
     """The slice of so many chips; of flat kinds, above a pod, several pods."""
-    pods = -(-chips // 256) if kind in topologies.FLAT else 1
+    pods = -(-chips // 256) if kind in topologies.CHIPS_2D else 1
     if chips % pods:
         return f"{kind}-{chips}"  # refused, with the sizes there are
     return (f"{pods}*" if pods > 1 else "") + f"{kind}-{chips // pods}"
