@@ -55,7 +55,7 @@ def test_mesh_sizes(spec, sizes):
         ("data=2,fsdp=2", "needs 4 devices, 8 are visible"),
         ("data=16", "needs 16 devices, 8 are visible"),
         ("data=3,fsdp=-1", "needs a multiple of 3 devices, 8 are visible"),
-        ("data=-1,fsdp=-1", "leaves two axes open"),
+        ("data=-1,fsdp=-1", "gives data and fsdp the size -1"),
         ("expert=8", "names the axis 'expert', the axes are"),
         ("data=0", "gives data the size '0'"),
         ("data", "gives data the size ''"),
