@@ -27,9 +27,8 @@ def main(args: list[str]) -> int:
         weights_are_configuration(),
         Engine(lambda tile: _restorer(flags, tile)) as engine,
     ):
-        flags.weights = resolve_folder(
-            flags.weights
-        )  # by the network, if it is a Hub id
+        # by the network, if it is a Hub id
+        flags.weights = resolve_folder(flags.weights)
         _serve(engine, flags)
     return 0
 

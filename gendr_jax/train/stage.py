@@ -1,4 +1,4 @@
-"""The contract between a training stage and the loop that runs it.
+"""The interface between a training stage and the loop that runs it.
 
 A stage is data and pure functions. Frozen weights are an argument of every function,
 so that they are never compiled in as constants and never written to a checkpoint.

@@ -1,7 +1,7 @@
 """Stage 1: the UNet learns to denoise 16-channel latents, aligned with DINOv2.
 
-The step and the channel surgery's trainable sets; losses are in ``losses/``, the
-schedule in ``diffusion.py``. Equations are numbered in docs/algorithm.md.
+After channel surgery the new layers train alone first. Equations are numbered in
+docs/algorithm.md.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class BaseState:
 
 @dataclasses.dataclass(frozen=True)
 class BaseNets:
-    """The networks of the stage, without weights, and what reads their weights."""
+    """The networks of the stage without weights; the rest as in ``DistillNets``."""
 
     vae: Net
     unet: Net
@@ -43,23 +43,22 @@ class BaseNets:
 
 
 def optimiser(settings: BaseSettings) -> optax.GradientTransformation:
-    """New layers (conv_in, conv_out, projector) first and faster, then everything.
-
-    Clipping acts on each group's own norm.
+    """Two groups: new layers (conv_in, conv_out, projector), faster and from step 0,
+    and the rest, held for ``surgery_steps``. Clipping is by each group's own norm.
     """
 
     def labels(params: Params) -> Params:
         def label(path, _):
-            names = [str(part.key) for part in path]
-            new = names[0] == "projector" or names[1] in ("conv_in", "conv_out")
-            return "new" if new else "rest"
+            names = [str(entry.key) for entry in path]
+            is_new = names[0] == "projector" or names[1] in ("conv_in", "conv_out")
+            return "new" if is_new else "rest"
 
         return jax.tree_util.tree_map_with_path(label, params)
 
-    hold = held(settings)
+    held_steps = held(settings)
     groups: dict[Hashable, optax.GradientTransformation] = {
         "new": optimisers.adamw(settings.optim_new, steps=settings.steps),
-        "rest": optimisers.adamw(settings.optim, steps=settings.steps, hold=hold),
+        "rest": optimisers.adamw(settings.optim, steps=settings.steps, hold=held_steps),
     }
     return optax.partition(groups, labels)
 
@@ -137,7 +136,7 @@ def make_step(
             lambda params, *b: base_loss(params, frozen, *b),
             batch,
             keys,
-            parts=settings.accumulate,
+            microbatches=settings.accumulate,
         )
         rate = optimisers.rate(
             settings.optim, steps=settings.steps, hold=held(settings)

@@ -292,10 +292,8 @@ def _groups(
 
 
 PLAIN = (int, float, str, bool, type(None))
-NETWORK_KEYS = (
-    "state_dict_unet",
-    "state_dict_vae",
-)  # of one file with adapters for both
+# Keys of a file with adapters of both networks (adapters/osediff.py).
+NETWORK_KEYS = ("state_dict_unet", "state_dict_vae")
 
 
 def _is_list_of_names(value: Any) -> bool:

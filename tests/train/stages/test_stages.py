@@ -127,7 +127,7 @@ def test_whole_brings_weights_in_dtype_to_every_device():
     placed = sharding.place(tree, sharding.tree_shardings(tree, mesh))
     assert not placed["kernel"].is_fully_replicated
     gather = functools.partial(
-        build.whole,
+        build.gather_weights,
         where="frozen/unet",
         placement=sharding.Placement(mesh),
         dtype="bfloat16",
