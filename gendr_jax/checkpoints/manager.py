@@ -427,7 +427,9 @@ def _read_arrays(
     arrays = _by_path(loaded[_STATE])
     differing = manifest.wrong(manifest_json["arrays"], arrays)
     if differing:
-        raise _Damaged(f"arrays differ from what was saved: {manifest.some(differing)}")
+        raise _Damaged(
+            f"arrays differ from what was saved: {manifest.first_few(differing)}"
+        )
     return arrays
 
 

@@ -28,7 +28,7 @@ def make(step: int, state: Any, clock: Meta, meta: Meta) -> dict[str, Any]:
     hashes, shapes = digests(state), describe_arrays(state)
     not_finite = [name for name, (_, count) in hashes.items() if count]
     if not_finite:
-        raise FloatingPointError(f"not finite: {some(not_finite)}")
+        raise FloatingPointError(f"not finite: {first_few(not_finite)}")
     arrays = {name: [*shapes[name], hashes[name][0]] for name in shapes}
     return {
         "step": step,
@@ -89,21 +89,21 @@ def summary(manifest: Meta) -> dict[str, Any]:
 def check_like(arrays: Mapping[str, Any], abstract: Any, step: int) -> None:
     """Raise UsageError with every name, shape and dtype that differs."""
     saved = {name: entry[:2] for name, entry in arrays.items()}
-    wanted = describe_arrays(abstract)
+    expected = describe_arrays(abstract)
     problems = []
     for title, names in (
-        ("missing", sorted(wanted.keys() - saved.keys())),
-        ("unexpected", sorted(saved.keys() - wanted.keys())),
+        ("missing", sorted(expected.keys() - saved.keys())),
+        ("unexpected", sorted(saved.keys() - expected.keys())),
     ):
         if names:
-            problems.append(f"{title} {some(names)}")
-    differ = [
-        f"{name} is {_kind(saved[name])}, now {_kind(wanted[name])}"
-        for name in sorted(saved.keys() & wanted.keys())
-        if saved[name] != wanted[name]
+            problems.append(f"{title} {first_few(names)}")
+    differing = [
+        f"{name} is {_entry(saved[name])}, now {_entry(expected[name])}"
+        for name in sorted(saved.keys() & expected.keys())
+        if saved[name] != expected[name]
     ]
-    if differ:
-        problems.append(some(differ))
+    if differing:
+        problems.append(first_few(differing))
     if problems:
         raise UsageError(
             f"checkpoint {step} does not fit this configuration: "
@@ -112,14 +112,14 @@ def check_like(arrays: Mapping[str, Any], abstract: Any, step: int) -> None:
         )
 
 
-def some(names: list[str]) -> str:
+def first_few(names: list[str]) -> str:
     """The first few names of a list that may be long."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _kind(entry: list[Any]) -> str:
-    shape, dtype = entry
+def _entry(shape_and_dtype: list[Any]) -> str:
+    shape, dtype = shape_and_dtype
     return f"{dtype}{shape}"
 
 

@@ -18,7 +18,9 @@ from gendr_jax.plan.request import Request
 UNWANTED = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "JAX_ENABLE_X64")
 
 
-def answer(request: Request, *, timeout: float | None = None) -> dict[str, Any]:
+def measure_in_subprocess(
+    request: Request, *, timeout: float | None = None
+) -> dict[str, Any]:
     """The facts of `measure.measure`, or {"error": one line} if the process failed.
 
     Raises:

@@ -59,22 +59,26 @@ def products(computation: Computation, instruction: Instruction) -> float:
     if instruction.op == "dot":
         axes = re.findall(r"\d+", instruction.attribute("lhs_contracting_dims"))
         return 2.0 * math.prod(output) * math.prod(lhs[int(axis)] for axis in axes)
-    left, right, result = re.split("_|->", instruction.attribute("dim_labels"))
-    window = _window(instruction.attribute("window"), len(left) - 2)
+    lhs_labels, rhs_labels, output_labels = re.split(
+        "_|->", instruction.attribute("dim_labels")
+    )
+    window = _window(instruction.attribute("window"), len(lhs_labels) - 2)
     pairs = 1
     for axis, (stride, low, lhs_dilation, rhs_dilation) in enumerate(window):
         label = str(axis)
         pairs *= taps(
-            output[result.index(label)],
-            rhs[right.index(label)],
-            lhs[left.index(label)],
+            output[output_labels.index(label)],
+            rhs[rhs_labels.index(label)],
+            lhs[lhs_labels.index(label)],
             stride=stride,
             low=low,
             lhs_dilation=lhs_dilation,
             rhs_dilation=rhs_dilation,
         )
     features = (
-        output[result.index("b")] * output[result.index("f")] * rhs[right.index("i")]
+        output[output_labels.index("b")]
+        * output[output_labels.index("f")]
+        * rhs[rhs_labels.index("i")]
     )
     return 2.0 * features * pairs / int(instruction.attribute("batch_group_count") or 1)
 

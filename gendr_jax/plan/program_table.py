@@ -78,8 +78,8 @@ def warnings(row: Mapping[str, Any]) -> list[str]:
         for axis in row.get("idle_axes", ())
     ]
     programs = row.get("programs") or []
-    step_seconds = sum(part["step"] for part in programs)
-    longest = max(programs, key=lambda part: part["step"], default=None)
+    step_seconds = sum(program["step"] for program in programs)
+    longest = max(programs, key=lambda program: program["step"], default=None)
     if (
         longest is None
         or len(programs) < 2

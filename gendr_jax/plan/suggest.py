@@ -75,14 +75,16 @@ def _accumulate(request: Request, facts: Mapping[str, Any]) -> list[Change]:
     """The same batch with more gradient accumulation."""
     if request.program != "train":
         return []
-    candidates, parts = [], int(request.config.get("accumulate", 1))
-    batch, current = _batch_per_device(facts), parts
-    while batch % (2 * parts) == 0:
-        parts *= 2
-        config = dict(request.config) | {"accumulate": parts}
+    candidates, accumulate = [], int(request.config.get("accumulate", 1))
+    batch, current = _batch_per_device(facts), accumulate
+    while batch % (2 * accumulate) == 0:
+        accumulate *= 2
+        config = dict(request.config) | {"accumulate": accumulate}
         changed = dataclasses.replace(request, config=config)
-        flag = f"--config.accumulate={parts}"
-        candidates.append(Change(flag, changed, _with_share(facts, current / parts)))
+        flag = f"--config.accumulate={accumulate}"
+        candidates.append(
+            Change(flag, changed, _with_share(facts, current / accumulate))
+        )
     return candidates
 
 

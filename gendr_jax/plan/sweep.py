@@ -120,7 +120,7 @@ def _phase(request: Request, options: Options, title: str) -> dict[str, Any]:
             return cached
     options.log(f"{title}: compiling, {request.effort} effort")
     begun = time.perf_counter()
-    facts = compile_process.answer(request, timeout=options.timeout)
+    facts = compile_process.measure_in_subprocess(request, timeout=options.timeout)
     seconds = time.perf_counter() - begun
     options.log(f"{title}: {facts.get('error') or 'done'} in {seconds:.0f} s")
     if options.folder and "error" not in facts:
@@ -147,5 +147,5 @@ def _change(
         if facts_of_change.get("fits"):
             outcome = {"peak_bytes": facts_of_change["peak_bytes"], "compiled": True}
             return {"words": candidate.words} | outcome
-    words = suggest.larger(request.topology)
-    return {"words": words, "peak_bytes": None, "compiled": False}
+    advice = suggest.larger(request.topology)
+    return {"words": advice, "peak_bytes": None, "compiled": False}

@@ -197,9 +197,9 @@ def _inferred_ldm_config(
 
 
 def _refuse_inexpressible(name: str, config: Any, inferred: Any) -> None:
-    wanted = dataclasses.asdict(config)
+    fields = dataclasses.asdict(config)
     inferred_fields = {} if inferred is None else dataclasses.asdict(inferred)
-    differ = [f"{k} {v}" for k, v in wanted.items() if inferred_fields.get(k) != v]
+    differ = [f"{k} {v}" for k, v in fields.items() if inferred_fields.get(k) != v]
     if inferred is None or differ:
         raise UsageError(
             f"an LDM file cannot express the {name}'s {listed(differ)}. Use --to "

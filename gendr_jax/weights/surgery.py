@@ -26,8 +26,8 @@ def widen(unet: Params, *, channels_in: int, channels_out: int) -> Params:
         InputError: the new channel count is no multiple of the old one.
     """
     kernel = unet["conv_in"]["kernel"]
-    copies, rest = divmod(channels_in, kernel.shape[2])
-    if rest:
+    copies, remainder = divmod(channels_in, kernel.shape[2])
+    if remainder:
         raise InputError(
             f"conv_in has {kernel.shape[2]} input channels, which do not tile to "
             f"{channels_in}. Choose a multiple of {kernel.shape[2]}."

@@ -200,23 +200,26 @@ def test_a_true_step_on_a_tpu(config_file, tmp_path, monkeypatch):
 
 def test_a_process_that_dies_is_one_broken_cell(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    found = compile_process.answer(Request({}, "cpu", ""))
+    found = compile_process.measure_in_subprocess(Request({}, "cpu", ""))
     assert found == {"error": "exit status 1: no output"}
     killed = tmp_path / "killed"
     killed.write_text("#!/bin/sh\nkill -9 $$\n")
     killed.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(killed))
     assert (
-        "memory is too small" in compile_process.answer(Request({}, "cpu", ""))["error"]
+        "memory is too small"
+        in compile_process.measure_in_subprocess(Request({}, "cpu", ""))["error"]
     )
     killed.write_text("#!/bin/sh\nexec sleep 60\n")
-    found = compile_process.answer(Request({}, "cpu", ""), timeout=0.2)
+    found = compile_process.measure_in_subprocess(Request({}, "cpu", ""), timeout=0.2)
     assert found == {"error": "not compiled within 0.2 s (--timeout)"}
 
 
 def test_a_mistake_in_the_request_comes_back_as_one(config_file):
     with pytest.raises(UsageError, match="config has 1 problem: config.stepz"):
-        compile_process.answer(Request(config("base") | {"stepz": 3}, "cpu:2", ""))
+        compile_process.measure_in_subprocess(
+            Request(config("base") | {"stepz": 3}, "cpu:2", "")
+        )
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def answers(monkeypatch):
             return too_large()
         return facts()
 
-    monkeypatch.setattr(sweep.compile_process, "answer", answer)
+    monkeypatch.setattr(sweep.compile_process, "measure_in_subprocess", answer)
     return asked
 
 
@@ -361,7 +361,7 @@ def test_the_programs_of_a_step_are_asked_one_by_one(monkeypatch, tmp_path):
     def fits_facts():
         return {"devices": 16, "chips": 16, "roles": {}}
 
-    monkeypatch.setattr(sweep.compile_process, "answer", answer)
+    monkeypatch.setattr(sweep.compile_process, "measure_in_subprocess", answer)
     refused = 3
     found = sweep.facts_of(request(), sweep.Options(jobs=2), "")
     assert [one["name"] for one in found["phases"]] == ["a", "b", "c"]

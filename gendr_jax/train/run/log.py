@@ -30,15 +30,15 @@ def truncate_metrics(path: Path, step: int) -> None:
     """Drop lines beyond `step`, and a last line that was cut off."""
     if not path.exists():
         return
-    kept = []
+    kept_lines = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             beyond = json.loads(line)["step"] > step
         except (ValueError, KeyError, TypeError):
             continue
         if not beyond and line.endswith(b"\n"):
-            kept.append(line)
-    files.write_bytes(path, b"".join(kept))
+            kept_lines.append(line)
+    files.write_bytes(path, b"".join(kept_lines))
 
 
 class Log:
@@ -259,16 +259,16 @@ class Guard:
 
     def check(self, step: int, values: Mapping[str, float]) -> str:
         """Why training is to stop at `step`, or ""."""
-        bad = [
+        bad_metrics = [
             name
             for name, value in values.items()
             if not math.isfinite(value) or (is_skip(name) and value > 0)
         ]
-        self.streak = self.streak + 1 if bad else 0
+        self.streak = self.streak + 1 if bad_metrics else 0
         if self.streak < self._limit:
             return ""
         first = step - self.streak + 1
         return (
             f"no usable update in {self.streak} steps ({first} to {step}; at the last "
-            f"one: {', '.join(sorted(bad))})"
+            f"one: {', '.join(sorted(bad_metrics))})"
         )

@@ -101,16 +101,28 @@ def summed(starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     seconds = dict.fromkeys(PHASES, 0.0)
     steps = redone = 0
-    kept = away = 0.0
+    kept_seconds = away = 0.0
     begins = None  # the step that the next start began with
     for start in reversed(starts):
         first, last = start["from"], start["to"]
-        done = 0 if first is None else last - first
-        lost = min(max(last - begins, 0), done) if done and begins is not None else 0
+        steps_done = 0 if first is None else last - first
+        steps_lost = (
+            min(max(last - begins, 0), steps_done)
+            if steps_done and begins is not None
+            else 0
+        )
         for name, value in start["seconds"].items():
             seconds[name] = seconds.get(name, 0.0) + value
-        steps, redone, away = steps + done, redone + lost, away + start["away"]
-        kept += start["seconds"].get("step", 0.0) * (done - lost) / max(done, 1)
+        steps, redone, away = (
+            steps + steps_done,
+            redone + steps_lost,
+            away + start["away"],
+        )
+        kept_seconds += (
+            start["seconds"].get("step", 0.0)
+            * (steps_done - steps_lost)
+            / max(steps_done, 1)
+        )
         begins = begins if first is None else first
     total = sum(seconds.values()) + away
     return {
@@ -118,7 +130,7 @@ def summed(starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "away": round(away, 6),
         "steps": steps,
         "redone_steps": redone,
-        "goodput": round(kept / max(total, 1e-9), 4),
+        "goodput": round(kept_seconds / max(total, 1e-9), 4),
     }
 
 

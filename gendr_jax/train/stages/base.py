@@ -55,7 +55,7 @@ def optimiser(settings: BaseSettings) -> optax.GradientTransformation:
 
         return jax.tree_util.tree_map_with_path(label, params)
 
-    held_steps = held(settings)
+    held_steps = steps_held(settings)
     groups: dict[Hashable, optax.GradientTransformation] = {
         "new": optimisers.adamw(settings.optim_new, steps=settings.steps),
         "rest": optimisers.adamw(settings.optim, steps=settings.steps, hold=held_steps),
@@ -63,7 +63,7 @@ def optimiser(settings: BaseSettings) -> optax.GradientTransformation:
     return optax.partition(groups, labels)
 
 
-def held(settings: BaseSettings) -> int:
+def steps_held(settings: BaseSettings) -> int:
     """Steps in which the new layers of a widened UNet learn alone."""
     return settings.surgery_steps if settings.surgery else 0
 
@@ -120,8 +120,12 @@ def make_step(
             )
             dino = nets.dino.bind(nets.gather(frozen["dino"], "frozen/dino"))
             tokens = projector(samples.tokens(down0))
-            known, wanted = losses.sound(samples.dino_tokens(dino, x, down0.shape[1:3]))
-            repa_b = losses.of_alive(alive & known, losses.repa(tokens, wanted))
+            dino_finite, target_tokens = losses.sound(
+                samples.dino_tokens(dino, x, down0.shape[1:3])
+            )
+            repa_b = losses.of_alive(
+                alive & dino_finite, losses.repa(tokens, target_tokens)
+            )
             metrics["repa"] = finite_mean(repa_b)
             loss_b = loss_b + settings.repa_weight * repa_b
         loss = finite_mean(loss_b)
@@ -139,7 +143,7 @@ def make_step(
             microbatches=settings.accumulate,
         )
         rate = optimisers.rate(
-            settings.optim, steps=settings.steps, hold=held(settings)
+            settings.optim, steps=settings.steps, hold=steps_held(settings)
         )
         m["lr"] = rate(state.step)
         ema = optimisers.ema(state.ema, role.params, settings.ema, state.step)

@@ -118,14 +118,14 @@ def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
     """
     settings = read_settings(config, mesh)
     settings = dataclasses.replace(settings, init=Init(random=True))
-    made: list[Stage] = []
+    built: list[Stage] = []
 
-    def trees() -> tuple[Any, Any]:
-        made.append(wire(settings, mesh))
-        return made[0].frozen, made[0].start
+    def abstract_trees() -> tuple[Any, Any]:
+        built.append(wire(settings, mesh))
+        return built[0].frozen, built[0].start
 
-    frozen, begin = jax.eval_shape(trees)
-    return dataclasses.replace(made[0], frozen=frozen, start=begin)
+    frozen, start = jax.eval_shape(abstract_trees)
+    return dataclasses.replace(built[0], frozen=frozen, start=start)
 
 
 def read_settings(config: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> Settings:

@@ -17,7 +17,7 @@ EmaChoice = Literal["auto", "yes", "no"]
 RAW, AVERAGED = "weights without averaging", "averaged weights"
 
 
-def chosen(file: OpenFile, wanted: EmaChoice) -> tuple[OpenFile, bool]:
+def chosen(file: OpenFile, choice: EmaChoice) -> tuple[OpenFile, bool]:
     """(the file with the chosen weights as its tensors, whether they are averages).
 
     Raises:
@@ -25,7 +25,7 @@ def chosen(file: OpenFile, wanted: EmaChoice) -> tuple[OpenFile, bool]:
             nothing else.
     """
     if not file.averages:
-        if file.nameless_averages and wanted != "no":
+        if file.nameless_averages and choice != "no":
             raise InputError(
                 f"{file.path} has averaged weights without names under "
                 f"{file.nameless_averages!r:.60}, which are not read. Save them as a "
@@ -33,12 +33,12 @@ def chosen(file: OpenFile, wanted: EmaChoice) -> tuple[OpenFile, bool]:
             )
         return file, False
     if file.averages_alone:
-        if wanted == "no":
+        if choice == "no":
             raise InputError(
                 f"{file.path} holds averaged weights alone. Leave --ema no out."
             )
         return dataclasses.replace(file, tensors=file.averages), True
-    if wanted == "no":
+    if choice == "no":
         return _without(file, file.tensors, {AVERAGED: len(file.averages)}), False
     missing = file.tensors.keys() - file.averages.keys()
     weights = sorted(n for n in missing if _is_weight(n, file.tensors[n]))
@@ -68,8 +68,8 @@ def of_ldm(
     where: str,
     network: Mapping[str, Tensor],
     prefix: str,
-    rest: dict[str, Tensor],
-    wanted: EmaChoice,
+    others: dict[str, Tensor],
+    choice: EmaChoice,
     left_out: Counter[str],
 ) -> tuple[dict[str, Tensor], bool]:
     """A network of an LDM file (names without ``prefix``), averaged where wanted.
@@ -80,11 +80,11 @@ def of_ldm(
     Raises:
         InputError: not every tensor of the network has an average.
     """
-    ema_names = {name: _average(prefix, name, rest) for name in network}
-    averages = {name: rest.pop(ema) for name, ema in ema_names.items() if ema}
+    ema_names = {name: _average(prefix, name, others) for name in network}
+    averages = {name: others.pop(ema) for name, ema in ema_names.items() if ema}
     if not averages:
         return dict(network), False
-    use_averages = wanted != "no"
+    use_averages = choice != "no"
     if use_averages and len(averages) != len(network):
         missing = sorted(network.keys() - averages.keys())
         raise InputError(
@@ -95,7 +95,7 @@ def of_ldm(
     return (averages if use_averages else dict(network)), use_averages
 
 
-def _average(prefix: str, name: str, rest: Mapping[str, Tensor]) -> str | None:
+def _average(prefix: str, name: str, others: Mapping[str, Tensor]) -> str | None:
     name_without_dots = name.replace(".", "")
     spellings = (
         ldm.EMA_PREFIX
@@ -104,4 +104,4 @@ def _average(prefix: str, name: str, rest: Mapping[str, Tensor]) -> str | None:
         ldm.EMA_PREFIX + name_without_dots,  # a file of this network alone
         prefix + ldm.EMA_PREFIX + name_without_dots,
     )
-    return next((spelling for spelling in spellings if spelling in rest), None)
+    return next((spelling for spelling in spellings if spelling in others), None)

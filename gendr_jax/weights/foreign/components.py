@@ -170,18 +170,18 @@ def _to_odd(array: np.ndarray) -> np.ndarray:
     return (truncated.view(np.uint32) | inexact).view(np.float32)
 
 
-def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+def differences(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """Every name that is missing (with the nearest stray), unexpected, or misshapen."""
-    unexpected = sorted(found.keys() - expected.keys())
-    missing = sorted(expected.keys() - found.keys())
-    shared = sorted(found.keys() & expected.keys())
+    unexpected = sorted(actual.keys() - expected.keys())
+    missing = sorted(expected.keys() - actual.keys())
+    shared = sorted(actual.keys() & expected.keys())
     return [
         *(f"missing {name}{_nearest(name, unexpected)}" for name in missing),
         *(f"unexpected {name}" for name in unexpected),
         *(
-            f"{name} has shape {found[name]}, expected {expected[name]}"
+            f"{name} has shape {actual[name]}, expected {expected[name]}"
             for name in shared
-            if found[name] != expected[name]
+            if actual[name] != expected[name]
         ),
     ]
 

@@ -88,12 +88,14 @@ def layout(config: LPIPSConfig, spelling: Spelling, *, dropout: bool = True) -> 
     """The layout of a file; "torchvision" and "lin" are one table for two files."""
     table = {}
     for name, shape in names.torch_shapes(nets.build(LPIPS, config).abstract).items():
-        first, *rest = name.split(".")
+        first, *module_path = name.split(".")
         if first != "features":
             foreign = _head(first, dropout)
         elif spelling == "lpips":
-            k = next(k for k, s in enumerate(config.slices, 1) if int(rest[0]) in s)
-            foreign = ".".join([f"net.slice{k}", *rest])
+            k = next(
+                k for k, s in enumerate(config.slices, 1) if int(module_path[0]) in s
+            )
+            foreign = ".".join([f"net.slice{k}", *module_path])
         else:
             foreign = name
         table[name] = StoredTensor(foreign, shape)

@@ -101,10 +101,10 @@ def read(pipeline: Path) -> Schedule | None:
     return Schedule(PREDICTIONS[prediction], config)
 
 
-def _same(value: Any, wanted: Any) -> bool:
-    if isinstance(wanted, float) and isinstance(value, int | float):
-        return math.isclose(value, wanted, rel_tol=1e-6)
-    return value == wanted or (wanted in (None, False) and not value)
+def _same(value: Any, expected: Any) -> bool:
+    if isinstance(expected, float) and isinstance(value, int | float):
+        return math.isclose(value, expected, rel_tol=1e-6)
+    return value == expected or (expected in (None, False) and not value)
 
 
 def check_table(alphas_cumprod: Tensor, where: str) -> None:

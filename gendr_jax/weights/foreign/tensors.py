@@ -99,15 +99,15 @@ def read_bytes(
     array = np.empty(shape, dtype)
     view = array.reshape(-1).view(np.uint8).data
     with path.open("rb", buffering=0) as file:
-        done = 0
-        while done < len(view):
-            count = os.preadv(file.fileno(), [view[done:]], offset + done)
+        bytes_read = 0
+        while bytes_read < len(view):
+            count = os.preadv(file.fileno(), [view[bytes_read:]], offset + bytes_read)
             if not count:
                 raise InputError(
-                    f"{path} ends at byte {offset + done}, {offset + len(view)} are "
-                    "needed. Download it again."
+                    f"{path} ends at byte {offset + bytes_read}, {offset + len(view)} "
+                    "are needed. Download it again."
                 )
-            done += count
+            bytes_read += count
     return array
 
 

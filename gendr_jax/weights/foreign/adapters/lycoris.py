@@ -45,8 +45,8 @@ def algebra(tensors: Mapping[str, Any]) -> Algebra | None:
     if {"down", "up"} <= names <= set(LORA):
         return "LoRA"
     if {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= names <= set(LOHA):
-        both = {"hada_t1", "hada_t2"} & names
-        return "LoHa" if len(both) != 1 else None
+        tucker_cores = {"hada_t1", "hada_t2"} & names
+        return "LoHa" if len(tucker_cores) != 1 else None
     if names <= set(LOKR) and all(_factor(names, w) for w in ("w1", "w2")):
         return "LoKr"
     return "diff" if names and names <= set(DIFF) else None
@@ -92,11 +92,11 @@ def _misfit(
 ) -> str:
     if kind == "diff":
         for name, tensor in tensors.items():
-            wanted = bias if name in ("diff_b", "set_bias") else weight
+            expected = bias if name in ("diff_b", "set_bias") else weight
             if name != "alpha" and (
-                wanted is None or _core(tensor.shape) != _core(wanted)
+                expected is None or _core(tensor.shape) != _core(expected)
             ):
-                return f"has {name} {tensor.shape}, the layer has {wanted}"
+                return f"has {name} {tensor.shape}, the layer has {expected}"
         return ""
     # Arrays of one element, broadcast to the shapes: they take no memory.
     empty = {
