@@ -65,9 +65,8 @@ def main() -> None:
     for name in filter(None, options.only.split(",") if options.only else benchmarks):
         print(f"\n# {name}", flush=True)
         results[name] = run_benchmark(benchmarks[name], options.rounds)
-        report.write(
-            options.json, results
-        )  # after each one, so that an interrupt loses only the current one
+        # After each one, so that an interrupt loses only the current one.
+        report.write(options.json, results)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,8 @@ class Manager:
 
     def _open(self) -> None:
         training = ocp.training
-        # Orbax's policies take another class of metadata than its protocols state.
+        # Reopened after renames: Orbax lists the steps only when it is created. Its
+        # policies take another class of metadata than its protocols state.
         self._orbax = training.Checkpointer(
             self._folder,
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),  # ty: ignore[invalid-argument-type]
@@ -251,6 +252,7 @@ class Manager:
         if not steps:
             return
         self._orbax.close()
+        # One process renames; the barrier keeps the others from listing too early.
         if jax.process_index() == 0:
             for step in steps:
                 number = 0
@@ -308,6 +310,7 @@ def load(
                 f"{', '.join(map(str, sorted(steps))) or 'none'}. Give one of them."
             )
         damaged = {}
+        # The newest first; a damaged one is passed over, as its run would do.
         for candidate in steps if step is None else [step]:
             try:
                 return candidate, _read_state(orbax, candidate, abstract, accept)

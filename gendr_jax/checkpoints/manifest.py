@@ -128,7 +128,7 @@ _SEEDS = (0x9E3779B9, 0x85EBCA6B)
 
 def _words(x: jax.Array) -> jax.Array:
     """The bits of `x` as uint32; one word an element (two for 8-byte dtypes)."""
-    if x.dtype == jnp.bool_:
+    if x.dtype == jnp.bool_:  # which bitcast_convert_type does not take
         return x.astype(jnp.uint32)
     bits = jnp.dtype(x.dtype).itemsize * 8
     unsigned = jnp.dtype(f"uint{min(bits, 32)}")

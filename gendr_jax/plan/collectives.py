@@ -69,6 +69,7 @@ def find(
             if not kind:
                 continue
             if kind.startswith(BETWEEN_SLICES):
+                # A megascale transfer names no groups: it spans all slices.
                 count = len(set(slice_of_device.tolist()))
                 key = (kind, ("dcn",), count, count)
                 result = _tuple_members(instruction.type)[0]
@@ -128,6 +129,7 @@ def _dtypes(hlo_type: str) -> str:
 
 def _result_type(computation: Computation, instruction: Instruction) -> str:
     """The type of what arrives. A -start also returns its operands and flags."""
+    # all-reduce-start is the one whose type is the result alone.
     if not instruction.op.endswith("-start") or instruction.op == "all-reduce-start":
         return instruction.type
     for other in computation.instructions.values():
@@ -139,6 +141,7 @@ def _result_type(computation: Computation, instruction: Instruction) -> str:
 
 def _tuple_members(hlo_type: str) -> list[str]:
     """The members of a tuple type."""
+    # Split at the commas of the outer parentheses: shapes and layouts have their own.
     members, depth, start = [], 0, 1
     for i, c in enumerate(hlo_type):
         depth += (c in "([{") - (c in ")]}")
@@ -155,6 +158,7 @@ def _groups(instruction: Instruction, devices: int) -> np.ndarray:
     )
     if not pairs:
         return replica_groups(instruction.attributes, devices)
+    # A device that sends to itself sends nothing.
     numbers = [int(n) for n in re.findall(r"\d+", pairs[1])]
     pair_ends = np.array(numbers, int).reshape(-1, 2)
     return pair_ends[pair_ends[:, 0] != pair_ends[:, 1]]
@@ -167,6 +171,8 @@ def _varying(groups: np.ndarray, axes: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(n for n, v in zip(axes, varies, strict=True) if v)
 
 
+# The spellings of replica_groups: {{0,1},{2,3}}; [2,2]<=[4]T(1,0), an iota that is
+# reshaped and transposed; mesh['a'=2,'b'=4] {'a'}, axes of a mesh.
 _LIST = re.compile(r"replica_groups=(\{\{.*?\}\}|\{\})")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(

@@ -5,6 +5,8 @@ import math
 import re
 from dataclasses import dataclass
 
+# A computation begins with `[ENTRY] %NAME (PARAMETERS) -> TYPE {`, an instruction is
+# `[ROOT] %NAME = TYPE OP(ARGUMENTS), ATTRIBUTES`.
 _HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _LINE = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -153,6 +155,7 @@ def trips(module: Module, caller: Computation, loop: Instruction) -> int | None:
         _constant(condition, n, loop_operands, caller) for n in condition.root.operands
     ]
     first = _constant(condition, condition.root.operands[0], loop_operands, caller)
+    # NE and the strict comparisons stop before the bound, the others at it.
     low, high = values
     if low is None or high is None or first is None:
         return None

@@ -57,8 +57,10 @@ def products(computation: Computation, instruction: Instruction) -> float:
         *(_sizes(computation.instructions[n].type) for n in instruction.operands[:2]),
     )
     if instruction.op == "dot":
+        # Each output element is a sum over the contracted axes; multiply and add are 2.
         axes = re.findall(r"\d+", instruction.attribute("lhs_contracting_dims"))
         return 2.0 * math.prod(output) * math.prod(lhs[int(axis)] for axis in axes)
+    # dim_labels such as b01f_01io->b01f name the axes of input, kernel and output.
     lhs_labels, rhs_labels, output_labels = re.split(
         "_|->", instruction.attribute("dim_labels")
     )
@@ -66,6 +68,7 @@ def products(computation: Computation, instruction: Instruction) -> float:
     pairs = 1
     for axis, (stride, low, lhs_dilation, rhs_dilation) in enumerate(window):
         label = str(axis)
+        # Taps in padding or in the zeros of a dilation are no operations.
         pairs *= taps(
             output[output_labels.index(label)],
             rhs[rhs_labels.index(label)],
@@ -122,11 +125,12 @@ def traffic(
         return 2.0 * size(instruction.type)
     operands = [computation.instructions.get(n) for n in instruction.operands]
     operand_sizes = [size(o.type) if o else 0 for o in operands]
-    if instruction.op == "dynamic-update-slice":
+    if instruction.op == "dynamic-update-slice":  # in place: only the update moves
         return 2.0 * operand_sizes[1]
     written = size(instruction.type)
     if instruction.op != "fusion":
         return float(sum(operand_sizes) + written)
+    # A fusion reads its operands and writes its result; what is between stays on chip.
     fused = module.computations[instruction.called["calls"][0]]
     updated = _written_slice(fused)
     if updated is not None:

@@ -168,6 +168,8 @@ def work(compiled: Any, operations: flops.Operations, mesh: Mesh) -> Facts:
     runs = hlo.runs(module)
     in_loops, moved_in_loops = loops.missed(module, runs)
     in_kernels = (operations.kernels - operations.announced) / mesh.size
+    # XLA counts a loop's body once and Pallas kernels not at all, unless they announce
+    # their cost: both are added. With arrays in VMEM its bytes are not HBM traffic.
     slices = [getattr(d, "slice_index", 0) or 0 for d in mesh.devices.flat]
     collected = collectives.find(module, runs, dict(mesh.shape), slices)
     flops_compiler, moved = (

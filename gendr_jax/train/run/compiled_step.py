@@ -92,6 +92,7 @@ def traced(
         if only is not None and number > only:
             break
         with jax.set_mesh(mesh), tensor_axis.used(placement.splits(sharding.MODEL)):
+            # Abstractly first: the carry's shardings are needed to compile the phase.
             _, next_carry, _ = jax.eval_shape(phase.run, *phase_args)
             next_carry = placed(next_carry, _carry_shardings(next_carry, mesh))
             if only is not None and number < only:
@@ -155,6 +156,7 @@ def _carry_shardings(carry: Any, mesh: Mesh) -> Any:
     def place(x: Any) -> NamedSharding:
         if x.ndim == 0:
             return sharding.replicated(mesh)
+        # Latents and pictures keep their rows split, so that no phase gathers them.
         rows = sharding.batch_sharding(mesh)
         divides = x.ndim == 4 and x.shape[1] % mesh.shape[sharding.SPACE] == 0
         if not divides or mesh.shape[sharding.SPACE] == 1:

@@ -70,6 +70,7 @@ class Feed:
     def _work(self) -> None:
         try:
             while True:
+                # Before reading: at most `ahead` batches are in device memory.
                 self._room.acquire()
                 if self._closed.is_set():
                     break
@@ -98,6 +99,7 @@ def first_rows(batches: Batches, mesh: Mesh, rows: int) -> Batch:
         close = getattr(iterator, "close", None)
         if close is not None:
             close()
+    # Each process has 1 of `shares` of the rows; they must fill its devices evenly.
     _, shares = data_share(mesh)
     devices = max(row_shards(mesh) // shares, 1)
     wanted = -(-rows // shares)

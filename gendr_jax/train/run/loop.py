@@ -159,6 +159,8 @@ class _Loop:
         self.stage, self.batches, self.settings = stage, batches, settings
         self.mesh, self.workdir, self.record = mesh, workdir, record
         self.lock, self.begin, self.trained = lock, begin, False
+        # Three keys: initial weights, steps, sample pictures. The step folds in its
+        # number, so that a resumed run draws the same numbers.
         init_key, *keys = jax.random.split(jax.random.key(settings.seed), 3)
         self.init_key = init_key
         self.step_key, sample_key = sharding.place(keys, sharding.replicated(mesh))
@@ -225,6 +227,7 @@ class _Loop:
             self.abstract, begin.accept_changes, rewind_step
         )
         steered: dict[str, Any] = {}
+        # A workdir with checkpoints is resumed; --fork counts only for its first start.
         if restored is None and begin.fork:
             restored = saves.fork(begin.fork, self.abstract)
             steered["forked_from"] = {"workdir": begin.fork, "step": restored.step}

@@ -103,6 +103,7 @@ def summed(starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     steps = redone = 0
     kept_seconds = away = 0.0
     begins = None  # the step that the next start began with
+    # Backwards, since the steps that a start has lost are known from the next one.
     for start in reversed(starts):
         first, last = start["from"], start["to"]
         steps_done = 0 if first is None else last - first

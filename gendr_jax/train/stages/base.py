@@ -120,6 +120,7 @@ def make_step(
             )
             dino = nets.dino.bind(nets.gather(frozen["dino"], "frozen/dino"))
             tokens = projector(samples.tokens(down0))
+            # A picture that is finite can still overflow in DINOv2.
             dino_finite, target_tokens = losses.sound(
                 samples.dino_tokens(dino, x, down0.shape[1:3])
             )
@@ -132,6 +133,7 @@ def make_step(
         return loss, metrics | {"loss": loss, "finite": losses.finite_share(loss_b)}
 
     def step(state: BaseState, frozen: Any, batch: Any, key: jax.Array):
+        # By the step, then by the sample's index: no key is stored, none is reused.
         key = jax.random.fold_in(key, state.step)
         keys = samples.draws(key, batch["index"], ("t", "eps", "prompt"))
         role, m = optimisers.update(

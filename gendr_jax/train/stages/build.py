@@ -124,6 +124,7 @@ def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
         built.append(wire(settings, mesh))
         return built[0].frozen, built[0].start
 
+    # eval_shape keeps only arrays; the stage itself comes out by the list.
     frozen, start = jax.eval_shape(abstract_trees)
     return dataclasses.replace(built[0], frozen=frozen, start=start)
 

@@ -151,6 +151,7 @@ class Distill:
 
     def update_disc(self, state: DistillState, carry: "Carry", frozen: Any, *_: Any):
         """Line 5: discriminator D tells z_h from z_g."""
+        # Both without gradient: z_g comes from an earlier phase.
         latents = carry.pair.z_high_bhwc, carry.z_g_bhwc
         assert state.disc is not None  # a phase of kinds that train it
         role, metrics = self.update("disc", state.disc, frozen, carry, *latents)
@@ -180,6 +181,7 @@ class Distill:
             carry.pair,
             carry.grad_z_bhwc,
         )
+        # Logged, and checked for being finite; its gradient is `grads`.
         loss = carry.loss + loss_repa
         role, guard = optimisers.apply(
             state.generator,
@@ -255,6 +257,7 @@ class Distill:
         scale = self.settings.data.scale
         x_low = samples.low_quality(keys["degrade"], batch, self.recipe, scale)
         vae = self.nets.gather(frozen["vae"], "frozen/vae")
+        # One pass of the encoder over both; interleaved, so that rows stay on a device.
         x_high, x_low = self.nets.split(x_high), self.nets.split(x_low)
         z_high, z_low = samples.apart(
             self.encode(vae, samples.interleave(x_high, x_low))

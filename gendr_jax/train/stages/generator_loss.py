@@ -49,6 +49,7 @@ class GeneratorLoss:
         )
         weight = self.settings.weights.score
         loss, grad_z = weight * loss, weight * grad_z
+        # Norms of the latent gradients tell how strong each term pulls at z_g.
         score_norm = optax.global_norm(zero_nonfinite(grad_z))
         for name, (rate, term) in self.other_terms(state, frozen, pair, keys).items():
             value, g_z = jax.value_and_grad(term)(z_g)

@@ -151,6 +151,7 @@ def _on_device(opt: optax.OptState) -> optax.OptState:
 
 def ema(average: Params, params: Params, decay: float, step: jax.Array) -> Params:
     """Exponential moving average; the decay of early steps is (1 + t) / (10 + t)."""
+    # Otherwise the random start would stay in the average for 1 / (1 - decay) steps.
     step = step.astype(jnp.float32)
     rate = 1.0 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda a, p: a + rate * (p - a), average, params)

@@ -110,6 +110,7 @@ class Pixel:
         key = jax.random.fold_in(key, state.step)
         keys = samples.draws(key, batch["index"], DRAWS)
 
+        # Split by rows only after the degradation, which needs all rows of a picture.
         def pairs(batch: Any, keys: Keys) -> tuple[Array, Array, Array, Array]:
             x_high = self.nets.split(samples.high_quality(batch))
             scale = self.settings.data.scale
@@ -131,6 +132,7 @@ class Pixel:
 
         def loss(params: Params, true: Array, student: Array, keys: Keys):
             alive, true, student = losses.sound(true, student)
+            # True and generated samples in one pass of the discriminator.
             interleaved = samples.interleave(*self.padded((true, student), keys))
             real, fake = samples.apart(self.logits(frozen, params, interleaved))
             loss_b = losses.of_alive(alive, losses.discriminator_loss(real, fake))
@@ -185,6 +187,7 @@ class Pixel:
         """L1 to the teacher, adversarial; in Pix also perceptual and Fourier terms."""
         weights = self.settings.weights
         alive, x_low, target = losses.sound(x_low, target)
+        # The cotangent of a broken output is set to 0 before it meets the weights.
         y = finite_gradient(self.generate(frozen, params, x_low))
 
         def mean(loss_b: Array) -> Array:

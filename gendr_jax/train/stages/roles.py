@@ -127,6 +127,7 @@ class Roles:
             out, _ = unet(z_t_bhwc, t_b, positive)
         else:
             negative = samples.prompt(frozen["prompt"]["negative"], batch)
+            # Guidance in one pass over [negative, positive] of every sample.
             twice = lambda x: samples.interleave(x, x)  # noqa: E731
             context = samples.interleave(negative, positive)
             guided_pair, _ = unet(twice(z_t_bhwc), twice(t_b), context)

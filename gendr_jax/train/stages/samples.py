@@ -31,6 +31,7 @@ def draws(key: jax.Array, index_b: jax.Array, names: tuple[str, ...]) -> Keys:
 
 def normal_like(keys_b: jax.Array, x_bhwc: jax.Array) -> jax.Array:
     """Standard normal noise of x's shape in float32."""
+    # One normal() a sample: of the whole batch it would depend on the batch's size.
     draw = lambda k: jax.random.normal(k, x_bhwc.shape[1:], jnp.float32)  # noqa: E731
     return jax.vmap(draw)(keys_b)
 

@@ -114,6 +114,7 @@ def make_step(
         x, microbatches = split(samples.high_quality(batch)), settings.accumulate
         metrics: dict[str, jax.Array] = {}
         disc_role = state.disc
+        # The discriminator first, on reconstructions by the weights before this step.
         if disc_role is not None:
             fake, _, _ = jax.lax.stop_gradient(
                 accumulate.rows(
@@ -137,6 +138,7 @@ def make_step(
             microbatches=microbatches,
         )
         variance = m.pop("latent_var")
+        # A plain mean at first, then an exponential one.
         memory = jnp.minimum(LATENT_MEMORY, state.step / (state.step + 1.0))
         new_var = memory * state.latent_var + (1.0 - memory) * variance
         new_state = VAEState(

@@ -108,6 +108,7 @@ def read(
         shardings = nets.flatten(tree_shardings(component.net.abstract, mesh))
     problems: list[str] = []
 
+    # Callbacks give each device its shards only; the full array is freed at once.
     def read_one(path: names.Path) -> tuple[names.Path, Any]:
         name = names.torch_name(path)
         torch_array = layouts.gather(

@@ -60,6 +60,7 @@ def gather(
 
 def scatter(layout: Layout, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The inverse of ``gather`` over all names: foreign tensors from ours."""
+    # Sorted by the first row: the table need not list stacked tensors in order.
     stacked: dict[str, list[tuple[int, np.ndarray]]] = {}
     for name, stored in layout.items():
         start = 0 if stored.rows is None else stored.rows[0]

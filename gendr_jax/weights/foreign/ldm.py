@@ -253,6 +253,7 @@ def _heads(
             f"The UNet's context is {context} wide, heads are known for 768 and 1024. "
             "Convert the folder of diffusers, whose config.json has them."
         )
+    # Levels without attention have no heads; their widths need not divide.
     for width, attends in zip(widths, attention, strict=True):
         if attends and (head_dim < 1 or width % head_dim):
             raise InputError(

@@ -20,6 +20,7 @@ Path = tuple[str, ...]
 
 # Leaves stored in another axis order, with torch's last name.
 MATRICES = {"kernel": "weight", "lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
+# Linear layers transpose; convolutions go from HWIO to OIHW and back.
 TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}
 FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0)}
 

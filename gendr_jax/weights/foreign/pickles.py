@@ -122,6 +122,7 @@ def _unpickled(path: Path) -> Any:
     """torch.load of tensors and plain values, with inert classes for all others."""
     import torch
 
+    # torch names one refused class at a time: allow an inert one for it and try again.
     inert_classes: list[tuple[Any, str]] = []
     while True:
         try:
@@ -380,6 +381,7 @@ def _tensor(
         if fake.is_contiguous():
             return read_bytes(path, start, dtype, shape)
         flat = read_bytes(path, start, dtype, (last - first + 1,))
+        # A transposed or sliced tensor: read its span, then view it with its strides.
         steps = [s * dtype.itemsize for s in strides]
         view = np.lib.stride_tricks.as_strided(flat, shape, steps)
         return np.ascontiguousarray(view)

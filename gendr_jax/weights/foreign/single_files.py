@@ -114,6 +114,7 @@ def recognise(file: OpenFile, hints: Hints) -> Contents:
 def _recognised(file: OpenFile, hints: Hints) -> Contents:
     names = file.tensors.keys()
     top_names = {name.split(".")[0] for name in names}
+    # From full prefixes to names that several formats share: the order matters.
     if any(n.startswith((ldm.UNET_PREFIX, ldm.VAE_PREFIX)) for n in names):
         return _ldm(file, hints)
     if lora_names.recognise(names):
@@ -200,6 +201,7 @@ def _ldm(file: OpenFile, hints: Hints) -> Contents:
     marked = _prediction_by_markers(remaining, path, left_out)
     if unet and "alphas_cumprod" in remaining:
         scheduler.check_table(remaining["alphas_cumprod"], path)
+    # What is neither read nor known is a problem of the first network, named at once.
     for name in list(vae):
         _drop(ldm.VAE_PREFIX + name, vae, name, left_out)
     for name in list(remaining):

@@ -183,6 +183,7 @@ def _alpha(
     if "alpha" in tensors:
         value = np.asarray(tensors["alpha"].read()).ravel()
         alpha = float(value[0]) if value.size == 1 else math.nan
+        # So that the scale alpha / rank becomes alpha / sqrt(rank).
         if settings is not None and settings.rank_stabilised and rank:
             alpha *= math.sqrt(rank)
     if alpha is not None and not math.isfinite(alpha):

@@ -36,7 +36,7 @@ DIFF = ("diff", "diff_b", "set_weight", "set_bias")
 # DoRA's norms: PEFT's, one an output; LyCORIS', whose shape says the axis.
 MAGNITUDES = ("magnitude", "dora_scale")
 TENSOR_NAMES = (*LORA, *LOHA, *LOKR, *DIFF, *MAGNITUDES, "alpha")
-TUCKER = "ij...,jr,ip->pr..."
+TUCKER = "ij...,jr,ip->pr..."  # core, second and first factor -> weight
 
 
 def algebra(tensors: Mapping[str, Any]) -> Algebra | None:
@@ -242,12 +242,14 @@ class Change:
         ):  # exactly, not base + (new - base)
             return arrays["set_weight"].reshape(weight.shape).astype(weight.dtype)
         magnitudes = {n: arrays.pop(n) for n in MAGNITUDES if n in arrays}
+        # In float32, rounded once at the end to the weight's dtype.
         base = weight.astype(np.float32)
         delta = difference(arrays, self.scale, weight)
         for name, magnitude in magnitudes.items():
             axis = magnitude_axis(name, magnitude.shape, weight.shape)
             others = tuple(a for a in range(weight.ndim) if a != axis)
             changed = base + delta
+            # DoRA rescales W + d to the learnt norms; what it changes is the new delta.
             norm = np.sqrt((changed**2).sum(axis=others, keepdims=True))
             target_norm = magnitude.astype(np.float32).reshape(norm.shape)
             delta = changed * (target_norm / norm) - base
