@@ -57,7 +57,7 @@ def find(
         axes: sizes of the mesh axes, in the order of the mesh.
         slices: the slice of every device of the mesh, in its order; None is one.
     """
-    # All devices in slice 0, unless told otherwise.
+    # By default all devices are in slice 0.
     slice_of_device = np.zeros(int(np.prod(list(axes.values()))), int)
     if slices is not None:
         slice_of_device = np.asarray(slices)

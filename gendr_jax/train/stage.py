@@ -81,8 +81,8 @@ class Stage(Generic[S]):
             the order in which the columns are to be shown. Jit-able.
         compared: titles of the columns of `sample` that validation compares: what the
             networks made, and the truth.
-        export: (state, folder): writes the weights folder a user takes away, in the
-            place of an older one. Host side.
+        export: (state, folder): writes the weights folder, replacing an older one. Runs
+            on the host.
     """
 
     init: Callable[[jax.Array, Frozen], S]

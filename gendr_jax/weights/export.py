@@ -219,7 +219,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     elif settings.get("kind") in ("restorer", "adc", "pix"):
         raise InputError(
             f"{folder / PROMPT} is missing, {SETTINGS} says kind {settings['kind']}. "
-            "Copy the whole folder again."
+            "Copy the complete folder again."
         )
     if "projector" in settings:
         where = str(folder / SETTINGS)

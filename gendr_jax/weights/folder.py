@@ -272,7 +272,7 @@ def _read_component(
     """One component, in host memory or sharded over a mesh."""
     path = folder / ("prompt.npz" if name == "prompt" else name)
     if not path.exists():
-        raise InputError(f"{path} is missing. Copy the whole folder again.")
+        raise InputError(f"{path} is missing. Copy the complete folder again.")
     try:
         if name == "prompt":
             with np.load(path, allow_pickle=False) as arrays:

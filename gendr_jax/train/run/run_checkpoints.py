@@ -107,7 +107,7 @@ class Saves:
             self._protect(None)
         meta = self._meta | {"before_skip": self._before_skip}
         try:
-            # What decides, besides the arrays, how a run goes on.
+            # With the arrays, these decide how a run continues.
             clock = {"seed": self._settings.seed, "data_index": step}
             self.manager.save(step, state, clock=clock, meta=meta)
         except FloatingPointError as error:

@@ -242,7 +242,7 @@ class RunFile:
         """Whether an earlier start of this very configuration went back to `step`.
 
         A launcher starts the same command again after each failure: what was trained
-        since is not to be thrown away.
+        since must not be discarded.
         """
         steered = [start for start in self._earlier if start.get("from_step")]
         same = not changes(self._before.get("config", {}), self._content["config"])

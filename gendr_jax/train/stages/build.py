@@ -501,14 +501,14 @@ def check(settings: Settings, mesh: Mesh | AbstractMesh) -> None:
     if settings.data.crop % unit:
         raise UsageError(
             f"data.crop={settings.data.crop} is no multiple of {unit} (the VAE's "
-            f"factor {settings.vae.factor}, twice). Choose one."
+            f"factor {settings.vae.factor}, twice). Give a multiple."
         )
     if not isinstance(settings, VAESettings):
         check_channels(settings.unet, settings.vae)
     if isinstance(settings, PixelSettings) and settings.data.crop % settings.factor:
         raise UsageError(
             f"data.crop={settings.data.crop} is no multiple of factor="
-            f"{settings.factor}. Choose one."
+            f"{settings.factor}. Give a multiple."
         )
     if isinstance(settings, PixelSettings) and settings.factor != settings.vae.factor:
         raise UsageError(
@@ -521,7 +521,7 @@ def check(settings: Settings, mesh: Mesh | AbstractMesh) -> None:
     ):
         raise UsageError(
             f"data.crop={settings.data.crop} is no multiple of data.scale="
-            f"{settings.data.scale}. Choose one."
+            f"{settings.data.scale}. Give a multiple."
         )
     check_model_axis(settings, mesh.shape.get(sharding.MODEL, 1))
     shards = sharding.row_shards(mesh)

@@ -68,7 +68,7 @@ class GeneratorLoss:
 
         The sum of the latent's gradients goes through the generator once, together
         with the alignment term l3 L_repa on the generator's own features. With
-        ``on_latent`` equal to plain autodiff of the whole loss.
+        ``on_latent`` equal to autodiff of the complete loss.
         """
 
         # Broken samples are set to 0 in inputs and cotangents before they meet the

@@ -159,7 +159,7 @@ def weight_files(folder: Path, variant: str = "") -> list[Path]:
     if variant:
         raise InputError(
             f"{folder} holds no {DIFFUSERS}.{variant}.safetensors or .bin. "
-            "Leave --variant away."
+            "Leave --variant out."
         )
     for suffix in SUFFIXES:
         candidates = sorted(folder.glob(f"*{suffix}"))
