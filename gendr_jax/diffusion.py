@@ -1,8 +1,7 @@
 """Diffusion mathematics of Stable Diffusion 2.1, as pure functions.
 
-Here: the noise schedule, forward noising, conversions between what a network may
-predict (eps, v, x0) and the score, classifier-free guidance, GenDR's one-step
-prediction, and the DDIM sampler. Not here: networks, losses, random numbers.
+Noise schedule, forward noising, conversions between the prediction types (eps, v, x0)
+and the score, classifier-free guidance, GenDR's one-step prediction, DDIM sampler.
 
 Notation: alpha_bar_t is the schedule, a_t = sqrt(alpha_bar_t),
 sigma_t = sqrt(1 - alpha_bar_t), z a clean latent, z_t = a_t z + sigma_t eps.
@@ -70,7 +69,7 @@ def _x0_eps(
     sigma: jax.Array,
     prediction_type: PredictionType,
 ) -> tuple[jax.Array, jax.Array]:
-    """Both halves of z_t = a x0 + sigma eps from any kind of output, eq. 3-4."""
+    """(x0, eps) of z_t = a x0 + sigma eps from an output of any type, eq. 3-4."""
     if prediction_type == "eps":
         return (z_t - sigma * out) / a, out
     if prediction_type == "v":
@@ -82,7 +81,7 @@ def _x0_eps(
 
 def _unknown(prediction_type: str) -> UsageError:
     return UsageError(
-        f"prediction_type is {prediction_type!r}, known are 'eps', 'v' and 'x0'. "
+        f"prediction_type is {prediction_type!r}, not 'eps', 'v' or 'x0'. "
         "Set it to what the network was trained to predict."
     )
 
@@ -108,7 +107,7 @@ def to_x0(
     """Clean-latent prediction f(z_t), eq. 3-4.
 
     Args:
-      out_bhwc: raw network output of kind `prediction_type`.
+      out_bhwc: raw network output of type `prediction_type`.
       z_t_bhwc: the noisy latent that the network saw.
       t_b: its integer timesteps, [B].
       prediction_type: "eps", "v" or "x0".
@@ -157,7 +156,7 @@ def prediction_target(
     t_b: jax.Array,
     prediction_type: PredictionType,
 ) -> jax.Array:
-    """What a network of this kind should output at add_noise(z, eps, t), eq. 6.
+    """Training target of a network of that prediction type at z_t, eq. 6.
 
     Raises:
       UsageError: unknown prediction_type.
@@ -218,11 +217,11 @@ def ddim_timesteps(
     Raises:
       UsageError: steps out of range or unknown spacing.
     """
-    most = NUM_TIMESTEPS - (spacing == "leading")
-    if not 1 <= steps <= most:
+    max_steps = NUM_TIMESTEPS - (spacing == "leading")
+    if not 1 <= steps <= max_steps:
         raise UsageError(
-            f"DDIM was asked for {steps} steps, the schedule has {most}. "
-            f"Choose steps between 1 and {most}."
+            f"DDIM of {steps} steps is impossible, the schedule has {max_steps}. "
+            f"Choose steps between 1 and {max_steps}."
         )
     if spacing == "trailing":
         t = np.round(np.arange(steps, 0, -1) * (NUM_TIMESTEPS / steps)).astype(int) - 1
@@ -231,8 +230,7 @@ def ddim_timesteps(
         t = np.arange(steps)[::-1] * (NUM_TIMESTEPS // steps) + 1
         return t, np.append(ALPHA_BAR[t[1:]], ALPHA_BAR[0])
     raise UsageError(
-        f"DDIM spacing is {spacing!r}, known are 'trailing' and 'leading'. "
-        "Choose one of them."
+        f"DDIM spacing is {spacing!r}, not 'trailing' or 'leading'. Choose one of them."
     )
 
 
@@ -250,7 +248,7 @@ def ddim(
         is traced once, whatever the number of steps.
       z_T_bhwc: standard normal noise, [B, H, W, C].
       steps: number of network calls, 1 to 1000.
-      prediction_type: kind of output, "eps", "v" or "x0".
+      prediction_type: of the output, "eps", "v" or "x0".
       spacing: see `ddim_timesteps`.
 
     Returns:
@@ -262,18 +260,18 @@ def ddim(
     z_T_bhwc = at_least_fp32(z_T_bhwc)
     dtype = z_T_bhwc.dtype
     t, next_alpha_bar = ddim_timesteps(steps, spacing)
-    moves = (
+    steps_xs = (
         jnp.asarray(t, jnp.int32),
         jnp.asarray(np.sqrt(next_alpha_bar), dtype),
         jnp.asarray(np.sqrt(1.0 - next_alpha_bar), dtype),
     )
 
-    def move(z_t_bhwc, step):
+    def ddim_step(z_t_bhwc, step):
         t, next_a, next_sigma = step
         t_b = jnp.full(z_t_bhwc.shape[:1], t)
         out_bhwc = predict_fn(z_t_bhwc, t_b)
         x0, eps, _, _ = _convert(out_bhwc, z_t_bhwc, t_b, prediction_type)
         return next_a * x0 + next_sigma * eps, None
 
-    z_0_bhwc, _ = jax.lax.scan(move, z_T_bhwc, moves)
+    z_0_bhwc, _ = jax.lax.scan(ddim_step, z_T_bhwc, steps_xs)
     return z_0_bhwc

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all.
+"""Atomic writes: files and folders that appear complete or not at all.
 
 Everything is written to a temporary name in the folder of its target and renamed when
 it is complete. A process that was killed leaves such a name behind; the next process
@@ -26,7 +26,7 @@ OTHER_HOST_SECONDS = 24 * 3600.0  # no single file is written for so long
 _NAME = re.compile(
     re.escape(PREFIX) + r"(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-\d+\."
 )
-_numbers = itertools.count()
+_counter = itertools.count()
 _lock = threading.Lock()
 _cleared: set[Path] = set()
 
@@ -104,17 +104,17 @@ def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process or thread uses, with its suffix.
+    """A name in the folder of `path`, with its suffix, that nobody else uses.
 
     The first call for a folder removes what killed processes left there.
     """
     with _lock:
-        number, new = next(_numbers), path.parent not in _cleared
+        number, is_first_use = next(_counter), path.parent not in _cleared
         _cleared.add(path.parent)
-    if new:
+    if is_first_use:
         clear_stale(path.parent)
     start = process_start(os.getpid()) or 0
-    # Not the target's own name, which may be as long as the file system allows.
+    # Without the target's own name, which may be as long as the file system allows.
     owner = f"{PREFIX}{this_host()}-{os.getpid()}-{start}-{number}"
     return path.with_name(f"{owner}.tmp{path.suffix}")
 
@@ -142,7 +142,7 @@ def clear_stale(folder: Path) -> None:
 
 def _is_stale(path: Path, match: re.Match[str]) -> bool:
     if match["host"] != this_host():
-        # Nothing is known of processes elsewhere; shared folders have no other clue.
+        # Processes of other hosts cannot be checked: on shared folders age decides.
         with contextlib.suppress(OSError):
             return time.time() - path.lstat().st_mtime > OTHER_HOST_SECONDS
         return False
@@ -153,7 +153,7 @@ def _is_stale(path: Path, match: re.Match[str]) -> bool:
         return True
     except OSError:
         pass  # alive, of another user
-    # The number of a dead process may have been given to a new one.
+    # A new process may have the id of a dead one.
     start = process_start(pid)
     return start is not None and str(start) != match["start"]
 
@@ -165,9 +165,9 @@ def _target(path: Path) -> Path:
 
 @functools.cache
 def this_host() -> str:
-    """Eight hexadecimal digits for this machine since it was started.
+    """Eight hexadecimal digits that stand for this machine since its last boot.
 
-    Containers that number their processes apart count as machines of their own.
+    Containers with process ids of their own count as machines of their own.
     """
     name, boot = socket.gethostname(), Path("/proc/sys/kernel/random/boot_id")
     with contextlib.suppress(OSError):
@@ -180,7 +180,7 @@ def _digest(text: str) -> str:
 
 
 def process_start(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None where nobody says."""
+    """Start time of a process in clock ticks since boot; None without /proc."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -1,6 +1,6 @@
-"""Operations counted in a traced program: products, convolutions, Pallas kernels.
+"""FLOPs of a traced program (jaxpr): matrix products, convolutions, Pallas kernels.
 
-Only multiply-adds count, two operations each; those of padding and of the zeros
+Only multiply-adds count, two operations each; those with padding and with the zeros
 between dilated pixels do not.
 """
 
@@ -14,13 +14,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Operations:
-    """Operations of all devices.
+    """Floating-point operations, summed over all devices.
 
     Attributes:
-        total: everything, kernels included.
+        total: Pallas kernels included.
         kernels: inside Pallas kernels.
-        announced: of `kernels`, what their authors told the compiler, each call once
-            (that is what XLA's own count holds).
+        announced: of `kernels`, by the `cost_estimate` of each call, a loop counted
+            once (this is what XLA's own count includes).
     """
 
     total: float = 0.0
@@ -38,8 +38,8 @@ class Operations:
 def count(jaxpr: Any) -> Operations:
     """The operations of a (closed) jaxpr, loops of known length unrolled.
 
-    Of branches the costliest counts; a while loop of unknown length counts once. What
-    stands inside a shard_map is one device's share, hence times the mesh's size.
+    Of a cond's branches the costliest counts; a while loop of unknown length counts
+    once. The body of a shard_map is one device's share, hence times the mesh's size.
     """
     total = Operations()
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
@@ -47,8 +47,12 @@ def count(jaxpr: Any) -> Operations:
     return total
 
 
-def _scaled(one: Operations, times: float, calls: float = 1.0) -> Operations:
-    return Operations(one.total * times, one.kernels * times, one.announced * calls)
+def _scaled(operations: Operations, times: float, calls: float = 1.0) -> Operations:
+    return Operations(
+        operations.total * times,
+        operations.kernels * times,
+        operations.announced * calls,
+    )
 
 
 def _equation(eqn: Any) -> Operations:
@@ -66,13 +70,13 @@ def _equation(eqn: Any) -> Operations:
     if name == "shard_map":
         size = params["mesh"].size
         return _scaled(count(params["jaxpr"]), size, size)
-    found = Operations()
-    for inner in _inner(params):
-        found += count(inner)
-    return found
+    total = Operations()
+    for inner in _inner_jaxprs(params):
+        total += count(inner)
+    return total
 
 
-def _inner(params: dict[str, Any]) -> list[Any]:
+def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
     leaves = jax.tree.leaves(params, is_leaf=lambda x: hasattr(x, "eqns"))
     return [x for x in leaves if hasattr(getattr(x, "jaxpr", x), "eqns")]
 
@@ -114,16 +118,25 @@ def taps(
     lhs_dilation: int,
     rhs_dilation: int,
 ) -> int:
-    """Along one axis, the pairs of output and kernel positions that meet a pixel."""
-    at = np.arange(out)[:, None] * stride - low
-    at = at + np.arange(kernel)[None] * rhs_dilation
-    inside = (at >= 0) & (at <= (size - 1) * lhs_dilation) & (at % lhs_dilation == 0)
+    """Along one axis, the pairs of output and kernel positions that read a pixel.
+
+    Pairs that read padding, or a zero between dilated pixels, do not count.
+    """
+    position = np.arange(out)[:, None] * stride - low
+    position = position + np.arange(kernel)[None] * rhs_dilation
+    inside = (
+        (position >= 0)
+        & (position <= (size - 1) * lhs_dilation)
+        & (position % lhs_dilation == 0)
+    )
     return int(inside.sum())
 
 
 def _kernel(params: dict[str, Any]) -> Operations:
-    """A kernel's body, once for every cell of its grid; one device."""
-    cells = math.prod(n for n in params["grid_mapping"].grid if isinstance(n, int))
-    work = cells * count(params["jaxpr"]).total
-    told = params.get("cost_estimate")
-    return Operations(work, work, float(told.flops) if told is not None else 0.0)
+    """A kernel's body times the size of its grid, on one device."""
+    grid_size = math.prod(n for n in params["grid_mapping"].grid if isinstance(n, int))
+    operations = grid_size * count(params["jaxpr"]).total
+    estimate = params.get("cost_estimate")
+    return Operations(
+        operations, operations, float(estimate.flops) if estimate is not None else 0.0
+    )

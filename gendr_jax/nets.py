@@ -1,4 +1,4 @@
-"""From a declared network to weights as data: build, init, bind, check.
+"""Networks as pure functions of weights: build, init, bind, cast, check.
 
 The only file that splits and merges NNX modules. Everywhere else weights are
 ``Params``: nested dicts of arrays with string keys, one key per attribute, so that a
@@ -42,9 +42,9 @@ class Net:
         return unflatten({path: leaf.get_value() for path, leaf in flat.items()})
 
     def init_adapters(self, key: jax.Array) -> Params:
-        """A fresh role: A ~ N(0, 1/rank^2), B = 0 (see ``models/lora.py``).
+        """Fresh LoRA adapters: A ~ N(0, 1/rank^2), B = 0 (see ``models/lora.py``).
 
-        One draw for all of them, which compiles in a fraction of the time of many.
+        All of A is one random draw: it compiles much faster than one draw an adapter.
         """
         flat = flatten(split_lora(self.abstract)[1])
         drawn = {path: leaf for path, leaf in flat.items() if path[-1] == "lora_a"}
@@ -58,8 +58,8 @@ class Net:
     def bind(self, params: Params) -> Any:
         """The module with these weights; call it, or any of its methods.
 
-        Runs at trace time only. A wrong tree is refused by name: NNX itself merges
-        by position and would accept it.
+        Runs at trace time only. A tree with other key paths is refused, with their
+        names: NNX itself merges by position and would accept it.
         """
         flat = flatten(params)
         if flat.keys() != flatten(self.abstract).keys():
@@ -153,30 +153,36 @@ def merge_lora(base: Params, adapters: Params, scale: float) -> Params:
 
 def cast(params: Params, dtype: Any) -> Params:
     """Every array in another dtype; arrays that have it already are not copied."""
-    wanted = jnp.dtype(dtype)
-    return jax.tree.map(lambda x: x if x.dtype == wanted else x.astype(wanted), params)
+    target = jnp.dtype(dtype)
+    return jax.tree.map(lambda x: x if x.dtype == target else x.astype(target), params)
 
 
 def count(params: Params) -> int:
-    """How many numbers the tree holds; works on abstract trees."""
+    """Number of parameters in the tree, which may be abstract."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def check_like(params: Params, abstract: Params, *, what: str = "weights") -> None:
-    """Compare key paths, shapes and dtypes; raise one InputError that counts all."""
-    have, want = flatten(params), flatten(abstract)
+    """Compare key paths, shapes and dtypes; one InputError lists all differences."""
+    actual, expected = flatten(params), flatten(abstract)
     problems = []
-    for path in sorted(want.keys() - have.keys()):
-        near = _misspelt(path, have.keys() - want.keys())
-        hint = f" (nearest: {'.'.join(near)})" if near else ""
+    for path in sorted(expected.keys() - actual.keys()):
+        nearest = _misspelt(path, actual.keys() - expected.keys())
+        hint = f" (nearest: {'.'.join(nearest)})" if nearest else ""
         problems.append(f"missing {'.'.join(path)}{hint}")
-    problems += [f"unexpected {'.'.join(p)}" for p in sorted(have.keys() - want.keys())]
-    for path in sorted(have.keys() & want.keys()):
-        h, w = have[path], want[path]
-        if tuple(h.shape) != tuple(w.shape):
-            problems.append(f"{'.'.join(path)} has shape {h.shape}, expected {w.shape}")
-        elif h.dtype != w.dtype:
-            problems.append(f"{'.'.join(path)} has dtype {h.dtype}, expected {w.dtype}")
+    problems += [
+        f"unexpected {'.'.join(p)}" for p in sorted(actual.keys() - expected.keys())
+    ]
+    for path in sorted(actual.keys() & expected.keys()):
+        array, target = actual[path], expected[path]
+        if tuple(array.shape) != tuple(target.shape):
+            problems.append(
+                f"{'.'.join(path)} has shape {array.shape}, expected {target.shape}"
+            )
+        elif array.dtype != target.dtype:
+            problems.append(
+                f"{'.'.join(path)} has dtype {array.dtype}, expected {target.dtype}"
+            )
     if problems:
         raise InputError(
             f"{what}: {len(problems)} tensors do not fit: {listed(problems)}. "
@@ -211,24 +217,24 @@ def unflatten(flat: Flat) -> Params:
 def _misspelt(
     path: tuple[str, ...], strays: Iterable[tuple[str, ...]]
 ) -> tuple[str, ...] | None:
-    """The stray path that differs in one word, and there by a slip; or None."""
-    best, found = 0.6, None
+    """The stray path that differs in one similar key (a likely typo), or None."""
+    best_ratio, nearest = 0.6, None
     for stray in sorted(strays):
         if len(stray) != len(path):
             continue
         pairs = [(a, b) for a, b in zip(path, stray, strict=True) if a != b]
         ratio = difflib.SequenceMatcher(None, *pairs[0]).ratio()
-        if len(pairs) == 1 and ratio > best:
-            best, found = ratio, stray
-    return found
+        if len(pairs) == 1 and ratio > best_ratio:
+            best_ratio, nearest = ratio, stray
+    return nearest
 
 
 class _Keys:
-    """The keys of `nnx.Rngs(params=key)`, counted in Python.
+    """The same keys as `nnx.Rngs(params=key)`, with a Python integer as the counter.
 
-    NNX counts in an array. Under tracing each step asks it for its sharding, and JAX
-    walks over the whole program to say that there is none: most of the time that
-    declaring a large network took.
+    `nnx.Rngs` counts in an array. Under tracing each increment queries that array's
+    sharding, for which JAX walks over the program traced so far: most of the time of
+    building a large network.
     """
 
     def __init__(self, key: jax.Array):
@@ -240,4 +246,4 @@ class _Keys:
 
 
 def _names(path: tuple) -> tuple[str, ...]:
-    return tuple(str(part) for part in path)
+    return tuple(str(key) for key in path)

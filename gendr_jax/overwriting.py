@@ -1,7 +1,7 @@
-"""What a command writes is never what it reads: outputs against inputs, by real path.
+"""Refuse outputs that would overwrite inputs, compared by real path.
 
-Links are followed on both sides, so that an output folder whose HR leads to the
-photographs is noticed.
+Symbolic links are followed on both sides, so that an output folder whose HR is a link
+to the photographs is refused.
 """
 
 import os
@@ -12,11 +12,11 @@ from gendr_jax.errors import UsageError
 
 
 def refuse(outputs: Iterable[Path], inputs: Iterable[Path], remedy: str) -> None:
-    """Stop before an output replaces an input, under whatever name.
+    """Stop before an output replaces an input, whatever links lead to it.
 
     Args:
-        inputs: files; of a folder, that folder itself is compared alone.
-        remedy: what to do, one sentence.
+        inputs: files, or folders, whose contents are not compared.
+        remedy: ends the error, one sentence.
 
     Raises:
         UsageError: with both names.
@@ -25,33 +25,33 @@ def refuse(outputs: Iterable[Path], inputs: Iterable[Path], remedy: str) -> None
     by_path = {os.path.realpath(path): path for path in inputs}
     by_file = {key: path for path in inputs if (key := _identity(path))}
     for output in outputs:
-        read = by_path.get(os.path.realpath(output))
-        read = read or by_file.get(_identity(output))  # names that differ in case
-        if read is not None:
-            same = "" if str(read) == str(output) else f", the same file as {read},"
+        match = by_path.get(os.path.realpath(output))
+        match = match or by_file.get(_identity(output))  # names that differ in case
+        if match is not None:
+            detail = "" if str(match) == str(output) else f", the same file as {match},"
             raise UsageError(
-                f"the output {output}{same} is an input of this command. {remedy}"
+                f"the output {output}{detail} is an input of this command. {remedy}"
             )
 
 
 def refuse_nested(output: Path, folder: Path, remedy: str) -> None:
-    """Stop where an output folder is an input folder, lies in it, or holds it.
+    """Stop where an output folder is an input folder, is inside it, or contains it.
 
     Raises:
         UsageError: with both names.
     """
-    out, source = output.resolve(), folder.resolve()
-    if out.is_relative_to(source):
-        what = "is" if out == source else "lies inside"
-    elif source.is_relative_to(out):
-        what = "holds"
+    output_path, input_path = output.resolve(), folder.resolve()
+    if output_path.is_relative_to(input_path):
+        relation = "is" if output_path == input_path else "is inside"
+    elif input_path.is_relative_to(output_path):
+        relation = "contains"
     else:
         return
-    raise UsageError(f"the output {output} {what} the input {folder}. {remedy}")
+    raise UsageError(f"the output {output} {relation} the input {folder}. {remedy}")
 
 
 def refuse_inside(output: Path, folder: Path, remedy: str) -> None:
-    """Stop where an output folder is an input folder or lies in it.
+    """Stop where an output folder is an input folder or inside it.
 
     Raises:
         UsageError: with both names.
@@ -61,7 +61,7 @@ def refuse_inside(output: Path, folder: Path, remedy: str) -> None:
 
 
 def refuse_holding(output: Path, source: Path, remedy: str) -> None:
-    """Stop where an output folder is the input, or holds it: it would be replaced.
+    """Stop where an output folder is the input or contains it: it would be replaced.
 
     Raises:
         UsageError: with both names.

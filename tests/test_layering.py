@@ -21,7 +21,7 @@ class Room(NamedTuple):
 
     level: int
     outside: set[str]
-    beside: set[str] = set()  # rooms of the same level that it may use
+    same_level: set[str] = set()  # rooms of the same level that it may use
 
 
 # The longest matching name wins, so `gendr_jax.data.degrade` is not `gendr_jax.data`.
@@ -205,7 +205,7 @@ def upward(module: str) -> list[str]:
         else:
             other = room_of(target)
             lower = ROOMS[other].level < here.level and here.level > 0
-            fine = lower or other in {name, *here.beside, *FREE}
+            fine = lower or other in {name, *here.same_level, *FREE}
         if not fine:
             wrong.append(f"{MODULES[module].relative_to(ROOT)}:{line}: {target}")
     return [f"{line}, from {name} (level {here.level})" for line in wrong]

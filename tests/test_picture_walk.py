@@ -48,7 +48,7 @@ def test_what_cannot_be_taken_is_named(root):
     assert len(found.left_out) == 3
     text = " ".join(found.left_out.values())
     assert "caf?.png: the name is not UTF-8" in text and "Rename the folder" in text
-    assert "pipe.png is no regular file" in text
+    assert "pipe.png is not a regular file" in text
 
 
 def test_temporary_names_are_skipped(root):
@@ -74,8 +74,8 @@ def test_an_output_that_is_an_input_is_refused(root, tmp_path):
 
 @pytest.mark.parametrize(
     ("out", "what"),
-    [("photos", "is"), ("photos/new", "lies inside"), ("link/new", "lies inside")]
-    + [(".", "holds")],
+    [("photos", "is"), ("photos/new", "is inside"), ("link/new", "is inside")]
+    + [(".", "contains")],
 )
 def test_nested_folders_are_refused(root, tmp_path, out, what):
     os.symlink(root, tmp_path / "link")

@@ -28,7 +28,7 @@ def main(args: list[str]) -> int:
     from gendr_jax.data import degrade_folder
     from gendr_jax.data.degrade import recipe
 
-    job = degrade_folder.Job(
+    settings = degrade_folder.Settings(
         Path(flags.input),
         Path(flags.output),
         recipe(flags.preset),
@@ -38,15 +38,15 @@ def main(args: list[str]) -> int:
     )
     cache_programs()
     with tidy_when_terminated():
-        done = degrade_folder.run(
-            job,
-            over=lambda n: tqdm(n, unit="image", disable=not sys.stderr.isatty()),
-            say=lambda line: tqdm.write(f"gendr: error: {line}", file=sys.stderr),
+        summary = degrade_folder.run(
+            settings,
+            progress=lambda n: tqdm(n, unit="image", disable=not sys.stderr.isatty()),
+            report=lambda line: tqdm.write(f"gendr: error: {line}", file=sys.stderr),
         )
-    kept = f" ({done.kept} were there)" if done.kept else ""
-    total = done.pairs + len(done.problems)
-    print(f"{done.pairs} of {total} pictures -> {job.out / 'LR'}{kept}")
-    return 1 if done.problems else 0
+    kept = f" ({summary.kept} were there)" if summary.kept else ""
+    total = summary.pairs + len(summary.problems)
+    print(f"{summary.pairs} of {total} pictures -> {settings.out / 'LR'}{kept}")
+    return 1 if summary.problems else 0
 
 
 def _parser() -> argparse.ArgumentParser:

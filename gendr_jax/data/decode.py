@@ -1,11 +1,9 @@
-"""One image file to HWC uint8 sRGB, or the reason why it cannot be trusted.
+"""Decode one image file to HWC uint8 sRGB for training, or refuse it with the reason.
 
-A file is judged by its content, never by its name. Pixels are those of `image_io`, by
-whose rules `gendr restore` reads its input; what is left out here besides is for
-training alone: transparency, CMYK of unknown inks, pictures of one bit. JPEG that needs
-no conversion is decoded by Pillow, to the same pixels in half the time.
-
-No jax: worker processes import this file.
+The format is recognised by content, never by the file name. Pixels are those of
+`image_io`, as `gendr restore` reads its input. Training refuses more: transparency,
+CMYK without a profile, 1-bit images. JPEG that needs no colour conversion is decoded by
+Pillow, to the same pixels in half the time. No jax: worker processes import this file.
 """
 
 import io
@@ -18,7 +16,7 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from gendr_jax import image_io
-from gendr_jax.data import patience
+from gendr_jax.data import retry
 from gendr_jax.errors import InputError, TryAgainError, UsageError
 from gendr_jax.image_io import profiles, stated_colours
 from gendr_jax.image_io.encoded import Encoded
@@ -39,47 +37,47 @@ _MODES = ("RGB", "L", "P", "YCbCr", "CMYK", *_TRANSPARENT, *_GRAY_16)
 
 
 def read(path: Path) -> np.ndarray:
-    """The picture in `path`, HWC uint8 sRGB, upright.
+    """The picture in `path`, HWC uint8 sRGB, turned upright by its EXIF orientation.
 
     Raises:
-      InputError: it is damaged, or not to be read without guessing; the message names
-        the file and the reason.
-      TryAgainError, UsageError: the file system does not give it (patience.py).
+      InputError: it is damaged, or its colours are ambiguous; the message names the
+        file and the reason.
+      TryAgainError, UsageError: the file cannot be read just now (retry.py).
     """
-    return _judged(path, str(path), lambda image: _pixels(image, path))
+    return _with_image(path, str(path), lambda image: _pixels(image, path))
 
 
 def read_bytes(data: bytes, name: str) -> np.ndarray:
-    """The picture in an encoded file's bytes, as `read`; `name` is for the message."""
-    return _judged(data, name, lambda image: _pixels(image, data))
+    """The picture in an encoded file's bytes, as `read`; `name` is for messages."""
+    return _with_image(data, name, lambda image: _pixels(image, data))
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Height and width from the header, before any rotation; pixels stay unread.
+    """Height and width from the header, before any rotation; pixels are not decoded.
 
     Raises:
       InputError: as `read`, for what the header shows.
     """
-    return _judged(path, str(path), _size)
+    return _with_image(path, str(path), _size)
 
 
 def read_size_bytes(data: bytes, name: str) -> tuple[int, int]:
     """Height and width from the header of an encoded file's bytes, as `read_size`."""
-    return _judged(data, name, _size)
+    return _with_image(data, name, _size)
 
 
-def _judged(file: Path | bytes, name: str, work: Callable[[Image.Image], T]) -> T:
-    """What `work` makes of an opened picture; damage is an InputError.
+def _with_image(file: Path | bytes, name: str, work: Callable[[Image.Image], T]) -> T:
+    """`work` of the opened picture; a damaged file is an InputError.
 
-    A store that is away, or too little memory, is not damage (patience.py).
+    An unreachable file system, or too little memory, is not damage (retry.py).
     """
 
-    def opened() -> T:
+    def open_and_work() -> T:
         with _open(file) as image:
             return work(image)
 
     try:
-        return patience.patiently(opened, name)
+        return retry.with_retries(open_and_work, name)
     except (MemoryError, TryAgainError, UsageError):
         raise
     except InputError as error:
@@ -98,23 +96,23 @@ def _pixels(image: Image.Image, file: Path | bytes) -> np.ndarray:
         ImageOps.exif_transpose(image, in_place=True)
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     data = file if isinstance(file, bytes) else file.read_bytes()
-    read = image_io.read(Encoded(data, "it"), max_pixels=MAX_PIXELS)
-    opaque = np.iinfo(read.pixels_hwc.dtype).max
-    if read.alpha_hw is not None and read.alpha_hw.min() < opaque:
+    picture = image_io.read(Encoded(data, "it"), max_pixels=MAX_PIXELS)
+    opaque = np.iinfo(picture.pixels_hwc.dtype).max
+    if picture.alpha_hw is not None and picture.alpha_hw.min() < opaque:
         raise InputError("some pixels are transparent")
-    return profiles.srgb_8(read)
+    return profiles.srgb_8(picture)
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:
-    """Whether it is JPEG whose levels are sRGB's as they stand."""
+    """Whether it is a JPEG in sRGB, so that no colour conversion is needed."""
     if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
         return False
-    grey, block = image.mode == "L", image.info.get("exif")
+    grey, exif = image.mode == "L", image.info.get("exif")
     icc = stated_colours.profile(
-        Encoded(b"", "it"),  # of a JPEG file only these blocks are looked at
+        Encoded(b"", "it"),  # unused: a JPEG states colours in its ICC and EXIF only
         "JPEG",
         image.info.get("icc_profile") or None,
-        block and block.removeprefix(PREFIX),
+        exif and exif.removeprefix(PREFIX),
         grey=grey,
     )
     return profiles.is_plain(icc, grey)
@@ -130,39 +128,39 @@ def _open(file: Path | bytes) -> Image.Image:
     if size == 0:
         raise InputError("the file is empty")
     if size > MAX_BYTES:
-        raise InputError(f"{size} bytes, more than the {MAX_BYTES} allowed")
+        raise InputError(f"the file has {size} bytes, the limit is {MAX_BYTES}")
     return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
 
 
 def _check(image: Image.Image) -> None:
-    """Refuse what would come out wrong; everything here is known from the header."""
+    """Refuse what would be decoded to wrong colours; reads the header only."""
     if image.format not in FORMATS:
         raise InputError(f"it is a {image.format}, not one of {', '.join(FORMATS)}")
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width}x{image.height}"
-        raise InputError(f"{size} pixels, more than the {MAX_PIXELS} allowed")
+        raise InputError(f"it has {size} pixels, the limit is {MAX_PIXELS}")
     # an MPO is a photograph followed by its thumbnails or its second eye
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
-        raise InputError(f"{frames} frames, not one picture")
+        raise InputError(f"it has {frames} frames, not one")
     space = _space(image.info.get("icc_profile"))
-    known = image.mode in _MODES or _is_png_gray_16(image)
-    if not known or (image.mode == "CMYK" and space != "CMYK"):
+    is_convertible = image.mode in _MODES or _is_png_gray_16(image)
+    if not is_convertible or (image.mode == "CMYK" and space != "CMYK"):
         raise InputError(f"pixels of mode {image.mode} have no safe conversion to RGB")
     if space not in ("", *_SPACES.get(image.mode, ("RGB",))):
-        raise InputError(f"a {space} colour profile on {image.mode} pixels")
+        raise InputError(f"its ICC profile is {space}, its pixels are {image.mode}")
     if isinstance(image, TiffImageFile) and image.mode in _GRAY_16:
         # Pillow neither inverts white-is-zero here nor stretches 12 bits to 16
         photometric, bits = image.tag_v2.get(262, 1), image.tag_v2.get(258, (16,))
         if photometric != 1 or bits != (16,):
             raise InputError(
-                f"gray TIFF of {bits[0]} bits and photometric {photometric}, only 16 "
-                "and 1 are converted"
+                f"it is a gray TIFF of {bits[0]} bits and photometric {photometric}, "
+                "not of 16 bits and photometric 1"
             )
 
 
 def _space(icc: bytes | None) -> str:
-    """What the colours of a profile are, as "RGB"; "" without one that is readable."""
+    """The colour space of an ICC profile, such as "RGB"; "" if there is none."""
     if not icc or icc[36:40] != b"acsp":
         return ""
     return icc[16:20].decode("latin-1").strip()
@@ -174,8 +172,8 @@ def _is_png_gray_16(image: Image.Image) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """One line that says something even where the exception says nothing."""
+    """The message as one line, after the exception's type."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image"
+        return "not an image file"
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""`gendr_photos`: a TFDS dataset of our own, made from a folder of photographs.
+"""Build the TFDS dataset `gendr_photos` from a folder of photographs.
 
     python -m tools.make_arrayrecord PHOTOS DATA_DIR --tfds
     gendr train ... --config.data.path=tfds:DATA_DIR/gendr_photos/1.0.0
@@ -9,8 +9,8 @@ refuses are left out and listed in metadata.json, which also has the shorter sid
 every picture. The order is that of the sorted names. Neither writing nor reading needs
 TensorFlow.
 
-On a cluster TFDS runs the same with Apache Beam (`pip install apache-beam`, in an
-environment of its own: it wants older protobuf and pyarrow). The builder for that is
+On a cluster TFDS builds it with Apache Beam (`pip install apache-beam`, in a separate
+environment: it needs older protobuf and pyarrow). The builder for that is
 
     class GendrPhotosBeam(gendr_photos.GendrPhotos):
         def _generate_examples(self, root, names):
@@ -23,8 +23,8 @@ environment of its own: it wants older protobuf and pyarrow). The builder for th
         manual_dir=PHOTOS, num_shards=4096, compute_stats="skip",
         beam_options=PipelineOptions(["--runner=DataflowRunner", ...])))
 
-PHOTOS has to be a folder that every worker sees. What Beam leaves out it drops without
-a list, and it writes no sides: such a dataset is looked through once when it is opened.
+PHOTOS has to be a folder that every worker can read. Beam drops refused files without
+a list and writes no sides: such a dataset is scanned once when it is opened.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ from gendr_jax.errors import InputError, UsageError
 
 
 class GendrPhotos(tfds.core.GeneratorBasedBuilder):
-    """The builder; the photographs' folder is TFDS' `manual_dir`."""
+    """The dataset builder; TFDS' `manual_dir` is the folder of photographs."""
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Give the folder of photographs as manual_dir."
@@ -58,7 +58,7 @@ class GendrPhotos(tfds.core.GeneratorBasedBuilder):
         }
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Photographs of a folder, as they are.",
+            description="Photographs of a folder, unchanged.",
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(),
@@ -70,14 +70,14 @@ class GendrPhotos(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, root: Path, names: list[str]) -> Iterator[Any]:
         sides, rejected = [], {}
-        for job in keyed(names):
+        for key_and_name in keyed(names):
             try:
-                key, found = example(root, job, self.min_side)
+                key, features = example(root, key_and_name, self.min_side)
             except InputError as error:
-                rejected[job[1]] = str(error)
+                rejected[key_and_name[1]] = str(error)
                 continue
-            sides.append(min(found["height"], found["width"]))
-            yield key, found
+            sides.append(min(features["height"], features["width"]))
+            yield key, features
         if not sides:
             sources.check_rejected(rejected, len(names))
         self.info.metadata["sides"] = {"train": sides}
@@ -85,22 +85,23 @@ class GendrPhotos(tfds.core.GeneratorBasedBuilder):
 
 
 def keyed(names: list[str]) -> list[tuple[int, str]]:
-    """(key, name): TFDS sorts by key, and spreads keys of 128 bits over its buckets.
+    """(key, name) of each file, keys in the order of the names.
 
-    Without Beam, that is, whose integers have 64 bits and whose buckets adapt.
+    TFDS sorts by key and spreads 128-bit keys evenly over its buckets, hence the
+    shift. (Not with Beam, whose integers have 64 bits and whose buckets adapt.)
     """
     return [((i << 128) // len(names), name) for i, name in enumerate(names)]
 
 
 def example(
-    root: Path, job: tuple[int, str], min_side: int = 1
+    root: Path, key_and_name: tuple[int, str], min_side: int = 1
 ) -> tuple[int, dict[str, Any]]:
     """(key, features) of one photograph.
 
     Raises:
       InputError: decode.py refuses it.
     """
-    key, name = job
+    key, name = key_and_name
     data, height, width = shard_writer.check(root, name, min_side)
     return key, {
         "image": io.BytesIO(data),
@@ -111,10 +112,12 @@ def example(
     }
 
 
-def examples(root: Path, job: tuple[int, str]) -> list[tuple[int, dict[str, Any]]]:
-    """`example`, or nothing where the file is refused: what Beam's FlatMap takes."""
+def examples(
+    root: Path, key_and_name: tuple[int, str]
+) -> list[tuple[int, dict[str, Any]]]:
+    """[`example`], or [] where the file is refused, for Beam's FlatMap."""
     try:
-        return [example(root, job)]
+        return [example(root, key_and_name)]
     except InputError:
         return []
 
@@ -132,13 +135,13 @@ def build(
       UsageError: no pictures below `folder`, or the dataset is there already.
     """
     if not sources.find(Path(folder)):
-        raise UsageError(f"no pictures below {folder}. Give a folder of images.")
+        raise UsageError(f"{folder} has no pictures. Give a folder of images.")
     overwriting.refuse_nested(Path(data_dir), Path(folder), "Give another DATA_DIR.")
     builder = GendrPhotos(data_dir=str(data_dir), file_format="array_record")
     builder.min_side = min_side
-    made = Path(builder.data_dir)
-    if made.exists():
-        raise UsageError(f"{made} exists. Remove it, or give another folder.")
+    target = Path(builder.data_dir)
+    if target.exists():
+        raise UsageError(f"{target} exists. Remove it, or give another folder.")
     tfds.disable_progress_bar()
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(
@@ -147,4 +150,4 @@ def build(
             num_shards=count or None,
         )
     )
-    return made
+    return target

@@ -1,9 +1,8 @@
-"""DIR/manifest.jsonl of `gendr degrade`: what was done to each picture.
+"""DIR/manifest.jsonl of `gendr degrade`: the degradation of each picture.
 
-What lives here: the lines of that file, the keys they are about, and the log of a run
-that has not ended. One JSON object a line: first what holds for the run,
-then one object a picture, in the order of their names. A picture's line does not
-depend on the other pictures, except for the name of its pair (degrade_folder.py).
+One JSON object a line: first the settings of the run, then one object a picture, in the
+order of their names. A picture's line does not depend on the other pictures, except for
+the name of its pair (degrade_folder.py).
 """
 
 import hashlib
@@ -24,32 +23,32 @@ from gendr_jax.data.degrade.resize import MODES
 from gendr_jax.version import __version__
 
 NAME = "manifest.jsonl"
-UNFINISHED = "manifest.unfinished.jsonl"  # the lines so far; NAME comes at the end
+UNFINISHED = "manifest.unfinished.jsonl"  # of a run that has not ended
 KINDS = ("HR", "LR")
 Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Both files of a picture, and their names below the output folder."""
+    """HR and LR file of a picture, and their names below the output folder."""
 
     files: dict[str, Path]
     names: dict[str, str]
 
     @classmethod
     def at(cls, out: Path, target: str) -> "Pair":
-        """HR and LR below `out` of that name."""
+        """The pair of that file name below `out`."""
         names = {kind: f"{kind}/{target}" for kind in KINDS}
         return cls({kind: out / name for kind, name in names.items()}, names)
 
 
 def files_of(out: Path) -> list[Path]:
-    """What `Log` writes."""
+    """The files that `Log` writes."""
     return [out / NAME, out / UNFINISHED]
 
 
 def key(seed: int, index: int) -> jax.Array:
-    """The typed key of one picture: a function of the two numbers in its line."""
+    """The typed PRNG key of one picture, from the two numbers in its line."""
     return sample_keys(jax.random.key(seed), jnp.asarray([index], jnp.uint32))[0]
 
 
@@ -59,7 +58,7 @@ def index(name: str) -> int:
 
 
 def header(preset: str, scale: int, seed: int) -> Line:
-    """The first line: the settings, and the programs that the bytes depend on."""
+    """The first line: settings, and versions that the output bytes depend on."""
     import PIL
 
     return {
@@ -96,7 +95,7 @@ def line(
 
 
 def parameters(key: jax.Array, preset: Recipe) -> dict:
-    """What the sampler drew for that key, in the units of recipe.py."""
+    """The drawn degradation parameters of a key, in the units of recipe.py."""
     if preset.first is None:
         return {}
     # as in chain.py: 0 is the parameters, 1 and 2 are the noise of the two passes
@@ -104,14 +103,14 @@ def parameters(key: jax.Array, preset: Recipe) -> dict:
     drawn = jax.tree.map(np.asarray, _sample(parameters_key, preset))
     first, second = drawn.first, drawn.second
     first_order, second_order = preset.orders
-    found = {"first": _order(first, first_order.resize_anywhere)}
+    result = {"first": _order(first, first_order.resize_anywhere)}
     if drawn.has_second:
-        found["second"] = _order(second, second_order.resize_anywhere)
-    found["jpeg_qualities"] = [_number(first.quality), _number(second.quality)]
-    found["last_resize"] = MODES[int(drawn.last_mode)]
-    found["last_kernel"] = _kernel(drawn.sinc)
-    found["jpeg_last"] = bool(drawn.jpeg_last)
-    return found
+        result["second"] = _order(second, second_order.resize_anywhere)
+    result["jpeg_qualities"] = [_number(first.quality), _number(second.quality)]
+    result["last_resize"] = MODES[int(drawn.last_mode)]
+    result["last_kernel"] = _kernel(drawn.sinc)
+    result["jpeg_last"] = bool(drawn.jpeg_last)
+    return result
 
 
 _sample = jax.jit(draws.sample, static_argnums=1)
@@ -119,29 +118,29 @@ _sample = jax.jit(draws.sample, static_argnums=1)
 
 def _order(drawn: draws.OrderDraw, anywhere: bool) -> dict:
     noise = drawn.noise
-    kind, number = (
+    noise_type, strength = (
         ("gaussian", noise.gaussian_sigma * 255)
         if noise.is_gaussian
         else ("poisson", noise.poisson_scale)
     )
-    place = {"resize_place": int(drawn.resize_at)} if anywhere else {}
+    resize_place = {"resize_place": int(drawn.resize_at)} if anywhere else {}
     return {
         "kernel": _kernel(drawn.kernel),
         "resize": MODES[int(drawn.mode)],
         "factor": _number(drawn.factor),
-        **place,
-        "noise": kind,
+        **resize_place,
+        "noise": noise_type,
         "noise_gray": bool(noise.is_gray),
-        "noise_strength": _number(number),
+        "noise_strength": _number(strength),
     }
 
 
 def _kernel(drawn: jax.Array) -> dict:
-    """Its kind, and what can be measured of a 21 x 21 kernel.
+    """Type of a 21 x 21 kernel, and the parameters that can be measured from it.
 
-    size: the side of the window that is not zero. sigma: standard deviations along
-    the axes, the longer first, angle: of the longer, in degrees from the columns'
-    direction towards the rows'; a sinc kernel has none of these.
+    size: side of the nonzero window. sigma: standard deviations along the principal
+    axes, the longer first. angle: of the longer axis, in degrees from x (columns)
+    towards y (rows). A sinc kernel has neither sigma nor angle.
     """
     kernel = np.asarray(drawn)
     if kernel[RADIUS, RADIUS] == 1:
@@ -153,9 +152,9 @@ def _kernel(drawn: jax.Array) -> dict:
     offsets = np.arange(-RADIUS, RADIUS + 1)
     y, x = np.meshgrid(offsets, offsets, indexing="ij")
     xx, xy, yy = (float(np.sum(kernel * m)) for m in (x * x, x * y, y * y))
-    spread = np.hypot((xx - yy) / 2, xy)
-    long, short = (np.sqrt(max((xx + yy) / 2 + s * spread, 0)) for s in (1, -1))
-    angle = np.degrees(np.arctan2(2 * xy, xx - yy)) / 2 if spread > 1e-4 else 0.0
+    anisotropy = np.hypot((xx - yy) / 2, xy)
+    long, short = (np.sqrt(max((xx + yy) / 2 + s * anisotropy, 0)) for s in (1, -1))
+    angle = np.degrees(np.arctan2(2 * xy, xx - yy)) / 2 if anisotropy > 1e-4 else 0.0
     sigma = [_number(long), _number(short)]
     return {"kind": "bell", "size": size, "sigma": sigma, "angle": round(angle, 1)}
 
@@ -165,7 +164,7 @@ def _number(x: jax.Array | float) -> float:
 
 
 class Log:
-    """The lines of a run, on disk as they come, and as the manifest when it ends.
+    """Appends the lines of a run to UNFINISHED, and writes NAME when the run ends.
 
     A folder without the manifest is not finished.
     """
@@ -174,65 +173,68 @@ class Log:
         self._out, self._shared = out, shared
 
     def read(self) -> dict[str, Line]:
-        """{input: line} of a run with the same settings, finished or not.
+        """{input: line} of earlier runs, finished or not.
 
-        Lines of other settings are there too, with sums that no file has: they say
-        which files are ours.
+        Lines of a run with other settings have no digests: they only say which files
+        were written by this command.
         """
-        found: dict[str, Line] = {}
+        lines_by_input: dict[str, Line] = {}
         for path in files_of(self._out):
             head, *lines = _read(path) or [{}]
             if head != self._shared:
-                lines = [_unsure(own) for own in lines]
-            found |= {own["input"]: own for own in lines}
-        return found
+                lines = [_without_digests(entry) for entry in lines]
+            lines_by_input |= {entry["input"]: entry for entry in lines}
+        return lines_by_input
 
     def start(self, lines: Iterable[Line]) -> None:
-        """Begin with these lines; the manifest of an earlier run goes last.
+        """Begin with these lines, then delete the manifest of an earlier run.
 
-        What is known of files of that run stays: another one takes them as ours.
+        The lines of that run stay without their digests, so that a later run still
+        knows its files as written by this command.
         """
         self._out.mkdir(parents=True, exist_ok=True)
-        kept = {own["input"]: own for own in self.read().values()}
-        kept = {name: _unsure(own) for name, own in kept.items()}
-        kept |= {own["input"]: own for own in lines}
-        text = _text([self._shared, *kept.values()])
+        lines_by_input = {entry["input"]: entry for entry in self.read().values()}
+        lines_by_input = {
+            name: _without_digests(entry) for name, entry in lines_by_input.items()
+        }
+        lines_by_input |= {entry["input"]: entry for entry in lines}
+        text = _text([self._shared, *lines_by_input.values()])
         files.write_text(self._out / UNFINISHED, text)
         (self._out / NAME).unlink(missing_ok=True)
 
-    def add(self, own: Line) -> None:
-        """One more picture."""
+    def add(self, entry: Line) -> None:
+        """Append the line of one more picture."""
         with open(self._out / UNFINISHED, "a", encoding="utf-8") as file:
-            file.write(_text([own]))
+            file.write(_text([entry]))
 
     def finish(self, lines: list[Line]) -> None:
-        """The manifest, once all pictures are done."""
+        """Write the manifest, once all pictures are done."""
         files.write_text(self._out / NAME, _text([self._shared, *lines]))
         (self._out / UNFINISHED).unlink(missing_ok=True)
 
 
-def _unsure(own: Line) -> Line:
-    """The line without sums: the files are ours, and to be made anew."""
-    return own | {"sha256": dict.fromkeys(own["sha256"])}
+def _without_digests(entry: Line) -> Line:
+    """The line without digests: the files are ours, and have to be made again."""
+    return entry | {"sha256": dict.fromkeys(entry["sha256"])}
 
 
 def _text(lines: Iterable[Line]) -> str:
-    return "".join(json.dumps(own, ensure_ascii=False) + "\n" for own in lines)
+    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in lines)
 
 
 def _read(path: Path) -> list[Line]:
-    """The lines of a file; none where it is absent. A last one may be cut off."""
+    """The lines of a file, none if it is missing; a truncated last one is dropped."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    found = []
-    for number, own in enumerate(text.splitlines()):
+    lines = []
+    for number, text_line in enumerate(text.splitlines()):
         try:
-            value = json.loads(own)
+            value = json.loads(text_line)
             if number:
                 value["input"], value["HR"], value["LR"], value["sha256"]["input"]
         except (ValueError, KeyError, TypeError):
             break
-        found.append(value)
-    return found
+        lines.append(value)
+    return lines

@@ -1,19 +1,18 @@
-"""The photographs that come inside scikit-image: real pictures without a download.
+"""The photographs that scikit-image ships: real pictures without a download.
 
 Eight of the pictures in scikit-image's wheel (data/_fetchers.py there states each
 licence): four colour photographs, and four grey ones that add the texture which the
 colour ones lack. Left out though free: `retina` (hardly any detail) and
 `hubble_deep_field` (points on black); left out for their licence: pictures under
-"no known copyright restrictions" only, and the Middlebury stereo pair.
-
-No copy of a picture is part of this package; folders of images are `sources.py`.
+"no known copyright restrictions" only, and the Middlebury stereo pair. This package
+contains no copy of them.
 """
 
 import numpy as np
 
 from gendr_jax.errors import UsageError
 
-# Kept from training, to be looked at: fur, an eye, whiskers and soft background, and
+# Not trained on, used as the test picture: fur, an eye, whiskers, soft background, and
 # an odd width (451 x 300 pixels).
 HELD_OUT = "chelsea"
 

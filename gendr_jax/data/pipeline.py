@@ -1,11 +1,12 @@
-"""Source to batches of crops, in one global order that a single integer describes.
+"""Input pipeline: a source of photographs to batches of random crops, by grain.
 
-The order is made for the whole job first and shared out to hosts last, so sample k, its
-crop and its flip are the same for any number of hosts and worker processes, and `start`
-is all there is to save. No jax: worker processes import this file.
+All hosts compute one global order and each takes its rows of every batch, so sample k,
+its crop and its flip are the same for any number of hosts and worker processes, and the
+integer `start` is all that a checkpoint has to save. No jax: worker processes import
+this file.
 
-    pictures -> shuffle (anew each epoch) -> repeat -> mix -> crop, flip -> my share
-             -> batch
+    pictures -> shuffle (again each epoch) -> repeat -> mix -> crop, flip
+             -> rows of this host -> batch
 """
 
 import logging
@@ -51,16 +52,16 @@ def batches(
       batch_size: samples in a global batch.
       crop: side of the square crops in pixels.
       seed: of the order, the crops and the flips.
-      start: how many global batches were taken before; nothing is replayed.
-      workers: processes that decode; 0 decodes in threads of this one.
+      start: number of global batches to skip; they are not read.
+      workers: number of decoding processes; 0 decodes in threads of this process.
       small: what to do with pictures smaller than the crop: "skip" them, "pad" them by
         reflection, or stop with an "error".
 
     Yields: {"hq": uint8 [b, crop, crop, 3], "index": uint32 [b]}, the index being the
-      sample's place in the global order (start * batch_size, ...), modulo 2^32.
+      sample's position in the global order (start * batch_size, ...), modulo 2^32.
 
     Raises:
-      UsageError: settings that do not fit, no picture large enough, or, while reading,
+      UsageError: settings out of range, no picture large enough, or, while reading,
         more damaged files than `sources.check_rejected` allows.
     """
     _check(batch_size, crop, start, process_index, process_count, workers, small)
@@ -69,27 +70,27 @@ def batches(
     order = pictures.map_with_index(_with_index).random_map(reader.crop)
     share = _Share(order, start, batch_size, process_index, process_count)
     samples = grain.MapDataset.source(share)
-    # Batched before it becomes an iterator: worker processes then share out whole
-    # batches, and the order does not depend on how many there are.
-    whole = samples.batch(batch_size // process_count)
-    ready = whole.to_iter_dataset(
+    # Batched before it becomes an iterator: worker processes then take turns by batch,
+    # and the order does not depend on their number.
+    host_batches = samples.batch(batch_size // process_count)
+    dataset = host_batches.to_iter_dataset(
         grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
     )
     if workers:
         # grain's worker processes read absl flags, which only absl.app.run parses
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        ready = ready.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return _stream(ready)
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return _stream(dataset)
 
 
-def _stream(ready: grain.IterDataset) -> Generator[Batch, None, None]:
-    """Plain arrays, and an orderly end.
+def _stream(dataset: grain.IterDataset) -> Generator[Batch, None, None]:
+    """Batches as numpy arrays that own their memory; closes the iterator at the end.
 
-    What worker processes send lies in shared memory that goes away with them, hence
-    the copy; threads and processes left running would keep a failed program alive.
+    Worker processes send arrays in shared memory that is freed with them, hence the
+    copy. Threads and processes that go on running would keep a failed program alive.
     """
-    iterator = iter(ready)
+    iterator = iter(dataset)
     try:
         for batch in iterator:
             yield {name: np.array(value) for name, value in batch.items()}
@@ -98,15 +99,15 @@ def _stream(ready: grain.IterDataset) -> Generator[Batch, None, None]:
 
 
 def _pictures(source: Source, bounds: np.ndarray, seed: int) -> grain.MapDataset:
-    """Positions among the usable pictures, endless; a part has an order of its own."""
+    """Endless positions among the usable pictures, shuffled per mixture member."""
     if not isinstance(source, Mixture):
         return _shuffled(0, int(bounds[-1]), seed)
     seeds = np.random.SeedSequence(seed).generate_state(len(source.shares))
-    parts = [
-        _shuffled(int(first), int(end), int(own))
-        for first, end, own in zip(bounds, bounds[1:], seeds, strict=False)
+    orders = [
+        _shuffled(int(first), int(end), int(member_seed))
+        for first, end, member_seed in zip(bounds, bounds[1:], seeds, strict=False)
     ]
-    return grain.MapDataset.source(_Mixed(parts, source.shares)).seed(seed)
+    return grain.MapDataset.source(_Mixed(orders, source.shares)).seed(seed)
 
 
 def _shuffled(first: int, end: int, seed: int) -> grain.MapDataset:
@@ -114,17 +115,17 @@ def _shuffled(first: int, end: int, seed: int) -> grain.MapDataset:
 
 
 class _Mixed:
-    """Endless orders interleaved in exact shares, as a random-access sequence."""
+    """Orders of the members interleaved by exact shares, with random access."""
 
-    def __init__(self, parts: list[grain.MapDataset], shares: tuple[int, ...]):
-        self._parts, self._shares = parts, shares
+    def __init__(self, orders: list[grain.MapDataset], shares: tuple[int, ...]):
+        self._orders, self._shares = orders, shares
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, index: int) -> int:
-        part, i = take_turns(index, self._shares)
-        picture = self._parts[part][i]
+        member, i = take_turns(index, self._shares)
+        picture = self._orders[member][i]
         assert picture is not None  # None is a sample that was filtered out
         return picture
 
@@ -133,22 +134,22 @@ class _Mixed:
 
 
 def take_turns(k: int, shares: tuple[int, ...]) -> tuple[int, int]:
-    """(part, index in it) of sample k when parts take turns as evenly as they can.
+    """(member, index in its order) of sample k of a mixture, spread evenly.
 
-    Of the first k samples, those not of part 0 number k (total - share) // total; the
-    rest of the parts share these in the same way.
+    Of the first k samples, k (total - share) // total are not of member 0; these are
+    divided among the other members in the same way.
     """
     total = sum(shares)
-    for part, share in enumerate(shares):
-        left, left_next = (n * (total - share) // total for n in (k, k + 1))
-        if left == left_next:
-            return part, k - left
-        k, total = left, total - share
-    raise AssertionError("the last part takes all that is left")
+    for member, share in enumerate(shares):
+        others_before, others_next = (n * (total - share) // total for n in (k, k + 1))
+        if others_before == others_next:
+            return member, k - others_before
+        k, total = others_before, total - share
+    raise AssertionError("the last member takes all remaining samples")
 
 
 class _Share:
-    """One process' rows of every global batch, as a random-access sequence."""
+    """One process' rows of every global batch, with random access."""
 
     def __init__(self, order: Any, start: int, batch: int, index: int, count: int):
         self._order, self._start, self._batch = order, start, batch
@@ -167,11 +168,11 @@ class _Share:
 
 
 class _Reader:
-    """Crops of the usable pictures; a damaged file gives way to the next good one.
+    """Random crops of the usable pictures; damaged files are replaced by the next one.
 
-    Which picture takes its place depends on the files alone, not on when or where
-    the damage was found, so every host and every worker does the same. In a mixture it
-    is one of the same part.
+    The replacement depends on the files alone, not on when or by whom the damage was
+    noticed, so every host and worker process picks the same one. In a mixture it is a
+    picture of the same member.
     """
 
     def __init__(self, source: Source, usable: np.ndarray, side: int):
@@ -184,37 +185,40 @@ class _Reader:
     def crop(self, sample: dict[str, int], rng: np.random.Generator) -> Sample:
         pixels_hwc = self._read(sample["picture"])
         side = self._side
-        short = [max(0, side - n) for n in pixels_hwc.shape[:2]]
-        if any(short):
-            pads = [(n // 2, n - n // 2) for n in short]
+        missing = [max(0, side - n) for n in pixels_hwc.shape[:2]]
+        if any(missing):
+            pads = [(n // 2, n - n // 2) for n in missing]
             pixels_hwc = np.pad(pixels_hwc, (*pads, (0, 0)), mode="reflect")
         height, width = pixels_hwc.shape[:2]
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        hq = pixels_hwc[top : top + side, left : left + side]
+        crop_hwc = pixels_hwc[top : top + side, left : left + side]
         if rng.integers(2):
-            hq = hq[:, ::-1]
-        return {"hq": np.ascontiguousarray(hq), "index": np.uint32(sample["index"])}
+            crop_hwc = crop_hwc[:, ::-1]
+        return {
+            "hq": np.ascontiguousarray(crop_hwc),
+            "index": np.uint32(sample["index"]),
+        }
 
     def _read(self, position: int) -> np.ndarray:
-        part = int(np.searchsorted(self.bounds, position, side="right"))
-        first, end = int(self.bounds[part - 1]), int(self.bounds[part])
+        member = int(np.searchsorted(self.bounds, position, side="right"))
+        first, end = int(self.bounds[member - 1]), int(self.bounds[member])
         for k in range(end - first):
-            place = first + (position - first + k) % (end - first)
-            if place in self._rejected:
+            candidate = first + (position - first + k) % (end - first)
+            if candidate in self._rejected:
                 continue
             try:
-                return self._source[int(self._usable[place])]
+                return self._source[int(self._usable[candidate])]
             except InputError as error:
-                self._reject(place, str(error), range(first, end))
+                self._reject(candidate, str(error), range(first, end))
         raise AssertionError("check_rejected stops before every picture is rejected")
 
-    def _reject(self, place: int, reason: str, part: range) -> None:
+    def _reject(self, position: int, reason: str, member: range) -> None:
         with self._lock:
-            if place not in self._rejected:
-                self._rejected[place] = reason
+            if position not in self._rejected:
+                self._rejected[position] = reason
                 _log.warning("skipped %s (%d so far)", reason, len(self._rejected))
-            here = {str(k): why for k, why in self._rejected.items() if k in part}
-            check_rejected(here, len(part))
+            rejected = {str(k): why for k, why in self._rejected.items() if k in member}
+            check_rejected(rejected, len(member))
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -231,26 +235,26 @@ def _with_index(index: int, picture: int) -> dict[str, int]:
 
 
 def _usable(source: Source, crop: int, small: str) -> np.ndarray:
-    """Indices of the pictures that crops may come from."""
-    # reflection needs a second pixel to reflect
-    least = 2 if small == "pad" else crop
-    fits = np.asarray(source.sides_n) >= least
+    """Indices of the pictures that are large enough to crop."""
+    # padding by reflection needs a second pixel
+    min_side = 2 if small == "pad" else crop
+    fits = np.asarray(source.sides_n) >= min_side
     if small == "error" and not fits.all():
         i = int(np.argmin(fits))
         raise UsageError(
             f"{source.names[i]} has a side of {source.sides_n[i]} pixels, the crop "
             f"needs {crop}. Remove it, or choose small='skip' or 'pad'."
         )
-    for part in source.parts if isinstance(source, Mixture) else [source]:
-        largest = max(part.sides_n, default=0)
-        if largest < least:
+    for member in source.members if isinstance(source, Mixture) else [source]:
+        largest = max(member.sides_n, default=0)
+        if largest < min_side:
             raise UsageError(
-                f"none of {len(part)} pictures has sides of {least} pixels or more "
-                f"(the largest has {largest}). Lower the crop."
+                f"none of {len(member)} pictures has sides of {min_side} pixels or "
+                f"more (the largest has {largest}). Lower the crop."
             )
     if not fits.all():
         left_out = int((~fits).sum())
-        _log.warning("left out %d pictures smaller than %d pixels", left_out, least)
+        _log.warning("left out %d pictures smaller than %d pixels", left_out, min_side)
     return np.flatnonzero(fits)
 
 
@@ -266,11 +270,12 @@ def _check(
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise UsageError(
             f"a batch of {batch_size} cannot be shared by {process_count} processes. "
-            "Make it a multiple."
+            "Use a multiple of their number."
         )
     if not 0 <= process_index < process_count:
         raise UsageError(
-            f"process {process_index} is not one of {process_count}. Count from 0."
+            f"process_index is {process_index}, not in 0..{process_count - 1}. Count "
+            "from 0."
         )
     if crop < 1 or start < 0 or workers < 0:
         raise UsageError(
@@ -278,4 +283,6 @@ def _check(
             "negative. Correct them."
         )
     if small not in SMALL:
-        raise UsageError(f"small={small!r} is unknown. Use one of {', '.join(SMALL)}.")
+        raise UsageError(
+            f"small is {small!r}, not one of {', '.join(SMALL)}. Change it."
+        )

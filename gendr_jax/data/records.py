@@ -1,8 +1,8 @@
-"""What sources of records share: files opened within the limit, names, one look.
+"""Read ArrayRecord files: a pool of open readers, record names, a scan of all records.
 
-A process may open so many files at once (`ulimit -n`) and a dataset may have more, so
-readers of ArrayRecord files are kept in one pool, from which the one that was not used
-for longest is closed. No jax: worker processes import this file.
+A dataset may have more files than a process may open (`ulimit -n`), so readers are kept
+in one pool that closes the least recently used. No jax: worker processes import this
+file.
 """
 
 import contextlib
@@ -18,18 +18,18 @@ from typing import Any, overload
 import numpy as np
 from array_record.python import array_record_module  # ty: ignore[missing-module-member]  compiled, no stub
 
-from gendr_jax.data import patience
+from gendr_jax.data import retry
 from gendr_jax.errors import GendrError, InputError, UsageError
 
 THREADS = 16
-MOST_OPEN = 1024  # readers; each has buffers, too
+MAX_OPEN = 1024  # readers; each has buffers, too
 READER = "readahead_buffer_size:0"
 READER_BYTES = 32768
 _log = logging.getLogger(__name__)
 
 
 class Names(Sequence[str]):
-    """The names of records, each made when asked for: millions need no memory."""
+    """A lazy sequence of record names: millions of them need no memory."""
 
     def __init__(self, count: int, name: Callable[[int], str]):
         self._count, self._name = count, name
@@ -52,13 +52,13 @@ class Names(Sequence[str]):
 
 
 class Pool:
-    """Readers of ArrayRecord files, at most `most_idle` of them open and idle.
+    """Open readers of ArrayRecord files, at most `max_idle` of them unused.
 
     A reader that a thread is using is never closed, however full the pool is.
     """
 
-    def __init__(self, most_idle: int):
-        self._most_idle = most_idle
+    def __init__(self, max_idle: int):
+        self._max_idle = max_idle
         self._idle: OrderedDict[str, list[Any]] = OrderedDict()
         self._count = 0
         self._lock = threading.Lock()
@@ -68,70 +68,70 @@ class Pool:
 
     @contextlib.contextmanager
     def reader(self, path: str) -> Iterator[Any]:
-        """One for this thread alone; of a block that fails it is closed."""
+        """A reader for this thread alone, closed if the block raises."""
         with self._lock:
-            kept = self._idle.get(path)
-            found = kept.pop() if kept else None
-            if found is not None:
+            idle = self._idle.get(path)
+            reader = idle.pop() if idle else None
+            if reader is not None:
                 self._count -= 1
-            if kept == []:
+            if idle == []:
                 del self._idle[path]
-        found = found or _opened(path)
+        reader = reader or _opened(path)
         try:
-            yield found
+            yield reader
         except BaseException:
             with contextlib.suppress(Exception):
-                found.close()
+                reader.close()
             raise
-        self._keep(path, found)
+        self._keep(path, reader)
 
-    def _keep(self, path: str, found: Any) -> None:
+    def _keep(self, path: str, reader: Any) -> None:
         surplus = []
         with self._lock:
-            self._idle.setdefault(path, []).append(found)
+            self._idle.setdefault(path, []).append(reader)
             self._idle.move_to_end(path)
             self._count += 1
-            while self._count > self._most_idle:
+            while self._count > self._max_idle:
                 oldest = next(iter(self._idle))
                 surplus.append(self._idle[oldest].pop(0))
                 self._count -= 1
                 if not self._idle[oldest]:
                     del self._idle[oldest]
-        for one in surplus:
-            one.close()
+        for surplus_reader in surplus:
+            surplus_reader.close()
 
 
 def _opened(path: str) -> Any:
     reader = array_record_module.ArrayRecordReader(
         path, options=READER, file_reader_buffer_size=READER_BYTES
     )
-    if not reader.ok():  # of a file that is not there, it would say: no records
-        raise RuntimeError("it is truncated, empty or another kind of file")
+    if not reader.ok():  # for a missing file it would report 0 records
+        raise RuntimeError("it is truncated, empty or of another format")
     return reader
 
 
 def reader_limit() -> int:
-    """How many readers may stay open: half of what the system leaves this process."""
+    """How many readers may stay open: half of the process' limit of open files."""
     try:
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    except (ImportError, OSError):  # a system without such limits
-        return MOST_OPEN
+    except (ImportError, OSError):  # Windows has no such limit
+        return MAX_OPEN
     if limit == resource.RLIM_INFINITY:
-        return MOST_OPEN
-    return max(1, min(MOST_OPEN, limit // 2 - THREADS))
+        return MAX_OPEN
+    return max(1, min(MAX_OPEN, limit // 2 - THREADS))
 
 
 _pool = Pool(reader_limit())
 
 
 def count_records(path: str | Path) -> int:
-    """How many records an ArrayRecord file has.
+    """The number of records in an ArrayRecord file.
 
     Raises:
       UsageError: it is truncated or not an ArrayRecord file.
-      TryAgainError: it cannot be read just now (patience.py).
+      TryAgainError: it cannot be read just now (retry.py).
     """
 
     def damaged(error: Exception) -> GendrError:
@@ -140,7 +140,7 @@ def count_records(path: str | Path) -> int:
             f"({one_line(error) or 'it is truncated'}). Copy or write it again."
         )
 
-    return _judged(path, lambda reader: reader.num_records(), damaged)
+    return _with_reader(path, lambda reader: reader.num_records(), damaged)
 
 
 def read_record(path: str | Path, i: int) -> bytes:
@@ -148,7 +148,7 @@ def read_record(path: str | Path, i: int) -> bytes:
 
     Raises:
       InputError: the record is damaged; its checksum is ArrayRecord's own.
-      TryAgainError, UsageError: the file cannot be read just now (patience.py).
+      TryAgainError, UsageError: the file cannot be read just now (retry.py).
     """
 
     def damaged(error: Exception) -> GendrError:
@@ -156,19 +156,19 @@ def read_record(path: str | Path, i: int) -> bytes:
             f"{path}: record {i}: {one_line(error) or 'it cannot be read'}"
         )
 
-    return _judged(path, lambda reader: reader.read([i])[0], damaged)
+    return _with_reader(path, lambda reader: reader.read([i])[0], damaged)
 
 
-def _judged(
+def _with_reader(
     path: str | Path,
     work: Callable[[Any], Any],
     damaged: Callable[[Exception], GendrError],
 ) -> Any:
-    """What `work` makes of a reader; `damaged` where decoding fails a second time.
+    """`work` of a reader of the file; the error `damaged` if it fails twice.
 
-    Errors of array_record are RuntimeError or ValueError, whether a checksum is wrong
-    or the disk is away, and some have no message. So the file is read through without
-    it: what the system cannot give is no damage.
+    array_record raises RuntimeError or ValueError both for a wrong checksum and for an
+    unreachable disk, some without a message. So all bytes are read by plain I/O before
+    the second attempt: if that fails, the file is unavailable, not damaged.
     """
     try:
         with _pool.reader(str(path)) as reader:
@@ -176,7 +176,7 @@ def _judged(
     except MemoryError:
         raise
     except Exception:
-        patience.require_readable(path)
+        retry.require_readable(path)
     try:
         with _pool.reader(str(path)) as reader:
             return work(reader)
@@ -186,32 +186,36 @@ def _judged(
         raise damaged(error) from error
 
 
-def look_at_all(
-    count: int, look: Callable[[int], tuple[str, int]], what: str
+def scan(
+    count: int, inspect: Callable[[int], tuple[str, int]], label: str
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """(indices of good records, their shorter sides, {name: reason} of the others).
 
     Args:
-      look: index -> (name, shorter side), or an InputError.
-      what: of which the log speaks; all of its bytes are read once.
+      inspect: index -> (name, shorter side), or an InputError.
+      label: names the dataset in the log.
     """
 
-    def one(i: int) -> tuple[str, int, str]:
+    def inspect_one(i: int) -> tuple[str, int, str]:
         try:
-            return *look(i), ""
+            return *inspect(i), ""
         except InputError as error:
             return f"record {i}", 0, str(error)
 
-    begun = time.monotonic()
+    start = time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(one, range(count)))
-    _log.info("%s: looked at %d records, %.1f s", what, count, time.monotonic() - begun)
-    good = np.asarray([i for i, f in enumerate(found) if not f[2]], np.int64)
-    sides = np.asarray([f[1] for f in found if not f[2]], np.int64)
-    return good, sides, {name: reason for name, _, reason in found if reason}
+        results = list(pool.map(inspect_one, range(count)))
+    _log.info(
+        "%s: scanned %d records in %.1f s", label, count, time.monotonic() - start
+    )
+    good = np.asarray(
+        [i for i, result in enumerate(results) if not result[2]], np.int64
+    )
+    sides = np.asarray([result[1] for result in results if not result[2]], np.int64)
+    return good, sides, {name: reason for name, _, reason in results if reason}
 
 
 def one_line(error: Exception) -> str:
-    """The first line that says something."""
+    """The first line of the message that is not empty."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if line), "")

@@ -1,15 +1,15 @@
-"""Photographs in ArrayRecord shards: what a record holds, and the source that reads it.
+"""Photographs in ArrayRecord shards: the record format, and the source that reads it.
 
     record = b"GDR1" | uint32 little-endian: length of the header
            | header: JSON {"name", "height", "width", "sha256"}, sizes as stored in the
              file (before any rotation), sha256 of the file's bytes
            | the bytes of the picture's file, unchanged (JPEG, PNG, ...)
 
-Every record is a group of its own (`group_size:1`), not compressed again: one seek
-and one read a picture. ArrayRecord keeps a checksum of each record, so a flipped bit
-is an error of that record and never a wrong picture. manifest.json beside the shards
-gives the shorter side of every record, so opening reads no picture. Writing is
-shard_writer.py's. No jax: worker processes import this file.
+Every record is a group of its own (`group_size:1`) without compression: one seek and
+one read a picture. ArrayRecord stores a checksum of each record, so a flipped bit is an
+error of that record and never a wrong picture. manifest.json, in the folder of the
+shards, has the shorter side of every record, so opening reads no picture.
+shard_writer.py writes shards. No jax: worker processes import this file.
 """
 
 import glob
@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gendr_jax import picture_walk
-from gendr_jax.data import decode, patience, records, sources
+from gendr_jax.data import decode, records, retry, sources
 from gendr_jax.errors import InputError, UsageError
 
 MAGIC = b"GDR1"
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
-    """One photograph: the bytes of its file and what was known when it was stored."""
+    """One photograph: the bytes of its file, and the fields of the header."""
 
     name: str
     height: int
@@ -58,10 +58,10 @@ def pack(name: str, height: int, width: int, data: bytes) -> bytes:
 
 
 def unpack(record: bytes) -> Record:
-    """What `pack` was given.
+    """The inverse of `pack`.
 
     Raises:
-      InputError: the bytes are no such record.
+      InputError: the bytes are not in the format of `pack`.
     """
     try:
         magic, length = _PREFIX.unpack_from(record)
@@ -83,8 +83,8 @@ def unpack(record: bytes) -> Record:
 class Shards:
     """The records of ArrayRecord files, in the order of the files.
 
-    `rejected` maps records that are no pictures to the reason; shards with a manifest
-    were checked when they were written, so there it is empty.
+    `rejected` is {record: reason} of records that cannot be used; it is empty for
+    shards with a manifest, which were checked when they were written.
     """
 
     def __init__(self, paths: list[Path]):
@@ -94,8 +94,10 @@ class Shards:
         self._ends = np.cumsum(counts)
         sides = _sides(paths, counts)
         if sides is None:
-            found = records.look_at_all(int(self._ends[-1]), self._look, str(paths[0]))
-            self._good, self.sides_n, self.rejected = found
+            scanned = records.scan(
+                int(self._ends[-1]), self._name_and_side, str(paths[0])
+            )
+            self._good, self.sides_n, self.rejected = scanned
         else:
             self._good, self.sides_n, self.rejected = None, sides, {}
         self.names = records.Names(len(self), self._name)
@@ -104,8 +106,8 @@ class Shards:
         return len(self.sides_n)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        record, where = self._record(self._index(i))
-        return decode.read_bytes(record.data, f"{where} ({record.name})")
+        record, location = self._record(self._index(i))
+        return decode.read_bytes(record.data, f"{location} ({record.name})")
 
     def __repr__(self) -> str:
         return f"Shards({str(self._paths[0])!r} and on, {len(self)} pictures)"
@@ -114,19 +116,19 @@ class Shards:
         return i if self._good is None else int(self._good[i])
 
     def _record(self, index: int) -> tuple[Record, str]:
-        """(record, where it is)."""
+        """(record, "FILE: record i" for messages)."""
         k = int(np.searchsorted(self._ends, index, side="right"))
         i = index - (int(self._ends[k - 1]) if k else 0)
-        path, where = self._paths[k], f"{self._paths[k]}: record {i}"
+        path, location = self._paths[k], f"{self._paths[k]}: record {i}"
         data = records.read_record(path, i)
         try:
-            return unpack(data), where
+            return unpack(data), location
         except InputError as error:
-            raise InputError(f"{where}: {error}") from error
+            raise InputError(f"{location}: {error}") from error
 
-    def _look(self, index: int) -> tuple[str, int]:
-        record, where = self._record(index)
-        name = f"{where} ({record.name})"
+    def _name_and_side(self, index: int) -> tuple[str, int]:
+        record, location = self._record(index)
+        name = f"{location} ({record.name})"
         return record.name, min(decode.read_size_bytes(record.data, name))
 
     def _name(self, i: int) -> str:
@@ -152,7 +154,7 @@ def shards(pattern: str | Path) -> Shards:
     for reason in source.rejected.values():
         _log.warning("left out %s", reason)
     if not len(source) and not source.rejected:
-        raise UsageError(f"the shards {pattern} hold no record. Write them again.")
+        raise UsageError(f"the shards {pattern} have no records. Write them again.")
     sources.check_rejected(source.rejected, len(source) + len(source.rejected))
     return source
 
@@ -163,15 +165,15 @@ def _distinct(names: list[str]) -> list[Path]:
     Raises:
       UsageError: a name that is not UTF-8, which ArrayRecord cannot open.
     """
-    found: dict[str, Path] = {}
+    by_real_path: dict[str, Path] = {}
     for name in names:
         if not picture_walk.is_utf8(name):
             shown = picture_walk.shown(name)
             raise UsageError(f"{shown}: the name is not UTF-8. Rename the file.")
-        first = found.setdefault(os.path.realpath(name), Path(name))
+        first = by_real_path.setdefault(os.path.realpath(name), Path(name))
         if str(first) != name:
             _log.warning("left out %s: a link to %s, which is read", name, first)
-    return list(found.values())
+    return list(by_real_path.values())
 
 
 def _sides(paths: list[Path], counts: list[int]) -> np.ndarray | None:
@@ -179,15 +181,15 @@ def _sides(paths: list[Path], counts: list[int]) -> np.ndarray | None:
     manifests = {folder: _manifest(folder) for folder in {p.parent for p in paths}}
     sides = []
     for path, count in zip(paths, counts, strict=True):
-        listed = manifests[path.parent].get(path.name)
-        if listed is None:
+        recorded = manifests[path.parent].get(path.name)
+        if recorded is None:
             return None
-        if len(listed) != count:
+        if len(recorded) != count:
             raise UsageError(
-                f"{path} has {count} records, {MANIFEST} beside it says "
-                f"{len(listed)}. Copy or write them again."
+                f"{path} has {count} records, {MANIFEST} in its folder says "
+                f"{len(recorded)}. Copy or write them again."
             )
-        sides.append(np.asarray(listed, np.int64))
+        sides.append(np.asarray(recorded, np.int64))
     return np.concatenate(sides)
 
 
@@ -197,7 +199,7 @@ def _manifest(folder: Path) -> dict[str, list[int]]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(patience.patiently(path.read_text, str(path)))
+        content = json.loads(retry.with_retries(path.read_text, str(path)))
         if content["quarantine"]:
             count = len(content["quarantine"])
             _log.warning("%d files were left out when written, see %s", count, path)
@@ -205,5 +207,5 @@ def _manifest(folder: Path) -> dict[str, list[int]]:
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is not a manifest of shards ({type(error).__name__}: {error}). "
-            "Copy it again, or remove it to have every record looked at."
+            "Copy it again, or remove it, so that every record is scanned."
         ) from error

@@ -1,9 +1,7 @@
-"""Many pictures behind one index: a folder of files, or a list of arrays.
+"""Random access to pictures: a folder of image files, or a list of arrays.
 
-Shards and TFDS datasets are sources of the same kind (shards.py, tfds_source.py;
-open_source.py opens any). What is cut from them, and in which order, is the pipeline's
-(pipeline.py); what a file may contain is decode.py's. No jax: worker processes import
-this file.
+Shards and TFDS datasets have the same interface, `Source` (shards.py, tfds_source.py;
+open_source.py opens any). No jax: worker processes import this file.
 """
 
 import logging
@@ -25,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """What the pipeline asks of a source.
+    """The interface that the pipeline uses.
 
     names: one a picture. sides_n: the shorter side of each in pixels, int array.
     source[i]: HWC uint8; InputError when this one cannot be read.
@@ -45,9 +43,8 @@ class Source(Protocol):
 class Folder:
     """The pictures below a folder, ordered by their path relative to it.
 
-    Opening reads every header; `rejected` maps the names of files that are no good to
-    the reason, with more to come as files turn out to be damaged when read. Decoded
-    pictures are kept until they fill `cache_bytes`.
+    Opening reads every header; `rejected` is {name: reason} of files whose header
+    shows that they cannot be used. Decoded pictures are cached up to `cache_bytes`.
     """
 
     def __init__(self, root: Path, names: list[str], cache_bytes: int):
@@ -56,14 +53,14 @@ class Folder:
         self.names: list[str] = []
         sides = []
         with ThreadPoolExecutor(16) as pool:
-            for name, side, reason in pool.map(self._look, names):
+            for name, side, reason in pool.map(self._name_side_reason, names):
                 if reason:
                     self.rejected[name] = reason
                 else:
                     self.names.append(name)
                     sides.append(side)
         self.sides_n = np.asarray(sides, np.int64)
-        self._room = cache_bytes
+        self._cache_room = cache_bytes
         self._cache: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -77,8 +74,8 @@ class Folder:
         pixels_hwc = decode.read(self.root / self.names[i])
         pixels_hwc.flags.writeable = False
         with self._lock:
-            if i not in self._cache and pixels_hwc.nbytes <= self._room:
-                self._room -= pixels_hwc.nbytes
+            if i not in self._cache and pixels_hwc.nbytes <= self._cache_room:
+                self._cache_room -= pixels_hwc.nbytes
                 self._cache[i] = pixels_hwc
         return pixels_hwc
 
@@ -88,7 +85,7 @@ class Folder:
     def __getstate__(self) -> dict[str, Any]:
         """A worker process starts with an empty cache and its own lock."""
         state = self.__dict__.copy()
-        state["_room"] += sum(a.nbytes for a in self._cache.values())
+        state["_cache_room"] += sum(a.nbytes for a in self._cache.values())
         state["_cache"] = {}
         del state["_lock"]
         return state
@@ -97,7 +94,7 @@ class Folder:
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
-    def _look(self, name: str) -> tuple[str, int, str]:
+    def _name_side_reason(self, name: str) -> tuple[str, int, str]:
         try:
             return name, min(decode.read_size(self.root / name)), ""
         except InputError as error:
@@ -125,8 +122,8 @@ class Arrays:
 def folder(path: str | Path, *, cache_bytes: int = CACHE_BYTES) -> Folder:
     """Every picture below `path`, at any depth.
 
-    Files that are no pictures by their content, or no safe ones, are left out with a
-    warning and listed in `.rejected`.
+    Files that decode.py refuses by their header are left out with a warning and listed
+    in `.rejected`.
 
     Raises:
       UsageError: no such folder, no file with a known extension, no usable picture, or
@@ -134,12 +131,14 @@ def folder(path: str | Path, *, cache_bytes: int = CACHE_BYTES) -> Folder:
     """
     root = Path(path)
     if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise UsageError(f"the picture folder {root} {what}. Give a folder of images.")
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise UsageError(
+            f"the picture folder {root} {problem}. Give a folder of images."
+        )
     names = find(root)
     if not names:
         raise UsageError(
-            f"no pictures below {root}. Give a folder with "
+            f"{root} has no pictures. Give a folder with "
             f"{', '.join(e[1:] for e in EXTENSIONS)} files."
         )
     source = Folder(root, names, cache_bytes)
@@ -169,21 +168,21 @@ def arrays(pictures: Sequence[np.ndarray]) -> Arrays:
 def find(root: Path) -> list[str]:
     """Names of image files below `root`, relative and sorted, by picture_walk.py.
 
-    What is not taken is logged.
+    Files that are left out are logged with the reason.
     """
-    found = picture_walk.walk(root, EXTENSIONS)
-    for line in found.left_out.values():
+    walked = picture_walk.walk(root, EXTENSIONS)
+    for line in walked.left_out.values():
         _log.warning("left out %s", line)
-    for line in found.repeated.values():
+    for line in walked.repeated.values():
         _log.info("%s", line)
-    return found.names
+    return walked.names
 
 
 def check_rejected(rejected: dict[str, str], total: int) -> None:
-    """Stop when the bad files are more than accidents.
+    """Stop when too many files cannot be used.
 
-    More than 1 % of all files, where that is more than ten, or than half of a small
-    set, says that the folder is not what the user takes it for.
+    Allowed are 1 % of all files, or ten of a set of up to 1000, but at most half: more
+    suggests that it is the wrong folder.
 
     Raises:
       UsageError: with the list of files and reasons.

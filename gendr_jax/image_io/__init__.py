@@ -1,14 +1,14 @@
-"""Picture files to arrays and back, by libvips and Pillow.
+"""Read and write image files as arrays, by libvips and Pillow.
 
 picture.py   `Image`, formats, limits        loading.py   file -> vips image
 reading.py   file -> `Image`, `probe`        writing.py   `Image` -> file
-pillow.py    PIL images, BMP and PPM         arrays.py    kinds of callers' arrays
-encoded.py   files in memory
-profiles.py  colour management               icc.py       profiles made of primaries
-stated_colours.py  what files state without a profile
-metadata/    EXIF, XMP, IPTC, comments and text, from and into each format
-regions.py   regions of large files          alpha.py     colours under transparency
-resize.py    bicubic enlargement             sheets.py    pictures under titles
+pillow.py    PIL images, BMP and PPM         arrays.py    numpy, JAX, PyTorch, PIL input
+encoded.py   files in memory                 alpha.py     colours under transparency
+profiles.py  colour management               icc.py       ICC profiles from primaries
+stated_colours.py  colour spaces that files state without an ICC profile
+metadata/    EXIF, XMP, IPTC, comments and text of each format
+regions.py   regions of large files          sheets.py    contact sheets, comparisons
+resize.py    target sizes, bicubic resizing, mirrored borders
 """
 
 from gendr_jax.image_io.encoded import Encoded as Encoded

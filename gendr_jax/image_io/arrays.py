@@ -1,4 +1,4 @@
-"""The kinds of picture a caller may hand in, and the way back to the same kind."""
+"""Pictures of callers (numpy, JAX, PyTorch, PIL) to `Image`, and back to their type."""
 
 import dataclasses
 from pathlib import Path
@@ -16,20 +16,20 @@ from gendr_jax.image_io.alpha import bleed
 
 
 class DLPack(Protocol):
-    """An array of any library that lends its memory by DLPack, as PyTorch's tensors."""
+    """An array of another library that supports DLPack, such as a PyTorch tensor."""
 
     def __dlpack__(self, **options: Any) -> Any:
         """The capsule."""
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """Where the memory is."""
+        """The device type and number."""
 
 
 Picture = np.ndarray | jax.Array | Pil.Image | Image | DLPack
 
 # ITU-R BT.601, as Pillow's conversion to grey.
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-ROUNDING = 1e-3  # floats may leave [0, 1] by this much, as resizers' output does
+ROUNDING = 1e-3  # floats may exceed [0, 1] by this much, as resized pictures do
 
 
 def take(picture: Picture) -> Image:
@@ -52,7 +52,7 @@ def take(picture: Picture) -> Image:
         picture = _from_dlpack(picture)
     if isinstance(picture, str | Path):
         raise InputError(
-            f"{picture} is a name, expected a picture. Open it by PIL.Image.open, or "
+            f"{picture} is a path, expected a picture. Open it by PIL.Image.open, or "
             "use Restorer.restore([image_io.read(name)])."
         )
     if not isinstance(picture, np.ndarray):
@@ -73,7 +73,7 @@ def take(picture: Picture) -> Image:
 
 
 def give(image: Image, like: Picture) -> Picture:
-    """The picture in the kind of `like`: the inverse of `take`."""
+    """The picture as the type of `like`: the inverse of `take`."""
     if isinstance(like, Image):
         return image
     if isinstance(like, Pil.Image):
@@ -90,23 +90,23 @@ def give(image: Image, like: Picture) -> Picture:
 
 
 def _like_tensor(image: Image, like: Any) -> Any:
-    """For a tensor of PyTorch one like it, for others an array."""
+    """A PyTorch tensor with the dtype and device of `like`; else a numpy array."""
     pixels: Any = give(image, np.empty((1,) * like.ndim))
-    return like.new_tensor(_plain(pixels)) if _is_torch(like) else pixels
+    return like.new_tensor(_torch_dtype(pixels)) if _is_torch(like) else pixels
 
 
 def _from_dlpack(picture: Any) -> np.ndarray:
-    """The pixels, copied to the host if need be; PyTorch is not imported for it."""
+    """The pixels as numpy, copied to the host if needed; does not import PyTorch."""
     try:
         if _is_torch(picture):
             picture = picture.detach().cpu().contiguous()
-        # Through JAX, as numpy's own way knows no bfloat16.
+        # By JAX, as numpy.from_dlpack does not support bfloat16.
         return np.asarray(jax.dlpack.from_dlpack(picture))
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"a picture of type {type(picture).__name__} cannot be taken ({reason}). "
-            "Convert it to a numpy array."
+            f"a picture of type {type(picture).__name__} cannot be read by DLPack "
+            f"({reason}). Convert it to a numpy array."
         ) from error
 
 
@@ -114,30 +114,29 @@ def _is_torch(picture: object) -> bool:
     return type(picture).__module__.partition(".")[0] == "torch"
 
 
-def _plain(pixels: np.ndarray) -> np.ndarray:
-    """In a dtype that every library knows."""
-    known = pixels.dtype.kind in "uf" and pixels.dtype.isbuiltin == 1
-    return pixels if known else pixels.astype(np.float32)
+def _torch_dtype(pixels: np.ndarray) -> np.ndarray:
+    """In a dtype that PyTorch has: bfloat16 becomes float32."""
+    is_builtin = pixels.dtype.kind in "uf" and pixels.dtype.isbuiltin == 1
+    return pixels if is_builtin else pixels.astype(np.float32)
 
 
 def _is_float(dtype: np.dtype) -> bool:
-    """Whether it is one, numpy's own or another as bfloat16."""
+    """Whether it is a float dtype, bfloat16 included."""
     return bool(jnp.issubdtype(dtype, jnp.floating))
 
 
 def to_unit(image: Image) -> tuple[np.ndarray, np.ndarray | None]:
     """(rgb_hwc, alpha_hw) in float32, [0, 1]; grey as three equal channels.
 
-    Where a pixel is transparent its colour is no one's: it is made that of its
-    surroundings, so that neither resizing nor networks draw it into what is seen.
+    Transparent pixels get the colour of their surroundings (alpha.py).
     """
-    top = _top(image.pixels_hwc.dtype)
-    rgb = image.pixels_hwc.astype(np.float32) / top
+    max_level = _max_level(image.pixels_hwc.dtype)
+    rgb = image.pixels_hwc.astype(np.float32) / max_level
     if rgb.shape[-1] == 1:
         rgb = np.repeat(rgb, 3, axis=-1)
     if image.alpha_hw is None:
         return rgb, None
-    alpha = image.alpha_hw.astype(np.float32) / top
+    alpha = image.alpha_hw.astype(np.float32) / max_level
     return (rgb if image.bled else bleed(rgb, alpha)), alpha
 
 
@@ -156,10 +155,10 @@ def _quantise(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     x = np.clip(x, 0.0, 1.0)
     if _is_float(dtype):
         return x.astype(dtype)
-    return np.rint(x * _top(dtype)).astype(dtype)
+    return np.rint(x * _max_level(dtype)).astype(dtype)
 
 
-def _top(dtype: np.dtype) -> float:
+def _max_level(dtype: np.dtype) -> float:
     return 1.0 if _is_float(dtype) else float(np.iinfo(dtype).max)
 
 

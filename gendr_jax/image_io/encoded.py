@@ -1,4 +1,4 @@
-"""An encoded picture in memory, where readers otherwise take a path."""
+"""`Source`: an image file by its path, or its bytes in memory."""
 
 import io
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 @dataclass(frozen=True)
 class Encoded:
-    """The bytes of a picture file; `name` stands for it in messages."""
+    """The bytes of an image file; `name` is for messages."""
 
     data: bytes
     name: str
@@ -21,7 +21,7 @@ Source = Path | Encoded
 
 
 def opened(source: Source) -> BinaryIO:
-    """The bytes as a stream, to be closed."""
+    """A binary stream of the file, to be closed by the caller."""
     if isinstance(source, Encoded):
         return io.BytesIO(source.data)
     return open(source, "rb")

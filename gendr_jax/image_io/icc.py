@@ -1,4 +1,4 @@
-"""Profiles of primaries and a curve (ICC.1:2022), for files that state only those."""
+"""Build ICC profiles (ICC.1:2022) from primaries and a tone curve."""
 
 import struct
 from dataclasses import dataclass
@@ -39,10 +39,10 @@ SRGB_CURVE = Curve(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 
 
 def profile(name: str, primaries: Primaries, curve: Curve) -> bytes:
-    """A display profile of RGB.
+    """An RGB display profile.
 
     Raises:
-        ValueError: primaries that span nothing.
+        ValueError: primaries on one line.
     """
     matrix, adaptation = _matrix(primaries)
     tags = {
@@ -59,24 +59,26 @@ def profile(name: str, primaries: Primaries, curve: Curve) -> bytes:
 
 
 def grey_profile(name: str, curve: Curve) -> bytes:
-    """A display profile of grey."""
+    """A grey display profile."""
     tags = {b"desc": _text(name), b"cprt": _text("No copyright")}
     tags |= {b"wtpt": b"XYZ \0\0\0\0" + _fixed(D50), b"kTRC": _curve(curve)}
     return _assembled(tags, b"GRAY")
 
 
 def high_range(icc: bytes) -> str:
-    """ "PQ" or "HLG" where a profile says that it is one by its tag `cicp`, else ""."""
+    """ "PQ" or "HLG" of an HDR profile, by its tag `cicp`; else ""."""
     count = int.from_bytes(icc[128:132]) if len(icc) > 132 else 0
     for i in range(min(count, 100)):
-        name, at, _ = struct.unpack(">4sII", icc[132 + 12 * i :][:12].ljust(12, b"\0"))
+        name, offset, _ = struct.unpack(
+            ">4sII", icc[132 + 12 * i :][:12].ljust(12, b"\0")
+        )
         if name == b"cicp":
-            return HLG_OR_PQ.get(icc[at + 9] if len(icc) > at + 9 else 0, "")
+            return HLG_OR_PQ.get(icc[offset + 9] if len(icc) > offset + 9 else 0, "")
     return ""
 
 
 def _matrix(primaries: Primaries) -> tuple[np.ndarray, np.ndarray]:
-    """(RGB to XYZ of white D50, the adaptation from its own white)."""
+    """(RGB to XYZ under D50, Bradford adaptation from its own white to D50)."""
 
     def xyz(x: float, y: float) -> np.ndarray:
         if y <= 0:
@@ -96,8 +98,8 @@ def _matrix(primaries: Primaries) -> tuple[np.ndarray, np.ndarray]:
 
 def _fixed(values: object) -> bytes:
     """s15Fixed16Number."""
-    whole = np.rint(np.asarray(values, np.float64) * 65536).astype(">i4")
-    return whole.tobytes()
+    fixed = np.rint(np.asarray(values, np.float64) * 65536).astype(">i4")
+    return fixed.tobytes()
 
 
 def _curve(curve: Curve) -> bytes:
@@ -114,14 +116,14 @@ def _text(text: str) -> bytes:
 
 
 def _assembled(tags: dict[bytes, bytes], space: bytes) -> bytes:
-    """Header, table and tags; equal ones are stored once."""
-    at, places, body = 128 + 4 + 12 * len(tags), {}, b""
+    """The profile: header, tag table and tag data; equal data is stored once."""
+    data_start, offsets, body = 128 + 4 + 12 * len(tags), {}, b""
     for data in dict.fromkeys(tags.values()):
-        places[data] = at + len(body)
+        offsets[data] = data_start + len(body)
         body += data + b"\0" * (-len(data) % 4)
     table = struct.pack(">I", len(tags))
     for name, data in tags.items():
-        table += struct.pack(">4sII", name, places[data], len(data))
+        table += struct.pack(">4sII", name, offsets[data], len(data))
     size = 128 + len(table) + len(body)
     header = struct.pack(
         ">I4sI4s4s4s6H4s4sIIIQI3i4s16s28s",

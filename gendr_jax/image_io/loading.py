@@ -1,7 +1,7 @@
-"""A file as a picture of libvips: found out by content, checked before it is decoded.
+"""Open an image file with libvips: format by content, checks before decoding.
 
-Only the loaders named here ever see a file; what they would read in part (animations,
-several pages) or in an unknown range (floats) is refused.
+Only the loaders listed here are called. Files that they would read incompletely
+(animations, several pages) or in an unknown range (floats) are refused.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ import pyvips
 from gendr_jax.errors import InputError
 from gendr_jax.image_io.encoded import Encoded, Source, opened
 from gendr_jax.image_io.metadata.directories import Pages, pages
-from gendr_jax.image_io.picture import KINDS, RAW_SUFFIXES, require_size
+from gendr_jax.image_io.picture import RAW_SUFFIXES, USE_SUPPORTED, require_size
 
 # libvips reports through Python's logging, which without a handler prints.
 logging.getLogger("pyvips").addHandler(logging.NullHandler())
 
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-PNG_START = b"\x89PNG\r\n\x1a\n"
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 LOADERS = {
     "PNG": pyvips.Image.pngload,
     "JPEG": pyvips.Image.jpegload,
@@ -39,55 +39,55 @@ BUFFER_LOADERS = {
     "AVIF": pyvips.Image.heifload_buffer,
     "GIF": pyvips.Image.gifload_buffer,
 }
-PILLOW = ("BMP", "PPM")
+PILLOW_FORMATS = ("BMP", "PPM")
 DEPTHS = {"uchar": 8, "ushort": 16}
 COLOURS = ("b-w", "srgb", "rgb", "rgb16", "grey16", "cmyk", "lab", "labs")
 
 
-def kind_of(path: Source) -> str:
+def format_of(path: Source) -> str:
     """The format by the first bytes: a key of LOADERS, or one of PILLOW.
 
     Raises:
-        InputError: missing, a folder, empty, not to be read, or of another format.
+        InputError: missing, a folder, empty, unreadable, or of another format.
     """
     if isinstance(path, Path) and path.is_dir():
-        raise InputError(f"{path} is a folder. Name a picture file.")
-    # opening a pipe waits for ever
+        raise InputError(f"{path} is a folder. Give an image file.")
+    # opening a pipe would block
     if isinstance(path, Path) and path.exists() and not path.is_file():
-        raise InputError(f"{path} is a pipe or a device. Name a picture file.")
+        raise InputError(f"{path} is a pipe or a device. Give an image file.")
     try:
         with opened(path) as file:
             head = file.read(64)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist. Check the path.") from None
     except PermissionError:
-        raise InputError(f"{path} may not be read. Check its permissions.") from None
+        raise InputError(f"{path} cannot be read. Check its permissions.") from None
     if _is_raw(path, head):
         raise InputError(
-            f"{path} is the raw data of a camera, of which only a small preview could "
-            "be read. Develop it to TIFF or PNG first, for example with darktable."
+            f"{path} is a camera raw file, which is not supported. Develop it to TIFF "
+            "or PNG first, for example with darktable."
         )
-    if kind := kind_of_bytes(head):
-        return kind
+    if file_format := format_of_bytes(head):
+        return file_format
     if head[4:8] == b"ftyp":
         brand = head[8:12].decode("latin-1")
         raise InputError(
-            f"{path} is HEIF of the brand {brand!r}, of which AVIF alone is read. "
-            "Convert it to PNG or JPEG."
+            f"{path} is HEIF of brand {brand!r}, and only AVIF is supported. Convert "
+            "it to PNG or JPEG."
         )
-    what = "is not a picture that is read" if head else "is empty"
-    raise InputError(f"{path} {what}. {KINDS}")
+    problem = "is not a supported image file" if head else "is empty"
+    raise InputError(f"{path} {problem}. {USE_SUPPORTED}")
 
 
-def kind_of_bytes(head: bytes) -> str | None:
-    """The format of a file that starts with these 64 bytes; None if it is not read."""
-    if head.startswith(PNG_START):
+def format_of_bytes(head: bytes) -> str | None:
+    """The format of a file that starts with these 64 bytes; None if not supported."""
+    if head.startswith(PNG_MAGIC):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
-    if head[:4] in TIFF_STARTS:
+    if head[:4] in TIFF_MAGICS:
         return "TIFF"
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
@@ -102,95 +102,111 @@ def kind_of_bytes(head: bytes) -> str | None:
 
 
 def _is_raw(path: Source, head: bytes) -> bool:
-    """Whether a file is raw data of a camera, by its start, its fields or its name.
+    """Whether it is a camera raw file, by its first bytes, TIFF fields or suffix.
 
-    Many of these start as a TIFF file whose first picture is a preview.
+    Many raw formats are TIFF files whose first picture is a small preview.
     """
-    starts = b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM"
-    if head.startswith(starts) or head[8:10] == b"CR" or head[4:12] == b"ftypcrx ":
+    raw_magics = (
+        b"FUJIFILMCCD-RAW",
+        b"IIRO",
+        b"IIRS",
+        b"MMOR",
+        b"IIU\0",
+        b"FOVb",
+        b"\0MRM",
+    )
+    if head.startswith(raw_magics) or head[8:10] == b"CR" or head[4:12] == b"ftypcrx ":
         return True
-    if head[:4] not in TIFF_STARTS:
+    if head[:4] not in TIFF_MAGICS:
         return False
     if isinstance(path, Path) and path.suffix.lower() in RAW_SUFFIXES:
         return True
-    found = _pages(path)
-    return found is not None and found.raw
+    tiff_pages = _pages(path)
+    return tiff_pages is not None and tiff_pages.raw
 
 
 def _pages(path: Source) -> Pages | None:
-    """What a TIFF file holds; None where its directories cannot be followed."""
+    """The pictures of a TIFF file; None if its directories cannot be parsed."""
     try:
         with opened(path) as file:
             return pages(file)
     except (ValueError, struct.error):
-        return None  # libvips says what is wrong with it
+        return None  # libvips raises the error
 
 
-def _open(path: Source, kind: str, access: str) -> tuple[pyvips.Image, Pages | None]:
-    """The file as libvips opens it; of a TIFF file the one full picture.
+def _open(
+    path: Source, file_format: str, access: str
+) -> tuple[pyvips.Image, Pages | None]:
+    """The file opened by libvips; of a TIFF file its one full-size picture.
 
     Raises:
-        InputError: a TIFF file with several pictures, or with reduced copies alone.
+        InputError: a TIFF file with several full-size pictures, or none.
     """
-    # Results are not taken from the cache of libvips, which goes by name.
+    # revalidate: libvips caches by file name, and the file may have changed.
     options: dict[str, Any] = {"access": access, "fail_on": "error"}
-    found = _pages(path) if kind == "TIFF" else None
-    if found is not None:
-        if len(found.full) != 1:
-            count = len(found.full) or "no"
+    tiff_pages = _pages(path) if file_format == "TIFF" else None
+    if tiff_pages is not None:
+        if len(tiff_pages.full) != 1:
+            count = len(tiff_pages.full) or "no"
             raise InputError(
-                f"{path} has {count} frames or pages of full size, and one would be "
-                "read. Convert it to an RGB PNG."
+                f"{path} has {count} frames or pages of full size, and one is needed. "
+                "Convert it to an RGB PNG."
             )
-        page, sub = found.full[0]
-        options |= {"page": page, "subifd": sub}
+        page, subifd = tiff_pages.full[0]
+        options |= {"page": page, "subifd": subifd}
     options["revalidate"] = True
     if isinstance(path, Encoded):
-        return BUFFER_LOADERS[kind](path.data, **options), found
-    return LOADERS[kind](str(path), **options), found
+        return BUFFER_LOADERS[file_format](path.data, **options), tiff_pages
+    return LOADERS[file_format](str(path), **options), tiff_pages
 
 
-def _without_extra(image: pyvips.Image, extra: tuple[int, ...]) -> pyvips.Image:
-    """Colours and opacity; other channels of a TIFF file (a saved selection) go."""
+def _without_extra_channels(
+    image: pyvips.Image, extra: tuple[int, ...]
+) -> pyvips.Image:
+    """Drop extra channels of a TIFF file other than opacity, such as selections."""
     colours = {"b-w": 1, "grey16": 1, "cmyk": 4}.get(image.interpretation, 3)
     if image.bands <= colours:
         return image
-    kept = image.extract_band(0, n=colours)
+    colour_bands = image.extract_band(0, n=colours)
     for i, meaning in enumerate(extra[: image.bands - colours]):
         if meaning in (1, 2):
             alpha = image.extract_band(colours + i)
-            return kept.bandjoin(alpha).copy(interpretation=image.interpretation)
-    return kept.copy(interpretation=image.interpretation)
+            return colour_bands.bandjoin(alpha).copy(
+                interpretation=image.interpretation
+            )
+    return colour_bands.copy(interpretation=image.interpretation)
 
 
-def load(path: Source, kind: str, *, max_pixels: int, access: str) -> pyvips.Image:
-    """The picture as the file has it; pixels are decoded later, on demand.
+def load(
+    path: Source, file_format: str, *, max_pixels: int, access: str
+) -> pyvips.Image:
+    """Open the picture; libvips decodes pixels later, on demand.
 
     Args:
         kind: a key of LOADERS.
-        access: "sequential" (from top to bottom, once) or "random".
+        access: "sequential" (rows once, from top to bottom) or "random".
 
     Raises:
-        InputError: larger than `max_pixels`, or of a kind that is not handled.
+        InputError: larger than `max_pixels`, or pixels that are not supported.
         pyvips.Error: a damaged header; see `errors`.
     """
-    image, found = _open(path, kind, access)
+    image, tiff_pages = _open(path, file_format, access)
     require_size(str(path), image.height, image.width, max_pixels)
-    present = image.get_fields()
-    pages = image.get("n-pages") if "n-pages" in present and found is None else 1
-    if pages == 1 and _is_animated(path, kind):
+    fields = image.get_fields()
+    pages = image.get("n-pages") if "n-pages" in fields and tiff_pages is None else 1
+    if pages == 1 and _is_animated(path, file_format):
         pages = "several"
-    if found is not None:
-        image = _without_extra(image, found.extra)
+    if tiff_pages is not None:
+        image = _without_extra_channels(image, tiff_pages.extra)
     reason = ""
     if pages != 1:
-        reason = f"has {pages} frames or pages, and one would be read"
+        reason = f"has {pages} frames or pages, and one is needed"
     elif image.format not in DEPTHS and image.interpretation != "lab":
         reason = f"has {image.format} pixels, whose range is unknown"
     elif image.interpretation not in COLOURS:
-        reason = f"is {image.interpretation}, which is not handled"
+        reason = f"has {image.interpretation} pixels, which are not supported"
     elif image.bands > 4 + (image.interpretation == "cmyk"):
-        reason = f"has {image.bands} channels, and 4 are handled"
+        reason = f"has {image.bands} channels, and at most 4 are supported"
     if reason:
         raise InputError(f"{path} {reason}. Convert it to an RGB PNG.")
     return image
@@ -198,7 +214,7 @@ def load(path: Source, kind: str, *, max_pixels: int, access: str) -> pyvips.Ima
 
 @contextlib.contextmanager
 def errors(path: Source) -> Iterator[None]:
-    """What decoders raise, as one line that names the file."""
+    """Turn libvips' errors into an InputError of one line that names the file."""
     try:
         yield
     except pyvips.Error as error:
@@ -213,17 +229,17 @@ def errors(path: Source) -> Iterator[None]:
         ) from error
 
 
-def _is_animated(path: Source, kind: str) -> bool:
-    """Whether a PNG or AVIF says so where libvips would read its first frame.
+def _is_animated(path: Source, file_format: str) -> bool:
+    """Whether a PNG or AVIF is animated; libvips would read its first frame alone.
 
-    PNG: acTL before the pixels. AVIF: the brand of sequences.
+    PNG: a chunk acTL before the pixels. AVIF: the brand of sequences.
     """
     with opened(path) as file:
-        if kind == "AVIF":
+        if file_format == "AVIF":
             return file.read(12)[8:] == b"avis"
-        if kind != "PNG":
+        if file_format != "PNG":
             return False
-        file.seek(len(PNG_START))
+        file.seek(len(PNG_MAGIC))
         while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
             if head[4:] == b"acTL":
                 return True

@@ -1,4 +1,4 @@
-"""`Image`, the formats that are handled, and the limit against bombs."""
+"""`Image` and `Header`, the supported formats, and the limit on input pixels."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,10 +7,10 @@ import numpy as np
 
 from gendr_jax.errors import InputError
 
-# Of an input. A hostile file of a few kilobytes may claim any size; at this one it
-# costs below 1 GB. It is the limit at which Pillow warns too.
+# Limit for inputs: a decompression bomb of a few kilobytes may claim any size; up to
+# this one it takes less than 1 GB. Pillow warns at the same limit.
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
-# Pixels a millimetre where none are stated: 72 an inch, as everywhere.
+# Pixels a millimetre if a file states none: 72 an inch, the usual default.
 DENSITY = 72 / 25.4
 FORMATS = {
     ".png": "PNG",
@@ -27,7 +27,8 @@ RAW_SUFFIXES = frozenset(
     + [".raf", ".orf", ".rw2", ".rwl", ".3fr", ".fff", ".iiq", ".erf", ".mef", ".mos"]
     + [".mrw", ".x3f", ".dcr", ".kdc"]
 )
-# Taken from a folder. The last three rows cannot be read: an error rather than silence.
+# Files of a folder that are read as pictures. The last three rows are not supported:
+# naming them as errors is better than skipping them without a message.
 PICTURE_SUFFIXES = frozenset(
     [*FORMATS, ".avif", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo"]
     + [".apng", ".avifs", ".jif", ".pjpeg", ".pjp"]
@@ -35,33 +36,33 @@ PICTURE_SUFFIXES = frozenset(
     + [".hdr", ".pam", ".pfm", ".tga", ".ico"]
     + sorted(RAW_SUFFIXES)
 )
-KINDS = "Give PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP or PPM."
+USE_SUPPORTED = "Give PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP or PPM."
 
-# How pixel values stand for colours. "file": as the file has them, sRGB or near. "p3":
-# Display P3, into which wide gamuts are converted: sRGB's tones, so that networks see
-# pictures as they know them, and room for colours beyond sRGB.
+# Colour space of pixel values. "file": that of the file, sRGB or close to it. "p3":
+# Display P3, into which wide gamuts are converted: it has sRGB's tone curve, which the
+# networks were trained with, and a larger gamut.
 Space = Literal["file", "p3"]
 
 
 @dataclass(frozen=True)
 class Image:
-    """One picture, upright, with what must survive beside the pixels.
+    """One picture, upright, with the metadata that is written to its result.
 
     Attributes:
         pixels_hwc: uint8 or uint16, one (grey) or three (RGB) channels.
         alpha_hw: opacity in the same dtype, or None; colours are not multiplied by it.
-        icc: the colour profile that the written file shall have, or None.
-        exif: the EXIF block as the file has it, or None; its orientation has been
-            applied, and is reset when the picture is written.
-        xmp: the XMP packet, likewise, or None.
+        icc: the ICC profile for the written file, or None.
+        exif: the unchanged EXIF block, or None; its orientation has been applied, and
+            is reset when the picture is written.
+        xmp: the unchanged XMP packet, or None.
         iptc: the IPTC records without wrapper, or None.
         comment, text: as in `statements.Metadata`.
-        lost: what of the file's metadata is not among these, in words for people.
-        space: how `pixels_hwc` stand for colours.
-        bits: of a channel in files, where `pixels_hwc` have more.
-        density: pixels a millimetre, across and down, where the file states them.
-        bled: whether colours under what is transparent are those of its surroundings.
-        from_hw: height and width of the file, upright, that sizes in `xmp` go by.
+        lost: names of the file's metadata that is in none of these fields.
+        space: colour space of `pixels_hwc`.
+        bits: bits a channel for files, if fewer than `pixels_hwc` have.
+        density: pixels a millimetre (across, down), if the file states them.
+        bled: whether transparent pixels already have the colours of their surroundings.
+        from_hw: height and width of the file, upright, to which sizes in `xmp` refer.
     """
 
     pixels_hwc: np.ndarray
@@ -82,13 +83,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its picture, turned upright: nothing has been decoded.
+    """Size and type of a picture, turned upright; pixels are not decoded.
 
     Attributes:
         height, width: in pixels.
         channels: 1 (grey) or 3.
-        alpha: whether there is opacity.
-        dtype: of `Image.pixels_hwc` when read.
+        alpha: whether it has an opacity channel.
+        dtype: of `Image.pixels_hwc` when it is read.
     """
 
     height: int
@@ -99,7 +100,7 @@ class Header:
 
 
 def require_size(name: str, height: int, width: int, max_pixels: int) -> None:
-    """Refuse a bomb.
+    """Refuse pictures above the limit, such as decompression bombs.
 
     Raises:
         InputError: more pixels than the limit.
@@ -107,5 +108,5 @@ def require_size(name: str, height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise InputError(
             f"{name} has {width}x{height} = {height * width} pixels, the limit for a "
-            f"file is {max_pixels}. Cut it into parts, or raise --max-input-pixels."
+            f"file is {max_pixels}. Cut it into pieces, or raise --max-input-pixels."
         )

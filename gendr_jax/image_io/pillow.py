@@ -1,7 +1,7 @@
-"""PIL images to `Image` and back, and the formats that Pillow alone reads (BMP, PPM).
+"""PIL images to `Image` and back; BMP and PPM files, which Pillow reads.
 
-Nothing is read wrongly in silence: an image that Pillow would cut down (several
-frames, 32 bits) is refused. Profiles of RGB are passed through; CMYK becomes sRGB.
+Images that Pillow would read incompletely (several frames, 32 bits) are refused. RGB
+profiles are passed through; CMYK becomes sRGB.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ from gendr_jax.image_io.picture import MAX_PIXELS, Image, require_size
 
 
 def read(path: Source, *, max_pixels: int) -> Image:
-    """A file of BMP or PPM.
+    """Read a BMP or PPM file.
 
     Raises:
-        InputError: damaged, truncated, larger than `max_pixels`, or not handled.
+        InputError: damaged, truncated, larger than `max_pixels`, or not supported.
     """
     try:
         with warnings.catch_warnings():
@@ -43,7 +43,7 @@ def read(path: Source, *, max_pixels: int) -> Image:
     except Pil.DecompressionBombError:
         raise InputError(
             f"{path} has more than {2 * MAX_PIXELS} pixels, the limit for BMP and PPM. "
-            "Cut it into parts, or convert it to PNG or TIFF."
+            "Cut it into pieces, or convert it to PNG or TIFF."
         ) from None
     except Exception as error:  # decoders raise almost anything on broken files
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -53,39 +53,41 @@ def read(path: Source, *, max_pixels: int) -> Image:
 
 
 def from_pil(opened: Pil.Image, name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
-    """The picture that a PIL image holds; `name` is for messages.
+    """The picture of a PIL image; `name` is for messages.
 
     Grey stays grey, a palette becomes RGB, bilevel becomes grey; transparency of any
     kind becomes alpha.
 
     Raises:
-        InputError: as `read`. Decoding errors of Pillow pass.
+        InputError: as `read`. Decoding errors of Pillow are not caught.
     """
     width, height = opened.size
     require_size(name, height, width, max_pixels)
     _refuse_unhandled(opened, name)
-    icc, said = opened.info.get("icc_profile"), _said(opened)
+    icc, metadata = opened.info.get("icc_profile"), _metadata_only(opened)
     image = ImageOps.exif_transpose(opened)
     image.load()
     if image.mode.startswith("I;16"):
         pixels = np.asarray(image).astype(np.uint16)
-        return dataclasses.replace(said, pixels_hwc=pixels[..., None], icc=icc)
+        return dataclasses.replace(metadata, pixels_hwc=pixels[..., None], icc=icc)
     if image.mode in ("CMYK", "LAB"):
         image, icc = _to_srgb(image, icc)
     image = image.convert(_plain_mode(image))
     pixels = np.array(image)
     if image.mode in ("LA", "RGBA"):
         colours, alpha = pixels[..., :-1], pixels[..., -1]
-        return dataclasses.replace(said, pixels_hwc=colours, alpha_hw=alpha, icc=icc)
+        return dataclasses.replace(
+            metadata, pixels_hwc=colours, alpha_hw=alpha, icc=icc
+        )
     pixels = pixels.reshape(*pixels.shape[:2], -1)
-    return dataclasses.replace(said, pixels_hwc=pixels, icc=icc)
+    return dataclasses.replace(metadata, pixels_hwc=pixels, icc=icc)
 
 
 def to_pil(image: Image) -> Pil.Image:
     """The same picture as a PIL image of mode L, LA, RGB, RGBA or I;16.
 
-    Profile, EXIF, XMP, comment and resolution are in its `info`, where Pillow's savers
-    take them from if asked to.
+    Profile, EXIF, XMP, comment and resolution are in its `info`, for the arguments of
+    Pillow's `save`.
 
     Raises:
         InputError: 16-bit colour or 16-bit alpha, which Pillow cannot hold.
@@ -93,8 +95,8 @@ def to_pil(image: Image) -> Pil.Image:
     pixels, alpha = image.pixels_hwc, image.alpha_hw
     if pixels.dtype == np.uint16 and (pixels.shape[-1] != 1 or alpha is not None):
         raise InputError(
-            "a 16-bit colour picture cannot be written, Pillow holds 16 bits in grey "
-            "only. Convert it to 8 bits."
+            "a 16-bit colour picture cannot be a PIL image, Pillow has 16 bits for "
+            "grey only. Convert it to 8 bits."
         )
     if alpha is not None:
         pixels = np.concatenate([pixels, alpha[..., None]], axis=-1)
@@ -105,23 +107,23 @@ def to_pil(image: Image) -> Pil.Image:
     return picture
 
 
-def _said(opened: Pil.Image) -> Image:
-    """What a PIL image states, as an `Image` without pixels."""
-    info, block = opened.info, opened.info.get("exif")
-    if not isinstance(block, bytes):
-        # Of a TIFF file Pillow gives all fields, those of its pixels among them.
+def _metadata_only(opened: Pil.Image) -> Image:
+    """The metadata of a PIL image, as an `Image` without pixels."""
+    info, exif = opened.info, opened.info.get("exif")
+    if not isinstance(exif, bytes):
+        # For TIFF files Pillow returns all fields, also those that describe pixels.
         tags = opened.getexif()
         if opened.format == "TIFF":
             for tag in set(tags) - DESCRIPTIVE:
                 del tags[tag]
-        block = tags.tobytes() if len(tags) else None
-    density, dots = None, info.get("dpi")
-    if dots is not None and min(dots) > 0:
-        density = float(dots[0]) / MM_PER_INCH, float(dots[1]) / MM_PER_INCH
+        exif = tags.tobytes() if len(tags) else None
+    density, dpi = None, info.get("dpi")
+    if dpi is not None and min(dpi) > 0:
+        density = float(dpi[0]) / MM_PER_INCH, float(dpi[1]) / MM_PER_INCH
     xmp, comment = info.get("xmp"), info.get("comment")
     return Image(
         np.empty((0, 0, 1), np.uint8),
-        exif=block and block.removeprefix(PREFIX),
+        exif=exif and exif.removeprefix(PREFIX),
         xmp=xmp.encode() if isinstance(xmp, str) else xmp,
         comment=comment if isinstance(comment, bytes) else None,
         density=density,
@@ -130,30 +132,30 @@ def _said(opened: Pil.Image) -> Image:
 
 
 def _upright(opened: Pil.Image) -> tuple[int, int]:
-    """(height, width) after turning."""
+    """(height, width) after rotation by the EXIF orientation."""
     width, height = opened.size
-    turned = opened.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-    return (width, height) if turned else (height, width)
+    is_rotated = opened.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    return (width, height) if is_rotated else (height, width)
 
 
 def _info(image: Image) -> dict[str, Any]:
-    """What Pillow keeps beside pixels."""
+    """Entries of a PIL image's `info`."""
     size_hw = image.pixels_hwc.shape[:2]
     exif = image.exif and exif_lib.edited(image.exif, *size_hw)
     packet = image.xmp and xmp_lib.edited(image.xmp, size_hw, image.from_hw)
-    dots = image.density and tuple(d * MM_PER_INCH for d in image.density)
-    found = {
+    dpi = image.density and tuple(d * MM_PER_INCH for d in image.density)
+    entries = {
         "icc_profile": image.icc,
         "exif": exif and PREFIX + exif,
         "xmp": packet,
         "comment": image.comment,
-        "dpi": dots,
+        "dpi": dpi,
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in entries.items() if value}
 
 
 def _to_srgb(image: Pil.Image, icc: bytes | None) -> tuple[Pil.Image, bytes]:
-    """CMYK by its profile, or a printer's usual one; Lab; to RGB with a profile."""
+    """CMYK by its profile or a generic one, or Lab, to (sRGB, the sRGB profile)."""
     srgb = ImageCms.createProfile("sRGB")
     if image.mode == "LAB":
         source = ImageCms.createProfile("LAB")
@@ -166,17 +168,17 @@ def _to_srgb(image: Pil.Image, icc: bytes | None) -> tuple[Pil.Image, bytes]:
 
 
 def _refuse_unhandled(image: Pil.Image, name: str) -> None:
-    """Raise for what Pillow would read only in part or in other colours."""
+    """Refuse images that Pillow would read incompletely or in wrong colours."""
     reason = ""
     frames = getattr(image, "n_frames", 1)
     raw_modes = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()) or ())
     if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with previews
-        reason = f"has {frames} frames, and one would be read"
+        reason = f"has {frames} frames, and one is needed"
     elif image.mode == "HSV":
-        reason = "is HSV, which is not handled"
+        reason = "has HSV pixels, which are not supported"
     elif image.mode in ("I", "F"):
         reason = f"has {image.mode} pixels (32 bits), whose range is unknown"
-    elif not image.mode.startswith("I;16") and (";16" in raw_modes or _wide(image)):
+    elif not image.mode.startswith("I;16") and (";16" in raw_modes or _is_deep(image)):
         reason = f"has more than 8 bits a channel, and Pillow reads 8 of {image.mode}"
     elif image.mode.startswith("I;16") and "transparency" in image.info:
         reason = "is 16-bit grey with a transparent level"
@@ -188,8 +190,8 @@ def _refuse_unhandled(image: Pil.Image, name: str) -> None:
         )
 
 
-def _wide(image: Pil.Image) -> bool:
-    """More than 8 bits a channel, by what TIFF and PPM files say of themselves."""
+def _is_deep(image: Pil.Image) -> bool:
+    """Whether a TIFF or PPM file has more than 8 bits a channel, by its header."""
     bits = _tag(image, 258) or (8,)
     ppm = [
         tile[3] for tile in getattr(image, "tile", ()) or () if image.format == "PPM"
@@ -206,8 +208,8 @@ def _tag(image: Pil.Image, number: int):
 
 
 def _plain_mode(image: Pil.Image) -> str:
-    """The mode among L, LA, RGB and RGBA that loses nothing."""
+    """The mode among L, LA, RGB and RGBA that keeps all channels."""
     grey = image.mode in ("1", "L", "LA", "La")
-    clear = image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
-    clear = clear or "transparency" in image.info
-    return ("LA" if clear else "L") if grey else ("RGBA" if clear else "RGB")
+    has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+    has_alpha = has_alpha or "transparency" in image.info
+    return ("LA" if has_alpha else "L") if grey else ("RGBA" if has_alpha else "RGB")

@@ -1,9 +1,9 @@
-"""Colour management: from a file's colours to those that networks see, and back.
+"""Colour management by ICC profiles: file colours to network input, and back.
 
-Grey pictures and RGB that is sRGB, or nearly, are left as they are, with their
-profile. Other RGB profiles are converted to Display P3 and, when the result is
-written, back; CMYK and Lab become sRGB and stay so. By libvips (Little CMS), relative
-colorimetric, so that white stays white.
+Grey pictures and RGB within 2 levels of sRGB are not converted and keep their profile.
+Other RGB profiles are converted to Display P3, and back when the result is written;
+CMYK and Lab become sRGB for good. By libvips (Little CMS), relative colorimetric, so
+that white stays white.
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ from gendr_jax.image_io.picture import Image, Space
 
 ICC = "icc-profile-data"
 INTENT = "relative"
-NEAR = 2  # of 255 levels: no one sees it, and conversions would cost more
+NEAR = 2  # of 255 levels: invisible, and two conversions would cost more accuracy
 
 
 def blob(image: pyvips.Image, name: str) -> bytes | None:
-    """Metadata that are bytes, such as a profile; None if there are none."""
+    """A metadata field of bytes, such as the profile; None if it is missing."""
     value = image.get(name) if name in image.get_fields() else None
     assert value is None or isinstance(value, bytes), (name, type(value))
     return value
 
 
 def fields(image: pyvips.Image, **blobs: bytes | None) -> pyvips.Image:
-    """A copy with these metadata; "icc_profile" stands for "icc-profile-data"."""
+    """A copy with these metadata fields; "icc_profile" means "icc-profile-data"."""
     image = image.copy()
     for name, value in blobs.items():
         name = f"{name.replace('_', '-')}-data"
@@ -41,16 +41,16 @@ def fields(image: pyvips.Image, **blobs: bytes | None) -> pyvips.Image:
 
 
 def builtin(name: str) -> bytes:
-    """A profile that libvips brings: "srgb" or "p3"."""
+    """A profile built into libvips: "srgb", "p3" or "cmyk"."""
     return pyvips.Operation.call("profile_load", name)
 
 
 def to_working(
     image: pyvips.Image,
 ) -> tuple[pyvips.Image, Space, bytes | None]:
-    """(picture, space of its values, profile that the result shall have).
+    """(picture for the networks, its colour space, profile for the written result).
 
-    `space` "p3" comes with 16 bits a channel, whatever the file had.
+    In the space "p3" it always has 16 bits a channel.
     """
     icc = blob(image, ICC)
     grey = image.interpretation in ("b-w", "grey16")
@@ -87,8 +87,8 @@ def from_working(
     """The inverse of `to_working`.
 
     Args:
-        tag: profiles that the file can have; colours become sRGB where it has none.
-            "colour": none of grey, as WebP makes RGB of it.
+        tag: "all": the file may have any profile; "colour": RGB profiles only, as WebP
+            stores grey as RGB; "no": none. Colours become sRGB where it has none.
     """
     if is_grey(icc) and (tag != "all" or image.bands > 2):
         image, icc = _grey_as_srgb(image, icc), None
@@ -110,7 +110,7 @@ def from_working(
 
 
 def is_plain(icc: bytes | None, grey: bool) -> bool:
-    """Whether levels are sRGB's as they stand: the profile says so, or nothing."""
+    """Whether pixels are sRGB without conversion: no profile, or one close to sRGB."""
     if icc is None or not _is_embeddable(icc, grey):
         return True
     if grey or icc[16:20] != b"RGB ":
@@ -131,30 +131,30 @@ def srgb_8(image: Image) -> np.ndarray:
 
 
 def is_grey(icc: bytes | None) -> bool:
-    """Whether a profile is one of grey."""
+    """Whether it is a grey profile."""
     return icc is not None and icc[16:20] == b"GRAY"
 
 
 def grey_in_srgb(image: Image) -> Image:
-    """With sRGB's tones and no profile, if it has one of grey; else as it is."""
+    """Convert a picture with a grey profile to sRGB's tone curve without profile."""
     if not is_grey(image.icc) or image.pixels_hwc.dtype not in (np.uint8, np.uint16):
         return image
     pixels = np.ascontiguousarray(image.pixels_hwc[..., :1])
     name = "grey16" if pixels.dtype == np.uint16 else "b-w"
-    given = pyvips.Image.new_from_array(pixels, interpretation=name)
-    tones = _grey_as_srgb(given, image.icc).numpy().reshape(*pixels.shape)
-    tones = np.repeat(tones, image.pixels_hwc.shape[-1], axis=-1)
-    return dataclasses.replace(image, pixels_hwc=tones, icc=None)
+    vips_image = pyvips.Image.new_from_array(pixels, interpretation=name)
+    srgb = _grey_as_srgb(vips_image, image.icc).numpy().reshape(*pixels.shape)
+    srgb = np.repeat(srgb, image.pixels_hwc.shape[-1], axis=-1)
+    return dataclasses.replace(image, pixels_hwc=srgb, icc=None)
 
 
 def _grey_as_srgb(image: pyvips.Image, icc: bytes | None) -> pyvips.Image:
-    """Grey, perhaps with alpha, of this profile; or RGB of three equal bands."""
-    tones = _tones(icc or b"", image.format == "ushort")
-    if tones is None:  # it says nothing that could be used
+    """Convert grey (1, 2 or 3 equal bands, perhaps alpha) to sRGB's tone curve."""
+    srgb_levels = _srgb_levels(icc or b"", image.format == "ushort")
+    if srgb_levels is None:  # a damaged profile
         return image
     colours = 1 if image.bands <= 2 else 3
     mapped = image.extract_band(0, n=colours).maplut(
-        pyvips.Image.new_from_array(tones[None, :, None])
+        pyvips.Image.new_from_array(srgb_levels[None, :, None])
     )
     if image.bands > colours:
         mapped = mapped.bandjoin(image.extract_band(colours))
@@ -162,14 +162,14 @@ def _grey_as_srgb(image: pyvips.Image, icc: bytes | None) -> pyvips.Image:
 
 
 @functools.lru_cache(maxsize=8)
-def _tones(icc: bytes, deep: bool) -> np.ndarray | None:
-    """The level in sRGB of each level of a grey profile; None if it is damaged.
+def _srgb_levels(icc: bytes, deep: bool) -> np.ndarray | None:
+    """The sRGB level of each level of a grey profile; None if it is damaged.
 
-    By light in floats: through Lab of 16 bits dark levels would move by eight.
+    By luminance in floats: by 16-bit Lab dark levels would change by eight.
     """
     dtype = np.uint16 if deep else np.uint8
-    top = np.iinfo(dtype).max
-    ramp = np.arange(top + 1).astype(dtype)[None, :, None]
+    max_level = np.iinfo(dtype).max
+    ramp = np.arange(max_level + 1).astype(dtype)[None, :, None]
     name = "grey16" if deep else "b-w"
     levels = fields(
         pyvips.Image.new_from_array(ramp, interpretation=name), icc_profile=icc
@@ -178,19 +178,18 @@ def _tones(icc: bytes, deep: bool) -> np.ndarray | None:
         xyz = levels.icc_import(embedded=True, intent=INTENT, pcs="xyz").numpy()
     except pyvips.Error:
         return None
-    light = np.clip(xyz[0, :, 1] / 100, 0, 1)
+    luminance = np.clip(xyz[0, :, 1] / 100, 0, 1)
     curve = np.where(
-        light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055
+        luminance <= 0.0031308,
+        12.92 * luminance,
+        1.055 * luminance ** (1 / 2.4) - 0.055,
     )
-    return np.rint(curve * top).astype(dtype)
+    return np.rint(curve * max_level).astype(dtype)
 
 
 @functools.lru_cache(maxsize=64)
 def _is_embeddable(icc: bytes, grey: bool) -> bool:
-    """Whether a picture with this profile can be written, as a damaged one cannot.
-
-    libpng is the strictest of those that look at it.
-    """
+    """Whether files can have this profile: libpng, the strictest, accepts it."""
     pixel = pyvips.Image.black(1, 1, bands=1 if grey else 3)
     pixel = pixel.copy(interpretation="b-w" if grey else "srgb")
     try:
@@ -203,7 +202,7 @@ def _is_embeddable(icc: bytes, grey: bool) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _treatment(icc: bytes) -> str:
-    """ "keep": near sRGB; "return": to P3 and back; "leave": to P3 only."""
+    """ "keep": close to sRGB; "return": to P3 and back; "leave": to P3 only."""
     levels = np.linspace(0, 255, 9).round().astype(np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
     patches = pyvips.Image.new_from_array(cube).copy(interpretation="srgb")
@@ -213,10 +212,10 @@ def _treatment(icc: bytes) -> str:
         if np.abs(srgb.numpy().astype(int) - cube).max() <= NEAR:
             return "keep"
     except pyvips.Error:
-        return "keep"  # it says nothing that could be used
+        return "keep"  # a damaged profile
     try:
         lab = patches.icc_import(embedded=True, intent=INTENT)
         lab.icc_export(intent=INTENT, depth=8).numpy()
-    except pyvips.Error:  # a profile for reading only, as scanners have
+    except pyvips.Error:  # an input-only profile, as scanners have
         return "leave"
     return "return"

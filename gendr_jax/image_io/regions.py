@@ -1,8 +1,8 @@
-"""Pictures too large to hold: regions of files, pixels on disk, files from them.
+"""Pictures larger than memory: read regions of a file, a raster on disk, write it.
 
-Memory stays at some rows of the picture. Disk holds each raster, and while a `Reader`
-is open one uncompressed copy of its picture, unless that is a tiled TIFF or small
-(libvips puts it into TMPDIR).
+Memory is needed for some rows of the picture only. Disk (TMPDIR) is needed for each
+raster and, while a `Reader` is open, for an uncompressed copy of its picture, unless
+that is small or a tiled TIFF.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from gendr_jax.image_io import loading, pillow, reading, writing
 from gendr_jax.image_io.alpha import bleed
 from gendr_jax.image_io.picture import MAX_PIXELS, Header, Image
 
-CELL = 64
-OPEN_FILES = Path("/proc/self/fd")  # Linux: files of this process by number
+BLEED_BLOCK = 64  # pixels a side; transparent pixels are filled by blocks
+OPEN_FILES = Path("/proc/self/fd")  # Linux: open files of this process by number
 VIPS_FORMATS = {"uint8": "uchar", "uint16": "ushort"}
 
 
@@ -40,53 +40,59 @@ class Reader:
             InputError: as `image_io.read`.
         """
         self._path = Path(path)
-        kind = loading.kind_of(self._path)
-        if kind in loading.PILLOW:  # formats of old: small, and read whole
-            whole = pillow.read(self._path, max_pixels=max_pixels)
-            self._image = writing.as_vips(whole)
-            empty = np.empty((0, 0, whole.pixels_hwc.shape[2]), whole.pixels_hwc.dtype)
-            self.like = dataclasses.replace(whole, pixels_hwc=empty, alpha_hw=None)
+        file_format = loading.format_of(self._path)
+        if file_format in loading.PILLOW_FORMATS:  # usually small, and decoded at once
+            picture = pillow.read(self._path, max_pixels=max_pixels)
+            self._image = writing.as_vips(picture)
+            empty = np.empty(
+                (0, 0, picture.pixels_hwc.shape[2]), picture.pixels_hwc.dtype
+            )
+            self.like = dataclasses.replace(picture, pixels_hwc=empty, alpha_hw=None)
         else:
             with loading.errors(self._path):
                 self._image, self.like = reading.open_upright(
-                    self._path, kind, max_pixels=max_pixels, random=True
+                    self._path, file_format, max_pixels=max_pixels, random=True
                 )
         self.header = reading.header(self._image)
         self._region = pyvips.Region.new(self._image)
 
     def read(self, top: int, left: int, height: int, width: int) -> Image:
-        """The region as a picture, with the metadata of the whole.
+        """The region as a picture, with the metadata of the file.
 
-        Colours under what is transparent are those of its surroundings.
+        Transparent pixels have the colours of their surroundings.
 
         Raises:
             InputError: pixels that cannot be decoded.
-            ValueError: a region that leaves the picture.
+            ValueError: a region outside the picture.
         """
-        whole = self.header
-        inside = min(top, left) >= 0 and min(height, width) > 0
-        inside &= top + height <= whole.height and left + width <= whole.width
-        if not inside:
+        header = self.header
+        is_inside = min(top, left) >= 0 and min(height, width) > 0
+        is_inside &= top + height <= header.height and left + width <= header.width
+        if not is_inside:
             raise ValueError(
                 f"region {height}x{width} at ({top}, {left}) leaves the picture of "
-                f"{whole.height}x{whole.width}"
+                f"{header.height}x{header.width}"
             )
-        if not whole.alpha:
+        if not header.alpha:
             pixels = self._fetch(top, left, height, width)
             return dataclasses.replace(self.like, pixels_hwc=pixels)
-        # Cells of the picture, so that all regions fill what is hidden alike.
-        up, before = top - top % CELL, left - left % CELL
-        down = min(whole.height, -(-(top + height) // CELL) * CELL)
-        after = min(whole.width, -(-(left + width) // CELL) * CELL)
-        pixels = self._fetch(up, before, down - up, after - before)
+        # By blocks on a fixed grid, so that overlapping regions are filled alike.
+        block_top, block_left = top - top % BLEED_BLOCK, left - left % BLEED_BLOCK
+        block_bottom = min(
+            header.height, -(-(top + height) // BLEED_BLOCK) * BLEED_BLOCK
+        )
+        block_right = min(header.width, -(-(left + width) // BLEED_BLOCK) * BLEED_BLOCK)
+        pixels = self._fetch(
+            block_top, block_left, block_bottom - block_top, block_right - block_left
+        )
         colours, alpha = reading.split(pixels, True)
         assert alpha is not None
         filled = bleed(colours.astype(np.float32), alpha.astype(np.float32))
-        inner = (slice(top - up, top - up + height),)
-        inner += (slice(left - before, left - before + width),)
-        colours = np.rint(filled[inner]).astype(whole.dtype)
+        region = (slice(top - block_top, top - block_top + height),)
+        region += (slice(left - block_left, left - block_left + width),)
+        colours = np.rint(filled[region]).astype(header.dtype)
         return dataclasses.replace(
-            self.like, pixels_hwc=colours, alpha_hw=alpha[inner], bled=True
+            self.like, pixels_hwc=colours, alpha_hw=alpha[region], bled=True
         )
 
     def _fetch(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -98,7 +104,7 @@ class Reader:
 
 
 class Raster:
-    """An array [H, W, C] on disk, zeros at first; gone when closed.
+    """An array [H, W, C] on disk, initially zero, deleted when closed.
 
     Attributes:
         path: the file: C order, no header, the byte order of this machine.
@@ -116,9 +122,9 @@ class Raster:
         *,
         folder: Path | str | None = None,
     ):
-        """Make the file, in `folder` (default: TMPDIR)."""
+        """Create the file in `folder` (default: TMPDIR)."""
         self.shape, self.dtype = (height, width, channels), np.dtype(dtype)
-        if OPEN_FILES.is_dir():  # without a name, so that nothing outlives a kill
+        if OPEN_FILES.is_dir():  # a file without a name disappears with the process
             self._file = tempfile.TemporaryFile(dir=folder)
             self.path = OPEN_FILES / str(self._file.fileno())
         else:
@@ -126,29 +132,29 @@ class Raster:
                 prefix=".gendr-", suffix=".raw", dir=folder
             )
             self.path = Path(self._file.name)
-        self._pixel = channels * self.dtype.itemsize
-        self._file.truncate(height * width * self._pixel)
+        self._pixel_bytes = channels * self.dtype.itemsize
+        self._file.truncate(height * width * self._pixel_bytes)
 
     def write(self, top: int, left: int, block_hwc: np.ndarray) -> None:
-        """Put a block of pixels; later ones replace earlier ones."""
+        """Write a block of pixels; it replaces what was written before."""
         height, width = block_hwc.shape[:2]
-        self._require(top, left, height, width)
+        self._require_inside(top, left, height, width)
         block = np.ascontiguousarray(block_hwc, self.dtype)
         if width == self.shape[1]:
-            self._put(block, self._offset(top, 0))
+            self._write_bytes(block, self._offset(top, 0))
             return
         for i in range(height):
-            self._put(block[i], self._offset(top + i, left))
+            self._write_bytes(block[i], self._offset(top + i, left))
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """A block of pixels, [height, width, C]."""
-        self._require(top, left, height, width)
+        """Read a block of pixels, [height, width, C]."""
+        self._require_inside(top, left, height, width)
         block = np.empty((height, width, self.shape[2]), self.dtype)
         if width == self.shape[1]:
-            self._take(block, self._offset(top, 0))
+            self._read_bytes(block, self._offset(top, 0))
             return block
         for i in range(height):
-            self._take(block[i], self._offset(top + i, left))
+            self._read_bytes(block[i], self._offset(top + i, left))
         return block
 
     def close(self) -> None:
@@ -162,21 +168,21 @@ class Raster:
         self.close()
 
     def _offset(self, row: int, column: int) -> int:
-        return (row * self.shape[1] + column) * self._pixel
+        return (row * self.shape[1] + column) * self._pixel_bytes
 
-    def _put(self, rows: np.ndarray, offset: int) -> None:
-        left = rows.data.cast("B")
-        while left:  # one call moves 2 GiB at most
-            done = os.pwrite(self._file.fileno(), left, offset)
-            left, offset = left[done:], offset + done
+    def _write_bytes(self, rows: np.ndarray, offset: int) -> None:
+        remaining = rows.data.cast("B")
+        while remaining:  # one call moves 2 GiB at most
+            count = os.pwrite(self._file.fileno(), remaining, offset)
+            remaining, offset = remaining[count:], offset + count
 
-    def _take(self, rows: np.ndarray, offset: int) -> None:
-        left = rows.data.cast("B")
-        while left:
-            done = os.preadv(self._file.fileno(), [left], offset)
-            left, offset = left[done:], offset + done
+    def _read_bytes(self, rows: np.ndarray, offset: int) -> None:
+        remaining = rows.data.cast("B")
+        while remaining:
+            count = os.preadv(self._file.fileno(), [remaining], offset)
+            remaining, offset = remaining[count:], offset + count
 
-    def _require(self, top: int, left: int, height: int, width: int) -> None:
+    def _require_inside(self, top: int, left: int, height: int, width: int) -> None:
         if min(top, left, height, width) < 0 or (
             top + height > self.shape[0] or left + width > self.shape[1]
         ):
@@ -196,23 +202,23 @@ def finish(
     """Write a raster of uint8 or uint16 as a picture file, as `image_io.write` does.
 
     Returns:
-        What of the metadata the file cannot hold.
+        Names of the metadata that the format cannot store.
 
     Args:
         raster: colours as in `like.pixels_hwc`, then alpha (2 or 4 channels).
 
     Raises:
-        InputError: unknown suffix, or a format that cannot hold the picture.
+        InputError: unknown suffix, or a format that cannot store the picture.
     """
     height, width, channels = raster.shape
     writing.require_fit(Path(path), like, height, width, alpha=channels in (2, 4))
-    kind = VIPS_FORMATS[raster.dtype.name]
+    vips_format = VIPS_FORMATS[raster.dtype.name]
     pixels = pyvips.Image.rawload(
         str(raster.path),
         width,
         height,
         channels,
-        format=kind,
+        format=vips_format,
         access="sequential",
         revalidate=True,
     )

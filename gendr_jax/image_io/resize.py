@@ -1,7 +1,7 @@
-"""Sizes on the host: exact bicubic enlargement and padding to the network's multiple.
+"""Target sizes, bicubic resizing and mirrored borders, on the host.
 
-In numpy and Pillow rather than JAX, because every picture has another size and each
-would compile another program. Values agree with `jax.image.resize(..., "cubic")`,
+In numpy and Pillow rather than JAX, because each size of picture would compile another
+program. Values agree with `jax.image.resize(..., "cubic")`,
 which training uses, to float32 rounding (tests/restore/test_pipeline.py).
 """
 
@@ -15,24 +15,24 @@ from PIL import Image as Pil
 
 from gendr_jax.errors import InputError, UsageError
 
-# Padded sizes are multiples of this. The networks halve eight-pixel cells three times
-# more, so 64 keeps all maps even, as in training; and it is coarse enough for a folder
-# of mixed sizes to share few compiled programs, while larger steps would put more
-# mirrored content into the group normalisation and cost more time than they save:
-# programs are kept on disk between runs.
+# Padded sizes are multiples of this. The networks reduce by 8 and then halve three
+# times, so 64 keeps all feature maps even, as in training. It is coarse enough for a
+# folder of mixed sizes to share few compiled programs; larger steps would put more
+# mirrored content into the group norms and cost more time than they save, as programs
+# are cached on disk.
 BUCKET = 64
-# Least and greatest scale; any number between, 4 is what networks learn.
+# Smallest and largest scale, any number between; networks are trained for 4.
 SCALES = (1.0, 16.0)
 
 
 @dataclass(frozen=True)
 class Target:
-    """How large results shall be; one of these, the other side follows in proportion.
+    """Size of results: exactly one of these; the other side keeps the proportions.
 
     Attributes:
-        scale: times larger.
+        scale: factor on both sides.
         width, height, longest_side: in pixels, exactly.
-        megapixels: millions of pixels, as near as whole sides allow.
+        megapixels: millions of pixels, rounded to integer sides.
     """
 
     scale: float | None = None
@@ -42,13 +42,14 @@ class Target:
     megapixels: float | None = None
 
     def __post_init__(self) -> None:
-        given = {k: v for k, v in vars(self).items() if v is not None}
-        if len(given) != 1:
+        sizes = {k: v for k, v in vars(self).items() if v is not None}
+        if len(sizes) != 1:
             raise UsageError(
-                f"a size is given {len(given)} times ({', '.join(given) or 'none'}), "
-                "it takes one. Choose scale, width, height, longest side or megapixels."
+                f"{len(sizes)} target sizes are given ({', '.join(sizes) or 'none'}), "
+                "one is needed. Choose scale, width, height, longest side or "
+                "megapixels."
             )
-        ((name, value),) = given.items()
+        ((name, value),) = sizes.items()
         if not 0 < value < float("inf"):
             raise UsageError(f"{name} is {value}, it must be above 0. Change it.")
         if self.scale is not None:
@@ -74,13 +75,13 @@ class Target:
         if scale < 1:
             rows, columns = output_size(height, width, scale)
             raise InputError(
-                f"{name} is {width}x{height}, larger than the {columns}x{rows} asked "
-                "for. Ask for more, or reduce it by other means."
+                f"{name} is {width}x{height}, larger than the target {columns}x{rows}."
+                " Choose a larger target, or reduce it by other means."
             )
         if scale > SCALES[1]:
             raise InputError(
-                f"{name} is {width}x{height}, what is asked for is {scale:.1f} times "
-                f"larger, the limit is {SCALES[1]:g}. Ask for less."
+                f"{name} is {width}x{height}, the target is {scale:.1f} times larger, "
+                f"the limit is {SCALES[1]:g}. Choose a smaller target."
             )
         return scale
 
@@ -94,7 +95,7 @@ def require_scale(scale: float) -> None:
     low, high = SCALES
     if not isinstance(scale, numbers.Real) or not low <= scale <= high:
         raise UsageError(
-            f"scale is {scale!r}, it can be {low:g} to {high:g}. Choose one of those."
+            f"scale is {scale!r}, not in {low:g} to {high:g}. Choose one in this range."
         )
 
 
@@ -108,73 +109,73 @@ def bicubic(x_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     if x_hwc.shape[:2] == tuple(size_hw):
         return x_hwc.astype(np.float32)
     height, width = x_hwc.shape[:2]
-    return _resized(x_hwc, size_hw, (0, 0, width, height))
+    return _resized_box(x_hwc, size_hw, (0, 0, width, height))
 
 
 def bicubic_region(
     read: Callable[[int, int, int, int], np.ndarray],
     from_hw: tuple[int, int],
     size_hw: tuple[int, int],
-    part: tuple[int, int, int, int],
+    region: tuple[int, int, int, int],
 ) -> np.ndarray:
-    """A part of `bicubic(x_hwc, size_hw)` from the pixels that it depends on.
+    """A region of `bicubic(x_hwc, size_hw)`, from the pixels that it depends on.
 
     Args:
         read: (top, left, height, width) -> float32 pixels of the input.
         from_hw: (height, width) of the input.
-        size_hw: of the whole result, larger or smaller.
-        part: (top, left, height, width) within the result.
+        size_hw: (height, width) of the full result, larger or smaller.
+        region: (top, left, height, width) of the result.
     """
     starts, lengths, boxes = [], [], []
-    for side, size, at, length in zip(
-        from_hw, size_hw, part[:2], part[2:], strict=True
+    for side, size, offset, length in zip(
+        from_hw, size_hw, region[:2], region[2:], strict=True
     ):
         step = side / size
-        # The kernel reaches two pixels, of the result where that is smaller; one more
-        # guards against rounding.
+        # The kernel reaches two input pixels, or two output pixels in a reduction,
+        # where Pillow stretches it; one more for rounding.
         reach = math.ceil(2 * max(1.0, step)) + 1
-        start = max(0, int(at * step) - reach)
-        end = min(side, int((at + length) * step) + reach + 1)
+        start = max(0, int(offset * step) - reach)
+        end = min(side, int((offset + length) * step) + reach + 1)
         starts.append(start)
         lengths.append(end - start)
-        boxes.append((at * step - start, (at + length) * step - start))
+        boxes.append((offset * step - start, (offset + length) * step - start))
     x_hwc = read(*starts, *lengths)
     if tuple(from_hw) == tuple(size_hw):
-        top, left = part[0] - starts[0], part[1] - starts[1]
-        return x_hwc[top : top + part[2], left : left + part[3]].astype(np.float32)
+        top, left = region[0] - starts[0], region[1] - starts[1]
+        return x_hwc[top : top + region[2], left : left + region[3]].astype(np.float32)
     (top, bottom), (left, right) = boxes
-    return _resized(x_hwc, part[2:], (left, top, right, bottom))
+    return _resized_box(x_hwc, region[2:], (left, top, right, bottom))
 
 
 def mirrored_region(
     read: Callable[[int, int, int, int], np.ndarray],
     from_hw: tuple[int, int],
-    part: tuple[int, int, int, int],
+    region: tuple[int, int, int, int],
 ) -> np.ndarray:
-    """A part of a picture that continues beyond its edges as its mirror image.
+    """A region of a picture that is continued beyond its edges by reflection.
 
-    A picture smaller than what is mirrored is mirrored again and again; one of a
-    single row or column repeats it.
+    Beyond the first reflection it is reflected again; a single row or column is
+    repeated.
 
     Args:
         read: (top, left, height, width) -> pixels of the picture.
         from_hw: (height, width) of the picture.
-        part: (top, left, height, width), which may lie partly outside.
+        region: (top, left, height, width), which may reach outside.
     """
     inside, outside = [], []
-    for side, at, length in zip(from_hw, part[:2], part[2:], strict=True):
-        start, end = max(at, 0), min(at + length, side)
+    for side, offset, length in zip(from_hw, region[:2], region[2:], strict=True):
+        start, end = max(offset, 0), min(offset + length, side)
         inside.append((start, end - start))
-        outside.append((start - at, at + length - end))
+        outside.append((start - offset, offset + length - end))
     (top, height), (left, width) = inside
     x_hwc = read(top, left, height, width)
     return np.pad(x_hwc, (*outside, (0, 0)), mode="reflect")
 
 
-def _resized(
+def _resized_box(
     x_hwc: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float]
 ) -> np.ndarray:
-    """What lies in the box (left, top, right, bottom), at another size."""
+    """The box (left, top, right, bottom), in fractions of pixels too, resized."""
     height, width = size_hw
     planes = [
         Pil.fromarray(np.ascontiguousarray(x_hwc[..., c], np.float32)).resize(

@@ -1,4 +1,4 @@
-"""A contact sheet: columns of pictures under their titles, as one image."""
+"""Contact sheets and before/after strips: several pictures with titles as one image."""
 
 import os
 from collections.abc import Mapping
@@ -74,7 +74,7 @@ def strip(panels: dict[str, np.ndarray]) -> Image.Image:
 
 
 def stack(rows: list[Image.Image]) -> Image.Image:
-    """Pictures one above the other."""
+    """Pictures stacked from top to bottom."""
     size = max(row.width for row in rows), sum(row.height for row in rows)
     sheet, top = Image.new("RGB", size, "white"), 0
     for row in rows:
@@ -84,7 +84,7 @@ def stack(rows: list[Image.Image]) -> Image.Image:
 
 
 def split(before: np.ndarray, after: np.ndarray) -> Image.Image:
-    """One picture: its left half before, its right half after, a line between."""
+    """Left half of `before`, right half of `after`, a white line between."""
     middle = before.shape[1] // 2
     line = slice(max(0, middle - 1), middle + 1)
     joined = np.concatenate([before[:, :middle], after[:, middle:]], axis=1)
@@ -93,7 +93,7 @@ def split(before: np.ndarray, after: np.ndarray) -> Image.Image:
 
 
 def save(sheet: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG atomically."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         sheet.save(temporary, format="PNG")

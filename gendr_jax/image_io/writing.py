@@ -1,6 +1,6 @@
-"""Pictures to files: `write`, and `save` for pixels that stream.
+"""Write pictures to files: `write`, and `save` for pixels that libvips streams.
 
-A file appears whole or not at all: it is written under a temporary name first.
+Files are written atomically: under a temporary name first.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from gendr_jax.image_io import profiles
 from gendr_jax.image_io.metadata.statements import Metadata
 from gendr_jax.image_io.picture import DENSITY, FORMATS, Image
 
-SIDES = {"JPEG": 65535, "WEBP": 16383}
+MAX_SIDES = {"JPEG": 65535, "WEBP": 16383}
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {"compression": 6},
     "JPEG": {"Q": 95, "subsample_mode": "off"},
@@ -36,9 +36,9 @@ SAVERS: dict[str, Callable[..., Any]] = {
     "WEBP": pyvips.Image.webpsave,
     "TIFF": pyvips.Image.tiffsave,
 }
-# TIFF above this many pixels is tiled, so that viewers need not decode all of it, and
-# may exceed 4 GB.
-TILED = 64 * 1024 * 1024
+# TIFF files of more pixels are tiled, so that viewers need not decode all of it, and
+# BigTIFF, so that they may exceed 4 GB.
+TILED_PIXELS = 64 * 1024 * 1024
 
 
 def write(
@@ -51,16 +51,15 @@ def write(
     """Write one picture; the suffix decides the format.
 
     Args:
+        metadata: without it the file has no profile, so colours are converted to sRGB.
         quality: 1 to 100, of JPEG (None: 95; never with chroma subsampling) and of
             WebP (None: lossless); other formats are lossless.
 
-    Without metadata, colours are those of sRGB, as no profile says otherwise.
-
     Returns:
-        What of the metadata the file cannot hold, in words for people.
+        Names of the metadata that the format cannot store.
 
     Raises:
-        InputError: unknown suffix, or a format that cannot hold the picture.
+        InputError: unknown suffix, or a format that cannot store the picture.
     """
     image = without_opaque_alpha(path, image)
     height, width = image.pixels_hwc.shape[:2]
@@ -69,7 +68,7 @@ def write(
 
 
 def without_opaque_alpha(path: Path | str, image: Image) -> Image:
-    """Without alpha where it hides nothing and the format has none."""
+    """The picture without fully opaque alpha if the format (JPEG) has no alpha."""
     alpha = image.alpha_hw
     opaque = alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max
     if opaque and FORMATS.get(Path(path).suffix.lower()) == "JPEG":
@@ -78,66 +77,72 @@ def without_opaque_alpha(path: Path | str, image: Image) -> Image:
 
 
 def as_vips(image: Image) -> pyvips.Image:
-    """The pixels, alpha last, as a picture of libvips without metadata."""
+    """The pixels, alpha last, as a libvips picture without metadata."""
     pixels, alpha = image.pixels_hwc, image.alpha_hw
     if alpha is not None:
         pixels = np.concatenate([pixels, alpha[..., None]], axis=-1)
-    grey, deep = pixels.shape[-1] < 3, pixels.dtype == np.uint16
-    name = ("grey16" if grey else "rgb16") if deep else ("b-w" if grey else "srgb")
+    is_grey, is_16_bit = pixels.shape[-1] < 3, pixels.dtype == np.uint16
+    interpretation = (
+        ("grey16" if is_grey else "rgb16")
+        if is_16_bit
+        else ("b-w" if is_grey else "srgb")
+    )
     array = np.ascontiguousarray(pixels)
-    return pyvips.Image.new_from_array(array, interpretation=name)
+    return pyvips.Image.new_from_array(array, interpretation=interpretation)
 
 
 def require_fit(
     path: Path, like: Image, height: int, width: int, *, alpha: bool
 ) -> None:
-    """Refuse a suffix that is not written or cannot hold the picture.
+    """Refuse a suffix that is not supported or whose format cannot store the picture.
 
     Raises:
         InputError: with the reason.
     """
     if path.suffix.lower() not in FORMATS:
-        known = " ".join(FORMATS)
-        raise InputError(f"{path} has no suffix that is written. Use one of {known}.")
+        supported = " ".join(FORMATS)
+        raise InputError(f"{path} has no supported suffix. Use one of {supported}.")
     problem = misfit(path.suffix, height, width, bits=depth(like), alpha=alpha)
     if problem:
         raise InputError(f"{path}: {problem}. Use --ext png.")
 
 
 def require_writable(path: Path) -> None:
-    """Refuse a file that cannot be written where it shall be, as far as can be told.
+    """Refuse an output path that cannot be written, as far as can be checked before.
 
     Raises:
-        InputError: with what is in the way.
-        OSError: a name that the file system does not take.
+        InputError: a folder of that name, a file as its folder, no permission.
+        OSError: a name that the file system refuses.
     """
     if path.is_dir():
-        raise InputError(f"{path} is a folder. Name another -o, or a --suffix.")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise InputError(f"{path} cannot be written, as {above} is a file. Move it.")
-    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{path} is a folder. Give another -o, or a --suffix.")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise InputError(f"{path} cannot be written, as {parent} is a file. Move it.")
+    if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(
-            f"{path} cannot be written, as nothing may be written into {above}. "
-            "Check its permissions, or name another -o."
+            f"{path} cannot be written, as the folder {parent} is not writable. Check "
+            "its permissions, or give another -o."
         )
 
 
 def misfit(suffix: str, height: int, width: int, *, bits: int, alpha: bool) -> str:
-    """Why files of this suffix cannot hold such a picture, or ""."""
-    kind = FORMATS[suffix.lower()]
-    if kind == "JPEG" and alpha:
+    """Why the format of this suffix cannot store such a picture, or ""."""
+    file_format = FORMATS[suffix.lower()]
+    if file_format == "JPEG" and alpha:
         return "JPEG cannot hold transparency"
-    if kind in ("JPEG", "WEBP") and bits == 16:
-        return f"{kind} cannot hold 16 bits"
-    limit = SIDES.get(kind)
+    if file_format in ("JPEG", "WEBP") and bits == 16:
+        return f"{file_format} cannot hold 16 bits"
+    limit = MAX_SIDES.get(file_format)
     if limit and max(height, width) > limit:
-        return f"{kind} ends at {limit} pixels a side, this is {width}x{height}"
+        return (
+            f"{file_format} has at most {limit} pixels a side, this is {width}x{height}"
+        )
     return ""
 
 
 def depth(image: Image) -> int:
-    """Bits a channel in the file."""
+    """Bits a channel in a file of this picture."""
     return image.bits or 8 * image.pixels_hwc.dtype.itemsize
 
 
@@ -149,46 +154,52 @@ def save(
     metadata: bool,
     quality: int | None = None,
 ) -> tuple[str, ...]:
-    """Write what `pixels` gives, row by row, with the metadata of `like`.
+    """Write `pixels`, streamed row by row, with the metadata of `like`.
 
     Returns:
-        What of it the file cannot hold, in words for people.
+        Names of the metadata that the format cannot store.
     """
-    kind = FORMATS[path.suffix.lower()]
-    deep = pixels.format == "ushort"
-    grey = pixels.bands < 3
-    name = ("grey16" if grey else "rgb16") if deep else ("b-w" if grey else "srgb")
-    pixels = pixels.copy(interpretation=name)
-    tag = "no" if not metadata else ("colour" if kind == "WEBP" else "all")
+    file_format = FORMATS[path.suffix.lower()]
+    is_16_bit = pixels.format == "ushort"
+    is_grey = pixels.bands < 3
+    interpretation = (
+        ("grey16" if is_grey else "rgb16")
+        if is_16_bit
+        else ("b-w" if is_grey else "srgb")
+    )
+    pixels = pixels.copy(interpretation=interpretation)
+    tag = "no" if not metadata else ("colour" if file_format == "WEBP" else "all")
     pixels = profiles.from_working(pixels, like.space, like.icc, depth(like), tag=tag)
-    said = Metadata()
+    file_metadata = Metadata()
     if metadata:
         size_hw = pixels.height, pixels.width
-        said = metadata_lib.fitted(_said(like), kind, size_hw, like.from_hw)
-    across, down = said.density or (DENSITY, DENSITY)
+        file_metadata = metadata_lib.fitted(
+            _metadata_of(like), file_format, size_hw, like.from_hw
+        )
+    across, down = file_metadata.density or (DENSITY, DENSITY)
     pixels = pixels.copy(xres=across, yres=down)
-    options = dict(SAVE_OPTIONS[kind])
-    if quality is not None and kind in LOSSY:
-        options = LOSSY[kind] | {"Q": quality}
-    if kind == "TIFF" and pixels.width * pixels.height > TILED:
+    options = dict(SAVE_OPTIONS[file_format])
+    if quality is not None and file_format in LOSSY:
+        options = LOSSY[file_format] | {"Q": quality}
+    if file_format == "TIFF" and pixels.width * pixels.height > TILED_PIXELS:
         options |= {"tile": True, "tile_width": 256, "tile_height": 256}
         options |= {"bigtiff": True}
     with files.replacing(path) as unfinished:
-        # Pixels and profile by libvips, which would encode some of the rest anew.
-        bare = files.temporary_name(unfinished)
+        # libvips writes pixels and profile only: it would re-encode other metadata.
+        pixels_path = files.temporary_name(unfinished)
         try:
             keep = "icc" if metadata else "none"
-            SAVERS[kind](pixels, str(bare), keep=keep, **options)
-            metadata_lib.insert(bare, unfinished, kind, said)
+            SAVERS[file_format](pixels, str(pixels_path), keep=keep, **options)
+            metadata_lib.insert(pixels_path, unfinished, file_format, file_metadata)
         except pyvips.Error as error:
-            # Pixels are in memory: what fails is the disk.
+            # Pixels were decoded before, so this is an error of the disk.
             raise OSError(" ".join(str(error).split())) from error
         finally:
-            bare.unlink(missing_ok=True)
-    return said.lost
+            pixels_path.unlink(missing_ok=True)
+    return file_metadata.lost
 
 
-def _said(like: Image) -> Metadata:
+def _metadata_of(like: Image) -> Metadata:
     return Metadata(
         like.exif, like.xmp, like.iptc, like.comment, like.text, like.density, like.lost
     )

@@ -82,7 +82,7 @@ def levels(
     """
     if luma_range not in ("full", "studio"):
         raise UsageError(f"luma range is {luma_range!r}. Use 'full' or 'studio'.")
-    x_hwc = _unit_range(picture, "the picture")
+    x_hwc = unit_range(picture, "the picture")
     if min(x_hwc.shape[:2]) < smallest:
         raise InputError(
             f"the picture has {x_hwc.shape[0]}x{x_hwc.shape[1]} pixels, each side "
@@ -124,7 +124,7 @@ def _prepare(
         raise UsageError(f"channel is {channel!r}. Use 'y' or 'rgb'.")
     if crop < 0:
         raise UsageError(f"crop is {crop} pixels. Use 0 or more.")
-    a_hwc, b_hwc = _unit_range(sr, "sr"), _unit_range(gt, "gt")
+    a_hwc, b_hwc = unit_range(sr, "sr"), unit_range(gt, "gt")
     if a_hwc.shape != b_hwc.shape:
         raise InputError(
             f"sr has shape {a_hwc.shape} and gt {b_hwc.shape}. Compare pictures of one "
@@ -144,7 +144,8 @@ def _prepare(
     return a_hwc[inside], b_hwc[inside]
 
 
-def _unit_range(picture: np.ndarray, name: str) -> np.ndarray:
+def unit_range(picture: np.ndarray, name: str) -> np.ndarray:
+    """One picture as float64 HWC in [0, 1]; errors call it `name`."""
     x = np.asarray(picture)
     if x.ndim == 2:
         x = x[..., None]

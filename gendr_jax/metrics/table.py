@@ -18,7 +18,9 @@ from gendr_jax.metrics.kinds import (
     Pictures,
     Settings,
 )
+from gendr_jax.metrics.mean_colour import colour_error
 from gendr_jax.metrics.naturalness import niqe
+from gendr_jax.metrics.upsampling_grid import upsampling_grid
 from gendr_jax.restore import residual, tiling
 
 METRICS = (
@@ -31,6 +33,8 @@ METRICS = (
     Metric("dino-mean", "gt", "lower", 4, "1 - cos of mean patch tokens; {told}"),
     Metric("sharpness", "nothing", "neither", 2, "rms slope of Y, levels a pixel"),
     Metric("blockiness", "nothing", "neither", 3, "jumps of Y at 8x8 blocks / inside"),
+    Metric("grid", "nothing", "neither", 3, "strongest phase of steps, 2, 4, 8 px"),
+    Metric("colour", "gt", "lower", 2, "mean colour, |difference| in levels, RGB"),
     Metric("seam", "lr", "lower", 2, "worst bend at {tile}-px tiles / median"),
     Metric("residual", "lr", "lower", 4, "rms of reduced result less input"),
 )
@@ -114,6 +118,10 @@ def _measure(name: str, settings: Settings) -> tuple[Measure, str]:
             return _each_alone(sharpness_blockiness.sharpness), ""
         case "blockiness":
             return _each_alone(sharpness_blockiness.blockiness), ""
+        case "grid":
+            return _each_alone(upsampling_grid), ""
+        case "colour":
+            return _each(colour_error), ""
         case "seam":
             return _each(lambda sr, lr: _seam(sr, lr, settings)), ""
         case "residual":

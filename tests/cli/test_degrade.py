@@ -18,7 +18,7 @@ from scipy import ndimage
 import gendr_jax
 from gendr_jax import files, picture_walk
 from gendr_jax.cli import degrade
-from gendr_jax.data import degrade_folder, pairs_manifest, patience
+from gendr_jax.data import degrade_folder, pairs_manifest, retry
 from gendr_jax.data.degrade import PRESETS, chain, draws, recipe
 from gendr_jax.data.degrade import degrade as run_chain
 from gendr_jax.errors import TryAgainError, UsageError
@@ -92,7 +92,7 @@ def test_bad_files_are_named_and_the_rest_is_done(photos, tmp_path, capsys):
     [
         (["--preset", "nope"], "no degradation preset named 'nope'"),
         (["-s", "0"], "scale 0"),
-        (["-o", "{hq}/out"], "lies inside the input"),
+        (["-o", "{hq}/out"], "is inside the input"),
         (["-i", "{hq}/nowhere"], "there is no folder"),
     ],
 )
@@ -293,7 +293,7 @@ def test_a_store_that_is_away_stops_the_run(photos, tmp_path, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(degrade_folder.Path, "read_bytes", read_bytes)
-    monkeypatch.setattr(patience, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(retry, "WAITS", (0.0, 0.0))
     with pytest.raises(TryAgainError, match=r"b\.png cannot be read \(Input/output"):
         degrade.main(flags)
     monkeypatch.undo()

@@ -274,7 +274,9 @@ def test_a_dry_run_needs_no_weights(weights, tmp_path, capsys):
     flags = ("--dry-run", "--longest-side", "600", "--tile", "256")
     assert gendr(*args, *flags, "--report", tmp_path / "r.jsonl") == 1
     told = capsys.readouterr()
-    assert "c.png is not a picture" in told.err and "2 of 3 to do" in told.out
+    assert (
+        "c.png is not a supported image file" in told.err and "2 of 3 to do" in told.out
+    )
     first, second, third = map(
         json.loads, (tmp_path / "r.jsonl").read_text().splitlines()
     )

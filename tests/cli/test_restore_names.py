@@ -121,7 +121,7 @@ def test_a_place_is_looked_at_before_restoring(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert gendr(*args, tmp_path / "new" / "deep") == 1
     (error,) = capfd.readouterr().err.splitlines()
-    assert f"nothing may be written into {tmp_path}" in error
+    assert f"the folder {tmp_path} is not writable" in error
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,10 @@ def test_names_cannot_talk_to_the_terminal(bicubic, tmp_path, capfd):
     assert gendr("restore", *args, "--report", tmp_path / "r.jsonl") == 1
     told = capfd.readouterr()
     (error,) = told.err.splitlines()
-    assert r"red\x1b[31m\n.png is not a picture" in error and "\x1b" not in error
+    assert (
+        r"red\x1b[31m\n.png is not a supported image file" in error
+        and "\x1b" not in error
+    )
     assert error.count(".png") == 1  # not named twice
     assert r"two\nlines  apart.png -> " in told.out and "\x1b" not in told.out
     _, failed, _ = told.out.splitlines()

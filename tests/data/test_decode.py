@@ -94,7 +94,8 @@ def test_cmyk_with_a_profile_is_converted_as_by_restore(tmp_path):
 
 def test_a_profile_of_other_inks_is_refused():
     data = encode(picture(), "JPEG", icc_profile=profiles.builtin("cmyk"))
-    with pytest.raises(InputError, match="^a: a CMYK colour profile on RGB pixels$"):
+    message = "^a: its ICC profile is CMYK, its pixels are RGB$"
+    with pytest.raises(InputError, match=message):
         decode.read_bytes(data, "a")
 
 

@@ -173,10 +173,10 @@ def test_small_pictures_are_skipped_padded_or_an_error():
     ("settings", "message"),
     [
         ({"process_count": 3}, "batch of 8 cannot be shared by 3"),
-        ({"process_index": 2, "process_count": 2}, "process 2 is not one of 2"),
+        ({"process_index": 2, "process_count": 2}, "process_index is 2, not in 0..1"),
         ({"crop": 0}, "crop 0 must be positive"),
         ({"start": -1}, "start -1"),
-        ({"small": "stretch"}, "'stretch' is unknown.*skip, pad, error"),
+        ({"small": "stretch"}, "small is 'stretch', not one of skip, pad, error"),
     ],
 )
 def test_settings_that_do_not_fit(settings, message):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from array_record.python import array_record_module
 
-from gendr_jax.data import patience, pipeline, records, shard_writer, shards
+from gendr_jax.data import pipeline, records, retry, shard_writer, shards
 from gendr_jax.errors import InputError, TryAgainError, UsageError
 from tests.helpers.bad_files import encode, picture
 
@@ -30,7 +30,7 @@ def paths(tmp_path):
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(patience, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(retry, "WAITS", (0.0, 0.0))
 
 
 def opened(paths):
@@ -66,8 +66,8 @@ def test_no_more_files_are_open_than_there_is_room_for(paths, monkeypatch):
     [
         (256, 256 // 2 - records.THREADS),
         (20, 1),
-        (10**6, records.MOST_OPEN),
-        (resource.RLIM_INFINITY, records.MOST_OPEN),
+        (10**6, records.MAX_OPEN),
+        (resource.RLIM_INFINITY, records.MAX_OPEN),
     ],
 )
 def test_the_room_is_within_the_limit_of_the_system(monkeypatch, limit, room):
@@ -89,7 +89,7 @@ def test_a_file_that_is_away_is_not_damaged(paths, no_waiting):
 def test_a_file_that_is_away_for_one_read_is_read(paths, monkeypatch):
     os.rename(paths[3], paths[3] + ".away")
     monkeypatch.setattr(
-        patience.time, "sleep", lambda seconds: os.rename(paths[3] + ".away", paths[3])
+        retry.time, "sleep", lambda seconds: os.rename(paths[3] + ".away", paths[3])
     )
     assert records.read_record(paths[3], 2) == b"3 2"
 

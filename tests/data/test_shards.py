@@ -66,9 +66,11 @@ def test_shards_are_the_folder(folder, written):
 
 def test_opening_reads_no_picture_unless_the_manifest_is_missing(written, monkeypatch):
     looks = []
-    look = shards.Shards._look
+    look = shards.Shards._name_and_side
     monkeypatch.setattr(
-        shards.Shards, "_look", lambda self, i: (looks.append(i), look(self, i))[1]
+        shards.Shards,
+        "_name_and_side",
+        lambda self, i: (looks.append(i), look(self, i))[1],
     )
     with_manifest = read(written)
     assert looks == []
@@ -118,11 +120,11 @@ def test_a_shard_may_be_empty(folder, tmp_path):
 
 def test_what_cannot_be_written(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no pictures below"):
+    with pytest.raises(UsageError, match="has no pictures"):
         shard_writer.write(tmp_path / "empty", tmp_path / "o")
-    with pytest.raises(UsageError, match="lies inside the input"):
+    with pytest.raises(UsageError, match="is inside the input"):
         shard_writer.write(tmp_path, tmp_path / "o")
-    with pytest.raises(UsageError, match="10 shards of 9 pictures"):
+    with pytest.raises(UsageError, match="10 shards are not possible with 9 pictures"):
         shard_writer.write(folder, tmp_path / "o", count=10)
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 

@@ -162,7 +162,7 @@ def test_what_cannot_be_opened(pairs, ours, tmp_path, monkeypatch):
         f"{ours}[train[:]": r"Splits are train",
         f"{tmp_path}/none": "not a prepared dataset",
         "no_such_dataset": "not a prepared dataset .*no_such_dataset not found",
-        "gendr_photos": "known but not prepared|not a prepared dataset",
+        "gendr_photos": "is not prepared at|not a prepared dataset",
         prepare(Unnamed, tmp_path) + "[test]": r"image features \['left', 'right'\]",
         prepare(NoImage, tmp_path): r"image features \[\]",
     }

@@ -264,6 +264,6 @@ def test_a_bad_file_is_told_on_the_page(page, tmp_path):
     tab.set_input_files("#photograph input[type=file]", tmp_path / "text.png")
     tab.wait_for_selector("#photograph >> text=text")
     tab.click("#restore")
-    told = tab.wait_for_selector("text=is not a picture that is read").inner_text()
+    told = tab.wait_for_selector("text=is not a supported image file").inner_text()
     assert told.startswith("text.png is not")  # without the folder it was put into
     assert not outside

@@ -110,7 +110,7 @@ def test_a_damaged_truth_is_named_once(tmp_path):
     pairs = pair(Folders(gt), method(sr))
     assert [item.name for item in pairs.items] == ["a"]
     (problem,) = pairs.problems
-    assert "b.png is not a picture" in problem
+    assert "b.png is not a supported image file" in problem
 
 
 def test_twins_are_one_line_and_not_a_second_for_want_of_them(tmp_path):

@@ -38,7 +38,7 @@ def test_raw_data_is_refused_by_name(tmp_path, name):
     with tifffile.TiffWriter(tmp_path / name) as file:
         file.write(SMALL, photometric="rgb", subfiletype=1, subifds=1, metadata=None)
         file.write(mosaic, photometric=32803, extratags=pattern, metadata=None)
-    with pytest.raises(InputError, match="raw data of a camera.*Develop it"):
+    with pytest.raises(InputError, match="camera raw file.*Develop it"):
         image_io.read(tmp_path / name)
 
 

@@ -139,7 +139,7 @@ def test_high_range_is_refused_by_name(tmp_path, transfer):
 def test_codes_that_are_not_known_are_refused(tmp_path):
     with pytest.raises(InputError, match="primaries 10 and transfer 13"):
         image_io.read(png(tmp_path / "a.png", (b"cICP", bytes([10, 13, 0, 1]))))
-    with pytest.raises(InputError, match="narrow range"):
+    with pytest.raises(InputError, match="narrow-range"):
         image_io.read(png(tmp_path / "a.png", (b"cICP", bytes([1, 13, 0, 0]))))
     unspecified = png(tmp_path / "a.png", (b"cICP", bytes([2, 2, 0, 1])))
     assert image_io.read(unspecified).icc is None

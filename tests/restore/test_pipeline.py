@@ -282,7 +282,7 @@ def test_scales_out_of_range_are_refused(restorer, scale):
         (picture(4, 4, 5), "shape \\(4, 4, 5\\)"),
         (picture(4, 4)[None], "shape \\(1, 4, 4, 3\\)"),
         (np.zeros((0, 4, 3), np.uint8), "shape"),
-        ("photo.png", "is a name, expected a picture"),
+        ("photo.png", "is a path, expected a picture"),
         (7, "is a int"),
         (Pil.new("HSV", (4, 4)), "HSV"),
     ],

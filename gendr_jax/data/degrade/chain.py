@@ -1,16 +1,16 @@
-"""The stages in their order, on canvases of a few fixed sizes.
+"""The degradation chain of Real-ESRGAN, on canvases of a few fixed sizes.
 
-A picture of changing size sits at the start of a canvas; each stage is told the size in
-use and returns something meaningless beyond it. After the first resize the chain
-branches by the smallest canvas of a short ladder that holds the picture, so that one
-compiled program serves all draws and the average cost is that of the average size.
-Nothing in the result depends on the canvas: noise is drawn by row and column
-(fields.py).
+XLA needs static shapes, but the first resize gives a picture of random size. So a
+picture occupies the top left of a canvas; each stage gets the size in use, and pixels
+beyond it are undefined. After the first resize the chain branches (`lax.switch`) to the
+smallest canvas of a short ladder that fits the picture, so that one compiled program
+serves all draws and the average cost is that of the average size. The result does not
+depend on the canvas: noise is a function of row and column (fields.py).
 
     sharpen? -> blur -> resize -> noise -> JPEG
     -> blur? -> resize -> noise
-    -> JPEG -> resize to the end -> sinc?      or, by a coin,
-    -> resize to the end -> sinc? -> JPEG
+    -> JPEG -> resize to the final size -> sinc?      or, at random,
+    -> resize to the final size -> sinc? -> JPEG
     -> round to 8-bit levels
 
 The loop over a batch is in batch.py.
@@ -37,10 +37,10 @@ from gendr_jax.data.degrade.unsharp import sharpen
 Size = tuple[Length, Length]
 
 
-# steps of the ladder of canvases in units of the picture's own size, all but the last.
-# A TPU compiles a branch for ten seconds; on a GPU a branch waits for the host.
+# Canvases of the ladder in units of the picture's own size, all but the largest. Each
+# takes ten seconds more to compile on a TPU; on a GPU a branch waits for the host.
 CPU_STEPS, TPU_STEPS, GPU_STEPS = (0.5, 0.75, 1.0, 1.25), (0.75, 1.0), ()
-# a canvas with shorter sides is not worth the time that its branch takes to compile
+# A canvas with shorter sides saves less time than its branch takes to compile.
 SHORTEST = 192
 
 
@@ -60,7 +60,7 @@ class Fields(NamedTuple):
 
 
 def canvases(recipe: Recipe, hq: tuple[int, int], scale: int) -> Canvases:
-    """The smallest canvases that hold every draw of the recipe, in whole 16s."""
+    """The smallest canvases that fit every draw of the recipe, multiples of 16."""
     first, second = recipe.orders
     last = _reduced(hq, scale)
     return Canvases(_grown(hq, first.resize[1]), _grown(last, second.resize[1]), last)
@@ -69,11 +69,11 @@ def canvases(recipe: Recipe, hq: tuple[int, int], scale: int) -> Canvases:
 def ladder(
     recipe: Recipe, hq: tuple[int, int], steps: tuple[float, ...]
 ) -> tuple[tuple[int, int], ...]:
-    """Canvases of the first resize to choose from, the last one holds every draw."""
+    """Canvases of the first resize to choose from; the last one fits every draw."""
     largest = _grown(hq, recipe.orders[0].resize[1])
     smaller = [_grown(hq, step) for step in steps]
-    useful = lambda a, b: SHORTEST <= a < b  # noqa: E731
-    return (*(c for c in smaller if all(map(useful, c, largest))), largest)
+    is_useful = lambda a, b: SHORTEST <= a < b  # noqa: E731
+    return (*(c for c in smaller if all(map(is_useful, c, largest))), largest)
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "scale"))
@@ -84,30 +84,30 @@ def degrade(
     scale: int = 4,
     sizes_b2: jax.Array | None = None,
 ) -> jax.Array:
-    """Low-quality pictures of high-quality ones, each by its own key alone.
+    """Degrade high-quality pictures, each by its own key alone.
 
     Args:
       keys_b: one typed key a sample, see `sample_keys`.
       hq_bhwc: float32 RGB in [0, 1].
       recipe: see `recipe.recipe`; static.
       scale: how many times smaller the result is; static.
-      sizes_b2: height and width in use of each picture, multiples of `scale`, where
-        they are smaller than the array; None: the whole array.
+      sizes_b2: height and width in use of each picture, multiples of `scale`; None:
+        the size of the array.
 
-    Returns: float32 [b, ceil(h / scale), ceil(w / scale), 3] in [0, 1] at whole 8-bit
-      levels, zero outside size / scale.
+    Returns: float32 [b, ceil(h / scale), ceil(w / scale), 3] in [0, 1], rounded to
+      8-bit levels, zero outside size / scale.
     """
     if sizes_b2 is None:
         height, width = hq_bhwc.shape[1:3]
         assert height % scale == 0 and width % scale == 0, (hq_bhwc.shape, scale)
         sizes_b2 = jnp.full((hq_bhwc.shape[0], 2), jnp.asarray([height, width])[None])
-    one = functools.partial(_degrade_one, recipe=recipe, scale=scale)
+    sample_fn = functools.partial(_degrade_one, recipe=recipe, scale=scale)
     cpu, tpu, gpu = (
-        functools.partial(loop, functools.partial(one, steps=steps))
+        functools.partial(loop, functools.partial(sample_fn, steps=steps))
         for loop, steps in (
-            (batch.one_at_a_time, CPU_STEPS),
-            (batch.one_at_a_time, TPU_STEPS),
-            (batch.all_at_once, GPU_STEPS),
+            (batch.loop_over_samples, CPU_STEPS),
+            (batch.loop_over_samples, TPU_STEPS),
+            (batch.vmap_samples, GPU_STEPS),
         )
     )
     hq_bhwc = jax.lax.stop_gradient(hq_bhwc)
@@ -130,10 +130,10 @@ def apply(
     scale: int,
     steps: tuple[float, ...] = CPU_STEPS,
 ) -> jax.Array:
-    """The chain with every random number given; result chw, not yet rounded.
+    """The chain with given random numbers; result chw, not yet rounded.
 
     Args:
-      steps: see `ladder`; without any, the largest canvas serves every draw.
+      steps: see `ladder`; if empty, every draw uses the largest canvas.
     """
     x = sharpen(hq_chw, size) if recipe.sharpen else hq_chw
     end = _divided(size, scale)
@@ -142,18 +142,23 @@ def apply(
     grown = _scaled(size, draw.factor)
     _, height, width = hq_chw.shape
     canvas = canvases(recipe, (height, width), scale)
-    choice = ladder(recipe, (height, width), steps)
-    reductions = (3.0, *(height / c[0] for c in choice[:-1]))
+    choices = ladder(recipe, (height, width), steps)
+    reductions = (3.0, *(height / c[0] for c in choices[:-1]))
 
-    def go_on(first: tuple[int, int], reduction: float, x: jax.Array) -> jax.Array:
+    def after_first_resize(
+        first: tuple[int, int], reduction: float, x: jax.Array
+    ) -> jax.Array:
         x = resize.resize(x, draw.mode, size, grown, first, draw.factor, reduction)
         x = _after_resize(x, grown, order, draw, fields.first)
         x = jpeg(x, draw.quality, grown)
         return _shrink(x, grown, end, canvas, draws, fields.second, recipe)
 
-    fits = [(grown[0] <= c[0]) & (grown[1] <= c[1]) for c in choice]
-    ways = [functools.partial(go_on, *w) for w in zip(choice, reductions, strict=True)]
-    x = jax.lax.switch(jnp.argmax(jnp.stack(fits)), ways, x)
+    fits = [(grown[0] <= c[0]) & (grown[1] <= c[1]) for c in choices]
+    branches = [
+        functools.partial(after_first_resize, *args)
+        for args in zip(choices, reductions, strict=True)
+    ]
+    x = jax.lax.switch(jnp.argmax(jnp.stack(fits)), branches, x)
     x = _finish(x, end, canvas, draws, fields.second, recipe)
     if recipe.sinc_prob > 0:
         x = blur(x, draws.sinc, end)
@@ -171,7 +176,7 @@ def _shrink(
 ) -> jax.Array:
     """Up to the second resize, or to the last one where there is no second pass.
 
-    Returns: on the canvas of the second pass in both cases.
+    Returns: on the canvas of the second pass in both cases, as `lax.cond` needs.
     """
     order, draw = recipe.orders[1], draws.second
 
@@ -220,7 +225,7 @@ def _to_end(
     draws: Draws,
     recipe: Recipe,
 ) -> jax.Array:
-    """The last resize, after the second JPEG by the coin."""
+    """The last resize, after the second JPEG unless that comes last."""
     if recipe.jpeg_last_prob < 1:
         quality = draws.second.quality
         x = _if(~draws.jpeg_last, lambda x: jpeg(x, quality, size), x)
@@ -246,9 +251,9 @@ def _after_resize(
 
 
 def _if(
-    is_done: jax.Array | bool, stage: Callable[[jax.Array], jax.Array], x: jax.Array
+    condition: jax.Array | bool, stage: Callable[[jax.Array], jax.Array], x: jax.Array
 ) -> jax.Array:
-    return jax.lax.cond(is_done, stage, lambda x: x, x)
+    return jax.lax.cond(condition, stage, lambda x: x, x)
 
 
 def _degrade_one(

@@ -1,9 +1,9 @@
 """Every random number of one sample's degradation, except its noise fields.
 
-A sample's draws are a function of its key and of nothing else: one vector of uniform
-numbers, each place of which has one use, so that a new use at a new place changes no
-other. Real-ESRGAN draws some of these once a batch and shuffles pairs in a queue to
-make up for it; draws by sample need no queue.
+A sample's draws are a function of its key alone: one vector of uniform numbers, each
+element of which has one use, so that a new parameter at a new index changes no other.
+Real-ESRGAN draws some of these once a batch and shuffles pairs in a queue to make up
+for it; draws by sample need no queue.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ MODE_INDEX = tuple(range(len(MODES)))
 class OrderDraw(NamedTuple):
     """One pass: a [21, 21] kernel and scalars. mode indexes resize.MODES.
 
-    resize_at: of the resize, 0 before the blur, 1 after it, 2 after the noise.
+    resize_at: position of the resize: 0 before the blur, 1 after it, 2 after the noise.
     """
 
     kernel: jax.Array
@@ -37,11 +37,11 @@ class OrderDraw(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The whole chain.
+    """All random parameters of one sample.
 
-    has_second: the second pass is done. sinc: the last kernel, [21, 21]. last_mode:
-    of the resize to the final size. jpeg_last: the second JPEG comes after that
-    resize instead of before it.
+    has_second: whether there is a second pass. sinc: the last kernel, [21, 21].
+    last_mode: of the resize to the final size. jpeg_last: the second JPEG comes after
+    that resize instead of before it.
     """
 
     first: OrderDraw
@@ -76,7 +76,7 @@ def random_kernel(u: jax.Array, blur: Blur) -> jax.Array:
     kind = _weighted(u[1], blur.kind_probs)
     shape = kind // 2
     sigma_x = _uniform(u[2], *blur.sigma)
-    # odd kinds are the anisotropic ones; an isotropic kernel has no angle to see
+    # odd kinds are anisotropic; for an isotropic kernel theta has no effect
     sigma_y = jnp.where(kind % 2 == 1, _uniform(u[3], *blur.sigma), sigma_x)
     theta = _uniform(u[4], -jnp.pi, jnp.pi)
     low, high = (
@@ -92,12 +92,12 @@ def random_kernel(u: jax.Array, blur: Blur) -> jax.Array:
 
 def _order(u: jax.Array, order: Order) -> OrderDraw:
     kernel = random_kernel(u[1:10], order.blur)
-    way = _weighted(u[10], order.resize_probs)
+    resize_type = _weighted(u[10], order.resize_probs)
     smallest, largest = order.resize
     up, down = _uniform(u[11], 1.0, largest), _uniform(u[11], smallest, 1.0)
     return OrderDraw(
         kernel=jnp.where(u[0] < order.blur_prob, kernel, kernels.identity_kernel()),
-        factor=jnp.where(way == 0, up, jnp.where(way == 1, down, 1.0)),
+        factor=jnp.where(resize_type == 0, up, jnp.where(resize_type == 1, down, 1.0)),
         mode=_choice(u[12], MODE_INDEX),
         noise=NoiseDraw(
             is_gaussian=u[13] < order.gaussian_prob,

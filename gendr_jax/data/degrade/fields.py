@@ -1,9 +1,10 @@
 """Fields of standard normals that do not depend on the canvas they are drawn for.
 
-The value at a channel, a row and a column is a function of the key and of these three
-numbers, so a picture gets the same noise on every canvas. The bits are Threefry-2x32
-with 20 rounds (Salmon et al., 2011), as in `jax.random`, written out here because XLA
-then fuses it into one loop; on a CPU `jax.random.bits` takes four times as long.
+The value at a channel, row and column is a function of the key and these three numbers
+(a counter-based generator), so a picture gets the same noise on every canvas. The bits
+are Threefry-2x32 with 20 rounds (Salmon et al., 2011), as in `jax.random`, written out
+here because XLA then fuses it into one loop; `jax.random.bits` takes four times as long
+on a CPU.
 """
 
 import jax
@@ -12,15 +13,15 @@ import numpy as np
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
-# the counter of a row: four channels a row
+# The counter is (4 row + channel, column), so pictures have four channels at most.
 CHANNELS = 4
 
 
 def normals(source: jax.Array, channels: int, canvas: tuple[int, int]) -> jax.Array:
-    """A field [channels, *canvas]; of a key, or the start of a field that is given.
+    """A field of standard normals, [channels, *canvas].
 
     Args:
-      source: a typed key, or an array chw at least as large as what is asked for.
+      source: a typed key, or a field chw that is cut to that size.
     """
     if not jnp.issubdtype(source.dtype, jax.dtypes.prng_key):
         return source[:channels, : canvas[0], : canvas[1]]
@@ -41,18 +42,21 @@ def threefry(
     keys = (key0, key1, key0 ^ key1 ^ np.uint32(PARITY))
     x0, x1 = x0 + keys[0], x1 + keys[1]
     for group in range(5):
-        for turn in ROTATIONS[group % 2]:
+        for rotation in ROTATIONS[group % 2]:
             x0 = x0 + x1
-            x1 = ((x1 << np.uint32(turn)) | (x1 >> np.uint32(32 - turn))) ^ x0
+            x1 = ((x1 << np.uint32(rotation)) | (x1 >> np.uint32(32 - rotation))) ^ x0
         x0 = x0 + keys[(group + 1) % 3]
         x1 = x1 + keys[(group + 2) % 3] + np.uint32(group + 1)
     return x0, x1
 
 
 def _normal(bits: jax.Array) -> jax.Array:
-    """The quantile of a uniform number in (-1, 1) made of the upper 23 bits."""
-    one = np.float32(1.0).view(np.uint32)
-    unit = jax.lax.bitcast_convert_type((bits >> np.uint32(9)) | one, jnp.float32) - 1
-    # the middle of each of the 2^23 steps, so that neither end is reached
+    """Standard normals by the inverse error function of the upper 23 bits."""
+    # The exponent of 1.0 and 23 random mantissa bits: uniform in [1, 2).
+    one_bits = np.float32(1.0).view(np.uint32)
+    unit = (
+        jax.lax.bitcast_convert_type((bits >> np.uint32(9)) | one_bits, jnp.float32) - 1
+    )
+    # in (-1, 1), shifted by half a step so that erf_inv is finite
     uniform = 2.0 * unit - np.float32(1.0 - 2.0**-23)
     return np.float32(np.sqrt(2.0)) * jax.lax.erf_inv(uniform)

@@ -1,7 +1,7 @@
-"""JPEG compression as arithmetic: the losses of a JPEG round trip, no file.
+"""JPEG compression and decompression as arithmetic, without entropy coding (DiffJPEG).
 
-Against libjpeg at one quality the result differs by 32-40 dB, while both are equally
-far from the source.
+PSNR against libjpeg at the same quality is 32-40 dB; both have the same PSNR against
+the input.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 
 from gendr_jax.data.degrade.resize import Length
 
-# Annex K of the JPEG standard, transposed here to the layout of DiffJPEG.
+# Annex K of the JPEG standard, transposed as in DiffJPEG.
 LUMA_TABLE = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
@@ -59,13 +59,13 @@ DCT = np.array(
     np.float32,
 )
 
-# sides of the squares that one matrix product transforms: the width of a matrix unit,
-# and on a CPU as little as keeps its vector units busy
+# Side of the squares that one matrix product transforms: the width of a matrix unit; on
+# a CPU no more than its vector units need.
 UNIT, CPU_UNIT = 128, 32
 
 
 def quality_factor(quality: jax.Array) -> jax.Array:
-    """What libjpeg multiplies its tables by: 50 -> 1, 95 -> 0.1, 30 -> 1.667."""
+    """libjpeg's factor on its tables: quality 50 -> 1, 95 -> 0.1, 30 -> 1.667."""
     low = 50.0 / jnp.maximum(quality, 1.0)
     return jnp.where(quality < 50.0, low, 2.0 - quality / 50.0)
 
@@ -76,11 +76,11 @@ def jpeg(
     """Compress the first `size` pixels with 4:2:0 chroma and decompress them.
 
     Args:
-      x_chw: RGB, clipped to [0, 1] here; what lies outside `size` is ignored.
-      quality: scalar in (0, 100), need not be whole.
+      x_chw: RGB, clipped to [0, 1] here; pixels outside `size` are ignored.
+      quality: scalar in (0, 100), not necessarily an integer.
 
-    Returns: the shape of `x_chw`, in [0, 1], not rounded to 8 bits; what lies outside
-      `size` has no meaning.
+    Returns: the shape of `x_chw`, in [0, 1], not rounded to 8 bits; pixels outside
+      `size` are undefined.
     """
     return jax.lax.platform_dependent(
         x_chw,
@@ -100,22 +100,24 @@ def _compress(
     unit: int,
     in_slabs: bool,
 ) -> jax.Array:
-    """JPEG in squares of `unit` that are transformed at once, a multiple of 16.
+    """JPEG by matrix products over squares of side `unit`, a multiple of 16.
 
-    in_slabs: cut into slabs one unit wide first, so that no product needs a reshape of
-      the minor axis, which moves all data on an accelerator.
+    in_slabs: cut the picture into slabs one unit wide first, so that no product needs
+      a reshape of the minor axis, which moves all data on an accelerator.
     """
     _, height, width = x_chw.shape
     valid = (jnp.arange(height) < rows)[:, None] & (jnp.arange(width) < columns)[None]
     x = jnp.where(valid[None], jnp.clip(x_chw, 0.0, 1.0), 0.0) * 255.0
-    # Whole units; zeros beyond the picture, as in the reference.
+    # To multiples of the unit; zeros beyond the picture, as in the reference.
     x = jnp.pad(x, ((0, 0), (0, -height % unit), (0, -width % unit)))
     slabs = x.shape[2] // unit if in_slabs else 1
     x = x.reshape(3, x.shape[1], slabs, -1).swapaxes(1, 2)
-    # luma minus 128; chroma is centred on 128 and so needs nothing
+    # Luma is shifted by 128; TO_YCC leaves out the 128 that JPEG adds to chroma.
     y, cb, cr = (_mix(row, x) for row in TO_YCC)
+    # Block-diagonal: the 8-point DCT of every block along one axis of the square.
     blocks = np.kron(np.eye(unit // 8, dtype=np.float32), DCT)
     luma = _quantise(y - 128.0, blocks, LUMA_TABLE, factor) + 128.0
+    # Chroma: means of neighbours (4:2:0), then the DCT, in one matrix.
     halve = np.kron(np.eye(unit // 2), np.full((1, 2), 0.5)).astype(np.float32)
     half = blocks[: unit // 2, : unit // 2] @ halve
     cb, cr = (_quantise(c, half, CHROMA_TABLE, factor) for c in (cb, cr))
@@ -132,14 +134,15 @@ def _mix(weights: np.ndarray, planes: jax.Array | tuple[jax.Array, ...]) -> jax.
 def _quantise(
     x_shw: jax.Array, transform: np.ndarray, table: np.ndarray, factor: jax.Array
 ) -> jax.Array:
-    """Slabs to whole multiples of `table` times `factor` of cosines, and back.
+    """Transform slabs, round to multiples of `table` times `factor`, transform back.
 
     Args:
-      transform: of one axis of a square, [m, n]: the cosine transforms of its blocks
-        of 8, with m = n / 2 of the means of neighbours.
+      transform: of one axis of a square, [m, n]: the DCT of its blocks of 8; for chroma
+        m = n / 2, the DCT of the means of neighbours.
     """
     m, n = transform.shape
-    # orthonormal rows but for the mean, whose inverse repeats
+    # The inverse of an orthonormal matrix is its transpose; that of the means of
+    # neighbours repeats each value, which is n / m times the transpose.
     inverse = transform.T * np.float32(n / m)
     x = _columns(transform, _rows(transform, x_shw))
     channels, height, width = x.shape

@@ -1,7 +1,5 @@
 """Blur kernels in closed form on a fixed square grid.
 
-Which shape and which parameters is drawn in draws.py.
-
 With x = column and y = row offsets from the centre, theta the angle of the long axis
 and c, s its cosine and sine,
 
@@ -19,7 +17,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-# Every kernel is laid out on this grid, zero outside its own size.
+# Side of the grid of all kernels, which are zero outside their own size.
 SUPPORT = 21
 RADIUS = SUPPORT // 2
 
@@ -33,7 +31,7 @@ def bessel_j1(x: jax.Array) -> jax.Array:
     0.1 and NaN in places over the range needed here (0 .. 45).
     """
     t = jnp.square(x / 3.0)
-    near = (
+    small_series = (
         0.5,
         -0.56249985,
         0.21093573,
@@ -42,8 +40,8 @@ def bessel_j1(x: jax.Array) -> jax.Array:
         -0.00031761,
         1.109e-5,
     )
-    small = x * _polynomial(near, t)
-    # both sides of a select are evaluated: keep the unused one finite
+    small = x * _polynomial(small_series, t)
+    # jnp.where evaluates both sides: keep the unused one finite
     far = jnp.maximum(x, 3.0)
     u = 3.0 / far
     modulus = (
@@ -88,13 +86,13 @@ def sinc_kernel(size: jax.Array, omega: jax.Array) -> jax.Array:
     """The circular low-pass kernel of cut-off `omega` radians a pixel, sum 1."""
     x, y = _grid()
     r = jnp.sqrt(x * x + y * y)
-    away = omega * bessel_j1(omega * r) / (2.0 * math.pi * jnp.maximum(r, 1.0))
-    kernel = jnp.where(r == 0, omega * omega / (4.0 * math.pi), away)
+    off_centre = omega * bessel_j1(omega * r) / (2.0 * math.pi * jnp.maximum(r, 1.0))
+    kernel = jnp.where(r == 0, omega * omega / (4.0 * math.pi), off_centre)
     return _normalise(kernel, size)
 
 
 def identity_kernel() -> jax.Array:
-    """The kernel that leaves a picture as it is, [SUPPORT, SUPPORT]."""
+    """The kernel that changes nothing: 1 at the centre, [SUPPORT, SUPPORT]."""
     x, y = _grid()
     return ((x == 0) & (y == 0)).astype(jnp.float32)
 

@@ -1,8 +1,8 @@
 """Gaussian and shot noise from one field of standard normals.
 
-A Poisson count is a function of a normal here (second-order Cornish-Fisher, rounded):
-within 0.01 of the Poisson law in total variation for a mean of 1, and closer above.
-`jax.random.poisson` takes 50 times as long and an unbounded loop.
+Poisson counts are computed from normals (second-order Cornish-Fisher, rounded): within
+0.01 of the Poisson distribution in total variation for a mean of 1, closer for larger
+means. `jax.random.poisson` takes 50 times as long and has an unbounded loop.
 """
 
 from typing import NamedTuple
@@ -14,12 +14,12 @@ from gendr_jax.data.degrade.fields import normals
 from gendr_jax.data.degrade.resize import Length
 
 LUMA = (0.2989, 0.587, 0.114)
-# every how many rows is looked at first when levels are counted
-SOME_ROWS = 8
+# Levels are counted in every 8th row first.
+ROW_STEP = 8
 
 
 class NoiseDraw(NamedTuple):
-    """Scalars of one sample. gaussian_sigma is in units of the [0, 1] range."""
+    """Random scalars of one sample. gaussian_sigma is relative to the range [0, 1]."""
 
     is_gaussian: jax.Array
     is_gray: jax.Array
@@ -43,9 +43,11 @@ def poisson(mean: jax.Array, normal: jax.Array) -> jax.Array:
 def shot_levels(levels_chw: jax.Array, valid_hw: jax.Array) -> jax.Array:
     """2^ceil(log2(number of distinct 8-bit levels)) over all valid pixels."""
     level = jnp.where(valid_hw[None], levels_chw.astype(jnp.int32), 256)
-    # a few rows of a photograph show more than half of all levels: 256 it is
-    some = _count(level[:, ::SOME_ROWS])
-    count = jax.lax.cond(some > 128, lambda: some, lambda: _count(level))
+    # A sample of rows of a photograph has more than 128 levels: then the result is 256.
+    sampled_count = _count(level[:, ::ROW_STEP])
+    count = jax.lax.cond(
+        sampled_count > 128, lambda: sampled_count, lambda: _count(level)
+    )
     powers = 2 ** jnp.arange(9)
     return jnp.min(jnp.where(powers >= count, powers, 256)).astype(jnp.float32)
 
@@ -63,7 +65,7 @@ def _count_by_scatter(level: jax.Array) -> jax.Array:
 
 
 def _count_by_bits(level: jax.Array) -> jax.Array:
-    """The same by eight 32-bit words: scatters are slow on an accelerator."""
+    """The same by bit masks, eight 32-bit words: accelerators scatter slowly."""
     bit = jnp.uint32(1) << (level & 31).astype(jnp.uint32)
     word = level >> 5
     count = jnp.int32(0)

@@ -1,19 +1,19 @@
-"""The numbers of each degradation: frozen settings, and the presets by name.
+"""Degradation presets: ranges and probabilities of every random parameter.
 
-How they are drawn is in draws.py, what is done with them in chain.py.
+draws.py draws the parameters, chain.py applies them.
 
 Sources: Real-ESRGAN (Wang et al., 2021) and OSEDiff train with the same values, which
 are the default; SeeSR and StableSR are milder, InvSR skips the second order half of
 the time. Values are facts read in those repositories; no code was taken.
 
 APISR (Wang et al., 2024) is for drawn pictures. Of its degradation, `apisr` has the
-ranges, the random place of both resizes and no last sinc filter. Its codecs are not
+ranges, the random position of both resizes and no last sinc filter. Its codecs are not
 here: where APISR draws JPEG (0.4) or WebP (0.6) in the first pass, and JPEG (0.06),
 WebP (0.1), AVIF (0.1), MPEG-2 (0.12), MPEG-4 (0.12), H.264 (0.3) or H.265 (0.2) in
-the last, `apisr` always applies the arithmetic of JPEG (jpeg.py), at a whole quality
+the last, `apisr` always applies the arithmetic of JPEG (jpeg.py), at an integer quality
 of 20..95. Left out are therefore: the artefacts of WebP, AVIF and video (prediction
 within the frame, larger blocks, deblocking), WebP's method, the video's quantisers
-and presets, and the sharpening of drawn lines in the truth.
+and presets, and the sharpening of drawn lines in the ground truth.
 """
 
 from dataclasses import dataclass, replace
@@ -63,11 +63,11 @@ class Order:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole degradation; hashable, so that it can be static under `jax.jit`.
+    """All settings of a degradation; hashable, so it can be static under `jax.jit`.
 
     first is None: antialiased bicubic reduction and nothing else.
     jpeg_last_prob: that the second JPEG comes after the last resize, not before.
-    sharpen: the low-quality picture is made from the sharpened truth (unsharp.py).
+    sharpen: the ground truth is sharpened before it is degraded (unsharp.py).
     """
 
     name: str

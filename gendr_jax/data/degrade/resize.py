@@ -1,11 +1,11 @@
-"""Resizing as two small matrix products, equal to PyTorch's `interpolate`.
+"""Resizing by two matrix products, equal to PyTorch's `interpolate`.
 
 `jax.image.resize` is not used: its ratio comes from the rounded sizes and its cubic
 differs (25-39 dB from the reference).
 
-A picture of n pixels sits at the start of a longer axis, the canvas; row i < n_out of
-a matrix holds the weights of output pixel i and every later row is zero. Tap
-positions are rounded to float32, as in PyTorch; with r the step between outputs,
+A picture of n pixels occupies the start of a longer axis, the canvas; row i < n_out of
+a matrix has the weights of output pixel i and every later row is zero. Tap positions
+are rounded to float32, as in PyTorch; with r the step between outputs,
 
     area      mean over [floor(i n_in / n_out), ceil((i + 1) n_in / n_out))
     bilinear  at r (i + 1/2) - 1/2, not below 0, last pixel repeated
@@ -22,8 +22,8 @@ import jax.numpy as jnp
 AREA, BILINEAR, BICUBIC = 0, 1, 2
 MODES = ("area", "bilinear", "bicubic")
 
-# how many rows of the result are made at once
-FEW = 16
+# Output rows that share one window of input rows (on a CPU).
+BLOCK_ROWS = 16
 
 # A length: an int when it is known at compile time, a traced scalar otherwise.
 Length = int | jax.Array
@@ -44,14 +44,14 @@ class Axis(NamedTuple):
 
 
 def weights(axis: Axis, row: jax.Array, column: jax.Array) -> jax.Array:
-    """What output pixel `row` takes of input pixel `column`; their shapes broadcast."""
+    """Weight of input pixel `column` in output pixel `row`; their shapes broadcast."""
     last = axis.n_in - 1
     start, stop = _area(axis, row)
     area = ((column >= start) & (column < stop)) / (stop - start).astype(jnp.float32)
 
     centre = _position(axis.step, row)
-    at = jnp.clip(centre, 0.0, last.astype(jnp.float32))
-    bilinear = jnp.maximum(0.0, 1.0 - jnp.abs(column - at))
+    clamped = jnp.clip(centre, 0.0, last.astype(jnp.float32))
+    bilinear = jnp.maximum(0.0, 1.0 - jnp.abs(column - clamped))
 
     value = jnp.where(axis.mode == AREA, area, bilinear)
     value = jnp.where(axis.mode == BICUBIC, _bicubic(centre, column, last), value)
@@ -83,8 +83,8 @@ def resize(
     """The picture in the first `size_in` pixels, resized to `size_out` on a canvas.
 
     Args:
-      factor: how PyTorch was called: None for `size=`, else its `scale_factor=`.
-      reduction: up to how many times smaller it is fast on a CPU.
+      factor: PyTorch's `scale_factor=`, or None for a call with `size=`.
+      reduction: expected n_in / n_out at most; larger ones are slower on a CPU.
 
     Returns: [c, *canvas_out], zero outside size_out.
     """
@@ -124,9 +124,9 @@ def _in_windows(
     canvas: tuple[int, int],
     reduction: float,
 ) -> jax.Array:
-    """The same without multiplying by most of the zeros."""
+    """`_dense` without multiplying by most of the zeros of the matrices."""
     for axis, n_out in ((rows, canvas[0]), (columns, canvas[1])):
-        # the second time the columns are the rows; both times together change nothing
+        # Transposed after each pass: the second one resamples the columns as rows.
         x_chw = jnp.swapaxes(_rows_in_windows(x_chw, axis, n_out, reduction), 1, 2)
     return x_chw
 
@@ -134,37 +134,41 @@ def _in_windows(
 def _rows_in_windows(
     x_chw: jax.Array, axis: Axis, canvas_out: int, reduction: float
 ) -> jax.Array:
-    """Rows resampled a few at a time, each few from a window of the input."""
+    """Resample the height: each block of output rows from one window of input rows.
+
+    Windows have a static length, so a draw that reduces more than `reduction` does not
+    fit them; then the dense matrix is used.
+    """
     _, canvas_in, width = x_chw.shape
-    few = FEW if reduction > 2 else 2 * FEW
-    span = math.ceil(few * reduction) + 6
-    blocks = -(-canvas_out // few)
-    every = lambda x: jnp.einsum(  # noqa: E731
+    block_rows = BLOCK_ROWS if reduction > 2 else 2 * BLOCK_ROWS
+    span = math.ceil(block_rows * reduction) + 6
+    blocks = -(-canvas_out // block_rows)
+    dense = lambda x: jnp.einsum(  # noqa: E731
         "oh,chw->cow", matrix(axis, canvas_in, canvas_out), x, precision="highest"
     )
     if 2 * span > canvas_in:
-        return every(x_chw)
-    first = jnp.arange(blocks) * few
+        return dense(x_chw)
+    first = jnp.arange(blocks) * block_rows
     start, _ = _taps(axis, first)
-    _, stop = _taps(axis, jnp.minimum(first + few, axis.n_out) - 1)
+    _, stop = _taps(axis, jnp.minimum(first + block_rows, axis.n_out) - 1)
     start = jnp.clip(start, 0, canvas_in - span)
     fits = jnp.minimum(stop, axis.n_in) - start <= span
 
     def windows(x: jax.Array) -> jax.Array:
-        row = (first[:, None] + jnp.arange(few)[None])[:, :, None]
+        row = (first[:, None] + jnp.arange(block_rows)[None])[:, :, None]
         column = (start[:, None] + jnp.arange(span)[None])[:, None, :]
-        some = jnp.broadcast_to(
-            weights(axis, row, column), (x.shape[0], blocks, few, span)
+        block_weights = jnp.broadcast_to(
+            weights(axis, row, column), (x.shape[0], blocks, block_rows, span)
         )
         x = jnp.take(x, column[:, 0], axis=1, mode="clip")
-        x = jnp.matmul(some, x, precision="highest")
-        return x.reshape(x.shape[0], blocks * few, width)[:, :canvas_out]
+        x = jnp.matmul(block_weights, x, precision="highest")
+        return x.reshape(x.shape[0], blocks * block_rows, width)[:, :canvas_out]
 
-    return jax.lax.cond(jnp.all(fits | (first >= axis.n_out)), windows, every, x_chw)
+    return jax.lax.cond(jnp.all(fits | (first >= axis.n_out)), windows, dense, x_chw)
 
 
 def _taps(axis: Axis, row: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """First input pixel that an output pixel can see, and the one after the last."""
+    """(first, last + 1) of the input pixels that an output pixel depends on."""
     near = jnp.floor(_position(axis.step, row)).astype(jnp.int32)
     start, stop = _area(axis, row)
     is_area = axis.mode == AREA
@@ -182,10 +186,10 @@ def antialiased_bicubic(
     canvas_out: tuple[int, int],
     scale: int,
 ) -> jax.Array:
-    """Reduction by a whole `scale` as MATLAB's imresize and Pillow do it.
+    """Reduction by an integer `scale`, as MATLAB's imresize and Pillow do it.
 
-    Keys' cubic with a = -1/2 stretched by `scale`, weights that fall outside the
-    picture dropped and the rest renormalised. Zero outside size_in // scale.
+    Keys' cubic with a = -1/2 stretched by `scale`; weights outside the picture are
+    dropped and the others renormalised. Zero outside size_in // scale.
     """
     rows, columns = (
         _antialiased_matrix(size_in[k], x_chw.shape[k + 1], canvas_out[k], scale)
@@ -199,7 +203,7 @@ def _antialiased_matrix(
 ) -> jax.Array:
     row = jnp.arange(canvas_out)[:, None]
     column = jnp.arange(canvas_in)[None, :]
-    # in units of the output pixel; whole numbers up to the division, hence exact
+    # in units of the output pixel; integers up to the division, hence exact
     distance = (2 * column + 1 - scale * (2 * row + 1)) / jnp.float32(2 * scale)
     weights = jnp.where(column < n_in, _cubic(distance, -0.5), 0.0)
     weights = jnp.where(row < n_in // scale, weights, 0.0)
@@ -208,10 +212,11 @@ def _antialiased_matrix(
 
 
 def _position(step: jax.Array, row: jax.Array) -> jax.Array:
-    """step (row + 1/2) - 1/2 with one rounding, the last, as PyTorch's fused kernels.
+    """step (row + 1/2) - 1/2, rounded once at the end, as in PyTorch's fused kernels.
 
-    The first 12 bits of the step times a whole number of halves are exact. Without
-    this a compiler that fuses, or does not, moves the taps by 1e-5 pixels.
+    The step is split into its upper 12 bits, whose product with row + 1/2 is exact in
+    float32, and a remainder. Otherwise whether the compiler fuses the multiply-add
+    would move the taps by 1e-5 pixels.
     """
     bits = jax.lax.bitcast_convert_type(jnp.asarray(step, jnp.float32), jnp.uint32)
     coarse = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFFF000), jnp.float32)

@@ -1,7 +1,7 @@
-"""What a file states of its picture besides pixels and profile.
+"""Metadata of image files: EXIF, XMP, IPTC, comments, PNG text, resolution.
 
-statements.py   `Metadata`: one form for all formats
-formats.py      read from a file, fitted to another format, inserted
+statements.py   `Metadata`: the same fields for all formats
+formats.py      read from a file, convert to another format, insert into a file
 jpeg_segments.py  png_chunks.py  webp_chunks.py  tiff_fields.py: one format each
 exif.py  xmp.py  photoshop.py: blocks inside them
 directories.py  trees.py: directories of TIFF files and EXIF blocks

@@ -1,4 +1,4 @@
-"""Directories of TIFF files and of EXIF blocks, which are built alike."""
+"""Parse the directories (IFDs) of TIFF files and of EXIF blocks."""
 
 import struct
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 SIZES |= {13: 4, 16: 8, 17: 8, 18: 8}
 LETTERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 SHORT, LONG = 3, 4
-MOST_DIRECTORIES, MOST_VALUES = 256, 64
-MOST_BYTES = 256 * 2**20  # of one field of metadata
+MAX_DIRECTORIES, MAX_VALUES = 256, 64
+MAX_BYTES = 256 * 2**20  # of one field of metadata
 SUBFILE_TYPE, OLD_SUBFILE_TYPE, WIDTH, HEIGHT, PHOTOMETRIC = 254, 255, 256, 257, 262
 SUB_DIRECTORIES, EXTRA_SAMPLES, DNG_VERSION = 330, 338, 50706
 CFA, LINEAR_RAW = 32803, 34892
@@ -22,13 +22,13 @@ class Field:
     """One field of a directory.
 
     Attributes:
-        tag, kind, count: as stored.
-        at: where its 12 (BigTIFF: 20) bytes start.
-        value_at: where its values start.
+        tag, type, count: as stored.
+        at: offset of its entry of 12 (BigTIFF: 20) bytes.
+        value_at: offset of its values.
     """
 
     tag: int
-    kind: int
+    type: int
     count: int
     at: int
     value_at: int
@@ -36,7 +36,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Directory:
-    """One directory: its fields by tag, and where the offset of the next one stands."""
+    """One directory: fields by tag, the offset of the next and where that is stored."""
 
     fields: dict[int, Field]
     next_at: int
@@ -47,7 +47,7 @@ class Directories:
     """The directories of a seekable file.
 
     Raises:
-        ValueError: a file that is none of these; `struct.error` where it ends early.
+        ValueError: neither TIFF nor EXIF; `struct.error`: truncated.
     """
 
     def __init__(self, file: BinaryIO):
@@ -66,24 +66,24 @@ class Directories:
     def read(self, at: int) -> Directory:
         """The directory that starts at this offset."""
         length = self._number("Q" if self.big else "H", at)
-        entry, wide = (20, "Q") if self.big else (12, "I")
+        entry_size, layout = (20, "Q") if self.big else (12, "I")
         start = at + (8 if self.big else 2)
         fields = {}
         for i in range(min(length, 4096)):
-            here = start + i * entry
-            tag, kind = self._numbers("HH", here)
-            count = self._number(wide, here + 4)
-            value_at = here + (12 if self.big else 8)
-            if count * SIZES.get(kind, 1) > (8 if self.big else 4):
-                value_at = self._number(wide, value_at)
-            fields[tag] = Field(tag, kind, count, here, value_at)
-        next_at = start + length * entry
-        return Directory(fields, next_at, self._number(wide, next_at))
+            entry_at = start + i * entry_size
+            tag, type = self._numbers("HH", entry_at)
+            count = self._number(layout, entry_at + 4)
+            value_at = entry_at + (12 if self.big else 8)
+            if count * SIZES.get(type, 1) > (8 if self.big else 4):
+                value_at = self._number(layout, value_at)
+            fields[tag] = Field(tag, type, count, entry_at, value_at)
+        next_at = start + length * entry_size
+        return Directory(fields, next_at, self._number(layout, next_at))
 
     def chain(self) -> Iterator[Directory]:
         """The directories from the first on, each once."""
         at, seen = self.first, set()
-        while at and at not in seen and len(seen) < MOST_DIRECTORIES:
+        while at and at not in seen and len(seen) < MAX_DIRECTORIES:
             seen.add(at)
             directory = self.read(at)
             yield directory
@@ -91,30 +91,30 @@ class Directories:
 
     def data(self, field: Field) -> bytes:
         """The bytes of a field's values, in the byte order of the file."""
-        size = SIZES.get(field.kind, 0) * field.count
-        if size > MOST_BYTES:
+        size = SIZES.get(field.type, 0) * field.count
+        if size > MAX_BYTES:
             raise ValueError(f"field {field.tag} has {size} bytes")
         self._file.seek(field.value_at)
-        found = self._file.read(size)
-        if len(found) < size:
+        data = self._file.read(size)
+        if len(data) < size:
             raise ValueError(f"field {field.tag} ends beyond the file")
-        return found
+        return data
 
     def raw(self, field: Field) -> bytes:
-        """A field's entry in its directory, as it is stored."""
+        """The stored bytes of a field's entry in its directory."""
         self._file.seek(field.at)
         return self._file.read(20 if self.big else 12)
 
     def values(self, directory: Directory, tag: int) -> tuple[int, ...]:
-        """The first whole numbers of a field; empty where there is none."""
+        """The integers of a field, MAX_VALUES at most; empty if it is missing."""
         field = directory.fields.get(tag)
-        if field is None or field.kind not in LETTERS:
+        if field is None or field.type not in LETTERS:
             return ()
-        count = min(field.count, MOST_VALUES)
-        return self._numbers(LETTERS[field.kind] * count, field.value_at)
+        count = min(field.count, MAX_VALUES)
+        return self._numbers(LETTERS[field.type] * count, field.value_at)
 
     def value(self, directory: Directory, tag: int, absent: int = 0) -> int:
-        """The first whole number of a field."""
+        """The first integer of a field."""
         return next(iter(self.values(directory, tag)), absent)
 
     def _number(self, layout: str, at: int) -> int:
@@ -128,14 +128,14 @@ class Directories:
 
 @dataclass(frozen=True)
 class Pages:
-    """What a TIFF file holds, apart from copies at a reduced size and masks.
+    """The pictures of a TIFF file.
 
     Attributes:
-        raw: whether it is the raw data of a camera.
-        full: (page, sub-directory or -1) of each picture.
-        extra: meanings of the extra samples of the first of those: 0 not stated, 1
-            opacity that colours are multiplied by, 2 opacity.
-        copies: pages that are no picture of their own.
+        raw: whether it is a camera raw file.
+        full: (page, index of the SubIFD or -1) of each full-size picture.
+        extra: ExtraSamples of the first of those: 0 not stated, 1 opacity that colours
+            are multiplied by, 2 opacity.
+        copies: number of pages with reduced-size copies and masks alone.
     """
 
     raw: bool
@@ -145,39 +145,41 @@ class Pages:
 
 
 def pages(file: BinaryIO) -> Pages:
-    """Look through all directories of a TIFF file.
+    """Scan all directories of a TIFF file.
 
     Raises:
-        ValueError, struct.error: it cannot be followed.
+        ValueError, struct.error: they cannot be parsed.
     """
-    read = Directories(file)
+    directories = Directories(file)
     full: list[tuple[int, int]] = []
     extra: list[tuple[int, ...]] = []
     raw, copies = False, 0
-    for page, directory in enumerate(read.chain()):
+    for page, directory in enumerate(directories.chain()):
         raw |= DNG_VERSION in directory.fields
-        raw |= read.value(directory, PHOTOMETRIC) in (CFA, LINEAR_RAW)
-        pixels = _pixels(read, directory)
-        best = None if _is_copy(read, directory) else (pixels, -1, directory)
-        for sub, at in enumerate(read.values(directory, SUB_DIRECTORIES)):
-            inner = read.read(at)
-            raw |= read.value(inner, PHOTOMETRIC) in (CFA, LINEAR_RAW)
-            size = _pixels(read, inner)
-            if not _is_copy(read, inner) and size > (best[0] if best else 0):
-                best = size, sub, inner
-        if best is None:
+        raw |= directories.value(directory, PHOTOMETRIC) in (CFA, LINEAR_RAW)
+        pixels = _pixels(directories, directory)
+        largest = None if _is_copy(directories, directory) else (pixels, -1, directory)
+        for subifd, offset in enumerate(directories.values(directory, SUB_DIRECTORIES)):
+            sub_directory = directories.read(offset)
+            raw |= directories.value(sub_directory, PHOTOMETRIC) in (CFA, LINEAR_RAW)
+            size = _pixels(directories, sub_directory)
+            if not _is_copy(directories, sub_directory) and size > (
+                largest[0] if largest else 0
+            ):
+                largest = size, subifd, sub_directory
+        if largest is None:
             copies += 1
             continue
-        full.append((page, best[1]))
-        extra.append(read.values(best[2], EXTRA_SAMPLES))
+        full.append((page, largest[1]))
+        extra.append(directories.values(largest[2], EXTRA_SAMPLES))
     return Pages(raw, tuple(full), extra[0] if extra else (), copies)
 
 
-def _is_copy(read: Directories, directory: Directory) -> bool:
-    """Whether a directory says that it is a reduced copy or a mask."""
-    bits = read.value(directory, SUBFILE_TYPE)
-    return bool(bits & 5) or read.value(directory, OLD_SUBFILE_TYPE) == 2
+def _is_copy(directories: Directories, directory: Directory) -> bool:
+    """Whether a directory is marked as a reduced-size copy or a mask."""
+    bits = directories.value(directory, SUBFILE_TYPE)
+    return bool(bits & 5) or directories.value(directory, OLD_SUBFILE_TYPE) == 2
 
 
-def _pixels(read: Directories, directory: Directory) -> int:
-    return read.value(directory, WIDTH) * read.value(directory, HEIGHT)
+def _pixels(directories: Directories, directory: Directory) -> int:
+    return directories.value(directory, WIDTH) * directories.value(directory, HEIGHT)

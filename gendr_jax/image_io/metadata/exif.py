@@ -1,7 +1,7 @@
-"""An EXIF block edited where it stands: all that is not edited keeps its bytes.
+"""Edit EXIF blocks in place: everything else keeps its bytes and offsets.
 
-Text in any encoding, maker notes and the offsets inside them, and fields of unknown
-types stay as the camera wrote them, which encoding the block anew would not do.
+Text in any encoding, maker notes with their internal offsets, and fields of unknown
+types stay as the camera wrote them; re-encoding the block would lose some of these.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ MM_PER_INCH = 25.4
 
 
 def edited(block: bytes, height: int, width: int) -> bytes | None:
-    """The block, upright, with these sizes where it states sizes, without thumbnail.
+    """The block with orientation 1, these sizes, and without thumbnail.
 
-    None for a block that cannot be followed: it might turn the picture again.
+    None if it cannot be parsed: its orientation might rotate the picture again.
     """
     block = block.removeprefix(PREFIX)
     try:
@@ -36,31 +36,33 @@ def edited(block: bytes, height: int, width: int) -> bytes | None:
 
 
 def density(block: bytes) -> tuple[float, float] | None:
-    """The resolution that a block states, in pixels a millimetre."""
-    found = _first(block)
-    if found is None:
+    """(across, down) resolution of a block in pixels a millimetre, or None."""
+    parsed = _first_directory(block)
+    if parsed is None:
         return None
-    read, main = found
+    directories, main = parsed
     unit = {INCH: MM_PER_INCH, CENTIMETRE: 10.0}.get(
-        read.value(main, RESOLUTION_UNIT, INCH)
+        directories.value(main, RESOLUTION_UNIT, INCH)
     )
-    both = []
+    resolution = []
     for tag in (X_RESOLUTION, Y_RESOLUTION):
         field = main.fields.get(tag)
-        if unit is None or field is None or field.kind != RATIONAL:
+        if unit is None or field is None or field.type != RATIONAL:
             return None
         try:
-            above, below = struct.unpack(read.order + "II", read.data(field)[:8])
+            numerator, denominator = struct.unpack(
+                directories.order + "II", directories.data(field)[:8]
+            )
         except (ValueError, struct.error):
             return None
-        if not above or not below:
+        if not numerator or not denominator:
             return None
-        both.append(above / below / unit)
-    return both[0], both[1]
+        resolution.append(numerator / denominator / unit)
+    return resolution[0], resolution[1]
 
 
 def with_density(block: bytes | None, across: float, down: float) -> bytes:
-    """The block with this resolution, in pixels a millimetre, unless it has one."""
+    """The block with this resolution in pixels a millimetre, if it had none."""
     if block and density(block) is not None:
         return block
     values = [
@@ -73,115 +75,123 @@ def with_density(block: bytes | None, across: float, down: float) -> bytes:
 
 def has(block: bytes | None, tag: int) -> bool:
     """Whether the first directory has this field."""
-    found = _first(block) if block else None
-    return found is not None and tag in found[1].fields
+    parsed = _first_directory(block) if block else None
+    return parsed is not None and tag in parsed[1].fields
 
 
 def text(block: bytes | None, tag: int) -> bytes | None:
-    """A field of text of the first directory."""
-    found = _first(block) if block else None
-    if found is None or tag not in found[1].fields:
+    """A text field of the first directory."""
+    parsed = _first_directory(block) if block else None
+    if parsed is None or tag not in parsed[1].fields:
         return None
     with contextlib.suppress(ValueError):
-        return found[0].data(found[1].fields[tag]).rstrip(b"\0")
+        return parsed[0].data(parsed[1].fields[tag]).rstrip(b"\0")
     return None
 
 
 def with_texts(block: bytes | None, texts: Mapping[int, bytes]) -> bytes:
-    """The block with these fields of text."""
+    """The block with these text fields, {tag: text}."""
     texts = {tag: text + b"\0" for tag, text in texts.items()}
     return _with(block, [Value(t, ASCII, len(x), x) for t, x in texts.items()])
 
 
 def with_iptc(block: bytes | None, records: bytes) -> bytes:
-    """The block with the field that TIFF files have IPTC records in."""
+    """The block with IPTC records in the field that TIFF files use for them."""
     return _with(block, [Value(IPTC, UNDEFINED, len(records), records)])
 
 
 def without_iptc(block: bytes) -> tuple[bytes | None, bytes | None]:
-    """(the block without that field, the records); (block, None) if it has none."""
-    found = _first(block)
-    if found is None or IPTC not in found[1].fields:
+    """(the block without IPTC records, the records); (block, None) if it has none."""
+    parsed = _first_directory(block)
+    if parsed is None or IPTC not in parsed[1].fields:
         return block, None
-    read, main = found
+    directories, main = parsed
     field = main.fields[IPTC]
     try:
-        records = read.data(field)
-        rest = bytearray(block)
-        rest[field.value_at : field.value_at + len(records)] = bytes(len(records))
+        records = directories.data(field)
+        stripped = bytearray(block)
+        stripped[field.value_at : field.value_at + len(records)] = bytes(len(records))
         if len(main.fields) == 1:
             return None, records
-        end = len(rest) + len(rest) % 2
-        moved = trees.added(read, end, (), without={IPTC})
+        end = len(stripped) + len(stripped) % 2
+        moved = trees.added(directories, end, (), without={IPTC})
     except (ValueError, struct.error):
         return block, None
-    return _joined(rest, read, end, moved), records
+    return _joined(stripped, directories, end, moved), records
 
 
 def _with(block: bytes | None, values: list[Value]) -> bytes:
-    """The block with these fields, in the order "<"; its own values stay in place."""
-    found = _first(block) if block else None
-    if block is None or found is None:
+    """The block with these little-endian fields added; other values keep offsets."""
+    parsed = _first_directory(block) if block else None
+    if block is None or parsed is None:
         return trees.block(values)
-    read, end = found[0], len(block) + len(block) % 2
-    added = trees.added(read, end, trees.turned(values, "<", read.order))
-    return _joined(bytearray(block), read, end, added)
+    directories, end = parsed[0], len(block) + len(block) % 2
+    added = trees.added(directories, end, trees.swapped(values, "<", directories.order))
+    return _joined(bytearray(block), directories, end, added)
 
 
-def _joined(block: bytearray, read: Directories, end: int, added: bytes) -> bytes:
+def _joined(
+    block: bytearray, directories: Directories, end: int, added: bytes
+) -> bytes:
     block += bytes(end - len(block)) + added
-    at, said = trees.header_field(read, end)
-    block[at : at + len(said)] = said
+    header_at, header_bytes = trees.header_field(directories, end)
+    block[header_at : header_at + len(header_bytes)] = header_bytes
     return bytes(block)
 
 
-def _first(block: bytes) -> tuple[Directories, Directory] | None:
-    """The first directory; None where it cannot be followed."""
+def _first_directory(block: bytes) -> tuple[Directories, Directory] | None:
+    """(directories, the first one); None if the block cannot be parsed."""
     try:
-        read = Directories(io.BytesIO(block))
-        return read, read.read(read.first)
+        directories = Directories(io.BytesIO(block))
+        return directories, directories.read(directories.first)
     except (ValueError, struct.error):
         return None
 
 
 def _edited(block: bytearray, height: int, width: int) -> bytes:
-    read = Directories(io.BytesIO(block))
-    main = read.read(read.first)
-    directories = [main]
+    directories = Directories(io.BytesIO(block))
+    main = directories.read(directories.first)
+    with_sizes = [main]
     for tag in (EXIF, INTEROPERABILITY):
-        if at := read.value(directories[-1], tag):
-            directories.append(read.read(at))
-    for directory in directories:
-        _set(block, read, directory, ORIENTATION, 1)
+        if offset := directories.value(with_sizes[-1], tag):
+            with_sizes.append(directories.read(offset))
+    for directory in with_sizes:
+        _set(block, directories, directory, ORIENTATION, 1)
         for tag in WIDTHS:
-            _set(block, read, directory, tag, width)
+            _set(block, directories, directory, tag, width)
         for tag in HEIGHTS:
-            _set(block, read, directory, tag, height)
-    return _without_thumbnail(block, read, main)
+            _set(block, directories, directory, tag, height)
+    return _without_thumbnail(block, directories, main)
 
 
 def _set(
-    block: bytearray, read: Directories, directory: Directory, tag: int, value: int
+    block: bytearray,
+    directories: Directories,
+    directory: Directory,
+    tag: int,
+    value: int,
 ) -> None:
-    """Put a number into a field that is there; one of 16 bits grows where it must."""
+    """Set a field that exists to a number; its type becomes LONG above 16 bits."""
     field = directory.fields.get(tag)
-    if field is None or field.count != 1 or field.kind not in (SHORT, LONG):
+    if field is None or field.count != 1 or field.type not in (SHORT, LONG):
         return
-    kind = LONG if value >= 2**16 else field.kind
-    struct.pack_into(read.order + "H", block, field.at + 2, kind)
-    layout = "HH" if kind == SHORT else "I"
-    values = (value, 0) if kind == SHORT else (value,)
-    struct.pack_into(read.order + layout, block, field.value_at, *values)
+    field_type = LONG if value >= 2**16 else field.type
+    struct.pack_into(directories.order + "H", block, field.at + 2, field_type)
+    layout = "HH" if field_type == SHORT else "I"
+    values = (value, 0) if field_type == SHORT else (value,)
+    struct.pack_into(directories.order + layout, block, field.value_at, *values)
 
 
-def _without_thumbnail(block: bytearray, read: Directories, main: Directory) -> bytes:
-    """The second directory is no longer named; what it held is cut off or zeroed."""
+def _without_thumbnail(
+    block: bytearray, directories: Directories, main: Directory
+) -> bytes:
+    """Unlink the second directory; its thumbnail is cut off or overwritten by zeros."""
     if not main.next:
         return bytes(block)
-    second = read.read(main.next)
-    start = read.value(second, THUMBNAIL_AT)
-    length = read.value(second, THUMBNAIL_LENGTH)
-    struct.pack_into(read.order + "I", block, main.next_at, 0)
+    second = directories.read(main.next)
+    start = directories.value(second, THUMBNAIL_AT)
+    length = directories.value(second, THUMBNAIL_LENGTH)
+    struct.pack_into(directories.order + "I", block, main.next_at, 0)
     if start and length and start + length <= len(block):
         if start + length == len(block):
             del block[start:]

@@ -1,7 +1,7 @@
-"""What a file says of its picture beside pixels and profile: read, fitted, put in.
+"""Read metadata of any format, convert it for another format, insert it into a file.
 
-Read into one form for all formats: an EXIF block, an XMP packet, IPTC records, a
-comment, PNG text. `fitted` moves what a format has no place for to where it has one.
+`fitted` moves metadata that a format cannot store to a field that it has, such as PNG
+text into EXIF.
 """
 
 import dataclasses
@@ -35,46 +35,49 @@ FIELDS = {
 COMMENT = "Comment"
 
 
-def read(path: Source, kind: str) -> Metadata:
-    """What a file states; nothing where it cannot be followed."""
+def read(path: Source, file_format: str) -> Metadata:
+    """The metadata of a file; empty if it cannot be parsed."""
     with opened(path) as file:
-        found = READERS[kind](file)
-    block = found.exif
+        metadata = READERS[file_format](file)
+    block = metadata.exif
     if block is None:
-        return found
-    density = found.density or exif.density(block)
+        return metadata
+    density = metadata.density or exif.density(block)
     block, iptc = exif.without_iptc(block)
-    found = dataclasses.replace(found, exif=block, density=density)
-    return found if iptc is None else dataclasses.replace(found, iptc=iptc)
+    metadata = dataclasses.replace(metadata, exif=block, density=density)
+    return metadata if iptc is None else dataclasses.replace(metadata, iptc=iptc)
 
 
 def fitted(
-    said: Metadata, kind: str, size_hw: tuple[int, int], from_hw: tuple[int, int] | None
+    metadata: Metadata,
+    file_format: str,
+    size_hw: tuple[int, int],
+    from_hw: tuple[int, int] | None,
 ) -> Metadata:
-    """As a file of this format states it; `lost` grows by what it cannot hold.
+    """Metadata for a file of this format; adds to `lost` what it cannot store.
 
     Args:
-        size_hw, from_hw: of the picture that is written, and of the one it was made of.
+        size_hw, from_hw: sizes of the picture that is written, and of its source.
     """
-    lost = list(said.lost)
-    packet = said.xmp and xmp.edited(said.xmp, size_hw, from_hw)
-    block = said.exif and exif.edited(said.exif, *size_hw)
-    if said.exif and not block:
+    lost = list(metadata.lost)
+    packet = metadata.xmp and xmp.edited(metadata.xmp, size_hw, from_hw)
+    block = metadata.exif and exif.edited(metadata.exif, *size_hw)
+    if metadata.exif and not block:
         lost.append("EXIF (damaged)")
-    block, comment, text = _texts(said, block, kind, lost)
-    iptc = said.iptc
-    if iptc and kind in ("PNG", "WEBP"):
+    block, comment, text = _texts(metadata, block, file_format, lost)
+    iptc = metadata.iptc
+    if iptc and file_format in ("PNG", "WEBP"):
         block, iptc = exif.with_iptc(block, iptc), None
-    if said.density is not None and kind == "WEBP":
-        block = exif.with_density(block, *said.density)
-    if block and kind == "JPEG" and len(block) > jpeg_segments.MOST_EXIF:
+    if metadata.density is not None and file_format == "WEBP":
+        block = exif.with_density(block, *metadata.density)
+    if block and file_format == "JPEG" and len(block) > jpeg_segments.MAX_EXIF:
         lost.append("EXIF (above 64 KB)")
         block = None
-    if block and kind == "TIFF" and tiff_fields.values(block) is None:
+    if block and file_format == "TIFF" and tiff_fields.values(block) is None:
         lost.append("EXIF (damaged)")
         block = None
     return dataclasses.replace(
-        said,
+        metadata,
         exif=block or None,
         xmp=packet or None,
         iptc=iptc or None,
@@ -84,48 +87,48 @@ def fitted(
     )
 
 
-def insert(path: Path, target: Path, kind: str, said: Metadata) -> None:
-    """Copy a file without metadata to `target`, with what `fitted` gave."""
-    if kind == "TIFF":
+def insert(path: Path, target: Path, file_format: str, metadata: Metadata) -> None:
+    """Copy a file without metadata to `target`, with the metadata from `fitted`."""
+    if file_format == "TIFF":
         path.replace(target)
-        tiff_fields.insert(target, said)
+        tiff_fields.insert(target, metadata)
         return
     writer = {
         "JPEG": jpeg_segments.insert,
         "PNG": png_chunks.insert,
         "WEBP": webp_chunks.insert,
-    }[kind]
+    }[file_format]
     with open(path, "rb") as source, open(target, "wb") as out:
-        writer(source, out, said)
+        writer(source, out, metadata)
 
 
 def _texts(
-    said: Metadata, block: bytes | None, kind: str, lost: list[str]
+    metadata: Metadata, block: bytes | None, file_format: str, lost: list[str]
 ) -> tuple[bytes | None, bytes | None, tuple[bytes, ...]]:
-    """(block, comment, PNG text) of a format."""
-    comment, text = said.comment, said.text
-    if kind == "PNG":
+    """(EXIF block, comment, PNG text) for a format."""
+    comment, text = metadata.comment, metadata.text
+    if file_format == "PNG":
         if comment is not None:
             text = (*text, png_chunks.text(COMMENT, comment))
         return block, None, text
-    wanted = {}
+    exif_texts = {}
     for chunk in text:
         keyword, words = png_chunks.words(chunk)
-        if keyword == COMMENT and kind == "JPEG" and comment is None:
+        if keyword == COMMENT and file_format == "JPEG" and comment is None:
             comment = words
         elif keyword in FIELDS and not exif.has(block, FIELDS[keyword]):
-            wanted[FIELDS[keyword]] = words
-        elif not _states(block, keyword, words):
+            exif_texts[FIELDS[keyword]] = words
+        elif not _has_text(block, keyword, words):
             lost.append(f"PNG text {keyword!r}")
-    if wanted:
-        block = exif.with_texts(block, wanted)
-    if comment is not None and kind != "JPEG":
+    if exif_texts:
+        block = exif.with_texts(block, exif_texts)
+    if comment is not None and file_format != "JPEG":
         lost.append("comment")
         comment = None
     return block, comment, ()
 
 
-def _states(block: bytes | None, keyword: str, words: bytes) -> bool:
-    """Whether EXIF says the same already."""
+def _has_text(block: bytes | None, keyword: str, words: bytes) -> bool:
+    """Whether the EXIF block has this text already."""
     tag = FIELDS.get(keyword)
     return tag is not None and exif.text(block, tag) == words

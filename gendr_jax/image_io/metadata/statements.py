@@ -1,20 +1,20 @@
-"""`Metadata`: one form of what files of all formats state."""
+"""`Metadata`: the metadata of a file, the same fields for all formats."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file states.
+    """Metadata of an image file, apart from its ICC profile.
 
     Attributes:
-        exif: the block without prefix; of a TIFF file, one made of its fields.
-        xmp: the packet; of a JPEG file, with its extension.
+        exif: the block without prefix; for a TIFF file, built from its fields.
+        xmp: the packet; for a JPEG file, merged with its extension.
         iptc: the records (IIM) without wrapper.
         comment: of a JPEG or GIF file.
-        text: chunks of a PNG file, name and data, but XMP and profiles.
-        density: pixels a millimetre, across and down.
-        lost: what was there and is not in the rest, in words for people.
+        text: text chunks of a PNG file (name and data), without XMP and raw profiles.
+        density: pixels a millimetre (across, down).
+        lost: names of metadata of the file that is in none of the other fields.
     """
 
     exif: bytes | None = None

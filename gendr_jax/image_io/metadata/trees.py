@@ -1,6 +1,6 @@
-"""Directories of TIFF files and EXIF blocks taken out, put in, and added to.
+"""Copy directories of TIFF files and EXIF blocks: extract, build, add fields.
 
-Values keep their bytes; where the byte order changes, numbers are turned by their type.
+Values keep their bytes; if the byte order changes, numbers are swapped by their type.
 """
 
 import struct
@@ -12,109 +12,113 @@ from gendr_jax.image_io.metadata.directories import LONG, SIZES, Directories, Di
 EXIF, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005
 BRANCHES = (EXIF, GPS, INTEROPERABILITY)
 LONG8 = 16
-# How many bytes are turned together; other types have no order.
+# Bytes of one number by TIFF type, for byte swapping; other types are not swapped.
 WIDTHS = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-DEEPEST = 3
+MAX_DEPTH = 3
 
 
 @dataclass(frozen=True)
 class Value:
-    """One field, apart from where it stood.
+    """One field with its data, without offsets.
 
     Attributes:
-        tag, kind, count: as stored; `kind` and `count` do not matter with `inside`.
+        tag, type, count: as stored; `type` and `count` are unused with `subfields`.
         data: its values in the byte order of the tree.
-        inside: the fields of the directory that it leads to, or None.
+        subfields: the fields of the directory that it points to, or None.
     """
 
     tag: int
-    kind: int
+    type: int
     count: int
     data: bytes
-    inside: tuple["Value", ...] | None = None
+    subfields: tuple["Value", ...] | None = None
 
 
 def take(
-    read: Directories,
+    directories: Directories,
     directory: Directory,
-    wanted: Callable[[int], bool] = lambda tag: True,
+    is_wanted: Callable[[int], bool] = lambda tag: True,
     depth: int = 0,
 ) -> tuple[Value, ...]:
-    """The fields of a directory, those of EXIF, GPS and interoperability with theirs.
+    """The fields of a directory, with its EXIF, GPS and interoperability directories.
 
-    Fields of a type that is not known are left out.
+    Fields of unknown types are left out.
 
     Raises:
-        ValueError, struct.error: it cannot be followed.
+        ValueError, struct.error: it cannot be parsed.
     """
-    found = []
+    values = []
     for tag, field in sorted(directory.fields.items()):
-        if not wanted(tag) or field.kind not in SIZES:
+        if not is_wanted(tag) or field.type not in SIZES:
             continue
-        if tag in BRANCHES and depth < DEEPEST:
-            inner = read.read(read.value(directory, tag))
-            inside = take(read, inner, depth=depth + 1)
-            found.append(Value(tag, LONG, 1, b"", inside))
+        if tag in BRANCHES and depth < MAX_DEPTH:
+            sub_directory = directories.read(directories.value(directory, tag))
+            subfields = take(directories, sub_directory, depth=depth + 1)
+            values.append(Value(tag, LONG, 1, b"", subfields))
         else:
-            found.append(Value(tag, field.kind, field.count, read.data(field)))
-    return tuple(found)
+            values.append(Value(tag, field.type, field.count, directories.data(field)))
+    return tuple(values)
 
 
-def turned(values: Sequence[Value], order: str, wanted: str) -> tuple[Value, ...]:
-    """The same in another byte order ("<" or ">")."""
-    if order == wanted:
+def swapped(
+    values: Sequence[Value], order: str, target_order: str
+) -> tuple[Value, ...]:
+    """The values in another byte order ("<" or ">")."""
+    if order == target_order:
         return tuple(values)
-    return tuple(_turned(value, order, wanted) for value in values)
+    return tuple(_swapped(value, order, target_order) for value in values)
 
 
 def block(values: Sequence[Value], order: str = "<") -> bytes:
-    """An EXIF block of these fields, without prefix."""
+    """An EXIF block with these fields, without prefix."""
     start = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8)
     return start + _written(values, order, False, 8, ())
 
 
 def added(
-    read: Directories,
+    directories: Directories,
     end: int,
     values: Sequence[Value],
     *,
     without: Collection[int] = (),
 ) -> bytes:
-    """What stands at `end` once the first directory, moved there, has more fields.
+    """The bytes to append at `end`: a copy of the first directory with more fields.
 
-    Everything else stays where it is; the header has to lead to `end` afterwards, see
-    `header_field`. Fields of the same tags are replaced.
+    Nothing else moves, so offsets inside other data stay valid; the header has to point
+    to `end` afterwards, see `header_field`. Fields of the same tags are replaced.
 
     Args:
         values: in the byte order of the file.
         without: tags that are left out.
     """
-    directory = read.read(read.first)
-    new = {value.tag for value in values} | set(without)
+    directory = directories.read(directories.first)
+    replaced_tags = {value.tag for value in values} | set(without)
     kept = [
-        (tag, read.raw(field))
+        (tag, directories.raw(field))
         for tag, field in directory.fields.items()
-        if tag not in new
+        if tag not in replaced_tags
     ]
-    return _written(values, read.order, read.big, end, kept, directory.next)
+    return _written(
+        values, directories.order, directories.big, end, kept, directory.next
+    )
 
 
-def header_field(read: Directories, end: int) -> tuple[int, bytes]:
-    """(where the header says where the first directory is, what it has to say)."""
-    if read.big:
-        return 8, struct.pack(read.order + "Q", end)
-    return 4, struct.pack(read.order + "I", end)
+def header_field(directories: Directories, end: int) -> tuple[int, bytes]:
+    """(offset in the header of the pointer to the first directory, its new bytes)."""
+    if directories.big:
+        return 8, struct.pack(directories.order + "Q", end)
+    return 4, struct.pack(directories.order + "I", end)
 
 
-def _turned(value: Value, order: str, wanted: str) -> Value:
-    if value.inside is not None:
-        inside = turned(value.inside, order, wanted)
-        return Value(value.tag, value.kind, value.count, b"", inside)
-    width, data = WIDTHS.get(value.kind, 1), value.data
+def _swapped(value: Value, order: str, target_order: str) -> Value:
+    if value.subfields is not None:
+        subfields = swapped(value.subfields, order, target_order)
+        return Value(value.tag, value.type, value.count, b"", subfields)
+    width, data = WIDTHS.get(value.type, 1), value.data
     if width > 1:
-        pieces = (data[i : i + width][::-1] for i in range(0, len(data), width))
-        data = b"".join(pieces)
-    return Value(value.tag, value.kind, value.count, data)
+        numbers = (data[i : i + width][::-1] for i in range(0, len(data), width))
+        data = b"".join(numbers)
+    return Value(value.tag, value.type, value.count, data)
 
 
 def _written(
@@ -125,28 +129,32 @@ def _written(
     kept: Sequence[tuple[int, bytes]],
     following: int = 0,
 ) -> bytes:
-    """A directory that starts at `at`, then what its fields hold.
+    """A directory at offset `at`, followed by the values of its fields.
 
     Args:
-        kept: (tag, entry as it is stored) of fields whose values stay elsewhere.
-        following: where the next directory starts.
+        kept: (tag, stored entry) of fields whose values stay where they are.
+        following: offset of the next directory, 0 if none.
     """
-    counts, wide, room = ("Q", "Q", 8) if big else ("H", "I", 4)
+    count_layout, offset_layout, inline_size = ("Q", "Q", 8) if big else ("H", "I", 4)
     entries, body = dict(kept), bytearray()
-    number = len(values) + len(kept)
-    head = struct.pack(order + counts, number)
-    data_at = at + len(head) + number * (4 + 2 * room) + room
+    count_of_fields = len(values) + len(kept)
+    head = struct.pack(order + count_layout, count_of_fields)
+    data_at = at + len(head) + count_of_fields * (4 + 2 * inline_size) + inline_size
     for value in values:
         body += b"\0" * (len(body) % 2)
-        place = data_at + len(body)
-        data, kind, count = value.data, value.kind, value.count
-        if value.inside is not None:
-            body += _written(value.inside, order, big, place, ())
-            data, kind, count = struct.pack(order + wide, place), LONG8 if big else 4, 1
-        elif len(data) > room:
+        value_at = data_at + len(body)
+        data, type, count = value.data, value.type, value.count
+        if value.subfields is not None:
+            body += _written(value.subfields, order, big, value_at, ())
+            data, type, count = (
+                struct.pack(order + offset_layout, value_at),
+                LONG8 if big else 4,
+                1,
+            )
+        elif len(data) > inline_size:
             body += data
-            data = struct.pack(order + wide, place)
-        field = struct.pack(order + "HH" + wide, value.tag, kind, count)
-        entries[value.tag] = field + data.ljust(room, b"\0")
+            data = struct.pack(order + offset_layout, value_at)
+        field = struct.pack(order + "HH" + offset_layout, value.tag, type, count)
+        entries[value.tag] = field + data.ljust(inline_size, b"\0")
     rows = b"".join(entries[tag] for tag in sorted(entries))
-    return head + rows + struct.pack(order + wide, following) + bytes(body)
+    return head + rows + struct.pack(order + offset_layout, following) + bytes(body)

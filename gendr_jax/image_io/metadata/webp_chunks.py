@@ -1,4 +1,4 @@
-"""What a WebP file states, out of its chunks and into them."""
+"""Read and insert the metadata chunks of WebP files."""
 
 import struct
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ KNOWN = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ICCP", b"ANIM", b"ANMF"}
 
 
 def read(file: BinaryIO) -> Metadata:
-    """What its chunks say."""
-    block = packet = None
+    """The metadata in its chunks."""
+    exif_block = packet = None
     lost = []
     for name, data in _chunks(file, {b"EXIF", b"XMP "}):
         if name == b"EXIF" and data is not None:
-            block = data.removeprefix(PREFIX)
+            exif_block = data.removeprefix(PREFIX)
         elif name == b"XMP ":
             packet = data
         elif name not in KNOWN:
             lost.append(f"WebP chunk {name.decode('latin-1')!r}")
-    return Metadata(exif=block, xmp=packet, lost=tuple(lost))
+    return Metadata(exif=exif_block, xmp=packet, lost=tuple(lost))
 
 
-def insert(source: BinaryIO, out: BinaryIO, said: Metadata) -> None:
-    """Write all of the file: its extended header says what else there is."""
-    added = [(b"EXIF", said.exif, HAS_EXIF), (b"XMP ", said.xmp, HAS_XMP)]
+def insert(source: BinaryIO, out: BinaryIO, metadata: Metadata) -> None:
+    """Copy a file without metadata, with this metadata and the extended header."""
+    added = [(b"EXIF", metadata.exif, HAS_EXIF), (b"XMP ", metadata.xmp, HAS_XMP)]
     added = [(name, data, flag) for name, data, flag in added if data is not None]
     body = source.read()[12:]
     if added:
@@ -40,7 +40,7 @@ def insert(source: BinaryIO, out: BinaryIO, said: Metadata) -> None:
 
 
 def _extended(body: bytes) -> tuple[bytearray, bytes]:
-    """(the extended header, the other chunks)."""
+    """(extended header VP8X, the other chunks); the header is added if missing."""
     if body[:4] == b"VP8X":
         return bytearray(body[:18]), body[18:]
     bits = int.from_bytes(body[9:13], "little")  # VP8L: 14 bits a side, alpha
@@ -54,13 +54,13 @@ def _extended(body: bytes) -> tuple[bytearray, bytes]:
 
 
 def _chunks(file: BinaryIO, wanted: set[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
-    """(name, data where wanted)."""
-    at = 12
+    """(name, data if wanted, else None) of each chunk."""
+    offset = 12
     while True:
-        file.seek(at)
+        file.seek(offset)
         head = file.read(8)
         if len(head) < 8:
             return
         length = int.from_bytes(head[4:], "little")
         yield head[:4], file.read(length) if head[:4] in wanted else None
-        at += 8 + length + length % 2
+        offset += 8 + length + length % 2

@@ -1,4 +1,4 @@
-"""An XMP packet edited as text: orientation, sizes, promises that no longer hold."""
+"""Edit XMP packets as text: orientation, sizes, references to dropped content."""
 
 import re
 from collections.abc import Callable
@@ -8,7 +8,11 @@ PANORAMA = "http://ns.google.com/photos/1.0/panorama/"
 CAMERA = "http://ns.google.com/photos/1.0/camera/"
 CONTAINER = "http://ns.google.com/photos/1.0/container/"
 NOTE = "http://ns.adobe.com/xmp/note/"
-USUAL = {EXIF: b"exif", TIFF: b"tiff", PANORAMA: b"GPano"}  # where none is declared
+DEFAULT_PREFIXES = {
+    EXIF: b"exif",
+    TIFF: b"tiff",
+    PANORAMA: b"GPano",
+}  # where none is declared
 GAIN_MAPS = (
     "http://ns.adobe.com/hdr-gain-map/1.0/",
     "http://ns.apple.com/HDRGainMap/1.0/",
@@ -32,10 +36,10 @@ MOTION += ["MotionPhotoPresentationTimestampUs"]
 def edited(
     packet: bytes, size_hw: tuple[int, int], from_hw: tuple[int, int] | None
 ) -> bytes:
-    """The packet of a picture of this size that was made of one of `from_hw`.
+    """The packet for a result of `size_hw` made from a picture of `from_hw`.
 
-    Orientation is upright; sizes in pixels are those of the result; gain maps and
-    videos that followed the picture in its file are no longer promised.
+    Orientation becomes 1 and sizes in pixels those of the result. Properties of gain
+    maps and videos that followed the picture in its file are removed.
     """
     (height, width), (rows, columns) = size_hw, from_hw or size_hw
     packet = _set(packet, TIFF, "Orientation", lambda _: 1)
@@ -47,11 +51,11 @@ def edited(
         packet = _set(packet, PANORAMA, name, lambda x: round(x * width / columns))
     for name in SCALED_DOWN:
         packet = _set(packet, PANORAMA, name, lambda x: round(x * height / rows))
-    return _without_promises(packet)
+    return _without_dropped_content(packet)
 
 
 def merged(packet: bytes, extension: bytes) -> bytes:
-    """One packet of a JPEG file's two: what the extension describes goes into it."""
+    """The main packet of a JPEG file with the descriptions of its extension."""
     descriptions = re.search(rb"<rdf:RDF[^>]*>(.*)</rdf:RDF\s*>", extension, re.DOTALL)
     end = packet.rfind(b"</rdf:RDF")
     if descriptions is None or end < 0:
@@ -63,7 +67,7 @@ def merged(packet: bytes, extension: bytes) -> bytes:
 
 
 def extended_by(guid: bytes) -> bytes:
-    """A packet that says only where the rest is."""
+    """A main packet that only refers to the extension with this GUID."""
     return (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf='
         b'"http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
@@ -73,12 +77,12 @@ def extended_by(guid: bytes) -> bytes:
 
 
 def without_padding(packet: bytes) -> bytes:
-    """Without the white space that writers leave for editing in place."""
+    """The packet without the white space that writers leave for edits in place."""
     return re.sub(rb"\s+(<\?xpacket end=)", rb"\1", packet)
 
 
 def _set(packet: bytes, space: str, name: str, value: Callable[[float], int]) -> bytes:
-    """The number of a property, written as an attribute or as an element."""
+    """Set the number of a property, which may be an attribute or an element."""
     for prefix in _prefixes(packet, space):
         label = re.escape(prefix) + rb":" + name.encode()
         number = rb"([0-9]+(?:\.[0-9]*)?)"
@@ -91,7 +95,7 @@ def _set(packet: bytes, space: str, name: str, value: Callable[[float], int]) ->
     return packet
 
 
-def _without_promises(packet: bytes) -> bytes:
+def _without_dropped_content(packet: bytes) -> bytes:
     for space in GAIN_MAPS:
         for prefix in _prefixes(packet, space):
             packet = _without(packet, prefix, rb"[\w.-]+")
@@ -104,7 +108,7 @@ def _without_promises(packet: bytes) -> bytes:
 
 
 def _without(packet: bytes, prefix: bytes, name: bytes) -> bytes:
-    """Without properties of these names, a pattern."""
+    """The packet without properties whose names match the pattern."""
     label = re.escape(prefix) + rb":(?:" + name + rb")"
     element = rb"<(" + label + rb")(?:\s[^>]*)?(?:/>|>.*?</\1\s*>)"
     packet = re.sub(element, b"", packet, flags=re.DOTALL)
@@ -113,9 +117,11 @@ def _without(packet: bytes, prefix: bytes, name: bytes) -> bytes:
 
 
 def _prefixes(packet: bytes, space: str) -> set[bytes]:
-    """What stands for a namespace in this packet."""
+    """The prefixes of a namespace in this packet."""
     uri = re.escape(space.encode())
     declared = set(
         re.findall(rb"xmlns:([\w.-]+)\s*=\s*[\"']" + uri + rb"[\"']", packet)
     )
-    return declared or {USUAL[space]} if space in USUAL else declared
+    return (
+        declared or {DEFAULT_PREFIXES[space]} if space in DEFAULT_PREFIXES else declared
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gendr_jax.errors import UsageError
 from gendr_jax.image_io import FORMATS, PICTURE_SUFFIXES
-from gendr_jax.image_io.loading import kind_of_bytes
+from gendr_jax.image_io.loading import format_of_bytes
 from gendr_jax.picture_walk import is_utf8, same_name, shown, walk
 
 
@@ -152,7 +152,7 @@ def _looks_like(path: Path) -> str:
     """The format of a picture with another name, or ""; what cannot be read is none."""
     try:
         with open(path, "rb") as file:
-            kind = kind_of_bytes(file.read(64))
+            kind = format_of_bytes(file.read(64))
             return kind if kind not in (None, "BMP", "PPM") else ""  # text may start so
     except OSError:
         return ""

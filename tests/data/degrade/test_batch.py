@@ -91,9 +91,9 @@ def test_the_canvas_does_not_show(monkeypatch):
     k, x = keys(*range(12)), jnp.tile(photos(), (3, 1, 1, 1))
     sizes = jnp.full((12, 2), SIDE)
     one = functools.partial(chain._degrade_one, recipe=recipe(), scale=4)
-    branching = jax.jit(lambda *a: batch.one_at_a_time(one, *a))(k, x, sizes)
+    branching = jax.jit(lambda *a: batch.loop_over_samples(one, *a))(k, x, sizes)
     largest = functools.partial(one, steps=())
-    fixed = jax.jit(lambda *a: batch.all_at_once(largest, *a))
+    fixed = jax.jit(lambda *a: batch.vmap_samples(largest, *a))
     assert_same_picture(fixed(k, x, sizes), branching)
     wide = jnp.pad(x, ((0, 0), (0, 16), (0, 32), (0, 0)))
     inside = fixed(k, wide, sizes)[:, : SIDE // 4, : SIDE // 4]

@@ -34,7 +34,7 @@ def test_the_accelerator_paths_equal_the_cpu_path(size):
     kernel = jnp.asarray(asymmetric_kernel(), jnp.float32)
     x = jnp.asarray(np.random.default_rng(2).random((3, 44, 52), np.float32))
     h, w = size
-    for correlate in (blur._correlate_lanes, blur._correlate_squares):
+    for correlate in (blur._correlate_lanes, blur._correlate_blocks):
         got = blur._blur_padded(x, kernel, jnp.int32(h), jnp.int32(w), correlate)
         want = blur._blur_fourier(x, kernel, jnp.int32(h), jnp.int32(w))
         assert got.shape == want.shape == x.shape

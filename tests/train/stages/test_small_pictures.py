@@ -31,7 +31,7 @@ def test_they_are_left_out_mirrored_or_an_error(tmp_path):
     assert {x.shape for x in taken(both, "skip")} == {(2, CROP, CROP, 3)}
     with pytest.raises(UsageError, match=r"small\.png has a side of 20 pixels"):
         taken(both, "error")
-    with pytest.raises(UsageError, match="small='shrink' is unknown"):
+    with pytest.raises(UsageError, match="small is 'shrink', not one of"):
         taken(both, "shrink")
 
 

@@ -1,8 +1,8 @@
-"""Files that cannot be read just now: tried again, then an error that is no damage.
+"""Retry reads that the operating system refuses, and tell them from damaged files.
 
-A store that is away, a disk that fails or a limit of the system says nothing about a
-picture. Such errors have an `errno`; what decoders raise of damaged files has none.
-No jax: worker processes import this file.
+A network disk that is away, an I/O error or a limit of open files says nothing about a
+picture. Such errors have an `errno`; those that decoders raise about damaged files have
+none. No jax: worker processes import this file.
 """
 
 import errno
@@ -20,12 +20,12 @@ DENIED = (errno.EACCES, errno.EPERM)
 LIMITS = (errno.EMFILE, errno.ENFILE)
 
 
-def patiently(read: Callable[[], T], name: str) -> T:
-    """What `read` returns, of which errors of the system are tried again.
+def with_retries(read: Callable[[], T], name: str) -> T:
+    """The result of `read`, which is called again after an error with an errno.
 
     Raises:
         TryAgainError, UsageError: it cannot be read (`unavailable`).
-        OSError: without an errno, as decoders raise it.
+        OSError: without an errno, as decoders raise it: not tried again.
     """
     for wait in WAITS:
         try:
@@ -45,10 +45,10 @@ def patiently(read: Callable[[], T], name: str) -> T:
 
 
 def require_readable(path: str | Path) -> None:
-    """Read a file through, to know whether the system gives it; its bytes are not kept.
+    """Read all bytes of a file, to know whether the file system delivers them.
 
-    For libraries whose errors do not tell a damaged file from one that is away. URLs
-    are left to the library.
+    For libraries whose errors do not distinguish a damaged file from an unreadable one.
+    URLs are not checked.
 
     Raises:
         TryAgainError, UsageError: it cannot be read (`unavailable`).
@@ -61,20 +61,20 @@ def require_readable(path: str | Path) -> None:
             while file.read(CHUNK):
                 pass
 
-    patiently(read, str(path))
+    with_retries(read, str(path))
 
 
 def unavailable(name: str, error: OSError) -> GendrError:
-    """The error to stop with: whatever is the cause, it is not the picture."""
-    why = error.strerror or type(error).__name__
+    """The error for a file that the operating system does not deliver."""
+    reason = error.strerror or type(error).__name__
     if error.errno in DENIED:
-        return UsageError(f"{name} cannot be read ({why}). Check its permissions.")
+        return UsageError(f"{name} cannot be read ({reason}). Check its permissions.")
     if error.errno in LIMITS:
         return TryAgainError(
-            f"{name} cannot be opened ({why}). Raise the limit with ulimit -n, then "
+            f"{name} cannot be opened ({reason}). Raise the limit with ulimit -n, then "
             "start again."
         )
     return TryAgainError(
-        f"{name} cannot be read ({why}) in {len(WAITS) + 1} tries. See that the "
-        "folder and its disk are there, then start again."
+        f"{name} cannot be read after {len(WAITS) + 1} attempts ({reason}). Check that "
+        "its folder and disk are available, then start again."
     )
