@@ -128,7 +128,7 @@ def test_whole_brings_weights_in_dtype_to_every_device():
     assert not placed["kernel"].is_fully_replicated
     gather = functools.partial(
         build.gather_weights,
-        where="frozen/unet",
+        path="frozen/unet",
         placement=sharding.Placement(mesh),
         dtype="bfloat16",
     )
