@@ -17,7 +17,8 @@ def test_the_late_ones_are_named():
     old = TEXT.replace("\n0\n", "\n/job:jax_worker/replica:0/task:0\n")
     assert barrier._late_processes(old) == "process 0, 2"
     assert (
-        barrier._late_processes("UNAVAILABLE: gone\n away") == "others (UNAVAILABLE: gone away)"
+        barrier._late_processes("UNAVAILABLE: gone\n away")
+        == "others (UNAVAILABLE: gone away)"
     )
 
 
