@@ -1,4 +1,4 @@
-"""The networks as Python callables, from a folder on disk: `load_vae` and its like."""
+"""Load one network from a folder or file as a Python callable, e.g. `load_vae`."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from gendr_jax.weights.gendr_json import Weights
 from gendr_jax.weights.resolve import resolve
 
 Ema = Literal["auto", "yes", "no"]
-TORCH_KINDS = ("vae", "unet", "dinov2", "lpips", "dists")
+FOREIGN_COMPONENTS = ("vae", "unet", "dinov2", "lpips", "dists")
 
 
 def load_component(
@@ -38,14 +38,14 @@ def load_component(
     """(configuration, weights) of one network.
 
     Args:
-        path: a weights folder of ours that holds the network; or what `gendr convert`
-            reads: the network's component folder (config.json and weights), a pipeline
-            folder, a single file; or a Hub id of a folder.
+        path: a weights folder of this package that holds the network; or what `gendr
+            convert` reads: the network's component folder (config.json and weights), a
+            pipeline folder, a single file; or a Hub id of a folder.
         name: "vae", "unet", "dinov2" (or "dino"), "lpips", "dists", "projector".
-        mesh: spread the weights over its devices, none of which ever holds them all;
+        mesh: shard the weights over its devices, none of which ever holds them all;
             None: numpy arrays on the host.
-        options: what `gendr convert` has as flags (`weights.convert.Options`).
-        lora: files or folders of adapters, folded in.
+        options: the flags of `gendr convert` (`weights.convert.Options`).
+        lora: files or folders of adapters, merged into the weights.
 
     Raises:
         InputError: no such folder or network in it, or files that are damaged or do
@@ -55,34 +55,34 @@ def load_component(
     name = "dinov2" if name == "dino" else name
     adapters = [lora] if isinstance(lora, str | Path) else list(lora)
     if adapters or options is not None:
-        asked = Options() if options is None else options
-        return _converted(path, name, adapters, asked, mesh)
-    found = resolve(path)
-    if one_file.is_ours(found):
-        config, params = _component(one_file.read(found, (name,)), name, path)
-        return config, _spread(params, mesh)
-    if not folder.is_folder(found):
-        if name not in TORCH_KINDS:
+        convert_options = Options() if options is None else options
+        return _converted(path, name, adapters, convert_options, mesh)
+    source = resolve(path)
+    if one_file.is_ours(source):
+        config, params = _component(one_file.read(source, (name,)), name, path)
+        return config, _shard(params, mesh)
+    if not folder.is_folder(source):
+        if name not in FOREIGN_COMPONENTS:
             raise InputError(
-                f"{path} is no weights folder of ours, and {name} is kept nowhere "
-                "else. Name a folder that training wrote."
+                f"{path} is no weights folder of this package, and {name} is in no "
+                "other format. Name a folder that training wrote."
             )
-        if name == "unet" and _has_adapters(found):
-            whole, _ = convert.load(
-                [found], convert.Options(merge=True, dtype="float32")
+        if name == "unet" and _has_adapters(source):
+            merged, _ = convert.load(
+                [source], convert.Options(merge=True, dtype="float32")
             )
-            return whole.configs[name], whole.params[name]
-        component = recognise.component(found, name)
+            return merged.configs[name], merged.params[name]
+        component = recognise.component(source, name)
         params = components.read(component, dtype="float32", mesh=mesh)
         return component.config, params
-    return _component(folder.load(found, components=(name,), mesh=mesh), name, path)
+    return _component(folder.load(source, components=(name,), mesh=mesh), name, path)
 
 
 def _component(weights: Weights, name: str, path: str | Path) -> tuple[Any, Params]:
     if name not in weights.params:
-        kept = ", ".join(sorted(weights.configs)) or "nothing"
+        held = ", ".join(sorted(weights.configs)) or "nothing"
         raise InputError(
-            f"{path} holds {kept}, not {name}. Name a folder that holds {name}."
+            f"{path} holds {held}, not {name}. Name a folder that holds {name}."
         )
     return weights.configs[name], weights.params[name]
 
@@ -95,34 +95,34 @@ def _converted(
     mesh: Mesh | None,
 ) -> tuple[Any, Params]:
     """One network of a source, read as `gendr convert` reads it."""
-    found = resolve(path)
-    ours = folder.is_folder(found) or one_file.is_ours(found)
+    source = resolve(path)
+    ours = folder.is_folder(source) or one_file.is_ours(source)
     if not ours and not options.dtype:
         options = dataclasses.replace(options, dtype="float32")
-    sources = [found, *adapters]
+    sources = [source, *adapters]
     if adapters:
         options = dataclasses.replace(options, merge=True)
     if options.hints.prediction is None and not ours:
-        # Raw output is asked for; whether it is eps or v is the caller's business.
-        said = recognise.prediction(found) if name == "unet" else None
-        if said is None and name == "unet":
+        # The caller gets raw output, so a file that does not say eps or v is no error.
+        prediction = recognise.prediction(source) if name == "unet" else None
+        if prediction is None and name == "unet":
             hints = dataclasses.replace(options.hints, prediction="eps")
             options = dataclasses.replace(options, hints=hints)
     weights, _ = convert.load(sources, options)
     if name == "unet" and {"unet", "lora"} <= weights.params.keys():
-        weights = folder.folded(weights)  # those that are kept with it
+        weights = folder.folded(weights)  # adapters that the source holds itself
     config, params = _component(weights, name, path)
-    return config, _spread(params, mesh)
+    return config, _shard(params, mesh)
 
 
-def _spread(params: Params, mesh: Mesh | None) -> Params:
+def _shard(params: Params, mesh: Mesh | None) -> Params:
     if mesh is None:
         return params
     return sharding.place(params, sharding.tree_shardings(params, mesh))
 
 
 def _has_adapters(path: Path) -> bool:
-    """Whether a foreign pipeline folder keeps adapters with its UNet."""
+    """Whether a foreign pipeline folder holds adapters of its UNet."""
     if not (path / "unet").is_dir():
         return False
     return recognise.find(path).adapter is not None
@@ -137,7 +137,7 @@ class LoadedVAE:
     """
 
     def __init__(self, config: VAEConfig, params: Params, dtype: str):
-        self.config, self.params = config, _placed(params)
+        self.config, self.params = config, _on_device(params)
         net = nets.build(VAE, config, dtype=dtype)
         self._encode = _jit(lambda p, x: net.bind(p).encode(x), dtype)
         self._decode = _jit(lambda p, z: net.bind(p).decode(z), dtype)
@@ -167,7 +167,7 @@ class LoadedUNet:
     """A denoising UNet with its weights; call it."""
 
     def __init__(self, config: UNetConfig, params: Params, dtype: str):
-        self.config, self.params = config, _placed(params)
+        self.config, self.params = config, _on_device(params)
         net = nets.build(UNet, config, dtype=dtype)
         self._apply = _jit(lambda p, z, t, c: net.bind(p)(z, t, c)[0], dtype)
 
@@ -176,7 +176,7 @@ class LoadedUNet:
     ) -> jax.Array:
         """Raw network output (eps or v, as trained), [B, h, w, C].
 
-        Args: latents in model scale, integer timesteps [B], prompt [B, L, D].
+        Args: scaled latents, integer timesteps [B], prompt [B, L, D].
         """
         z_bhwc = _batch(z_bhwc, self.config.in_channels, "latents")
         t_b, context_bld = jnp.asarray(t_b), jnp.asarray(context_bld)
@@ -195,7 +195,7 @@ class LoadedDINOv2:
     """A DINOv2 image encoder with its weights; call it."""
 
     def __init__(self, config: DINOv2Config, params: Params, dtype: str):
-        self.config, self.params = config, _placed(params)
+        self.config, self.params = config, _on_device(params)
         net = nets.build(DINOv2, config, dtype=dtype)
         self._apply = _jit(lambda p, x: net.bind(p)(x), dtype)
 
@@ -224,7 +224,7 @@ def load_vae(
 
     Args:
         dtype: of computation.
-        mesh: spread the weights over its devices (see `load_component`).
+        mesh: shard the weights over its devices (see `load_component`).
         ema, variant, scaling_factor, shift_factor, sha256: as the flags of
             `gendr convert` of these names.
 
@@ -254,7 +254,7 @@ def load_unet(
 
     Args:
         dtype, mesh: as `load_vae`.
-        lora: files or folders of adapters, folded into its weights.
+        lora: files or folders of adapters, merged into its weights.
         lora_strength, lora_alpha, latent_channels, ema, variant, sha256: as the flags
             of `gendr convert` of these names.
 
@@ -291,19 +291,19 @@ def load_dinov2(
 
 
 def _options(options: Options) -> Options | None:
-    """None where nothing is asked for: then nothing but the network is read."""
+    """None for defaults: then nothing but the network is read."""
     return None if options == Options() else options
 
 
-def _placed(params: Params) -> Params:
-    """On the default device, but what a mesh holds stays where it is."""
+def _on_device(params: Params) -> Params:
+    """Host arrays moved to the default device; JAX arrays keep their sharding."""
     return jax.tree.map(
         lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), params
     )
 
 
 def _jit(function: Callable[..., Any], dtype: str) -> Callable[..., Any]:
-    """Compiled; float32 means float32 also where the hardware would round products."""
+    """Compiled; float32 also on hardware whose default rounds products (TF32, bf16)."""
 
     def exact(*arguments: Any) -> Any:
         with jax.default_matmul_precision(
@@ -314,11 +314,11 @@ def _jit(function: Callable[..., Any], dtype: str) -> Callable[..., Any]:
     return jax.jit(exact)
 
 
-def _batch(x: ArrayLike, channels: int, what: str) -> jax.Array:
+def _batch(x: ArrayLike, channels: int, contents: str) -> jax.Array:
     x = jnp.asarray(x)
     if x.ndim != 4 or x.shape[-1] != channels:
         raise InputError(
-            f"{what} have shape {x.shape}, expected [B, H, W, {channels}]. "
+            f"{contents} have shape {x.shape}, expected [B, H, W, {channels}]. "
             "Move channels last and add a batch axis."
         )
     return x

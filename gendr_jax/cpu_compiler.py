@@ -1,4 +1,4 @@
-"""What XLA is told when it compiles for a processor (CPU), and for nothing else.
+"""XLA compiler options for CPUs.
 
 jaxlib 0.10 hands products, convolutions and reductions to the library YNNPACK. Of the
 shapes timed alone (docs/benchmarks.md), its reductions are faster than XLA's own
@@ -22,4 +22,4 @@ def compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
     except jax.errors.JaxRuntimeError as error:
         if "INVALID_ARGUMENT" not in str(error):
             raise
-        return lowered.compile()  # an XLA that does not know the option
+        return lowered.compile()  # this jaxlib's XLA does not know the option

@@ -1,7 +1,7 @@
-"""The errors that a user can cause, and lists in their messages.
+"""Exceptions for errors that a user can cause, and lists in their messages.
 
 Messages are one line, "WHAT, with both values. HOW TO FIX." The command line prints
-them without a traceback (`gendr_jax/cli/main.py`); mistakes of our own stay asserts.
+them without a traceback (`gendr_jax/cli/main.py`); asserts are for our own invariants.
 """
 
 from collections.abc import Sequence
@@ -16,24 +16,24 @@ class UsageError(GendrError):
 
 
 class InputError(GendrError):
-    """A file or array that cannot be used (exit status 1 when others went on)."""
+    """A file or array that cannot be used (exit status 1 when others were done)."""
 
 
 TRY_AGAIN = 75  # exit status EX_TEMPFAIL of sysexits.h: start the same command again
 
 
 class TryAgainError(GendrError):
-    """Nothing is wrong with the command, it cannot run just now (exit status 75)."""
+    """A valid command that cannot run now, but may later (exit status 75)."""
 
 
-LINE = 240  # characters of a list; what stands around it fits one line of 400 bytes
-ENTRY = 90
+LINE = 240  # characters of a list, so that the message around it fits 400 bytes
+ENTRY = 90  # characters of one entry
 
 
 def listed(entries: Sequence[str], line: int = LINE) -> str:
     """ "a; b; and 7 more": as many entries as fit, at least one.
 
-    Names out of files go into messages: nothing that steers a terminal is kept.
+    Names come from files: control characters, which can steer a terminal, are escaped.
     """
     shown: list[str] = []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that the next process need not compile them."""
+"""JAX's persistent compilation cache, enabled in a folder of the user's cache."""
 
 import os
 from pathlib import Path
@@ -7,47 +7,47 @@ import jax
 
 
 def folder(name: str) -> Path | None:
-    """The folder of that name among what is kept from one process to the next.
+    """The subfolder `name` of the cache folder, made if absent.
 
-    $GENDR_CACHE_DIR, else $XDG_CACHE_HOME/gendr_jax, else ~/.cache/gendr_jax. None
-    where GENDR_CACHE=0 or where nothing can be written.
+    The cache folder is $GENDR_CACHE_DIR, else $XDG_CACHE_HOME/gendr_jax, else
+    ~/.cache/gendr_jax. None where GENDR_CACHE=0 or where nothing can be written.
     """
     if os.environ.get("GENDR_CACHE") == "0":
         return None
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    named = os.environ.get("GENDR_CACHE_DIR") or f"{base}/gendr_jax"
-    found = Path(named).expanduser() / name
+    cache_folder = os.environ.get("GENDR_CACHE_DIR") or f"{base}/gendr_jax"
+    subfolder = Path(cache_folder).expanduser() / name
     try:
-        found.mkdir(parents=True, exist_ok=True)
+        subfolder.mkdir(parents=True, exist_ok=True)
     except OSError:  # a read-only home: the run is slower, not wrong
         return None
-    return found
+    return subfolder
 
 
 def enable(*, replace: bool = True) -> Path | None:
-    """Have JAX keep the programs of this process in `folder("programs")`.
+    """Set JAX's persistent compilation cache to `folder("programs")`.
 
-    JAX_COMPILATION_CACHE_DIR goes before it.
+    The variable JAX_COMPILATION_CACHE_DIR has precedence.
 
     Args:
-        replace: also where the process has named a folder of its own to JAX.
+        replace: replace a cache folder that the process has already set in JAX.
 
     Returns:
-        The folder, None where there is none of ours.
+        The folder, None where ours is not used.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None
-    known = getattr(jax.config, "jax_compilation_cache_dir", None)
-    if known is not None and not replace:
+    configured = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if configured is not None and not replace:
         return None
-    found = folder("programs")
-    if found is None or known == str(found):
-        return found
+    programs_folder = folder("programs")
+    if programs_folder is None or configured == str(programs_folder):
+        return programs_folder
     from jax.experimental.compilation_cache import compilation_cache
 
-    jax.config.update("jax_compilation_cache_dir", str(found))
-    # Small ones too: a second process shall compile nothing.
+    jax.config.update("jax_compilation_cache_dir", str(programs_folder))
+    # Programs that compile fast too: a second process compiles nothing.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    # JAX decides at the first program of a process whether there is a cache.
+    # JAX opens the cache at the first program of a process, and never again.
     compilation_cache.reset_cache()
-    return found
+    return programs_folder

@@ -103,7 +103,7 @@ def test_what_a_folder_does_not_hold_is_named(ours, theirs):
     for name in ("dinov2", "dino", "projector"):
         with pytest.raises(InputError, match=f"not {name}"):
             load_component(ours, name)
-    with pytest.raises(InputError, match="projector is kept nowhere"):
+    with pytest.raises(InputError, match="projector is in no other format"):
         load_component(theirs / "vae", "projector")
     with pytest.raises(InputError, match="absent does not exist. Check the path"):
         gendr_jax.load_vae(theirs / "absent")

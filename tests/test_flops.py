@@ -13,7 +13,7 @@ from tests.helpers.tiny_stages import config
 
 
 def of_built(built):
-    return sum(flops.count(part.traced.jaxpr).total for part in built.parts)
+    return sum(flops.count(part.traced.jaxpr).total for part in built.programs)
 
 
 def counted(f, *shapes):

@@ -1,4 +1,4 @@
-"""What an update of adapters costs beside one of all weights, by XLA's own analysis.
+"""Compare updates of adapters and of all weights by XLA's cost and memory analysis.
 
     python tools/adapter_cost.py [--size tiny] [--dtype bfloat16] [--remat block] ...
 
@@ -39,8 +39,10 @@ def traced(trained: str, size: str, dtype: str, remat: str):
         return optimisers.update(role, tx, loss)
 
     z = jnp.float32, (1, side, side, config.in_channels)
-    words = jnp.float32, (1, length, config.cross_attention_dim)
-    inputs = [jax.ShapeDtypeStruct(s, d) for d, s in (z, (jnp.int32, (1,)), words, z)]
+    context_struct = jnp.float32, (1, length, config.cross_attention_dim)
+    inputs = [
+        jax.ShapeDtypeStruct(s, d) for d, s in (z, (jnp.int32, (1,)), context_struct, z)
+    ]
     role = jax.eval_shape(lambda p: optimisers.new_role(p, tx), params)
     inputs = [jax.eval_shape(lambda p: nets.cast(p, dtype), frozen), *inputs]
     return jax.jit(update, donate_argnums=0).trace(role, *inputs), base
@@ -59,11 +61,15 @@ def measure(trained: str, size: str, dtype: str, remat: str) -> dict[str, float]
     """Counts and bytes; a weight gradient's axes may come in any order."""
     program, base = traced(trained, size, dtype, remat)
     kernels = {tuple(sorted(x.shape)) for x in jax.tree.leaves(base) if x.ndim > 1}
-    formed = [s for s in products(program.jaxpr) if tuple(sorted(s)) in kernels]
+    weight_gradients = [
+        s for s in products(program.jaxpr) if tuple(sorted(s)) in kernels
+    ]
     compiled = program.lower().compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    found = {"weight gradients": len(formed), "FLOP": cost["flops"]}
-    return found | {f"{k} bytes": getattr(memory, f"{k}_size_in_bytes") for k in MEMORY}
+    counts = {"weight gradients": len(weight_gradients), "FLOP": cost["flops"]}
+    return counts | {
+        f"{k} bytes": getattr(memory, f"{k}_size_in_bytes") for k in MEMORY
+    }
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Everything that one machine can tell, in one JSON: for a GPU, or a CPU with --tiny.
+"""All benchmarks of one machine in one JSON file: for a GPU, or a CPU with --tiny.
 
     python tools/bench_all.py --json gpu.json [--rounds 10] [--only restore,cida]
     python tools/bench_all.py --json cpu.json --tiny
 
-Each part is a tool of its own in a process of its own; one that fails leaves its exit
-status in the place of figures. Full size takes about an hour on a fast GPU, most of it
-compiling; weights are random, pictures are noise, nothing is read.
+Each benchmark is a tool in a process of its own; one that fails has its exit status in
+place of figures. Full size takes about an hour on a fast GPU, most of it compiling;
+weights are random, pictures are noise, nothing is read.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from gendr_jax.bench import report  # noqa: E402
 
 TRAIN, RESTORE = "tools/bench_train.py", "tools/bench_restore.py"
 DISTILL = [TRAIN, "--config", "configs/distill.py", "--config.batch_size=4"]
-PARTS = {
+BENCHMARKS = {
     "restore": [RESTORE],
     "restore fp32": [RESTORE, "--dtype=fp32", "--sizes=512", "--no-sweep"],
     "cida": [*DISTILL, "--batches=8,16,32", "--sizes=256"],
@@ -44,13 +44,13 @@ TINY = {
 }
 
 
-def part(command: list[str], rounds: int) -> dict:
+def run_benchmark(command: list[str], rounds: int) -> dict:
     with tempfile.TemporaryDirectory() as home:
         path = Path(home, "result.json")
         flags = [f"--rounds={rounds}", f"--json={path}"]
-        done = subprocess.run([sys.executable, *command, *flags], cwd=ROOT)
-        if done.returncode or not path.exists():
-            return {"error": f"exit status {done.returncode}", "command": command}
+        completed = subprocess.run([sys.executable, *command, *flags], cwd=ROOT)
+        if completed.returncode or not path.exists():
+            return {"error": f"exit status {completed.returncode}", "command": command}
         return json.loads(path.read_text())
 
 
@@ -59,13 +59,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiny", action="store_true", help="what a laptop can do")
-    parser.add_argument("--only", default="", help="names of parts, with commas")
+    parser.add_argument("--only", default="", help="names of benchmarks, with commas")
     options = parser.parse_args()
-    parts, found = TINY if options.tiny else PARTS, {}
-    for name in filter(None, options.only.split(",") if options.only else parts):
+    benchmarks, results = TINY if options.tiny else BENCHMARKS, {}
+    for name in filter(None, options.only.split(",") if options.only else benchmarks):
         print(f"\n# {name}", flush=True)
-        found[name] = part(parts[name], options.rounds)
-        report.write(options.json, found)  # what is done stays done
+        results[name] = run_benchmark(benchmarks[name], options.rounds)
+        # After each one, so that an interrupt loses only the current one.
+        report.write(options.json, results)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Time and memory of conversions at full size, with random weights made on the spot.
+"""Benchmark conversions at full size: time and memory, with random weights.
 
     python tools/bench_convert.py WORK [--formats diffusers,bin,shards,ldm,...]
 
-Each format is written to WORK by the library that owns it, converted to our folder and
+Each format is written to WORK by its own library, converted to a weights folder and
 back by `gendr convert` in processes of their own, and compared byte for byte. Prints a
 line of JSON a format: seconds, peak resident bytes over the file's bytes, byte_equal.
 Needs torch, diffusers, transformers, peft.
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# The high-water mark of a process that has ended is known to its parent alone.
+# The peak memory of a process that has ended: only its parent can read it.
 PROBE = (
     "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
     "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024); "
@@ -64,31 +64,32 @@ Tensors = dict[str, torch.Tensor]
 EPS = ["--prediction", "eps"]
 
 
-def run(*words: object) -> tuple[float, int]:
-    """(seconds, peak resident bytes) of `gendr convert` with these words."""
+def run(*arguments: object) -> tuple[float, int]:
+    """(seconds, peak resident bytes) of `gendr convert` with these arguments."""
     command = [sys.executable, "-c", PROBE, sys.executable, "-m", "gendr_jax.cli.main"]
-    command += ["convert", *map(str, words)]
+    command += ["convert", *map(str, arguments)]
     begin = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return time.perf_counter() - begin, int(done.stdout.split()[-1])
+    completed = subprocess.run(command, capture_output=True, text=True)
+    if completed.returncode:
+        raise SystemExit(completed.stderr)
+    return time.perf_counter() - begin, int(completed.stdout.split()[-1])
 
 
 def measure(name: str, work: Path) -> dict[str, object]:
-    """One format, there and back."""
+    """One format, converted and converted back."""
     source, flags, equal = make(name, work / name)
     files = [p for s in source for p in ([s] if s.is_file() else s.rglob("*.*"))]
     size = sum(p.stat().st_size for p in files)
-    there, peak = run(*source, "-o", work / f"{name}-ours", *flags)
-    back, peak_back = run(work / f"{name}-ours", "-o", work / f"{name}-back", "--to",
-                          "peft" if name == "peft" else "diffusers")  # fmt: skip
+    seconds, peak = run(*source, "-o", work / f"{name}-ours", *flags)
+    to = "peft" if name == "peft" else "diffusers"
+    ours, back = work / f"{name}-ours", work / f"{name}-back"
+    back_seconds, peak_back = run(ours, "-o", back, "--to", to)
     result = {
         "format": name,
         "gigabytes": round(size / 1e9, 3),
-        "seconds": round(there, 1),
+        "seconds": round(seconds, 1),
         "peak_over_file": round(peak / size, 2),
-        "back_seconds": round(back, 1),
+        "back_seconds": round(back_seconds, 1),
         "back_peak_over_file": round(peak_back / size, 2),
         "byte_equal": equal(work / f"{name}-back"),
     }
@@ -168,14 +169,17 @@ def _diffusers(work: Path, name: str) -> Made:
         options["max_shard_size"] = "99GB"
     unet = _unet()
     _save(unet, fill(unet, dtype), work / "unet", **options)
-    parts = ["unet"]
+    components = ["unet"]
     if name == "pipeline":
         vae = _vae()
         _save(vae, fill(vae), work / "vae", **options)
-        parts.append("vae")
+        components.append("vae")
 
     def same(back: Path) -> bool:
-        return all(equal(read(back / part), read(work / part)) for part in parts)
+        return all(
+            equal(read(back / component), read(work / component))
+            for component in components
+        )
 
     return ([work] if name == "pipeline" else [work / "unet"]), EPS, same
 
@@ -196,8 +200,8 @@ def _ldm(work: Path, name: str) -> Made:
         (ldm.unet_layout(UNetConfig()), unet, ldm.UNET_PREFIX),
         (ldm.vae_layout(config), vae, ldm.VAE_PREFIX),
     ):
-        for ours, place in layout.items():
-            file[prefix + place.name] = state[ours].reshape(place.shape)
+        for ours, stored in layout.items():
+            file[prefix + stored.name] = state[ours].reshape(stored.shape)
     path = work / ("model.safetensors" if name == "ldm" else "model.ckpt")
     if name == "ldm":
         save_file(file, path)
@@ -236,7 +240,7 @@ def _dinov2(work: Path, name: str) -> Made:
 
 def _hub(state: Tensors) -> Tensors:
     """transformers' names as the original repository spells them, by hand."""
-    words = {
+    renamed = {
         "embeddings.patch_embeddings.projection": "patch_embed.proj",
         "embeddings.position_embeddings": "pos_embed",
         "embeddings.": "",
@@ -249,7 +253,7 @@ def _hub(state: Tensors) -> Tensors:
     hub: Tensors = {}
     for name, tensor in state.items():
         if ".attention.attention." not in name:
-            spelt = functools.reduce(lambda n, w: n.replace(*w), words.items(), name)
+            spelt = functools.reduce(lambda n, w: n.replace(*w), renamed.items(), name)
             hub[spelt] = tensor
         elif ".query." in name:
             key, value = (name.replace("query", w) for w in ("key", "value"))
@@ -299,11 +303,11 @@ def _lora(work: Path, name: str) -> Made:
         (work / "adapter_config.json").write_text(json.dumps(_plain(config)))
         return [work], [], lambda back: equal(read(back), expected)
     kohya: Tensors = {}
-    for stored, tensor in state.items():
-        layer, _, half = stored.removesuffix(".weight").rpartition(".")
-        half = {"lora_A": "lora_down", "lora_B": "lora_up"}[half]
+    for full_name, tensor in state.items():
+        layer, _, factor = full_name.removesuffix(".weight").rpartition(".")
+        factor = {"lora_A": "lora_down", "lora_B": "lora_up"}[factor]
         spelt = "lora_unet_" + layer.replace(".", "_")
-        kohya[f"{spelt}.{half}.weight"] = tensor
+        kohya[f"{spelt}.{factor}.weight"] = tensor
         kohya[f"{spelt}.alpha"] = torch.tensor(128.0)
     save_file(kohya, work / "kohya.safetensors")
     expected = {f"unet.{n}": t for n, t in state.items()}

@@ -1,4 +1,4 @@
-"""Pairs (512 to 128 pixels) degraded a second, by the CPU time of one core.
+"""Benchmark the degradation: pairs (512 to 128 pixels) a second of one core's CPU time.
 
     python -m tools.bench_degrade PHOTOS [--torch-reference FILES]
     python -m tools.bench_degrade --tpu v5e:1x1
@@ -38,15 +38,15 @@ from gendr_jax.data.degrade import (
 SIDE, RECIPE = 512, recipe()
 # v5e: bfloat16 operations and bytes a second; float32 products take six passes
 PEAK, PASSES, MEMORY = 197e12, 6, 819e9
-# without these libtpu looks for a machine
+# without these libtpu queries the cloud's metadata server
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
 ENVIRONMENT |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4"}
 ENVIRONMENT |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 LOW_EFFORT = {"exec_time_optimization_effort": -1.0}
 
 
-def say(**what: object) -> None:
-    print(json.dumps(what), flush=True)
+def print_json(**entries: object) -> None:
+    print(json.dumps(entries), flush=True)
 
 
 def clock(name: str, make, pairs: int, size: int = 1) -> None:
@@ -56,7 +56,7 @@ def clock(name: str, make, pairs: int, size: int = 1) -> None:
     for k in range(pairs // size):
         make(k)
     seconds = (time.process_time() - begun) / (pairs // size * size)
-    say(name=name, ms=round(seconds * 1e3, 2), per_second=round(1 / seconds, 1))
+    print_json(name=name, ms=round(seconds * 1e3, 2), per_second=round(1 / seconds, 1))
 
 
 def measure(photos: Path, files: Path | None, pairs: int) -> None:
@@ -85,19 +85,19 @@ def measure(photos: Path, files: Path | None, pairs: int) -> None:
     clock("OpenCV", run, pairs)
 
 
-# On a CPU: the degradation, all of it and by stage
+# On a CPU: the degradation, complete and by stage
 
 
 def crops(folder: Path, count: int) -> np.ndarray:
     """[count, SIDE, SIDE, 3] uint8; small pictures are reflected, few are repeated."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix in (".jpg", ".png"))
-    made = [np.asarray(Image.open(p).convert("RGB")) for p in paths[:count]]
-    missing = [[(0, max(0, SIDE - n)) for n in x.shape[:2]] for x in made]
-    made = [
-        np.pad(x, [*more, (0, 0)], "symmetric")[:SIDE, :SIDE]
-        for x, more in zip(made, missing, strict=True)
+    pictures = [np.asarray(Image.open(p).convert("RGB")) for p in paths[:count]]
+    missing = [[(0, max(0, SIDE - n)) for n in x.shape[:2]] for x in pictures]
+    pictures = [
+        np.pad(x, [*padding, (0, 0)], "symmetric")[:SIDE, :SIDE]
+        for x, padding in zip(pictures, missing, strict=True)
     ]
-    return np.stack([made[k % len(made)] for k in range(count)])
+    return np.stack([pictures[k % len(pictures)] for k in range(count)])
 
 
 def batches(hq: np.ndarray, size: int):
@@ -114,13 +114,18 @@ def batches(hq: np.ndarray, size: int):
 def stages(hq: np.ndarray):
     """(name, call) of each stage on a picture of SIDE, compiled on its own."""
     x = jnp.moveaxis(jnp.asarray(hq, jnp.float32) / 255, -1, 0)
-    one, size = draws.sample(jax.random.key(3), RECIPE).first, jnp.asarray([SIDE, SIDE])
+    first_order, size = (
+        draws.sample(jax.random.key(3), RECIPE).first,
+        jnp.asarray([SIDE, SIDE]),
+    )
     key, half = jax.random.key(1), size // 2
-    shot = one.noise._replace(is_gray=jnp.bool_(False), is_gaussian=jnp.bool_(False))
+    shot = first_order.noise._replace(
+        is_gray=jnp.bool_(False), is_gaussian=jnp.bool_(False)
+    )
     bell = shot._replace(is_gaussian=jnp.bool_(True))
     hw = (SIDE // 2,) * 2
     for name, stage, *inputs in (
-        ("blur", lambda x, k, n: blur.blur(x, k, tuple(n)), one.kernel, size),
+        ("blur", lambda x, k, n: blur.blur(x, k, tuple(n)), first_order.kernel, size),
         (
             "halve",
             lambda x, n, m: resize.resize(x, 2, tuple(n), tuple(m), hw),
@@ -141,7 +146,7 @@ def stages(hq: np.ndarray):
         yield f"stage: {name}", lambda k, f=jitted: f().block_until_ready()
 
 
-# For a TPU that is not there
+# For a TPU, by its compiler alone
 
 
 def tpu(topology: str) -> Iterator[dict[str, object]]:
@@ -152,10 +157,10 @@ def tpu(topology: str) -> Iterator[dict[str, object]]:
     os.environ.update(ENVIRONMENT)
     from jax.experimental import topologies
 
-    one = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
-    machine = topologies.get_topology_desc(topology, platform="tpu", **one)
-    place = jax.sharding.SingleDeviceSharding(machine.devices[0])
-    spec = functools.partial(jax.ShapeDtypeStruct, sharding=place)
+    options = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
+    machine = topologies.get_topology_desc(topology, platform="tpu", **options)
+    sharding = jax.sharding.SingleDeviceSharding(machine.devices[0])
+    spec = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
 
     def figures(f, batch: int) -> dict[str, float]:
         keys = spec((batch,), jax.random.key(0).dtype)
@@ -180,11 +185,11 @@ def tpu(topology: str) -> Iterator[dict[str, object]]:
     for k, canvas in enumerate(ladder):
         chain.ladder, share = lambda *_, only=canvas: (only,), np.mean(rung == k)
         # a new function each time, or jax remembers the one before
-        one = functools.partial(chain._degrade_one, recipe=RECIPE, scale=4)
+        options = functools.partial(chain._degrade_one, recipe=RECIPE, scale=4)
         size = jnp.asarray([SIDE, SIDE])
-        found = figures(lambda k, x, f=one, n=size: f(k[0], x[0], n), 1)
-        yield {"name": f"canvas {canvas[0]}", "share": round(share, 3)} | found
-        mean = {n: total + share * found[n] for n, total in mean.items()}
+        costs = figures(lambda k, x, f=options, n=size: f(k[0], x[0], n), 1)
+        yield {"name": f"canvas {canvas[0]}", "share": round(share, 3)} | costs
+        mean = {n: total + share * costs[n] for n, total in mean.items()}
     rates = {n.replace("seconds", "pairs_a_second"): 1 / v for n, v in mean.items()}
     yield {"name": "by the law"} | {n: round(v) for n, v in rates.items()}
 
@@ -199,7 +204,7 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     if flags.tpu:
         for line in tpu(flags.tpu):
-            say(**line)
+            print_json(**line)
     elif flags.photos is None:
         parser.error("give a folder of PHOTOS, or --tpu v5e:1x1")
     else:

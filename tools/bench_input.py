@@ -44,9 +44,9 @@ def measure(source, crop: int, workers: int, seconds: float) -> tuple[float, flo
         next(stream)
         count += BATCH
     wall = time.perf_counter() - begun
-    own = time.process_time() - cpu
+    cpu_seconds = time.process_time() - cpu
     stream.close()
-    return count / wall, count / own
+    return count / wall, count / cpu_seconds
 
 
 def main() -> None:

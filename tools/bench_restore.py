@@ -1,13 +1,13 @@
-"""The full-size pass against PyTorch and diffusers with the same weights, in one run.
+"""Benchmark the restoring pass against PyTorch and diffusers with the same weights.
 
     python tools/bench_restore.py [--sizes 128,512,1024,4k] [--dtype fp32] [--rounds 5]
         [--peers eager,eager+channels_last,compile,max-autotune+channels_last]
         [--stages encoder,unet,decoder,pass] [--config FILE | --weights DIR]
         [--json FILE]
 
-Every stage of every peer runs in turn with ours. On a GPU that both see it defaults to
-bf16, all peers, a sweep of batches; on a CPU to fp32 and the eager peer. A ratio of 1.3
-says that theirs takes 1.3 times as long; "cpu ratio" is that of processor time.
+Every stage of every peer runs in turn with ours. On a GPU the defaults are bf16, all
+peers and a sweep of batches; on a CPU fp32 and the eager peer. A ratio of 1.3 means
+that theirs takes 1.3 times as long; "cpu ratio" is that of processor time.
 """
 
 import argparse
@@ -47,8 +47,8 @@ def main() -> None:
     if options.weights:
         recipe, params = run.loaded(options.weights, dtype)
     else:
-        given = ["--config", options.config]
-        config = configs.parse(given, lambda _: None)[1] if options.config else None
+        argv = ["--config", options.config]
+        config = configs.parse(argv, lambda _: None)[1] if options.config else None
         recipe, params = run.recipe_of(config and config.to_dict(), dtype), None
     wishes = [
         run.Measurement(

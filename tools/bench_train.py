@@ -1,12 +1,12 @@
-"""A training step as it grows: with batch, size of crops, devices. Tiny by default.
+"""Benchmark a training step by batch, crop size and devices. Tiny by default.
 
     python tools/bench_train.py [--config configs/tiny_distill.py] [--batches 4,8,16]
         [--sizes 32,64] [--devices 1,2,4] [--rounds 5] [--json FILE]
         [--config.KEY=VALUE]
 
-Each cell is `gendr bench` in a process of its own, one setting changed at a time from
-the configuration's. On a CPU the devices are fakes that share its cores: with the same
-batch, their times show what splitting it costs, not how fast more devices are.
+Each measurement is `gendr bench` in a process of its own, with one setting changed. On
+a CPU the devices share its cores: with the same batch, their times show what splitting
+it costs, not how fast more devices are.
 """
 
 import argparse
@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT))
 from gendr_jax.bench import report  # noqa: E402
 
 
-def cell(config: str, flags: list[str], devices: str | None) -> dict:
-    """What `gendr bench` measures; devices: of a CPU, fakes."""
+def measure(config: str, flags: list[str], devices: str | None) -> dict:
+    """The result of `gendr bench`; devices: split a CPU into so many."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     if devices:
         env |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": devices}
@@ -32,9 +32,9 @@ def cell(config: str, flags: list[str], devices: str | None) -> dict:
         path = Path(home, "result.json")
         command = [sys.executable, "-m", "gendr_jax.cli.main", "bench", "--config"]
         command += [config, *flags, f"--json={path}"]
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
-        if done.returncode:
-            return {"error": done.stderr.strip().splitlines()[-1]}
+        completed = subprocess.run(command, env=env, capture_output=True, text=True)
+        if completed.returncode:
+            return {"error": completed.stderr.strip().splitlines()[-1]}
         return json.loads(path.read_text())
 
 
@@ -48,17 +48,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options, passed = parser.parse_known_args()
     shared = [f"--rounds={options.rounds}", *passed]
-    words = lambda text: [w for w in text.split(",") if w]  # noqa: E731
-    cells = [([], None)]
-    cells += [([f"--batch={n}"], None) for n in words(options.batches)]
-    cells += [([f"--size={n}"], None) for n in words(options.sizes)]
-    cells += [([f"--config.mesh=data={n}"], n) for n in words(options.devices)]
+    values_of = lambda text: [w for w in text.split(",") if w]  # noqa: E731
+    settings = [([], None)]
+    settings += [([f"--batch={n}"], None) for n in values_of(options.batches)]
+    settings += [([f"--size={n}"], None) for n in values_of(options.sizes)]
+    settings += [([f"--config.mesh=data={n}"], n) for n in values_of(options.devices)]
     results = []
-    for flags, devices in cells:
-        found = cell(options.config, shared + flags, devices)
-        results.append({"flags": flags} | found)
+    for flags, devices in settings:
+        result = measure(options.config, shared + flags, devices)
+        results.append({"flags": flags} | result)
         print(f"\n{' '.join(flags) or 'as configured'}\n", flush=True)
-        print(found.get("error") or report.table(found["rows"]), flush=True)
+        print(result.get("error") or report.table(result["rows"]), flush=True)
     if options.json:
         report.write(options.json, {"cells": results})
 

@@ -53,8 +53,8 @@ def convert(file: Any) -> dict[str, Any]:
         index += bool(stage.pool)
         for k in range(len(stage.convs)):
             layer = "conv2d" if k == 0 else f"conv2d_{k}"
-            where = f"block{block}/layers/{layer}/vars"
-            kernel, bias = file[f"{where}/0"][()], file[f"{where}/1"][()]
+            variables = f"block{block}/layers/{layer}/vars"
+            kernel, bias = file[f"{variables}/0"][()], file[f"{variables}/1"][()]
             if first:
                 kernel, bias, first = *_input(kernel, bias), False
             features[str(index)] = {"kernel": kernel, "bias": bias}

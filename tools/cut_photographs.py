@@ -1,10 +1,10 @@
-"""Cut large photographs into tiles, so that training decodes no more than it looks at.
+"""Cut large photographs into tiles, so that training decodes only what it crops from.
 
     python -m tools.cut_photographs PHOTOS OUT [--side 384] [--halvings 1]
 
-Each photograph is cut as it is and at half its size (which is sharper), as often as
---halvings says. Tiles do not overlap; what is left at the edges is shared out evenly
-between them. OUT/NAME_SCALE_ROW_COLUMN.png, lossless; folders of PHOTOS are kept.
+Each photograph is cut at its size and at half of it (which is sharper), --halvings
+times. Tiles do not overlap; remaining pixels are distributed evenly between them.
+OUT/NAME_SCALE_ROW_COLUMN.png, lossless; subfolders of PHOTOS are kept.
 """
 
 import argparse
@@ -33,8 +33,10 @@ def main() -> None:
         picture = Image.fromarray(source[i])
         target = options.out / Path(names[name]).with_suffix("")
         target.parent.mkdir(parents=True, exist_ok=True)
-        for tile, where in tiles(picture, options.side, options.halvings):
-            tile.save(target.with_name(f"{target.name}_{where}.png"), compress_level=1)
+        for tile, position in tiles(picture, options.side, options.halvings):
+            tile.save(
+                target.with_name(f"{target.name}_{position}.png"), compress_level=1
+            )
 
 
 def tiles(
@@ -55,8 +57,8 @@ def tiles(
 
 def _starts(length: int, side: int) -> list[int]:
     """First pixels of as many tiles as fit, evenly spread."""
-    count, rest = length // side, length % side
-    return [k * side + (2 * k + 1) * rest // (2 * count) for k in range(count)]
+    count, remainder = length // side, length % side
+    return [k * side + (2 * k + 1) * remainder // (2 * count) for k in range(count)]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The degradation as one would put it together from OpenCV and NumPy, for its speed.
+"""The degradation by OpenCV and NumPy, for comparing speed.
 
-For tools/bench_degrade.py; nothing here is shipped or run by a test. The laws and the
-kernels are those of degrade_reference.py, the JPEG is libjpeg's.
+For tools/bench_degrade.py; not shipped, not run by a test. Distributions and kernels
+are those of degrade_reference.py, the JPEG is libjpeg's.
 """
 
 import cv2

@@ -1,4 +1,4 @@
-"""The library's degradation from the reference's parameters, nothing drawn."""
+"""Our degradation with given parameters of the reference, without random draws."""
 
 import functools
 
@@ -25,9 +25,11 @@ def kernel(p, at):
 
 
 def order(p, k):
-    place = {"resize_at": jnp.int32(p[f"place{k}"])} if p["recipe"] == "apisr" else {}
+    resize_position = (
+        {"resize_at": jnp.int32(p[f"place{k}"])} if p["recipe"] == "apisr" else {}
+    )
     return OrderDraw(
-        **place,
+        **resize_position,
         kernel=kernel(p, f"k{k}_"),
         factor=jnp.float32(p[f"s{k}"]),
         mode=jnp.int32(p[f"mode{k}"]),

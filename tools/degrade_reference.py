@@ -1,6 +1,6 @@
 """Real-ESRGAN's degradation of one picture by basicsr's own files, in torch on a CPU.
 
-For tools/make_degrade_goldens.py; nothing here is shipped or run by a test. FILES is a
+For tools/make_degrade_goldens.py; not shipped, not run by a test. FILES is a
 folder with degradations.py, utils/diffjpeg.py and utils/img_process_util.py of basicsr
 1.4.2 (`pip download --no-deps basicsr==1.4.2`, unpacked); they need scipy and cv2.
 

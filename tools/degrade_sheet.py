@@ -1,4 +1,4 @@
-"""Crops of scikit-image's photographs, degraded here and by the torch reference.
+"""A sheet of crops of photographs, degraded by us and by the torch reference.
 
     python -m tools.degrade_sheet FILES -o docs/images/degraded.jpg
 
@@ -25,15 +25,15 @@ CELL = SIDE // 2
 
 def crops() -> list[np.ndarray]:
     """Five of each colour photograph and four of a grey one, on a diagonal zigzag."""
-    found, pictures = [], dict(photographs())
+    crops_hwc, pictures = [], dict(photographs())
     for name in ("astronaut", "chelsea", "coffee", "rocket", "camera"):
         pixels, count = pictures[name], 4 if name == "camera" else 5
         height, width = pixels.shape[:2]
-        for part in range(count):
-            top = (height - SIDE) * (part * 2 % count) // (count - 1)
-            left = (width - SIDE) * part // (count - 1)
-            found.append(pixels[top : top + SIDE, left : left + SIDE])
-    return found
+        for column in range(count):
+            top = (height - SIDE) * (column * 2 % count) // (count - 1)
+            left = (width - SIDE) * column // (count - 1)
+            crops_hwc.append(pixels[top : top + SIDE, left : left + SIDE])
+    return crops_hwc
 
 
 def sheet(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Image.Image:
@@ -50,8 +50,8 @@ def sheet(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Image.Image:
             )
             write.text((2, top + 2), title, fill="black")
         for row, pixels in enumerate(pair):
-            cell = Image.fromarray(pixels).resize((CELL, CELL), Image.NEAREST)
-            picture.paste(cell, (left, top + TITLE + row * (CELL + GAP)))
+            enlarged = Image.fromarray(pixels).resize((CELL, CELL), Image.NEAREST)
+            picture.paste(enlarged, (left, top + TITLE + row * (CELL + GAP)))
     return picture
 
 

@@ -1,4 +1,4 @@
-"""What the law of the degradation is compared by: pictures, and six numbers of each.
+"""Statistics that compare distributions of degradations: six numbers of each picture.
 
 Imported by test_degrade_law.py and by tools/make_degrade_goldens.py, which stores the
 numbers that the torch reference gives.
@@ -14,7 +14,7 @@ CROP_SIDE, CROPS = 128, 24
 
 
 def statistics(lq_hwc: np.ndarray, hq_hwc: np.ndarray) -> np.ndarray:
-    """What a degradation did to six numbers in the order of NAMES; uint8 pictures.
+    """Changes of six numbers by a degradation, in the order of NAMES; uint8 pictures.
 
     Each is that of the picture minus that of the truth reduced by means of 4 x 4, so
     that it says more of the degradation than of the photograph.
@@ -80,8 +80,8 @@ def small_crops() -> np.ndarray:
     crops = []
     for _, pixels in photographs():
         height, width = pixels.shape[:2]
-        for part in range(CROPS // 8):
+        for column in range(CROPS // 8):
             top = (height - CROP_SIDE) // 2
-            left = (width - CROP_SIDE) * (part + 1) // (CROPS // 8 + 1)
+            left = (width - CROP_SIDE) * (column + 1) // (CROPS // 8 + 1)
             crops.append(pixels[top : top + CROP_SIDE, left : left + CROP_SIDE])
     return np.stack(crops)

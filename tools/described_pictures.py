@@ -1,4 +1,4 @@
-"""Files that state everything their format can, and what a file states, by Pillow."""
+"""Test pictures with all metadata that their format can hold, and a Pillow reader."""
 
 import io
 import struct
@@ -38,14 +38,14 @@ def packet(size=0):
 def block(order="<"):
     """An EXIF block: text, rating, exposure, maker note, place."""
 
-    def text(tag, words):
-        return Value(tag, ASCII, len(words) + 1, words + b"\0")
+    def text(tag, content):
+        return Value(tag, ASCII, len(content) + 1, content + b"\0")
 
     inner = (
         Value(0x829A, RATIONAL, 1, struct.pack("<II", 1, 250)),
         Value(0x927C, UNDEFINED, len(NOTE), NOTE),
     )
-    place = (text(1, b"N"), Value(2, RATIONAL, 3, struct.pack("<6I", *[53, 1] * 3)))
+    gps = (text(1, b"N"), Value(2, RATIONAL, 3, struct.pack("<6I", *[53, 1] * 3)))
     fields = (
         text(0x010E, b"Harbour"),
         text(0x010F, b"Camera works"),
@@ -53,7 +53,7 @@ def block(order="<"):
         Value(0x4746, SHORT, 1, struct.pack("<H", 4)),
         text(0x8298, NAME),
         Value(trees.EXIF, 4, 1, b"", inner),
-        Value(trees.GPS, 4, 1, b"", place),
+        Value(trees.GPS, 4, 1, b"", gps),
     )
     return trees.block(trees.swapped(fields, "<", order), order)
 
@@ -115,7 +115,7 @@ def read(path):
     """{statement: value} of a file, by Pillow."""
     with Pil.open(path) as picture:
         tags = picture.getexif()
-        exif, place = tags.get_ifd(0x8769), tags.get_ifd(0x8825)
+        exif, gps = tags.get_ifd(0x8769), tags.get_ifd(0x8825)
         xmp = picture.info.get("xmp")
         iptc = _caption(picture, tags)
         dots = picture.info.get("dpi") or (float(tags.get(0x11A, 0)),)
@@ -123,7 +123,7 @@ def read(path):
             dots = (0.0,)  # Pillow says 1 where there is none
         text = getattr(picture, "text", {})
         comment = picture.info.get("comment") or text.get("Comment", "").encode()
-        found = {
+        statements = {
             "description": _bytes(tags.get(0x010E)),
             "camera": _bytes(tags.get(0x010F)),
             "author, not ASCII": _bytes(tags.get(0x013B)),
@@ -131,23 +131,23 @@ def read(path):
             "stars": tags.get(0x4746),
             "exposure": exif.get(0x829A) and float(exif[0x829A]),
             "maker note": exif.get(0x927C),
-            "GPS location": place.get(2) and tuple(float(x) for x in place[2]),
+            "GPS location": gps.get(2) and tuple(float(x) for x in gps[2]),
             "XMP": xmp and b'xmp:Rating="4"' in _bytes(xmp),
             "IPTC": iptc,
             "comment": comment or None,
             "resolution": round(float(dots[0])) or None,
             "profile": picture.info.get("icc_profile"),
         }
-        found["title (PNG text)"] = _bytes(text.get("Title") or tags.get(0x010D))
-    return {name: value for name, value in found.items() if value}
+        statements["title (PNG text)"] = _bytes(text.get("Title") or tags.get(0x010D))
+    return {name: value for name, value in statements.items() if value}
 
 
 def _caption(picture, tags):
     block = tags.get(33723)
-    found = None if picture.format in ("PNG", "WEBP") else _info(picture)
-    if found is None and block is not None and CAPTION in block:
+    caption = None if picture.format in ("PNG", "WEBP") else _info(picture)
+    if caption is None and block is not None and CAPTION in block:
         return CAPTION
-    return found
+    return caption
 
 
 def _info(picture):

@@ -1,11 +1,11 @@
-"""The fixed prompt embedding, from a text encoder on this machine (extra [prompt]).
+"""Write prompt.npz, the fixed prompt embedding, with a local text encoder ([prompt]).
 
     python tools/embed_prompt.py --text-encoder SD21/text_encoder \
         --tokenizer SD21/tokenizer -o prompt.npz
 
-Writes `positive` and `negative`, float32 [77, width], and the words behind them as
+Writes `positive` and `negative`, float32 [77, width], and their texts as
 `text_positive` and `text_negative`. The embedding is the encoder's last hidden state
-after its final norm, as diffusers feeds it to the UNet. SD2.1 wants OpenCLIP-H's
+after its final norm, as diffusers feeds it to the UNet. SD2.1 needs OpenCLIP-H's
 penultimate layer; its published text encoder has 23 of 24 layers, so last is right.
 """
 
@@ -39,9 +39,11 @@ def parse() -> argparse.Namespace:
 def embed(text: str, tokenizer, encoder) -> np.ndarray:
     """Last hidden state [max positions, width] of one text, padded by the tokenizer."""
     length = encoder.config.max_position_embeddings
-    words = len(tokenizer(text).input_ids)
-    if words > length:
-        raise SystemExit(f"{text[:40]!r}... is {words} tokens, {length} fit. Shorten.")
+    token_count = len(tokenizer(text).input_ids)
+    if token_count > length:
+        raise SystemExit(
+            f"{text[:40]!r}... is {token_count} tokens, {length} fit. Shorten."
+        )
     tokens = tokenizer(
         text, padding="max_length", max_length=length, return_tensors="pt"
     )
@@ -50,7 +52,7 @@ def embed(text: str, tokenizer, encoder) -> np.ndarray:
 
 def main() -> None:
     args = parse()
-    import torch  # here, so that --help and a wrong argument need not wait for it
+    import torch  # here, so that --help and argument errors are fast
     from transformers import AutoTokenizer, CLIPTextModel
 
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer, local_files_only=True)

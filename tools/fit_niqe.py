@@ -1,4 +1,4 @@
-"""NIQE's parameters from a folder of sharp, undamaged photographs, kept as .npz.
+"""Fit NIQE's parameters to a folder of sharp, undamaged photographs.
 
     python tools/fit_niqe.py PHOTOS -o niqe.npz
     gendr evaluate --sr RESULTS --metrics niqe --niqe niqe.npz

@@ -1,10 +1,10 @@
-"""Damages files of every format, reads them, and counts what happens.
+"""Fuzz the readers: damage files of every format, read them, count the outcomes.
 
     python -m tools.fuzz images [-n 1000] [--seed 0] [-v]
     python -m tools.fuzz weights [-n 200] [--seed 0] [-v]
 
-Each case runs in a process with limits of time and memory, which is started anew when
-it dies. images: "read" is damage that shows in no header and no checksum (a bit of a
+Each case runs in a process with limits of time and memory, which is restarted when it
+dies. images: "read" is damage that no header and no checksum detects (a bit of a
 pixel). weights: they are converted; "unseen" is damage in formats without checksums,
 the last column what passes in spite of --sha256. Exit status 1: a fault, which is any
 column after these.
@@ -34,7 +34,7 @@ def serve(pipe, attempt: Callable[..., tuple[str, str]], limit: int) -> None:
 
 
 def peak_kib() -> int:
-    """Most memory of this process so far; getrusage tells that of its parent, too."""
+    """Peak memory of this process; getrusage would include that of its parent."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])

@@ -1,8 +1,7 @@
-"""Damaged picture files of every format, and what reading them comes to.
+"""Damaged picture files for ``tools.fuzz images``, and the outcome of reading them.
 
-A case is made of
-its number and a seed alone. Damage: flipped bits, overwritten bytes, cuts, doubled and
-lost parts, and numbers in headers that lie.
+A case depends on its number and a seed alone. Damage: flipped bits, overwritten bytes,
+cuts, duplicated and deleted ranges, false numbers in headers.
 """
 
 import io
@@ -26,13 +25,13 @@ RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (48, 60, 4), np.uint8)
 SMOOTH = np.add.outer(np.arange(96), np.arange(120))[..., None] + np.arange(4)
 SMOOTH = SMOOTH.astype(np.uint8)
-LIMIT = 4_000_000  # pixels; more than that is a lie of a header
-LIES = (0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
+LIMIT = 4_000_000  # pixels; a header with more is false
+FALSE_NUMBERS = (0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
 def sources() -> dict[str, tuple[str, bytes]]:
-    """name -> (suffix, bytes) of whole files of all kinds."""
-    made = {}
+    """name -> (suffix, bytes) of undamaged files of all formats."""
+    files = {}
 
     def by_pillow(name: str, mode: str, suffix: str, **options) -> None:
         memory, pixels = io.BytesIO(), NOISE if mode == "RGBA" else SMOOTH
@@ -40,12 +39,12 @@ def sources() -> dict[str, tuple[str, bytes]]:
         image = image.quantize(16) if mode == "P" else image.convert(mode)
         kind = {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper())
         image.save(memory, kind, **options)
-        made[name] = (suffix, memory.getvalue())
+        files[name] = (suffix, memory.getvalue())
 
     def by_tifffile(name: str, pixels: np.ndarray, **options) -> None:
         memory = io.BytesIO()
         tifffile.imwrite(memory, pixels, photometric="rgb", **options)
-        made[name] = ("tif", memory.getvalue())
+        files[name] = ("tif", memory.getvalue())
 
     exif, p3, cmyk = _exif(), profiles.builtin("p3"), profiles.builtin("cmyk")[:4000]
     by_pillow("jpeg", "RGB", "jpg", exif=exif, icc_profile=p3)
@@ -69,8 +68,8 @@ def sources() -> dict[str, tuple[str, bytes]]:
     deep = Image(SMOOTH[..., :3].astype(np.uint16) * 257)
     with tempfile.TemporaryDirectory() as folder:
         image_io.write(Path(folder) / "a.png", deep)
-        made["png 16"] = ("png", (Path(folder) / "a.png").read_bytes())
-    return made
+        files["png 16"] = ("png", (Path(folder) / "a.png").read_bytes())
+    return files
 
 
 def _exif() -> Pil.Exif:
@@ -104,36 +103,39 @@ def cut(data: bytearray, rng: np.random.Generator) -> bytes:
     return bytes(data[: rng.integers(0, len(data))])
 
 
-def lose_a_part(data: bytearray, rng: np.random.Generator) -> bytes:
+def delete_range(data: bytearray, rng: np.random.Generator) -> bytes:
     at = rng.integers(0, len(data))
     del data[at : at + rng.integers(1, 200)]
     return bytes(data)
 
 
-def double_a_part(data: bytearray, rng: np.random.Generator) -> bytes:
+def duplicate_range(data: bytearray, rng: np.random.Generator) -> bytes:
     at, size = rng.integers(0, len(data)), rng.integers(1, 400)
     return bytes(data[: at + size] + data[at:])
 
 
-def lie_in_the_header(data: bytearray, rng: np.random.Generator) -> bytes:
-    """A number of the first bytes, or of a directory at the end, is made another."""
-    lie = int(rng.choice(LIES))
+def false_number(data: bytearray, rng: np.random.Generator) -> bytes:
+    """Change a number in the first bytes, or in a directory at the end."""
+    number = int(rng.choice(FALSE_NUMBERS))
     code = str(rng.choice(["<H", ">H", "<I", ">I"]))
     width = struct.calcsize(code)
     at = int(rng.integers(0, min(len(data), 200) - width))
     if rng.random() < 0.3:
         at = len(data) - width - at
-    data[at : at + width] = struct.pack(code, lie & (1 << 8 * width) - 1)
+    data[at : at + width] = struct.pack(code, number & (1 << 8 * width) - 1)
     return _with_checksums(bytes(data))
 
 
-def lie_about_the_size(data: bytearray, rng: np.random.Generator) -> bytes:
-    """Bytes that spell a side of the picture spell something else, everywhere."""
-    lie, side = int(rng.choice(LIES)), int(rng.choice([96, 120, 48, 60, 288, 360]))
+def false_size(data: bytearray, rng: np.random.Generator) -> bytes:
+    """Replace a side of the picture by another number, everywhere."""
+    number, side = (
+        int(rng.choice(FALSE_NUMBERS)),
+        int(rng.choice([96, 120, 48, 60, 288, 360])),
+    )
     for code in ("<H", ">H", "<I", ">I"):
         width = struct.calcsize(code)
-        new = struct.pack(code, lie & (1 << 8 * width) - 1)
-        data = data.replace(struct.pack(code, side), new, 2)
+        replacement = struct.pack(code, number & (1 << 8 * width) - 1)
+        data = data.replace(struct.pack(code, side), replacement, 2)
     return _with_checksums(bytes(data))
 
 
@@ -142,15 +144,15 @@ DAMAGE: tuple[Callable[[bytearray, np.random.Generator], bytes], ...] = (
     flip_bits_of_the_header,
     overwrite,
     cut,
-    lose_a_part,
-    double_a_part,
-    lie_in_the_header,
-    lie_about_the_size,
+    delete_range,
+    duplicate_range,
+    false_number,
+    false_size,
 )
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """A PNG's, made right again, so that its lies are believed."""
+    """The data with correct checksums, if it is a PNG: so that false numbers count."""
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         return data
     fixed, at = data[:8], 8
@@ -164,20 +166,20 @@ def _with_checksums(data: bytes) -> bytes:
     return fixed + data[at:]
 
 
-def case(number: int, seed: int, whole: dict[str, tuple[str, bytes]]):
+def case(number: int, seed: int, files: dict[str, tuple[str, bytes]]):
     """(source, damage, suffix, bytes) of this number."""
     rng = np.random.default_rng((seed, number))
-    source = list(whole)[number % len(whole)]
+    source = list(files)[number % len(files)]
     damage = DAMAGE[int(rng.integers(len(DAMAGE)))]
-    suffix, data = whole[source]
+    suffix, data = files[source]
     return source, damage.__name__, suffix, damage(bytearray(data), rng)
 
 
 def attempt(path: str) -> tuple[str, str]:
-    """Read a file whole, in its header, and in a region: (kind of outcome, message).
+    """Read a file, its header, and a region of it: (kind of outcome, message).
 
-    "read": as if nothing were wrong with it. "refused": one line that names the file.
-    Anything else is a fault: "silent" is a picture in memory that is none.
+    "read": without an error. "refused": one line that names the file. Anything else is
+    a fault: "silent" is an invalid picture in memory.
     """
     try:
         image_io.probe(path, max_pixels=LIMIT)
@@ -185,9 +187,9 @@ def attempt(path: str) -> tuple[str, str]:
         region = Reader(path, max_pixels=LIMIT).read(0, 0, 1, 1)
         image_io.write(f"{path}.out.png", image)
     except InputError as error:
-        told = str(error)
-        fine = path in told and "\n" not in told and len(told) < 500
-        return ("refused" if fine else "message"), told
+        message = str(error)
+        is_one_line = path in message and "\n" not in message and len(message) < 500
+        return ("refused" if is_one_line else "message"), message
     except MemoryError as error:
         return "memory", str(error)
     except Exception as error:

@@ -1,13 +1,13 @@
-"""Send a set of 200 awkward pictures through every command; its bytes must stay.
+"""Check that no command changes its inputs, on a set of 200 unusual pictures.
 
     python -m tools.inputs_stay [FOLDER] [--pictures 200]
 
 The set has the layouts of DIV2K, Urban100 and RealSR, links to folders and files, a
 link to itself, one to nothing, a name that is not UTF-8, two names that differ in case
 and a damaged file. Degrading, shards, training and evaluating run on it, each once with
-its output pointed at its input. After each command every input is compared byte for
-byte with what it was. Prints a table; exit status 0: nothing changed and every command
-ended as it should.
+its output at its input. After each command every input is compared byte for byte with
+its original. Prints a table; exit status 0: nothing changed and every command ended
+with the expected status.
 """
 
 import argparse
@@ -34,9 +34,9 @@ NOT_UTF8 = b"img_\xff.png"
 
 
 def make_set(root: Path, pictures: int = 200) -> None:
-    """`pictures` of them, pairs of three sets and the oddities."""
+    """`pictures` of them, pairs of three sets and the unusual ones."""
     rng = np.random.default_rng(0)
-    pairs = (pictures - len(ODD)) // 2
+    pairs = (pictures - len(UNUSUAL)) // 2
     layouts = list(_names(pairs))
     for high, low in layouts:
         # some truths are no multiple of the scale, as in Urban100 and Set14
@@ -46,13 +46,13 @@ def make_set(root: Path, pictures: int = 200) -> None:
         x = _picture(rng, height, width)
         _save(root / high, x)
         _save(root / low, x[: height // 4 * 4, : width // 4 * 4][::4, ::4])
-    for name in ODD:
+    for name in UNUSUAL:
         _save(root / "odd" / name, _picture(rng, 64, 64))
-    damaged = root / "odd" / ODD[0]
+    damaged = root / "odd" / UNUSUAL[0]
     damaged.write_bytes(damaged.read_bytes()[:-300])
     first = (root / layouts[0][0]).relative_to(root)
     plain = os.fsencode(root / "odd") + b"/"
-    os.rename(plain + os.fsencode(ODD[1]), plain + NOT_UTF8)
+    os.rename(plain + os.fsencode(UNUSUAL[1]), plain + NOT_UTF8)
     for name, target in {
         "again": ".",
         "odd/up": "..",
@@ -63,7 +63,7 @@ def make_set(root: Path, pictures: int = 200) -> None:
         (root / name).symlink_to(target)
 
 
-ODD = ("damaged.png", "img_x.png", "Foto.JPG", "foto.png")
+UNUSUAL = ("damaged.png", "img_x.png", "Foto.JPG", "foto.png")
 
 
 def _names(pairs: int) -> Iterator[tuple[str, str]]:
@@ -97,25 +97,25 @@ def _save(path: Path, pixels_hwc: np.ndarray) -> None:
 
 def snapshot(root: Path) -> dict[bytes, str]:
     """{path: SHA-256 of a file, target of a link}; links are not followed."""
-    found, folders = {}, [os.fsencode(root)]
+    contents, folders = {}, [os.fsencode(root)]
     while folders:
         folder = folders.pop()
         for name in os.listdir(folder):
             path = folder + b"/" + name
             if os.path.islink(path):
-                found[path] = f"-> {os.fsdecode(os.readlink(path))}"
+                contents[path] = f"-> {os.fsdecode(os.readlink(path))}"
             elif os.path.isdir(path):
                 folders.append(path)
             else:
                 with open(path, "rb") as file:
-                    found[path] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+                    contents[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    return contents
 
 
 def changes(before: dict[bytes, str], after: dict[bytes, str]) -> tuple[int, int]:
-    """(inputs that are gone or have other bytes, names that have come)."""
-    lost = sum(after.get(path) != what for path, what in before.items())
-    return lost, sum(path not in before for path in after)
+    """(inputs that are missing or have other bytes, new names)."""
+    changed = sum(after.get(path) != content for path, content in before.items())
+    return changed, sum(path not in before for path in after)
 
 
 # The commands
@@ -182,18 +182,18 @@ def steps(work: Path, root: Path) -> list[Step]:
 
 
 def run(step: Step, work: Path) -> tuple[int, list[str]]:
-    """(exit status, what it said on stderr)."""
+    """(exit status, lines of its output)."""
     start = ["-m", f"tools.{step.module}"] if step.module else ["-c", GENDR]
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, *start, *step.args]
-    ended = subprocess.run(command, capture_output=True, cwd=work, env=env)
-    said = (ended.stdout + ended.stderr).decode(errors="replace").splitlines()
-    return ended.returncode, said
+    completed = subprocess.run(command, capture_output=True, cwd=work, env=env)
+    lines = (completed.stdout + completed.stderr).decode(errors="replace").splitlines()
+    return completed.returncode, lines
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0: every input is as it was and every command ended as it should."""
+    """Exit status 0: inputs are unchanged, all commands had the expected status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", help="a new folder, kept")
     parser.add_argument("--pictures", type=int, default=200)
@@ -212,31 +212,30 @@ def check(work: Path, pictures: int) -> int:
     (work / "linked").mkdir()
     (work / "linked/HR").symlink_to("../set")
     (work / "link.json").symlink_to("set/RealSR/test_HR/Nikon_001_HR.png")
-    before, bad = snapshot(root), 0
+    before, failures = snapshot(root), 0
     print(f"{len(before)} files and links, {pictures} pictures\n")
-    print("| command | exit | wanted | inputs changed | said of the oddities |")
+    print("| command | exit | wanted | inputs changed | messages about unusual files |")
     print("|---|---|---|---|---|")
     shards: dict[bytes, str] = {}
     for step in steps(work, root):
-        status, said = run(step, work)
-        lost, new = changes(before, snapshot(root))
+        status, lines = run(step, work)
+        changed, added = changes(before, snapshot(root))
         records = snapshot(work / "shards") if (work / "shards").exists() else {}
-        lost += changes(shards, records)[0]
+        changed += changes(shards, records)[0]
         if step.what == "shards":
             shards = records
-        bad += bool(lost or new or status != step.status)
-        print(
-            f"| {step.what} | {status} | {step.status} | {lost + new} | {told(said)} |"
-        )
-    return 1 if bad else 0
+        failures += bool(changed or added or status != step.status)
+        columns = (step.what, status, step.status, changed + added, summary(lines))
+        print("|", *(f"{column} |" for column in columns))
+    return 1 if failures else 0
 
 
-def told(said: list[str]) -> str:
-    """The lines that name an oddity, or the last one."""
-    words = ("damaged", "UTF-8", "gone.png", "oto.")
-    lines = [line for line in said if any(word in line for word in words)]
-    lines = lines or [line for line in said if "error:" in line]
-    return " / ".join(line[-150:] for line in (lines or said[-1:])[:5])
+def summary(output_lines: list[str]) -> str:
+    """The lines that name an unusual file, or the last one."""
+    names = ("damaged", "UTF-8", "gone.png", "oto.")
+    lines = [line for line in output_lines if any(word in line for word in names)]
+    lines = lines or [line for line in output_lines if "error:" in line]
+    return " / ".join(line[-150:] for line in (lines or output_lines[-1:])[:5])
 
 
 if __name__ == "__main__":

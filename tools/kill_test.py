@@ -1,10 +1,10 @@
-"""Kill a real training run with SIGKILL at random moments; what is left must be exact.
+"""Kill a real training run with SIGKILL at random moments; the result must be exact.
 
     python tools/kill_test.py [--kills 50] [--seed 0] [--folder DIR]
 
 A small `gendr train` that saves every second step is killed while it starts, compiles,
 steps and saves, and started again each time. At the end fingerprint and losses are
-compared with those of a run that nobody disturbed. Exit status 0: they are the same.
+compared with those of an uninterrupted run. Exit status 0: they are the same.
 """
 
 import argparse
@@ -28,20 +28,20 @@ def kill_once(rng, config, workdir):
         return record.get("started") != before and "compile_seconds" in record
 
     saves = rng.choice([None, 0, 1, 1, 2, 2])  # None: at any moment of the start
-    wanted = committed(workdir) + 2 * (saves or 0)
+    target_step = committed(workdir) + 2 * (saves or 0)
     while saves is not None and run.poll() is None:
-        if compiled(run_file(workdir)) and committed(workdir) >= wanted:
+        if compiled(run_file(workdir)) and committed(workdir) >= target_step:
             break
         time.sleep(0.01)
     time.sleep(rng.uniform(0.0, 10.0 if saves is None else 1.0))
     run.kill()
     (status, printed), *_ = finish(run)
     assert status == -9, f"it ended by itself:\n{printed}"
-    if not compiled(found := run_file(workdir)):
+    if not compiled(record := run_file(workdir)):
         return committed(workdir), False, None
     # What an earlier kill had left was removed by this start.
     in_save = any((workdir / manager.FOLDER).glob("*checkpoint-tmp*"))
-    return committed(workdir), in_save, found["resumed_from"] or 0
+    return committed(workdir), in_save, record["resumed_from"] or 0
 
 
 def main():

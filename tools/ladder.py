@@ -4,14 +4,14 @@
         --pairs photos=PAIRS realsr=DIR --workdir DIR --config.data.path=PHOTOS \
         [--kinds vsd sid cid cida] [--seeds 0 1 2] [--vary score.xi=0,1 ...]
 
-A pair set is a folder with LR and HR, as `gendr degrade` writes it; of each picture the
-middle is restored. --vary changes one setting at a time, beside the runs that change
-none. A run is `gendr train` in DIR/NAME; one that is done is not repeated, one that
-fails is named, and the others go on. Tables: DIR/ladder.json, .csv and .md.
+A pair set is a folder with LR and HR, as `gendr degrade` writes it; the centre crop of
+each picture is restored. --vary adds runs with one setting changed. A run is `gendr
+train` in DIR/NAME; finished ones are not repeated, failed ones are named, and the
+others go on. Tables: DIR/ladder.json, .csv and .md.
 
     python tools/ladder.py plot DIR/ladder.json -o ladder.png [--columns "photos psnr"]
 
-draws them beside the paper's figures; needs the extra [plots].
+draws them next to the paper's figures; needs the extra [plots].
 """
 
 import argparse
@@ -72,10 +72,10 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--side", type=int, default=192, help="of the middle; 0: whole pictures")
     add("--most", type=int, default=20, help="pairs of a set, evenly taken")
     add("--jobs", type=int, default=1, help="runs at once")
-    options, rest = parser.parse_known_args(args)
-    if wrong := [text for text in rest if not text.startswith("--config.")]:
+    options, overrides = parser.parse_known_args(args)
+    if wrong := [text for text in overrides if not text.startswith("--config.")]:
         parser.error(f"unknown {' '.join(wrong)}; overrides are --config.KEY=VALUE")
-    return options, rest
+    return options, overrides
 
 
 def main(args: list[str]) -> int:
@@ -83,16 +83,16 @@ def main(args: list[str]) -> int:
         return plot(args[1:])
     options, overrides = parse(args)
     shared = [f"--config={options.config}", *overrides]
-    shared += [f"--config.init.{part}={options.base}" for part in ("vae", "unet")]
+    shared += [f"--config.init.{network}={options.base}" for network in ("vae", "unet")]
     runs, failed, measuring = planned(options), {}, threading.Lock()
 
-    def one(name: str) -> str:
-        own = [f"--config.{text}" for text in runs[name]]
-        where = options.workdir / name
-        problem = train(where, shared + own)
+    def train_and_measure(name: str) -> str:
+        run_flags = [f"--config.{text}" for text in runs[name]]
+        workdir = options.workdir / name
+        problem = train(workdir, shared + run_flags)
         if not problem:
             with measuring:
-                scores[name] = measure.run(where) | logged(where)
+                scores[name] = measure.run(workdir) | logged(workdir)
         return problem
 
     cache_programs()
@@ -102,28 +102,28 @@ def main(args: list[str]) -> int:
     references = measure.references(options.base)
     scores = dict(references)
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        for name, problem in zip(runs, pool.map(one, runs), strict=True):
+        for name, problem in zip(runs, pool.map(train_and_measure, runs), strict=True):
             print(f"{name}: {problem and 'failed, ' + problem or 'done'}", flush=True)
             failed |= {name: problem} if problem else {}
-            done = {n: scores[n] for n in (*references, *runs) if n in scores}
-            write(options.workdir, done, failed)
+            complete = {n: scores[n] for n in (*references, *runs) if n in scores}
+            write(options.workdir, complete, failed)
     return 1 if failed else 0
 
 
-# Runs: `gendr train` as a process; asked.json holds what was asked of it
+# Runs: `gendr train` as a process; asked.json holds its arguments
 
 
 def check_apart(options: argparse.Namespace) -> None:
-    """Nothing that is written is, or lies in, what is read; links are followed."""
+    """Refuse outputs that are, or are inside, inputs; links are followed."""
     remedy = "Give another --workdir."
     for text in options.pairs:
-        where = Path(text.partition("=")[2])
+        pair_folder = Path(text.partition("=")[2])
         for kind in ("LR", "HR"):
-            overwriting.refuse_nested(options.workdir, where / kind, remedy)
+            overwriting.refuse_nested(options.workdir, pair_folder / kind, remedy)
     overwriting.refuse_nested(options.workdir, options.base, remedy)
     outputs = [options.workdir / name for name in (*TABLES, *planned(options))]
-    read = [options.config] + ([options.niqe] if options.niqe else [])
-    overwriting.refuse(outputs, read, remedy)
+    inputs = [options.config] + ([options.niqe] if options.niqe else [])
+    overwriting.refuse(outputs, inputs, remedy)
 
 
 def planned(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -142,47 +142,56 @@ def planned(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def train(workdir: Path, args: list[str]) -> str:
-    """Why it failed; empty if it is done, now or before."""
-    asked, kept = workdir / "asked.json", json.dumps(args)
+    """Train unless it is done; the error, or "" where there is none."""
+    arguments_file, arguments = workdir / "asked.json", json.dumps(args)
     run = workdir / "run.json"
-    if run.exists() and asked.exists() and asked.read_text() != kept:
+    if (
+        run.exists()
+        and arguments_file.exists()
+        and arguments_file.read_text() != arguments
+    ):
         return f"{workdir} was trained with other settings; remove it, or rename it"
     if run.exists() and json.loads(run.read_text())["stopped"] == "done":
         return ""
     workdir.mkdir(parents=True, exist_ok=True)
-    asked.write_text(kept)
+    arguments_file.write_text(arguments)
     command = [sys.executable, "-c", GENDR, "train", "--workdir", str(workdir), *args]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    completed = subprocess.run(command, capture_output=True, text=True)
     stopped = run.exists() and json.loads(run.read_text())["stopped"]
-    (workdir / "train.log").write_text(ended.stdout + ended.stderr)
-    last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-    return "" if stopped == "done" else f"exit status {ended.returncode}: {last}"
+    (workdir / "train.log").write_text(completed.stdout + completed.stderr)
+    last = (completed.stderr.strip().splitlines() or ["no message"])[-1]
+    return "" if stopped == "done" else f"exit status {completed.returncode}: {last}"
 
 
 def logged(workdir: Path) -> dict[str, list[float]]:
-    """What training said in its second half of z_g: kinds of a seed saw one data."""
+    """Metrics of z_g in the second half of training, in which kinds see equal data."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    told = [json.loads(line) for line in lines[len(lines) // 2 :]]
+    records = [json.loads(line) for line in lines[len(lines) // 2 :]]
     keys = {"training distance": "loss_latent", "training spread": "z_std_ratio"}
     return {
-        column: [line[key] for line in told]
+        column: [line[key] for line in records]
         for column, key in keys.items()
-        if key in told[-1]
+        if key in records[-1]
     }
 
 
-# Pictures: pairs, of each the middle
+# Pictures: pairs, of each the centre crop
 
 
-def pairs(where: Path, side: int, most: int) -> tuple[Pictures, Pictures]:
-    """The middles of LR/ and HR/, partners by name but for an ending _LR4 or _HR."""
+def pairs(pair_folder: Path, side: int, most: int) -> tuple[Pictures, Pictures]:
+    """Centre crops of LR/ and HR/, paired by name without an ending _LR4 or _HR."""
     low, high = (
-        {re.sub(r"_(LR|HR)\d*$", "", p.stem): p for p in sorted((where / k).iterdir())}
+        {
+            re.sub(r"_(LR|HR)\d*$", "", p.stem): p
+            for p in sorted((pair_folder / k).iterdir())
+        }
         for k in ("LR", "HR")
     )
     if low.keys() != high.keys() or not low:
-        odd = sorted(low.keys() ^ high.keys())
-        raise UsageError(f"{where}: {len(low)} pictures in LR, partners lack: {odd}.")
+        unpaired = sorted(low.keys() ^ high.keys())
+        raise UsageError(
+            f"{pair_folder}: {len(low)} pictures in LR, partners lack: {unpaired}."
+        )
     names = list(low)[:: -(-len(low) // most)]
     return (
         [middle(decode.read(low[name]), side // SCALE, 1) for name in names],
@@ -191,7 +200,7 @@ def pairs(where: Path, side: int, most: int) -> tuple[Pictures, Pictures]:
 
 
 def middle(pixels_hwc: np.ndarray, side: int, unit: int) -> np.ndarray:
-    """The middle `side` x `side`, from a whole pixel of the small picture on."""
+    """The centre crop `side` x `side`, aligned to pixels of the small picture."""
     if not side:
         return pixels_hwc
     top, left = (max((n - side) // 2 // unit * unit, 0) for n in pixels_hwc.shape[:2])
@@ -199,7 +208,7 @@ def middle(pixels_hwc: np.ndarray, side: int, unit: int) -> np.ndarray:
 
 
 def side_by_side(pictures: Pictures) -> np.ndarray:
-    """Pictures of one size as one, four in a row; what fills no row is left out."""
+    """Pictures of one size as one, four in a row; an incomplete row is left out."""
     across = min(4, len(pictures))
     rows = [
         np.concatenate(pictures[i : i + across], axis=1)
@@ -215,20 +224,22 @@ def enlarged(low_hwc: np.ndarray) -> np.ndarray:
 
 
 def recoded(weights: Weights, pictures: Pictures) -> Pictures:
-    """What the autoencoder alone makes of pictures: no student is better."""
+    """Pictures through the autoencoder alone: an upper bound of every student."""
     config = weights.configs["vae"]
     vae = nets.build(VAE, config)
     encode, decoded = samples.encoder(vae, config), samples.decoder(vae, config)
-    again = jax.jit(lambda params, x_bhwc: decoded(params, encode(params, x_bhwc)))
+    reconstruct = jax.jit(
+        lambda params, x_bhwc: decoded(params, encode(params, x_bhwc))
+    )
     results = []
     for picture in pictures:
         x_bhwc = picture[None].astype(np.float32) / 127.5 - 1.0
-        y_hwc = np.asarray(again(weights.params["vae"], x_bhwc))[0]
+        y_hwc = np.asarray(reconstruct(weights.params["vae"], x_bhwc))[0]
         results.append(np.round((np.clip(y_hwc, -1, 1) + 1) * 127.5).astype(np.uint8))
     return results
 
 
-# Scores of students on pairs of pictures, kept beside each run
+# Scores of students on pairs of pictures, cached in each run's folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,14 +249,16 @@ class Measure:
     pairs: dict[str, tuple[Pictures, Pictures]]
     metrics: list[Opened]
     side: int
-    what: list[str]  # everything that the figures depend on, besides the weights
+    what: list[
+        str
+    ]  # all that the figures depend on, besides the weights; the cache key
 
     @classmethod
     def open(cls, options: argparse.Namespace) -> "Measure":
-        named = [text.partition("=")[::2] for text in options.pairs]
+        names_and_folders = [text.partition("=")[::2] for text in options.pairs]
         sets = {
-            name: pairs(Path(where), options.side, options.most)
-            for name, where in named
+            name: pairs(Path(pair_folder), options.side, options.most)
+            for name, pair_folder in names_and_folders
         }
         metrics = open_metrics(options.metrics, Settings(niqe=options.niqe))
         what = [*options.pairs, f"middle {options.side}", f"most {options.most}"]
@@ -253,7 +266,7 @@ class Measure:
         return cls(sets, metrics, options.side, what)
 
     def references(self, base: Path) -> dict[str, Scores]:
-        """Enlargement, the base in one step; of the truth, autoencoder and itself."""
+        """Bicubic, the base model in one step, the re-encoded truth, the truth."""
         weights = dataclasses.replace(folder.load(base), kind="restorer")
         return {
             "bicubic": self.of(lambda low, high: [enlarged(x) for x in low]),
@@ -263,28 +276,28 @@ class Measure:
         }
 
     def run(self, workdir: Path) -> Scores:
-        """Of the weights of a finished run; read where they were measured before."""
-        kept = workdir / "scores.json"
-        if kept.exists():
-            found = json.loads(kept.read_text())
-            if found["what"] == self.what:
-                return found["scores"]
+        """Scores of a finished run's weights; cached in scores.json."""
+        cache_file = workdir / "scores.json"
+        if cache_file.exists():
+            cached = json.loads(cache_file.read_text())
+            if cached["what"] == self.what:
+                return cached["scores"]
         restorer = Restorer.from_pretrained(workdir / "weights", "float32", batch=4)
         scores = self.of(restoring(restorer))
-        kept.write_text(json.dumps({"what": self.what, "scores": scores}))
+        cache_file.write_text(json.dumps({"what": self.what, "scores": scores}))
         return scores
 
     def of(self, make: Make) -> Scores:
-        """Figures of what `make` makes of a set's LR and HR."""
+        """Scores of the pictures that `make` gives for a set's LR and HR."""
         scores: Scores = {}
         for name, (low, high) in self.pairs.items():
             results = make(low, high)
-            second = {"nothing": None, "gt": high, "lr": low}
+            reference = {"nothing": None, "gt": high, "lr": low}
             for opened in self.metrics:
                 # A small picture has too few blocks for a covariance of its own.
                 pooled = opened.metric.name == "niqe" and self.side
-                shown = [side_by_side(results)] if pooled else results
-                figures = opened.measure(shown, second[opened.metric.against])
+                measured = [side_by_side(results)] if pooled else results
+                figures = opened.measure(measured, reference[opened.metric.against])
                 scores[f"{name} {opened.metric.name}"] = [float(x) for x in figures]
         return scores
 
@@ -310,19 +323,19 @@ def collect(scores: dict[str, dict[str, list[float]]]) -> Rows:
 
 
 def differences(rows: Rows) -> Rows:
-    """Each rung less the one below, each changed setting less the kind unchanged."""
+    """Each kind minus the one before, each changed setting minus the unchanged kind."""
     rungs = [kind for kind in KINDS if kind in rows]
     pairs = list(zip(rungs[1:], rungs, strict=False))
     pairs += [(row, row.partition("-")[0]) for row in rows if "=" in row]
-    found: Rows = {}
+    result: Rows = {}
     for after, before in pairs:
         if before in rows:
-            found[f"{after} - {before}"] = {
+            result[f"{after} - {before}"] = {
                 column: {s: x - rows[before][column][s] for s, x in by_seed.items()
                          if s in rows[before][column]}
                 for column, by_seed in rows[after].items()
             }  # fmt: skip
-    return found
+    return result
 
 
 def table(rows: Rows, signed: bool = False) -> str:
@@ -334,12 +347,16 @@ def table(rows: Rows, signed: bool = False) -> str:
     for row, figures in rows.items():
         seeds = str(max(len(x) for x in figures.values()))
         lines.append(
-            [row, seeds, *(_cell(figures.get(c, {}), signed) for c in columns)]
+            [
+                row,
+                seeds,
+                *(_mean_and_spread(figures.get(c, {}), signed) for c in columns),
+            ]
         )
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cell(by_seed: dict[str, float], signed: bool) -> str:
+def _mean_and_spread(by_seed: dict[str, float], signed: bool) -> str:
     values = list(by_seed.values())
     if not values:
         return "-"
@@ -348,11 +365,11 @@ def _cell(by_seed: dict[str, float], signed: bool) -> str:
 
 
 def write(folder: Path, scores: dict, failed: dict[str, str]) -> None:
-    """All three files, of what there is so far; each complete or as it was."""
+    """Write the three tables of the results so far, each atomically."""
     rows = collect(scores)
-    told = {"rows": rows, "differences": differences(rows), "failed": failed}
+    content = {"rows": rows, "differences": differences(rows), "failed": failed}
     in_json, in_csv, in_markdown = (folder / name for name in TABLES)
-    files.write_text(in_json, json.dumps(told | {"pictures": scores}))
+    files.write_text(in_json, json.dumps(content | {"pictures": scores}))
     with files.replacing(in_csv) as temporary, temporary.open("w", newline="") as file:
         out = csv.writer(file)
         out.writerow(["run", "seed", "column", "mean"])
@@ -360,7 +377,9 @@ def write(folder: Path, scores: dict, failed: dict[str, str]) -> None:
             for column, by_seed in columns.items():
                 out.writerows([row, s, column, x] for s, x in by_seed.items())
     text = table(rows) + "\n" + table(differences(rows), signed=True)
-    text += "".join(f"\nFailed: {name}, {why}\n" for name, why in failed.items())
+    text += "".join(
+        f"\nFailed: {name}, {problem}\n" for name, problem in failed.items()
+    )
     files.write_text(in_markdown, text)
 
 
@@ -398,8 +417,8 @@ def plot(args: list[str]) -> int:
         raise SystemExit(f"{options.ladder} has none of {', '.join(PAPER)}.")
     known = list(rows[next(kind for kind in PAPER if kind in rows)])
     columns = options.columns or known
-    if odd := [c for c in columns if c not in known]:
-        raise SystemExit(f"no column {odd}; there are {', '.join(known)}.")
+    if unknown := [c for c in columns if c not in known]:
+        raise SystemExit(f"no column {unknown}; there are {', '.join(known)}.")
     across = min(4, 1 + len(columns))
     down = -(-(1 + len(columns)) // across)
     figure, axes = plt.subplots(

@@ -1,4 +1,4 @@
-"""A folder of photographs into ArrayRecord shards, or into a TFDS dataset.
+"""Write a folder of photographs as ArrayRecord shards, or as a TFDS dataset.
 
     python -m tools.make_arrayrecord PHOTOS OUT [--processes 8] [--shards 64]
     python -m tools.make_arrayrecord PHOTOS DATA_DIR --tfds
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         if options.tfds:
-            left_out, where = make_tfds(options)
+            left_out, dataset = make_tfds(options)
         else:
             manifest = shard_writer.write(
                 options.folder,
@@ -40,26 +40,26 @@ def main(argv: list[str] | None = None) -> int:
                 min_side=options.min_side,
             )
             left_out = manifest["quarantine"]
-            where = f"{options.out}/*.array_record: {manifest['pictures']} pictures"
+            dataset = f"{options.out}/*.array_record: {manifest['pictures']} pictures"
     except GendrError as error:
         print(f"make_arrayrecord: {error}", file=sys.stderr)
         return 2
     for reason in left_out.values():
         print(f"left out {reason}")
-    print(f"{where}, {len(left_out)} left out")
+    print(f"{dataset}, {len(left_out)} left out")
     return 0
 
 
 def make_tfds(options: argparse.Namespace) -> tuple[dict[str, str], str]:
-    """({name: reason} of what was left out, where the dataset is)."""
+    """({name: reason} of files that were left out, the data.path of the dataset)."""
     from gendr_jax.data import gendr_photos
 
-    made = gendr_photos.build(
+    folder = gendr_photos.build(
         options.folder, options.out, count=options.shards, min_side=options.min_side
     )
-    metadata = json.loads((made / "metadata.json").read_text())
-    where = f"tfds:{made}: {len(metadata['sides']['train'])} pictures"
-    return metadata["quarantine"], where
+    metadata = json.loads((folder / "metadata.json").read_text())
+    dataset = f"tfds:{folder}: {len(metadata['sides']['train'])} pictures"
+    return metadata["quarantine"], dataset
 
 
 if __name__ == "__main__":

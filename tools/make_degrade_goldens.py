@@ -1,9 +1,9 @@
-"""Golden files of the degradation, made by the torch reference on a CPU.
+"""Make golden files of the degradation with the torch reference on a CPU.
 
     python -m tools.make_degrade_goldens FILES [--photos SHARED] [-o FOLDER]
 
 FILES: see tools/degrade_reference.py. SHARED holds photos/val and
-photos/train; without it the statistics of photographs are not made anew. Needs torch,
+photos/train; without it the statistics of photographs are not updated. Needs torch,
 scipy, cv2; the tests that read the golden files need none of these but scipy.
 """
 
@@ -32,11 +32,11 @@ def pictures() -> dict[str, np.ndarray]:
 
 
 def cases() -> list[dict]:
-    """Parameters by the law, with what they should cover put in by turns.
+    """Random parameters, some of them set so that the cases cover all branches.
 
     The last ten have shot noise; four of those are too flat for 256 levels.
     """
-    rng, made = random.Random(4), []
+    rng, parameters = random.Random(4), []
     for i in range(CASES):
         p = draw(rng)
         p |= {"case": i, "hq": ("square", "wide")[i % 2], "recipe": "osediff"}
@@ -58,16 +58,16 @@ def cases() -> list[dict]:
         if i >= CASES - 6 and i < CASES - 2:
             p |= {"hq": "flat", "k1_kind": 0, "k1_sx": 0.2, "k1_sy": 0.2, "s1": 1.0}
             p |= {"gauss1": 0, "recipe": "osediff", "has_second": 1, "sharpen": 0}
-        made.append(p)
-    return made
+        parameters.append(p)
+    return parameters
 
 
 def law(reference: Reference, hq_bhwc: np.ndarray, count: int, seed: int) -> np.ndarray:
     """[count * b, 6]: `count` degradations of each picture, by torch's own noise."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    made = [(x, reference.apply(x, draw(rng))) for x in hq_bhwc for _ in range(count)]
-    return np.stack([measures.statistics(lq, hq) for hq, lq in made])
+    pairs = [(x, reference.apply(x, draw(rng))) for x in hq_bhwc for _ in range(count)]
+    return np.stack([measures.statistics(lq, hq) for hq, lq in pairs])
 
 
 def normals(case: int, pass_: int):

@@ -14,7 +14,7 @@ from PIL import Image
 from gendr_jax.checkpoints import manager
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = """\"\"\"One stage at the smallest size that has every part.\"\"\"
+CONFIG = """\"\"\"One stage at the smallest size.\"\"\"
 from gendr_jax.train import defaults
 
 
@@ -82,8 +82,8 @@ def start(
         before: Python that runs in the process first, to break something.
         env: more environment variables.
     """
-    here = str(ROOT)
-    code = f"import sys; sys.path.insert(0, {here!r})\n{before}\n"
+    root = str(ROOT)
+    code = f"import sys; sys.path.insert(0, {root!r})\n{before}\n"
     code += "from gendr_jax.cli.main import main; sys.exit(main())"
     args = ["train", "--config", str(config), "--workdir", str(workdir)]
     args += [f"--config.{text}" for text in overrides]
@@ -129,14 +129,14 @@ def run_file(workdir: Path) -> dict[str, Any]:
 
 def committed(workdir: Path) -> int:
     """The newest committed step; 0 if there is none."""
-    found = (Path(workdir) / manager.FOLDER).glob("*")
-    return max((int(p.name) for p in found if p.name.isdigit()), default=0)
+    folders = (Path(workdir) / manager.FOLDER).glob("*")
+    return max((int(p.name) for p in folders if p.name.isdigit()), default=0)
 
 
 def losses(workdir: Path) -> dict[int, float]:
     """{step: loss} of metrics.jsonl; every step has to be there once."""
     text = (Path(workdir) / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
-    found = {line["step"]: line["loss_vae"] for line in lines}
-    assert list(found) == list(range(1, len(lines) + 1)), list(found)
-    return found
+    by_step = {line["step"]: line["loss_vae"] for line in lines}
+    assert list(by_step) == list(range(1, len(lines) + 1)), list(by_step)
+    return by_step

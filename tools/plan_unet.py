@@ -1,9 +1,9 @@
-"""One update of the full-size UNet alone, compiled for TPUs that are not here.
+"""Memory and FLOPs of one update of the full-size UNet, compiled for absent TPUs.
 
     python -m tools.plan_unet [--topology v5e:4x4] [--mesh fsdp=16] [--batch 2]
         [--remat none] [--forward] [--effort low]
 
-Made to stand beside other trainers' UNets compiled the same way: AdamW on float32
+For comparison with other trainers' UNets compiled the same way: AdamW on float32
 masters, bfloat16 compute, 64 x 64 latents. Prints one JSON object, all of one device.
 """
 
@@ -24,37 +24,39 @@ from gendr_jax.train.stages import optimisers
 
 def program(args, mesh):
     """The update, or the forward pass with bfloat16 weights, traced."""
-    config, where = UNetConfig(), sharding.Placement(mesh)
+    config, placement = UNetConfig(), sharding.Placement(mesh)
     net = nets.build(UNet, config, dtype="bfloat16", remat=args.remat)
     tx = optimisers.adamw(Adam(), steps=1)
 
-    def apply(params, z, t, words):
-        whole = sharding.gather(params, where.tree(params), "bfloat16")
-        return net.bind(whole)(z, t, words)[0]
+    def apply(params, z, t, context):
+        gathered = sharding.gather(params, placement.tree(params), "bfloat16")
+        return net.bind(gathered)(z, t, context)[0]
 
-    def update(role, z, t, words, eps):
+    def update(role, z, t, context, eps):
         def loss(params):
-            return jnp.mean(losses.denoising(apply(params, z, t, words), eps)), {}
+            return jnp.mean(losses.denoising(apply(params, z, t, context), eps)), {}
 
         return optimisers.update(role, tx, loss)
 
     count, rows = args.batch * sharding.row_shards(mesh), sharding.batch_sharding(mesh)
     struct = lambda dtype, *s: jax.ShapeDtypeStruct(s, dtype, sharding=rows)  # noqa: E731
     z = struct(jnp.float32, count, 64, 64, config.in_channels)
-    words = struct(jnp.bfloat16, count, 77, config.cross_attention_dim)
-    inputs = (z, struct(jnp.int32, count), words)
+    context = struct(jnp.bfloat16, count, 77, config.cross_attention_dim)
+    inputs = (z, struct(jnp.int32, count), context)
     params = net.abstract
     if args.forward:
         params = jax.eval_shape(lambda p: nets.cast(p, "bfloat16"), params)
-        held, run, inputs, out = params, apply, inputs, rows
+        trained, run, inputs, out = params, apply, inputs, rows
     else:
-        held = jax.eval_shape(lambda p: optimisers.new_role(p, tx), params)
-        run, inputs, out = update, (*inputs, z), (where.tree(held), None)
-    place = (where.tree(held), *(rows for _ in inputs))
+        trained = jax.eval_shape(lambda p: optimisers.new_role(p, tx), params)
+        run, inputs, out = update, (*inputs, z), (placement.tree(trained), None)
+    shardings = (placement.tree(trained), *(rows for _ in inputs))
     donate = () if args.forward else 0
-    jitted = jax.jit(run, in_shardings=place, out_shardings=out, donate_argnums=donate)
+    jitted = jax.jit(
+        run, in_shardings=shardings, out_shardings=out, donate_argnums=donate
+    )
     with jax.set_mesh(mesh):
-        return jitted.trace(held, *inputs)
+        return jitted.trace(trained, *inputs)
 
 
 if __name__ == "__main__":

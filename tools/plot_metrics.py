@@ -1,8 +1,8 @@
-"""Draw the losses of training runs, one panel a loss, from their metrics.jsonl.
+"""Plot the losses of training runs, one panel a loss, from their metrics.jsonl.
 
     python tools/plot_metrics.py WORKDIR... -o curves.png [--keys loss_vae l1_vae]
 
-A thin line is what was logged, a thick one its running mean. Extra: [plots].
+A thin line is the logged value, a thick one its running mean. Extra: [plots].
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""A folder of every format, profile, depth, orientation and odd name through restore.
+"""Check which metadata `gendr restore` keeps, by format, profile, depth, orientation.
 
     python tools/restore_fields.py [--weights gendr-tiny] [--keep DIR] [-o TABLE.md]
 
-Makes 40 files, runs `gendr restore` on the folder, and prints what each result has of
-what its file stated, read by Pillow and tifffile, as a Markdown table. Exit status 1
-where something is lost that no message names.
+Makes 40 files, runs `gendr restore` on the folder, and prints a Markdown table of the
+fields that each result has kept, read by Pillow and tifffile. Exit status 1 where a
+field is lost and no message names it.
 """
 
 import argparse
@@ -109,10 +109,10 @@ def _formats(folder: Path, picture: Pil.Image) -> None:
     picture.quantize(64).save(folder / "palette.png")
 
 
-def compare(source: Path, result: Path, said: dict) -> list[tuple[str, str]]:
+def compare(source: Path, result: Path, entry: dict) -> list[tuple[str, str]]:
     """(field, "kept", "changed as wanted", "lost, named" or "LOST")."""
     before, after = described.read(source), described.read(result)
-    named = " ".join(said.get("metadata_lost") or ())
+    named = " ".join(entry.get("metadata_lost") or ())
     rows = []
     for name, value in before.items():
         if name in ("profile", "resolution") and source.suffix in (".bmp", ".gif"):
@@ -123,12 +123,12 @@ def compare(source: Path, result: Path, said: dict) -> list[tuple[str, str]]:
             rows.append((name, "sRGB, converted"))
         else:
             rows.append((name, "lost, named" if name in named else "LOST"))
-    with Pil.open(source) as one, Pil.open(result) as other:
-        turned = one.getexif().get(ORIENTATION, 1) >= 5
-        size = one.size[::-1] if turned else one.size
-        fine = other.size == tuple(SCALE * side for side in size)
+    with Pil.open(source) as before_picture, Pil.open(result) as after_picture:
+        turned = before_picture.getexif().get(ORIENTATION, 1) >= 5
+        size = before_picture.size[::-1] if turned else before_picture.size
+        fine = after_picture.size == tuple(SCALE * side for side in size)
         rows.append(("size", "kept" if fine else "LOST"))
-        upright = other.getexif().get(ORIENTATION, 1) == 1
+        upright = after_picture.getexif().get(ORIENTATION, 1) == 1
         rows.append(("orientation", "upright" if upright else "LOST"))
     kinds = image_io.probe(source), image_io.probe(result)
     same = kinds[0].dtype == kinds[1].dtype or kinds[1].dtype.itemsize == 1
@@ -148,8 +148,8 @@ def _corners(path: Path) -> np.ndarray:
         plain = Path(folder) / "plain.png"
         image_io.write(plain, image, metadata=False)
         buffer.write(plain.read_bytes())
-    with Pil.open(buffer) as shown:
-        x = np.asarray(shown.convert("RGBA") if shown.mode != "I;16" else shown)
+    with Pil.open(buffer) as picture:
+        x = np.asarray(picture.convert("RGBA") if picture.mode != "I;16" else picture)
     x = x[..., None].repeat(3, -1) / 257 if x.ndim == 2 else x[..., :3]
     rows, columns = x.shape[0] // 2, x.shape[1] // 2
     quarters = (x[:rows, :columns], x[:rows, columns:], x[rows:, :columns])
@@ -158,22 +158,24 @@ def _corners(path: Path) -> np.ndarray:
 
 def table(entries: list[dict]) -> tuple[str, int]:
     """(Markdown, how many fields are lost without a word)."""
-    lines, lost = ["| file | result | fields |", "|---|---|---|"], 0
+    lines, lost_fields = ["| file | result | fields |", "|---|---|---|"], 0
     for entry in sorted(entries, key=lambda e: e["input"]):
         source = Path(entry["input"])
         name = source.name if len(source.name) < 40 else f"{source.name[:20]}..."
         if entry["status"] != "done":
             lines.append(f"| {name} | {entry['status']} | {entry['error']} |")
-            lost += 1
+            lost_fields += 1
             continue
         result, groups = Path(entry["output"]), {}
         for field, fate in compare(source, result, entry):
             groups.setdefault(fate, []).append(field)
-        lost += sum(len(v) for fate, v in groups.items() if fate.startswith("LOST"))
-        said = "; ".join(f"{fate}: {', '.join(v)}" for fate, v in groups.items())
-        shown = result.name if len(result.name) < 40 else f"{result.name[:20]}..."
-        lines.append(f"| {name} | {shown} | {said} |")
-    return "\n".join(lines), lost
+        lost_fields += sum(
+            len(v) for fate, v in groups.items() if fate.startswith("LOST")
+        )
+        outcomes = "; ".join(f"{fate}: {', '.join(v)}" for fate, v in groups.items())
+        result_name = result.name if len(result.name) < 40 else f"{result.name[:20]}..."
+        lines.append(f"| {name} | {result_name} | {outcomes} |")
+    return "\n".join(lines), lost_fields
 
 
 def main(args: list[str]) -> int:
@@ -184,8 +186,8 @@ def main(args: list[str]) -> int:
     parser.add_argument("-o", "--output", help="file for the table; default: stdout")
     flags = parser.parse_args(args)
     with contextlib.ExitStack() as stack:
-        kept = flags.keep or stack.enter_context(tempfile.TemporaryDirectory())
-        folder, out, report = (Path(kept) / n for n in ("in", "out", "report.jsonl"))
+        home = flags.keep or stack.enter_context(tempfile.TemporaryDirectory())
+        folder, out, report = (Path(home) / n for n in ("in", "out", "report.jsonl"))
         folder.mkdir(parents=True)
         make(folder)
         count = len(os.listdir(folder))
@@ -194,13 +196,15 @@ def main(args: list[str]) -> int:
             + ["--weights", flags.weights, "--report", str(report)]
         )
         entries = [json.loads(line) for line in report.read_text().splitlines()]
-        text, lost = table(entries)
-    text += f"\n\n{count} files, exit status {status}, {lost} fields lost unnamed\n"
+        text, lost_fields = table(entries)
+    text += (
+        f"\n\n{count} files, exit status {status}, {lost_fields} fields lost unnamed\n"
+    )
     if flags.output:
         Path(flags.output).write_text(text)
     else:
         print(text)
-    return 1 if lost or status else 0
+    return 1 if lost_fields or status else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs `gendr restore` in every mode over folders, and prints what came of it.
+"""Run `gendr restore` in every mode over folders, and print a table of the outcomes.
 
     python tools/restore_modes.py --weights DIR -i FOLDER... -o OUT [-s 1] [--only tile]
 
@@ -22,23 +22,23 @@ PLAIN = ("default", "tile 64", "tile 0", "color-fix wavelet", "color-fix lab",
          "max-residual 0.02", "mesh data=8", "mesh space=8")  # fmt: skip
 SIZES = ("outscale 2.5", "width 1101", "height 1031", "longest-side 1027",
          "megapixels 1.1")  # fmt: skip
-BESIDE = {"compare": "side", "compare-layout split": "split", "residual-map": "maps"}
+FOLDERS = {"compare": "side", "compare-layout split": "split", "residual-map": "maps"}
 COLUMNS = ("done", "skipped", "planned", "failed", "warned", "compiled")
 
 
 def flags_of(mode: str, folder: Path, scale: str) -> list[str]:
-    """What is written after the command's name."""
+    """The flags of a mode."""
     name, _, value = mode.partition(" ")
     flags = [] if name == "default" else [f"--{name}", *value.split()]
     if name in ("compare", "residual-map"):
-        flags += [str(folder / BESIDE[mode])]
+        flags += [str(folder / FOLDERS[mode])]
     if name == "compare-layout":
         flags += ["--compare", str(folder / "split")]
     return flags if mode in SIZES else [*flags, "-s", scale]
 
 
 def run(mode: str, options: argparse.Namespace) -> tuple[Counter, float]:
-    """(how many of what, seconds); messages go to OUT/MODE/log."""
+    """({outcome: pictures}, seconds); messages go to OUT/MODE/log."""
     folder = options.output / mode.replace(" ", "_")
     folder.mkdir(parents=True, exist_ok=True)
     devices = "8" if mode.startswith("mesh") else "1"
@@ -47,16 +47,16 @@ def run(mode: str, options: argparse.Namespace) -> tuple[Counter, float]:
     results = options.output / "default" if mode == "skip-existing" else folder
     command += ["-o", str(results / "out"), "--report", str(folder / "report.jsonl")]
     command += flags_of(mode, folder, options.scale)
-    begin, found = time.perf_counter(), Counter()
+    begin, counts = time.perf_counter(), Counter()
     with open(folder / "log", "w") as log:
         environment = {**os.environ, "JAX_NUM_CPU_DEVICES": devices}
         subprocess.run(command, env=environment, stdout=log, stderr=log)
     seconds = time.perf_counter() - begin
     for entry in map(json.loads, (folder / "report.jsonl").read_text().splitlines()):
-        found[entry["status"]] += 1
-        found["warned"] += entry["warning"] is not None
-        found["compiled"] += bool(entry["compiled"])
-    return found, seconds
+        counts[entry["status"]] += 1
+        counts["warned"] += entry["warning"] is not None
+        counts["compiled"] += bool(entry["compiled"])
+    return counts, seconds
 
 
 if __name__ == "__main__":
@@ -68,7 +68,7 @@ if __name__ == "__main__":
     parser.add_argument("--only", help="modes that start with this")
     options, failed = parser.parse_args(), 0
     print(f"{'mode':<24}", *(f"{name:>8}" for name in COLUMNS), f"{'seconds':>8}")
-    for mode in (*PLAIN, *SIZES, *BESIDE):
+    for mode in (*PLAIN, *SIZES, *FOLDERS):
         if mode.startswith(options.only or ""):
             found, took = run(mode, options)
             failed += found["failed"]

@@ -1,4 +1,4 @@
-"""Make a weights folder the one that comes with the package, and record how good it is.
+"""Ship a weights folder as the package's gendr-tiny, and record its metrics.
 
     python -m tools.ship_student WEIGHTS [--steps N --seed N]
 
@@ -27,7 +27,7 @@ def main() -> None:
     """Read flags, ship, measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--steps", type=int, default=0, help="of training, to be told")
+    parser.add_argument("--steps", type=int, default=0, help="of training, recorded")
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     target = resolve.SHIPPED / resolve.DEFAULT
@@ -40,7 +40,7 @@ def main() -> None:
     print(json.dumps(recorded, indent=2))
 
 
-def ship(source: Path, target: Path, said: dict[str, int]) -> None:
+def ship(source: Path, target: Path, training: dict[str, int]) -> None:
     """The weights in float16."""
     weights = folder.load(source)
     half = {
@@ -48,7 +48,7 @@ def ship(source: Path, target: Path, said: dict[str, int]) -> None:
         for name, tree in weights.params.items()
     }
     weights = dataclasses.replace(
-        weights, params=half, provenance={**weights.provenance, **said}
+        weights, params=half, provenance={**weights.provenance, **training}
     )
     folder.save(
         target,
@@ -67,32 +67,42 @@ def ship(source: Path, target: Path, said: dict[str, int]) -> None:
 
 def figures() -> dict[str, float]:
     """What tests/cli/test_quickstart.py compares: means over the photographs."""
-    shown = comparison.shipped()
-    bicubic, ours = comparison.means(shown)
-    similar, plain = (
-        float(np.mean([ssim(getattr(one, name), one.truth) for one in shown]))
+    photographs = comparison.shipped()
+    bicubic, ours = comparison.means(photographs)
+    ssim_restored, ssim_bicubic = (
+        float(
+            np.mean(
+                [
+                    ssim(getattr(photograph, name), photograph.truth)
+                    for photograph in photographs
+                ]
+            )
+        )
         for name in ("restored", "plain")
     )
     recorded = {
         "gain": ours - bicubic,
-        "ssim_gain": similar - plain,
-        "colour": colour(shown),
-        "seam": seam(shown),
-        "grid": float(np.mean([grid(one.restored) for one in shown])),
+        "ssim_gain": ssim_restored - ssim_bicubic,
+        "colour": colour(photographs),
+        "seam": seam(photographs),
+        "grid": float(
+            np.mean([grid(photograph.restored) for photograph in photographs])
+        ),
     }
     return {name: round(value, 4) for name, value in recorded.items()}
 
 
-def colour(shown: list[comparison.Shown], name: str = "restored") -> float:
+def colour(photographs: list[comparison.Shown], name: str = "restored") -> float:
     """Mean gap of the mean colour of a picture to the truth, in levels."""
     gaps = [
-        getattr(one, name).mean((0, 1)) - one.truth.mean((0, 1), dtype=float)
-        for one in shown
+        getattr(photograph, name).mean((0, 1))
+        - photograph.truth.mean((0, 1), dtype=float)
+        for photograph in photographs
     ]
     return float(np.mean(np.abs(gaps)))
 
 
-def seam(shown: list[comparison.Shown]) -> float:
+def seam(photographs: list[comparison.Shown]) -> float:
     """The greatest difference in levels between tiles and one pass, of all pictures.
 
     The network sees some 100 pixels far, so tiles of 192 share half of their sides.
@@ -102,21 +112,23 @@ def seam(shown: list[comparison.Shown]) -> float:
         dtype="float32", tile=192, tile_overlap=96
     )
     gaps = [
-        np.abs(one_pass(one.low).astype(float) - tiled(one.low).astype(float))
-        for one in shown
+        np.abs(
+            one_pass(photograph.low).astype(float) - tiled(photograph.low).astype(float)
+        )
+        for photograph in photographs
     ]
     return float(np.max(gaps))
 
 
 def grid(image: np.ndarray) -> float:
     """Edges of the strongest column or row phase of 2, 4, 8 pixels over the mean."""
-    grey, found = image.astype(float).mean(-1), []
+    grey, ratios = image.astype(float).mean(-1), []
     for axis in (0, 1):
         edges = np.abs(np.diff(grey, axis=axis)).mean(1 - axis)
         for n in (2, 4, 8):
             phases = [edges[k::n].mean() for k in range(n)]
-            found.append(max(phases) / edges.mean())
-    return float(np.mean(found))
+            ratios.append(max(phases) / edges.mean())
+    return float(np.mean(ratios))
 
 
 if __name__ == "__main__":

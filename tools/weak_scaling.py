@@ -1,4 +1,4 @@
-"""One recipe on more and more chips at a fixed batch per chip, compiled without them.
+"""Weak scaling by `gendr plan`: one configuration on more and more chips.
 
     python -m tools.weak_scaling --config configs/tiny_distill.py --chips 8,64,512
     python -m tools.weak_scaling --config configs/distill.py --kind v5p \\
@@ -36,27 +36,27 @@ def main(args: list[str]) -> int:
         batch_per_device=values.batch,
         effort=values.effort,
     )
-    sizes = [int(part) for part in values.chips.split(",")]
-    machines = [_machine(values.kind, chips) for chips in sizes]
-    asked = []
-    for machine in machines:
-        asked += sweep.requests(
-            base, [machine], [f"data=-1,fsdp={values.fsdp}"], [values.batch]
+    sizes = [int(count) for count in values.chips.split(",")]
+    topology_names = [_topology_name(values.kind, chips) for chips in sizes]
+    requests = []
+    for topology_name in topology_names:
+        requests += sweep.requests(
+            base, [topology_name], [f"data=-1,fsdp={values.fsdp}"], [values.batch]
         )
-    for one in asked:
-        topologies.check_compiler(topologies.parse(one.topology))
+    for request in requests:
+        topologies.check_compiler(topologies.parse(request.topology))
     options = sweep.Options(
         folder=cache_folder("plan"),
         jobs=values.jobs,
         refuse=possible.require,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        log=lambda line: print(line, file=sys.stderr, flush=True),
     )
     _line(HEADS)
     _line(["---:"] * len(HEADS))
     failed = False
-    for row in sweep.run(asked, 20e6, options):
+    for row in sweep.run(requests, 20e6, options):
         failed |= not row.get("fits")
-        _line(_cells(row))
+        _line(_table_row(row))
     return int(failed)
 
 
@@ -69,15 +69,15 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("effort", "low", ("low", "full"), "", flag_values=values)
 
 
-def _machine(kind: str, chips: int) -> str:
-    """The slice of so many chips; of flat kinds, above a pod, several pods."""
-    pods = -(-chips // 256) if kind in topologies.FLAT else 1
+def _topology_name(kind: str, chips: int) -> str:
+    """A slice of so many chips; of v5e and v6e, above 256, several slices."""
+    pods = -(-chips // 256) if kind in topologies.CHIPS_2D else 1
     if chips % pods:
         return f"{kind}-{chips}"  # refused, with the sizes there are
     return (f"{pods}*" if pods > 1 else "") + f"{kind}-{chips // pods}"
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _table_row(row: dict[str, Any]) -> list[str]:
     if "error" in row:
         return [row["topology"], row["error"]]
     roles, sent = row["roles"], row["collectives"] or {}

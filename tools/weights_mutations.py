@@ -1,7 +1,7 @@
-"""Ways to damage weights sources, and what conversion says of them.
+"""Damaged weights sources for ``tools.fuzz weights``, and outcomes of converting them.
 
 ``case`` damages one file of a source of ``weights_samples.py``, ``attempt`` converts
-and says what came of it, ``Pristine`` compares that with the undamaged source.
+and returns the outcome, ``Pristine`` compares it with that of the undamaged source.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ Damage = Callable[[random.Random, bytes], bytes]
 
 
 def _head(data: bytes) -> int:
-    """Where the numbers of a safetensors file begin; elsewhere a guess."""
+    """Where the data of a safetensors file begins; of other files a guess."""
     length = int.from_bytes(data[:8], "little")
     return 8 + length if length < len(data) else min(4096, len(data) // 2)
 
@@ -118,7 +118,7 @@ Edit = Callable[[random.Random, dict[str, bytes]], object]
 
 
 def _rezip(edit: Edit, packed: bool = False) -> Damage:
-    """Damage to a zip file's entries, which are then packed by another program."""
+    """Damage to a zip file's entries, which are then packed by Python's zipfile."""
 
     def damage(rng: random.Random, data: bytes) -> bytes:
         entries = _entries(data)
@@ -134,16 +134,19 @@ def _rezip(edit: Edit, packed: bool = False) -> Damage:
 
 
 def _reseal(edit: Edit) -> Damage:
-    """Entries changed where they stand, their checksums made right again."""
+    """Entries changed in place, with correct checksums."""
 
     def damage(rng: random.Random, data: bytes) -> bytes:
         before, after = _entries(data), _entries(data)
         edit(rng, after)
-        for name, old in before.items():
-            new = after[name].ljust(len(old), b"\0")
-            data = data.replace(old, new, 1) if old != new else data
-            crcs = (zlib.crc32(part).to_bytes(4, "little") for part in (old, new))
-            data = data.replace(*crcs) if old != new else data
+        for name, original in before.items():
+            changed = after[name].ljust(len(original), b"\0")
+            data = data.replace(original, changed, 1) if original != changed else data
+            crcs = (
+                zlib.crc32(content).to_bytes(4, "little")
+                for content in (original, changed)
+            )
+            data = data.replace(*crcs) if original != changed else data
         return data
 
     return damage
@@ -163,23 +166,23 @@ def _forge(rng: random.Random, entries: dict[str, bytes]) -> None:
     entries[name] = _flip(rng, entries[name], 0, len(entries[name]))
 
 
-def _some(rng: random.Random, entries: dict[str, bytes]) -> str:
+def _random_storage(rng: random.Random, entries: dict[str, bytes]) -> str:
     return rng.choice([name for name in entries if "/data/" in name])
 
 
 def _swapped(rng: random.Random, data: bytes) -> bytes:
-    """Two names in the zip directory exchanged: each now has the other's numbers."""
+    """Two names in the zip directory exchanged: each now has the other's data."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         infos = [e for e in archive.infolist() if "/data/" in e.filename]
         directory = archive.start_dir
-    one = rng.choice(infos)
+    entry = rng.choice(infos)
     same = [
         e
         for e in infos
-        if e.file_size == one.file_size and len(e.filename) == len(one.filename)
-        if e is not one
-    ] or [one]
-    a, b = one.filename.encode(), rng.choice(same).filename.encode()
+        if e.file_size == entry.file_size and len(e.filename) == len(entry.filename)
+        if e is not entry
+    ] or [entry]
+    a, b = entry.filename.encode(), rng.choice(same).filename.encode()
     i, j = data.index(a + b"PK", directory), data.index(b + b"PK", directory)
     changed = bytearray(data)
     changed[i : i + len(a)], changed[j : j + len(b)] = b, a
@@ -187,16 +190,16 @@ def _swapped(rng: random.Random, data: bytes) -> bytes:
 
 
 def _claimed(rng: random.Random, data: bytes) -> bytes:
-    """Sizes of the zip directory that the file does not have."""
+    """False sizes in the zip directory."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         at = archive.start_dir
     size = rng.choice((0, 1, 1 << 20, 0xFFFFFFFF)).to_bytes(4, "little")
-    place = at + rng.choice((20, 24))
-    return data[:place] + size + data[place + 4 :]
+    offset = at + rng.choice((20, 24))
+    return data[:offset] + size + data[offset + 4 :]
 
 
 class _Runs:
-    """What a pickle must not do."""
+    """An object whose unpickling runs code."""
 
     def __reduce__(self):
         return exec, ("raise SystemExit('code of a pickle ran')",)
@@ -210,12 +213,14 @@ ZIP: dict[str, Damage] = {
     "forged pickle": _reseal(_forge),
     "code": _reseal(_code),
     "repacked": _rezip(lambda r, e: None),
-    "cut storage": _rezip(lambda r, e: e.update({_some(r, e): b"\0" * 4})),
-    "lost storage": _rezip(lambda r, e: e.pop(_some(r, e))),
+    "cut storage": _rezip(lambda r, e: e.update({_random_storage(r, e): b"\0" * 4})),
+    "lost storage": _rezip(lambda r, e: e.pop(_random_storage(r, e))),
     "lost pickle": _rezip(lambda r, e: e.pop(_pickled(e))),
     "packed": _rezip(lambda r, e: None, packed=True),
-    "bomb": _rezip(lambda r, e: e.update({_some(r, e): bytes(1 << 26)}), packed=True),
-    "NaN storage": _reseal(lambda r, e: _spoil(e, _some(r, e))),
+    "bomb": _rezip(
+        lambda r, e: e.update({_random_storage(r, e): bytes(1 << 26)}), packed=True
+    ),
+    "NaN storage": _reseal(lambda r, e: _spoil(e, _random_storage(r, e))),
     "swapped entries": _swapped,
     "claimed sizes": _claimed,
 }
@@ -243,10 +248,10 @@ def _json(edit: Callable[[random.Random, dict], object]) -> Damage:
 
 def _inner(rng: random.Random, content: dict) -> dict:
     """One of the objects in a JSON object, itself included."""
-    found = [content]
-    for one in found:
-        found += [v for v in one.values() if isinstance(v, dict) and v]
-    return rng.choice(found)
+    objects = [content]
+    for json_object in objects:
+        objects += [v for v in json_object.values() if isinstance(v, dict) and v]
+    return rng.choice(objects)
 
 
 def _wild(rng: random.Random, content: dict) -> None:
@@ -273,7 +278,7 @@ JSON: dict[str, Damage] = {
 
 
 def damages(file: Path) -> dict[str, Damage]:
-    """What can be done to a file, by name."""
+    """The kinds of damage that apply to a file, by name."""
     if file.suffix == ".json":
         return JSON | {n: BYTES[n] for n in ("flip head", "cut", "empty", "noise")}
     if file.suffix == ".safetensors":
@@ -283,7 +288,7 @@ def damages(file: Path) -> dict[str, Damage]:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One damaged source: its kind, the file, what was done, whether it is weights."""
+    """One damaged source: its format, the file, the damage, whether it hit weights."""
 
     source: str
     file: str
@@ -301,17 +306,17 @@ def case(number: int, seed: int, pristine: "Pristine", folder: Path) -> Case:
     weights = [f for f in files if f.suffix != ".json"]
     texts = [f for f in files if f.suffix == ".json"]
     file = rng.choice(texts if texts and rng.random() < 0.35 else weights)
-    ways = damages(file)
+    applicable = damages(file)
     if file in weights and name in ("diffusers", "sharded"):
-        ways = ways | dict.fromkeys(("link outside", "no file"))
+        applicable = applicable | dict.fromkeys(("link outside", "no file"))
     if file.name.endswith("index.json"):
-        ways = ways | dict.fromkeys(("../", "absolute", "absent shard"))
-    damage = rng.choice(list(ways))
+        applicable = applicable | dict.fromkeys(("../", "absolute", "absent shard"))
+    damage = rng.choice(list(applicable))
     before = file.read_bytes()
-    if ways[damage] is None:
+    if applicable[damage] is None:
         _paths(damage, file, folder)
     else:
-        file.write_bytes(ways[damage](rng, before))
+        file.write_bytes(applicable[damage](rng, before))
     after = file.read_bytes() if file.is_file() else b""
     return Case(
         name,
@@ -332,21 +337,21 @@ def _paths(damage: str, file: Path, folder: Path) -> None:
     else:
         shard = folder / f"{STEM}-0.safetensors"
         shard.rename(outside)
-        place = {"../": f"../{outside.name}", "absolute": str(outside)}
-        text = file.read_text().replace(shard.name, place.get(damage, shard.name))
+        replacement = {"../": f"../{outside.name}", "absolute": str(outside)}
+        text = file.read_text().replace(shard.name, replacement.get(damage, shard.name))
         file.write_text(text)
 
 
 def _excused(name: str, file: Path, damage: str, before: bytes, after: bytes) -> bool:
-    """Whether these numbers have no checksum: safetensors, pickles of before 1.6, and
-    zip files whose checksums were made anew."""
+    """Whether no checksum covers the data: safetensors, pickles older than 1.6, and zip
+    files whose checksums were computed again."""
     if file.suffix == ".safetensors":
         start = _head(before)
         return len(after) == len(before) and after[:start] == before[:start]
     return name == "legacy.pth" or damage == "forged pickle"
 
 
-# --- what came of it ---
+# --- outcomes ---
 
 
 _OURS = "gendr_jax/"
@@ -375,18 +380,18 @@ def attempt(
         return "memory", str(error)
     except BaseException as error:
         ours = [f for f in traceback.extract_tb(error.__traceback__) if _OURS in f[0]]
-        where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
-        return "traceback", f"{where} {type(error).__name__}: {str(error)[:200]}"
+        position = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
+        return "traceback", f"{position} {type(error).__name__}: {str(error)[:200]}"
     manifest = json.loads((output / "gendr.json").read_text())
-    found = {name: c["sha256"] for name, c in manifest["components"].items()}
-    return "converted", json.dumps(found, sort_keys=True)
+    digests = {name: c["sha256"] for name, c in manifest["components"].items()}
+    return "converted", json.dumps(digests, sort_keys=True)
 
 
 Attempt = Callable[..., tuple[str, str]]
 
 
 class Pristine:
-    """The undamaged sources, each made and converted when it is first needed.
+    """The undamaged sources, made and converted lazily.
 
     ``run`` is ``attempt``, in this process or another one.
     """
@@ -410,7 +415,7 @@ class Pristine:
         return self.digests[name]
 
     def judge(self, case: Case, folder: Path) -> tuple[str, bool, str]:
-        """(class, whether --sha256 let damaged weights pass, what was said)."""
+        """(outcome, whether --sha256 let damaged weights pass, message)."""
         kind, text = self.run(case.source, folder, self.output)
         if kind != "converted":
             return kind, False, text

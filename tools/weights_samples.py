@@ -29,7 +29,7 @@ from gendr_jax.weights.gendr_json import Weights
 
 SMALL = UNetConfig(4, 4, (8, 16), 1, (1, 2), (True, False), 8, 4)
 SMALL_VAE = VAEConfig(3, 4, (8, 8), 1, 4)
-# An LDM file says neither groups nor heads: 32, and 8 where the context is 768 wide.
+# An LDM file has neither groups nor heads: 32, and 8 where the context is 768 wide.
 LDM = UNetConfig(4, 4, (32, 32), 1, (8, 8), (False, False), 768, 32)
 LDM_VAE = VAEConfig(3, 4, (32, 32), 1, 32, scaling_factor=0.18215)
 DINO = DINOv2Config(64, 2, 1, image_size=28)
@@ -39,7 +39,7 @@ STEM = "diffusion_pytorch_model"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What ``convert`` is given: paths below the source's folder, and hints."""
+    """Arguments of ``convert``: paths below the source's folder, and hints."""
 
     paths: tuple[str, ...] = (".",)
     hints: Hints = Hints(prediction="eps")
@@ -123,8 +123,8 @@ def make(name: str, folder: Path) -> None:
 def _shards(folder: Path, tensors: dict[str, np.ndarray]) -> None:
     weight_map = {n: f"{STEM}-{i % 2}.safetensors" for i, n in enumerate(tensors)}
     for shard in set(weight_map.values()):
-        part = {n: a for n, a in tensors.items() if weight_map[n] == shard}
-        write_safetensors(folder / shard, part)
+        shard_tensors = {n: a for n, a in tensors.items() if weight_map[n] == shard}
+        write_safetensors(folder / shard, shard_tensors)
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / f"{STEM}.safetensors.index.json").write_text(json.dumps(index))
 
@@ -148,11 +148,11 @@ def _adapters(name: str, folder: Path) -> None:
         export.save_peft(folder / "lora", weights)
         return
     tensors = {}
-    for stored, array in names.to_torch(params).items():
-        module, half = stored.removesuffix(".weight").rsplit(".", 1)
-        start = "lora_unet_" + module.replace(".", "_")
-        other = {"lora_A": "lora_down", "lora_B": "lora_up"}[half]
-        tensors[f"{start}.{other}.weight"] = array
-        tensors[f"{start}.alpha"] = np.float32(LORA.alpha).reshape(())
+    for name_in_torch, array in names.to_torch(params).items():
+        module, factor = name_in_torch.removesuffix(".weight").rsplit(".", 1)
+        stem = "lora_unet_" + module.replace(".", "_")
+        kohya_factor = {"lora_A": "lora_down", "lora_B": "lora_up"}[factor]
+        tensors[f"{stem}.{kohya_factor}.weight"] = array
+        tensors[f"{stem}.alpha"] = np.float32(LORA.alpha).reshape(())
     assert lora_names.recognise(tensors) == "kohya"
     write_safetensors(folder / "lora.safetensors", tensors)

@@ -128,7 +128,7 @@ def _without_recompute(
     return [flops.count(part.traced.jaxpr).total for part in parts]
 
 
-def _compiled(part: compiled_step.Part, preset: str) -> tuple[Any, Row]:
+def _compiled(part: compiled_step.StepProgram, preset: str) -> tuple[Any, Row]:
     lowered, begun = part.traced.lower(), time.perf_counter()
     compiled = lowered.compile(compiler_options=compiler_options(preset))
     row = {"compile_s": time.perf_counter() - begun}

@@ -1,6 +1,6 @@
-"""Training checkpoints, whole or set aside.
+"""Training checkpoints that are verified when they are read.
 
-manager.py    saving, restoring and keeping steps, by Orbax
-manifest.py   hashes of every array, and one fingerprint of them all
-barrier.py    waiting for the other processes, with a limit
+manager.py    save, restore and delete steps, by Orbax
+manifest.py   shape, dtype and hash of every array, and one fingerprint of them all
+barrier.py    barriers between processes, with a time limit
 """

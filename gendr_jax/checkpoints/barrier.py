@@ -1,4 +1,4 @@
-"""Waiting for the other processes of a run: by name, and never without a limit."""
+"""Barriers between the processes of a run, by name and with a time limit."""
 
 import collections
 import itertools
@@ -12,46 +12,47 @@ from orbax.checkpoint import multihost
 from gendr_jax.errors import GendrError
 
 SECONDS = 600.0
-_times: dict[str, itertools.count] = collections.defaultdict(itertools.count)
+# How often each barrier was passed: the coordination service takes a key only once.
+_counters: dict[str, itertools.count] = collections.defaultdict(itertools.count)
 
 
 class LateProcess(GendrError):
-    """Another process of the run did not come to a meeting in time."""
+    """Another process of the run did not reach a barrier in time."""
 
 
 def barrier(name: str, seconds: float = SECONDS) -> None:
     """Return when all processes have called this with the same name.
 
     Raises:
-        LateProcess: some did not within `seconds`; which, as far as that is known.
+        LateProcess: some did not within `seconds`; it names them where known.
     """
     if jax.process_count() == 1:
         return
-    key = f"gendr/{name}/{next(_times[name])}"
+    key = f"gendr/{name}/{next(_counters[name])}"
     try:
         wait = multihost.get_barrier_sync_fn()
         wait(key=key, timeout_ms=int(seconds * 1000))
     except jax.errors.JaxRuntimeError as error:
-        late = _late(str(error))
+        late = _late_processes(str(error))
         raise LateProcess(
             f"process {jax.process_index()} of {jax.process_count()} waited "
-            f"{seconds:g} s at {name!r} for {late}. Look at what they print, or raise "
-            "config.processes.barrier."
+            f"{seconds:g} s at barrier {name!r} for {late}. Look at their logs, or "
+            "raise config.processes.barrier."
         ) from error
 
 
-def anyone(here: bool) -> bool:
-    """Whether `here` is true on any process; all of them call this."""
+def anyone(flag: bool) -> bool:
+    """Whether `flag` is true on any process; a collective, so all processes call it."""
     if jax.process_count() == 1:
-        return here
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(here))))
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def _late(text: str) -> str:
+def _late_processes(text: str) -> str:
     """The processes that a message of the coordination service names as late."""
-    named = re.findall(
+    indices = re.findall(
         r"(?m)^\S*?(\d+)\s*$", text.partition("timed out task names:")[2]
     )
-    if named:
-        return f"process {', '.join(named)}"
+    if indices:
+        return f"process {', '.join(indices)}"
     return f"others ({' '.join(text.split())[:200]})"

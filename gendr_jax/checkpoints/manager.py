@@ -1,10 +1,10 @@
 """Checkpoints of a training run: saved in the background, verified when read.
 
 On disk a state is a nested dict with string keys, the path of every array, so that a
-checkpoint can be read without the classes that made it. Beside the arrays stands a
-manifest with shape, dtype and digest of each: Orbax itself returns wrong values for a
-flipped byte, and casts in silence. A step that does not verify is set aside, and the
-newest one that does is used.
+checkpoint can be read without the classes that made it. Its metadata holds a manifest
+with shape, dtype and digest of each array: Orbax itself returns wrong values for a
+flipped byte, and casts without a warning. A step that does not verify is renamed, and
+the newest one that does is used.
 """
 
 import time
@@ -27,16 +27,16 @@ FOLDER = "checkpoints"
 _STATE = "state"
 
 
-class _Broken(Exception):
+class _Damaged(Exception):
     """A checkpoint that cannot be read or does not hold what was saved."""
 
 
 class SaveFailed(GendrError):
-    """A checkpoint could not be written; older ones are as they were."""
+    """A checkpoint could not be written; older ones are unchanged."""
 
 
 class _Protected:
-    """A preservation policy of Orbax: some steps are kept whatever the others say."""
+    """A preservation policy of Orbax: these steps are never deleted."""
 
     def __init__(self) -> None:
         self.steps: set[int] = set()
@@ -53,9 +53,9 @@ class Manager:
 
     Args:
         folder: a path, or a URL of an object store.
-        keep: the newest so many are kept; besides them, for ever:
-        keep_every: those whose step is a multiple of it (0: none).
-        keep_seconds: one in so many seconds (0: none).
+        keep: how many of the newest are kept.
+        keep_every: steps that are multiples of it are never deleted (0: none).
+        keep_seconds: one step in so many seconds is never deleted (0: none).
         barrier_seconds: how long processes wait for one another.
     """
 
@@ -72,7 +72,7 @@ class Manager:
         self._barrier_seconds = barrier_seconds
         policies = ocp.training.preservation_policies
         self._protected = _Protected()
-        self._kept = policies.AnyPreservationPolicy(
+        self._preservation = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(keep),
                 *([policies.EveryNSteps(keep_every)] if keep_every > 0 else []),
@@ -81,16 +81,17 @@ class Manager:
             ]
         )
         self._pending: Any = None
-        self._committed = time.monotonic()
+        self._committed_at = time.monotonic()
         self._open()
 
     def _open(self) -> None:
         training = ocp.training
-        # Orbax's policies take another class of metadata than its protocols state.
+        # Reopened after renames: Orbax lists the steps only when it is created. Its
+        # policies take another class of metadata than its protocols state.
         self._orbax = training.Checkpointer(
             self._folder,
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),  # ty: ignore[invalid-argument-type]
-            preservation_policy=self._kept,  # ty: ignore[invalid-argument-type]
+            preservation_policy=self._preservation,  # ty: ignore[invalid-argument-type]
             cleanup_tmp_directories=True,
         )
 
@@ -100,26 +101,26 @@ class Manager:
         return [checkpoint.step for checkpoint in self._orbax.checkpoints]
 
     def protect(self, step: int | None) -> None:
-        """Keep this step whatever else is kept; None gives up the one before."""
+        """Never delete this step, and the one protected before no longer."""
         self._protected.steps = set() if step is None else {step}
 
     @property
     def uncommitted_seconds(self) -> float:
-        """Since the last step was committed, or since the start: what a crash costs."""
-        return time.monotonic() - self._committed
+        """Seconds since the last commit, or the start: what a crash would lose."""
+        return time.monotonic() - self._committed_at
 
     def save(self, step: int, state: Any, *, clock: Meta, meta: Meta) -> bool:
         """Start to save `state` as `step`; False when it is not saved.
 
-        A step that is there already is left. One that is older than the newest is not
-        written, with a warning: it would be taken for a step that training came from.
+        A step that exists is not written again. One older than the newest is not
+        written, with a warning: a later start would take it for an ancestor.
 
         Args:
             step: number of finished steps.
             state: pytree of arrays. May be donated as soon as this returns.
             clock: integers that, with the arrays, decide how training goes on (seed,
                 position in the data). Part of the fingerprint.
-            meta: plain JSON, kept beside the arrays.
+            meta: plain JSON, saved with the arrays.
 
         Raises:
             FloatingPointError: some array is not finite; nothing was written.
@@ -129,16 +130,16 @@ class Manager:
         steps = self.steps
         if steps and step <= steps[-1]:
             if step not in steps:
-                text = f"step {step} is older than checkpoint {steps[-1]}: not saved"
-                warnings.warn(text, stacklevel=2)
+                message = f"step {step} is older than checkpoint {steps[-1]}: not saved"
+                warnings.warn(message, stacklevel=2)
             return False
-        described = manifest.make(step, state, clock, meta)
+        manifest_json = manifest.make(step, state, clock, meta)
         try:
             self._pending = self._orbax.save_checkpointables_async(
                 step,
-                {_STATE: _nest(_named(state))},
+                {_STATE: _nest(_by_path(state))},
                 force=True,
-                custom_metadata=described,
+                custom_metadata=manifest_json,
             )
         except Exception as error:  # Orbax raises many kinds
             raise self._failed(error) from error
@@ -147,15 +148,15 @@ class Manager:
         return True
 
     def poll(self) -> None:
-        """Raise SaveFailed if something has gone wrong in the background."""
+        """Raise SaveFailed if the save in the background has failed."""
         if self._pending is not None:
             self._settle(timeout=0)
 
     def wait(self) -> None:
-        """Until the save in the background is on disk.
+        """Wait until the save in the background is on disk.
 
         Raises:
-            SaveFailed: it is not.
+            SaveFailed: it could not be written.
         """
         if self._pending is not None:
             self._settle(timeout=None)
@@ -171,17 +172,17 @@ class Manager:
             return
         except Exception as error:  # Orbax raises many kinds
             raise self._failed(error) from error
-        self._committed = time.monotonic()
+        self._committed_at = time.monotonic()
 
     def _failed(self, error: Exception) -> SaveFailed:
         return SaveFailed(
             f"a checkpoint cannot be written to {self._folder} ({_reason(error)}). "
-            "Older ones are intact: make room or mend the store, then start the same "
-            "command again."
+            "Older ones are intact: free disk space or restore access to the store, "
+            "then start the same command again."
         )
 
     def close(self) -> None:
-        """Wait, then give up threads and files."""
+        """Wait for the save, then release threads and files."""
         try:
             self.wait()
         finally:
@@ -202,20 +203,20 @@ class Manager:
             UsageError: the checkpoint holds other arrays than `abstract`, `accept`
                 refuses it, or all checkpoints are damaged.
         """
-        bad: dict[int, str] = {}
+        damaged: dict[int, str] = {}
         for step in reversed(self.steps):
             try:
-                state = _restored(self._orbax, step, abstract, accept)
-            except _Broken as error:
-                bad[step] = str(error)
+                state = _read_state(self._orbax, step, abstract, accept)
+            except _Damaged as error:
+                damaged[step] = str(error)
                 warnings.warn(f"checkpoint {step} is damaged: {error}", stacklevel=2)
             else:
-                self._set_aside(list(bad), "damaged")
+                self._set_aside(list(damaged), "damaged")
                 return step, state
-        if bad:
+        if damaged:
             raise UsageError(
                 f"every checkpoint under {self._folder} is damaged "
-                f"({'; '.join(f'{s}: {e}' for s, e in bad.items())}). "
+                f"({'; '.join(f'{s}: {e}' for s, e in damaged.items())}). "
                 "Start again with an empty --workdir."
             )
         return None
@@ -237,8 +238,8 @@ class Manager:
                 f"{', '.join(map(str, self.steps)) or 'none'}. Give one of them."
             )
         try:
-            state = _restored(self._orbax, step, abstract, accept)
-        except _Broken as error:
+            state = _read_state(self._orbax, step, abstract, accept)
+        except _Damaged as error:
             raise UsageError(
                 f"checkpoint {step} under {self._folder} is damaged ({error}). Give "
                 "another step."
@@ -246,18 +247,19 @@ class Manager:
         self._set_aside([newer for newer in self.steps if newer > step], "abandoned")
         return step, state
 
-    def _set_aside(self, steps: Sequence[int], why: str) -> None:
+    def _set_aside(self, steps: Sequence[int], suffix: str) -> None:
         """Rename steps, so that training can save under their numbers."""
         if not steps:
             return
         self._orbax.close()
+        # One process renames; the barrier keeps the others from listing too early.
         if jax.process_index() == 0:
             for step in steps:
                 number = 0
-                while (target := self._folder / f"{step}.{why}-{number}").exists():
+                while (target := self._folder / f"{step}.{suffix}-{number}").exists():
                     number += 1
                 move_folder(self._folder / str(step), target)
-        barrier(f"set aside {why} checkpoints", self._barrier_seconds)
+        barrier(f"set aside {suffix} checkpoints", self._barrier_seconds)
         self._open()
 
 
@@ -270,8 +272,10 @@ def find(path: Path | str) -> tuple[Any, int | None]:
     folder, step = as_epath(path), None
     if folder.name.isdigit() and folder.parent.name == FOLDER:
         folder, step = folder.parent.parent, int(folder.name)
-    there = folder / FOLDER / str(step) if step is not None else folder / FOLDER
-    if not there.is_dir():
+    checkpoint_folder = (
+        folder / FOLDER / str(step) if step is not None else folder / FOLDER
+    )
+    if not checkpoint_folder.is_dir():
         raise UsageError(
             f"{path} holds no checkpoint. Give a training workdir, or one of its "
             f"checkpoints, as in {folder}/{FOLDER}/1000."
@@ -285,11 +289,10 @@ def load(
     accept: Callable[[Meta], None] = lambda meta: None,
     step: int | None = None,
 ) -> tuple[int, Any]:
-    """(step, state) of a checkpoint of a run that may be at work: nothing is changed.
+    """(step, state) of a checkpoint, read-only: its run may still be training.
 
     Args:
-        path: a workdir, of which the newest good checkpoint is taken, or
-            `WORKDIR/checkpoints/STEP`.
+        path: a workdir (its newest good checkpoint), or `WORKDIR/checkpoints/STEP`.
         abstract, accept: as `Manager.restore`.
         step: of a workdir, this checkpoint.
 
@@ -297,8 +300,8 @@ def load(
         UsageError: as `Manager.restore`, or there is no such checkpoint.
         InputError: it is damaged, or all are.
     """
-    folder, named = find(path)
-    step = named if step is None else step
+    folder, step_in_path = find(path)
+    step = step_in_path if step is None else step
     with ocp.training.Checkpointer(folder / FOLDER) as orbax:
         steps = sorted((c.step for c in orbax.checkpoints), reverse=True)
         if step is not None and step not in steps:
@@ -307,15 +310,18 @@ def load(
                 f"{', '.join(map(str, sorted(steps))) or 'none'}. Give one of them."
             )
         damaged = {}
-        for one in steps if step is None else [step]:
+        # The newest first; a damaged one is passed over, as its run would do.
+        for candidate in steps if step is None else [step]:
             try:
-                return one, _restored(orbax, one, abstract, accept)
-            except _Broken as error:
-                damaged[one] = str(error)
-    reasons = "; ".join(f"{one}: {why}" for one, why in damaged.items())
+                return candidate, _read_state(orbax, candidate, abstract, accept)
+            except _Damaged as error:
+                damaged[candidate] = str(error)
+    reasons = "; ".join(
+        f"{candidate}: {reason}" for candidate, reason in damaged.items()
+    )
     raise InputError(
         f"{folder} has no good checkpoint ({reasons or 'it has none yet'}). Give "
-        "another one."
+        "another workdir or step."
     )
 
 
@@ -328,18 +334,20 @@ def config_of(path: Path | str, step: int | None = None) -> tuple[int, dict[str,
     Raises:
         UsageError, InputError: as `load`.
     """
-    folder, named = find(path)
-    step = named if step is None else step
+    folder, step_in_path = find(path)
+    step = step_in_path if step is None else step
     with ocp.training.Checkpointer(folder / FOLDER) as orbax:
         steps = sorted((c.step for c in orbax.checkpoints), reverse=True)
-        for one in steps if step is None else [s for s in steps if s == step]:
+        for candidate in steps if step is None else [s for s in steps if s == step]:
             try:
-                return one, dict(_described(orbax, one)["meta"]["config"])
-            except _Broken:
+                return candidate, dict(
+                    _read_manifest(orbax, candidate)["meta"]["config"]
+                )
+            except _Damaged:
                 continue
     raise InputError(
         f"{folder} has no good checkpoint {'' if step is None else step}, it has "
-        f"{', '.join(map(str, sorted(steps))) or 'none'}. Give another one."
+        f"{', '.join(map(str, sorted(steps))) or 'none'}. Give another workdir or step."
     )
 
 
@@ -347,7 +355,7 @@ def describe(workdir: Path | str, *, verify: bool = True) -> dict[str, Any]:
     """What the newest good checkpoint of a training run holds, for `gendr inspect`.
 
     Args:
-        workdir: the folder given to `gendr train --workdir`.
+        workdir: the folder of `gendr train --workdir`.
         verify: read every array and compare it with its digest; without it a
             checkpoint counts as good when its manifest can be read.
 
@@ -365,86 +373,89 @@ def describe(workdir: Path | str, *, verify: bool = True) -> dict[str, Any]:
     with ocp.training.Checkpointer(folder) as orbax:
         for step in sorted((c.step for c in orbax.checkpoints), reverse=True):
             try:
-                described = _described(orbax, step)
+                manifest_json = _read_manifest(orbax, step)
                 if verify:
-                    wanted = manifest.abstract_arrays(described["arrays"])
-                    _read(orbax, step, wanted, described)
-                return {**manifest.summary(described), "damaged": damaged}
-            except _Broken as error:
+                    abstract = manifest.abstract_arrays(manifest_json["arrays"])
+                    _read_arrays(orbax, step, abstract, manifest_json)
+                return {**manifest.summary(manifest_json), "damaged": damaged}
+            except _Damaged as error:
                 damaged[step] = str(error)
-    reasons = "; ".join(f"{step}: {why}" for step, why in damaged.items())
+    reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
     raise InputError(
         f"{folder} has no good checkpoint ({reasons or 'it is empty'}). "
         "Train with this --workdir first."
     )
 
 
-def _described(orbax: Any, step: int) -> dict[str, Any]:
+def _read_manifest(orbax: Any, step: int) -> dict[str, Any]:
     """The manifest of a step, checked against its own fingerprint."""
     try:
-        found = dict(orbax.metadata(step).custom_metadata)
-        good = found["fingerprint"] == manifest.fingerprint_of(
-            found["arrays"], found["clock"]
+        manifest_json = dict(orbax.metadata(step).custom_metadata)
+        intact = manifest_json["fingerprint"] == manifest.fingerprint_of(
+            manifest_json["arrays"], manifest_json["clock"]
         )
     except Exception as error:  # Orbax raises many kinds for many kinds of damage
-        raise _Broken(f"its manifest cannot be read ({_reason(error)})") from error
-    if not good or found["step"] != step:
-        raise _Broken("its manifest was changed")
-    return found
+        raise _Damaged(f"its manifest cannot be read ({_reason(error)})") from error
+    if not intact or manifest_json["step"] != step:
+        raise _Damaged("its manifest was changed")
+    return manifest_json
 
 
-def _restored(
+def _read_state(
     orbax: Any, step: int, abstract: Any, accept: Callable[[Meta], None]
 ) -> Any:
-    """The state of a step, placed and typed as `abstract` says."""
-    described = _described(orbax, step)
-    accept(described["meta"])
-    manifest.check_like(described["arrays"], abstract, step)
-    flat = _read(orbax, step, _named(abstract), described)
+    """The state of a step with the structure, dtypes and shardings of `abstract`."""
+    manifest_json = _read_manifest(orbax, step)
+    accept(manifest_json["meta"])
+    manifest.check_like(manifest_json["arrays"], abstract, step)
+    by_path = _read_arrays(orbax, step, _by_path(abstract), manifest_json)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(abstract)
-    return treedef.unflatten([flat[path_name(path)] for path, _ in leaves])
+    return treedef.unflatten([by_path[path_name(path)] for path, _ in leaves])
 
 
-def _read(
-    orbax: Any, step: int, named: dict[str, Any], described: Meta
+def _read_arrays(
+    orbax: Any, step: int, abstract: dict[str, Any], manifest_json: Meta
 ) -> dict[str, Any]:
-    """{path: array} placed as `named` says, every digest compared."""
+    """{path: array} with the shardings of `abstract`, every digest compared."""
     failure = None
     try:
-        loaded = orbax.load_checkpointables(step, {_STATE: _nest(named)})
+        loaded = orbax.load_checkpointables(step, {_STATE: _nest(abstract)})
     except Exception as error:  # as above
         failure = error
-    # Each process reads its own files: all have to give up the step, or none.
+    # Each process reads its own files, and all must agree whether the step is damaged:
+    # otherwise some would go on to an older one and the rest wait for them for ever.
     if anyone(failure is not None):
-        why = _reason(failure) if failure else "by another process"
-        raise _Broken(f"its arrays cannot be read ({why})") from failure
-    arrays = _named(loaded[_STATE])
-    wrong = manifest.wrong(described["arrays"], arrays)
-    if wrong:
-        raise _Broken(f"arrays differ from what was saved: {manifest.some(wrong)}")
+        reason = _reason(failure) if failure else "by another process"
+        raise _Damaged(f"its arrays cannot be read ({reason})") from failure
+    arrays = _by_path(loaded[_STATE])
+    differing = manifest.wrong(manifest_json["arrays"], arrays)
+    if differing:
+        raise _Damaged(
+            f"arrays differ from what was saved: {manifest.first_few(differing)}"
+        )
     return arrays
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def _by_path(tree: Any) -> dict[str, Any]:
     """{path: array} of any pytree."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {path_name(path): leaf for path, leaf in leaves}
 
 
-def _nest(named: Mapping[str, Any]) -> dict[str, Any]:
+def _nest(by_path: Mapping[str, Any]) -> dict[str, Any]:
     """{path: array} as nested dicts with string keys, the form on disk."""
     nested: dict[str, Any] = {}
-    for name, leaf in named.items():
-        *parents, last = name.split("/")
-        inner = nested
+    for name, leaf in by_path.items():
+        *parents, leaf_name = name.split("/")
+        branch = nested
         for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[last] = leaf
+            branch = branch.setdefault(parent, {})
+        branch[leaf_name] = leaf
     return nested
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause in one short line: Orbax hides it behind others."""
+    """The innermost cause in one short line: Orbax wraps it in other exceptions."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())

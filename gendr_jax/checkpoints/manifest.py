@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: what it holds, said in plain JSON."""
+"""The manifest of a checkpoint: shape, dtype and hash of every array, as JSON."""
 
 import hashlib
 import json
@@ -25,11 +25,11 @@ def make(step: int, state: Any, clock: Meta, meta: Meta) -> dict[str, Any]:
     Raises:
         FloatingPointError: some array is not finite.
     """
-    hashes, kinds = digests(state), describe_arrays(state)
-    strange = [name for name, (_, count) in hashes.items() if count]
-    if strange:
-        raise FloatingPointError(f"not finite: {some(strange)}")
-    arrays = {name: [*kinds[name], hashes[name][0]] for name in kinds}
+    hashes, shapes = digests(state), describe_arrays(state)
+    not_finite = [name for name, (_, count) in hashes.items() if count]
+    if not_finite:
+        raise FloatingPointError(f"not finite: {first_few(not_finite)}")
+    arrays = {name: [*shapes[name], hashes[name][0]] for name in shapes}
     return {
         "step": step,
         "arrays": arrays,
@@ -40,30 +40,32 @@ def make(step: int, state: Any, clock: Meta, meta: Meta) -> dict[str, Any]:
 
 
 def fingerprint_of(arrays: Meta, clock: Meta) -> str:
-    """The fingerprint: one hash over every array and what decides how to go on."""
+    """The fingerprint: one hash over every array and the clock of the run."""
     return combine({"arrays": arrays, "clock": clock})
 
 
 def wrong(arrays: Meta, tree: Any) -> list[str]:
     """The paths whose value in `tree` is not the one of the manifest."""
-    found = digests(tree)
-    return [name for name in arrays if found.get(name, ("",))[0] != arrays[name][2]]
+    actual = digests(tree)
+    return [name for name in arrays if actual.get(name, ("",))[0] != arrays[name][2]]
 
 
 def abstract_arrays(arrays: Meta) -> dict[str, jax.ShapeDtypeStruct]:
-    """{path: what to read it as}, whole on one device: needs no class, no mesh."""
-    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    """{path: abstract array on one device}, to read without state classes or mesh."""
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     key = jax.eval_shape(lambda: jax.random.key(0)).dtype
     return {
         name: jax.ShapeDtypeStruct(
-            tuple(shape), key if dtype == str(key) else np.dtype(dtype), sharding=one
+            tuple(shape),
+            key if dtype == str(key) else np.dtype(dtype),
+            sharding=one_device,
         )
         for name, (shape, dtype, _) in arrays.items()
     }
 
 
 def summary(manifest: Meta) -> dict[str, Any]:
-    """What `gendr inspect` shows; a role is a first part of a path."""
+    """What `gendr inspect` shows; a role is the first component of a path."""
     roles: dict[str, dict[str, int]] = {}
     total = 0
     for name, (shape, _, _) in manifest["arrays"].items():
@@ -85,38 +87,39 @@ def summary(manifest: Meta) -> dict[str, Any]:
 
 
 def check_like(arrays: Mapping[str, Any], abstract: Any, step: int) -> None:
-    """Raise UsageError with every name, shape and dtype in which they differ."""
+    """Raise UsageError with every name, shape and dtype that differs."""
     saved = {name: entry[:2] for name, entry in arrays.items()}
-    wanted = describe_arrays(abstract)
-    parts = []
+    expected = describe_arrays(abstract)
+    problems = []
     for title, names in (
-        ("missing", sorted(wanted.keys() - saved.keys())),
-        ("unexpected", sorted(saved.keys() - wanted.keys())),
+        ("missing", sorted(expected.keys() - saved.keys())),
+        ("unexpected", sorted(saved.keys() - expected.keys())),
     ):
         if names:
-            parts.append(f"{title} {some(names)}")
-    differ = [
-        f"{name} is {_kind(saved[name])}, now {_kind(wanted[name])}"
-        for name in sorted(saved.keys() & wanted.keys())
-        if saved[name] != wanted[name]
+            problems.append(f"{title} {first_few(names)}")
+    differing = [
+        f"{name} is {_entry(saved[name])}, now {_entry(expected[name])}"
+        for name in sorted(saved.keys() & expected.keys())
+        if saved[name] != expected[name]
     ]
-    if differ:
-        parts.append(some(differ))
-    if parts:
+    if differing:
+        problems.append(first_few(differing))
+    if problems:
         raise UsageError(
-            f"checkpoint {step} does not fit this configuration: {'; '.join(parts)}. "
-            "Give the configuration that made it, or an empty --workdir."
+            f"checkpoint {step} does not fit this configuration: "
+            f"{'; '.join(problems)}. Give the configuration that made it, or an empty "
+            "--workdir."
         )
 
 
-def some(names: list[str]) -> str:
+def first_few(names: list[str]) -> str:
     """The first few names of a list that may be long."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _kind(entry: list[Any]) -> str:
-    shape, dtype = entry
+def _entry(shape_and_dtype: list[Any]) -> str:
+    shape, dtype = shape_and_dtype
     return f"{dtype}{shape}"
 
 
@@ -125,7 +128,7 @@ _SEEDS = (0x9E3779B9, 0x85EBCA6B)
 
 def _words(x: jax.Array) -> jax.Array:
     """The bits of `x` as uint32; one word an element (two for 8-byte dtypes)."""
-    if x.dtype == jnp.bool_:
+    if x.dtype == jnp.bool_:  # which bitcast_convert_type does not take
         return x.astype(jnp.uint32)
     bits = jnp.dtype(x.dtype).itemsize * 8
     unsigned = jnp.dtype(f"uint{min(bits, 32)}")
@@ -143,25 +146,27 @@ def _digest(x: jax.Array) -> jax.Array:
     """[hash, hash, number of values that are not finite] as uint32."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
-    strange = jnp.uint32(0)
+    not_finite = jnp.uint32(0)
     if jnp.issubdtype(x.dtype, jnp.inexact):
-        strange = jnp.sum(~jnp.isfinite(x), dtype=jnp.uint32)
+        not_finite = jnp.sum(~jnp.isfinite(x), dtype=jnp.uint32)
     words = _words(x)
-    # The linear index by its axes: a reshape would gather a sharded array.
+    # A weight by position, so that swapped values change the hash; the sum is of
+    # integers, so it is the same in any order and on any mesh. The linear index is made
+    # axis by axis: a reshape would gather a sharded array.
     index = jnp.zeros(words.shape, jnp.uint32)
     for axis, size in enumerate(words.shape):
-        place = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        index = index * jnp.uint32(size) + place
+        position = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+        index = index * jnp.uint32(size) + position
     sums = [
         jnp.sum(words * (_mix(index ^ jnp.uint32(seed)) | 1), dtype=jnp.uint32)
         for seed in _SEEDS
     ]
-    return jnp.stack([*sums, strange])
+    return jnp.stack([*sums, not_finite])
 
 
 @lru_cache(maxsize=8)
 def _compiled(mesh: jax.sharding.Mesh | None) -> Any:
-    # Every process reads the result, so it must be whole on each.
+    # Every process reads the result, so it must be replicated.
     return jax.jit(_digest, out_shardings=None if mesh is None else replicated(mesh))
 
 
@@ -172,14 +177,16 @@ def digests(tree: Any) -> dict[str, tuple[str, int]]:
     values and dtypes whatever the mesh; dtype and shape themselves are not hashed.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    found = {}
+    hashes = {}
     for path, leaf in leaves:
-        placed = getattr(leaf, "sharding", None)
-        mesh = placed.mesh if isinstance(placed, NamedSharding) else None
-        found[path_name(path)] = _compiled(mesh)(leaf)
+        array_sharding = getattr(leaf, "sharding", None)
+        mesh = (
+            array_sharding.mesh if isinstance(array_sharding, NamedSharding) else None
+        )
+        hashes[path_name(path)] = _compiled(mesh)(leaf)
     return {
         name: (f"{int(words[0]):08x}{int(words[1]):08x}", int(words[2]))
-        for name, words in jax.device_get(found).items()
+        for name, words in jax.device_get(hashes).items()
     }
 
 
@@ -201,5 +208,5 @@ def combine(entries: Mapping[str, Any]) -> str:
 def fingerprint(tree: Any) -> str:
     """One hash over the path, shape, dtype and value of every array of `tree`."""
     hashes = digests(tree)
-    kinds = describe_arrays(tree)
-    return combine({name: [*kinds[name], hashes[name][0]] for name in kinds})
+    shapes = describe_arrays(tree)
+    return combine({name: [*shapes[name], hashes[name][0]] for name in shapes})

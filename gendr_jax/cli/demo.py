@@ -20,14 +20,14 @@ def main(args: list[str]) -> int:
         raise UsageError("--weights is empty. Give a name or a path.")
     _require_free(flags.host, flags.port)
     from gendr_jax.demo.engine import Engine
-    from gendr_jax.weights.resolve import locate
+    from gendr_jax.weights.resolve import resolve_folder
 
     with (
         tidy_when_terminated(),
         weights_are_configuration(),
         Engine(lambda tile: _restorer(flags, tile)) as engine,
     ):
-        flags.weights = locate(flags.weights)  # may download a Hub id
+        flags.weights = resolve_folder(flags.weights)  # may download a Hub id
         _serve(engine, flags)
     return 0
 

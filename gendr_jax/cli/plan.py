@@ -127,7 +127,7 @@ def _plan(values: flags.FlagValues, config: configs.ConfigDict) -> int:
         jobs=values.jobs,
         efficiency=_efficiency(values.efficiency),
         refuse=possible.require,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        log=lambda line: print(line, file=sys.stderr, flush=True),
     )
     rows = []
     for row in sweep.run(requests, values.pairs, options):

@@ -1,1 +1,1 @@
-"""A program on paper: what the real compiler says of a pod that is not here."""
+"""Ahead-of-time plans: memory, FLOPs and collectives by XLA, without the hardware."""

@@ -1,7 +1,7 @@
-"""Answers kept on disk: minutes of compiling are not spent twice on one question.
+"""A cache on disk of what the compiler reported, one JSON file a request.
 
-An answer is found again while the question, the library versions and every source file
-that shapes the program or reads it are the same. Times and tables are worked out anew.
+The key hashes the request, the library versions and every source file that shapes the
+program or reads it. Times and tables are computed again from the cached facts.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from typing import Any
 from gendr_jax.plan.request import Request
 
 SOURCE = Path(__file__).resolve().parents[1]
-# What a program is made of, and what reads it.
-PARTS = (
+# Sources that decide what program is compiled, and those that read its text.
+SOURCE_PATHS = (
     "diffusion.py",
     "nets.py",
     "sharding",
@@ -39,12 +39,12 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")
 
 
 def key(request: Request) -> str:
-    """The name of an answer."""
+    """The cache key of a request: 32 hexadecimal digits."""
     digest = hashlib.sha256(request.to_json().encode())
     for package in PACKAGES:
         digest.update(f"{package} {_version(package)}\n".encode())
-    for part in PARTS:
-        path = SOURCE / part
+    for source_path in SOURCE_PATHS:
+        path = SOURCE / source_path
         files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
         for file in files:
             digest.update(str(file.relative_to(SOURCE)).encode())
@@ -59,20 +59,20 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def load(folder: Path, name: str) -> dict[str, Any] | None:
-    """The answer of that name, None where there is none that can be read."""
+def load(folder: Path, cache_key: str) -> dict[str, Any] | None:
+    """The cached facts of a key, None where there is no readable file."""
     try:
-        return json.loads((folder / f"{name}.json").read_text())
+        return json.loads((folder / f"{cache_key}.json").read_text())
     except (OSError, ValueError):
         return None
 
 
-def store(folder: Path, name: str, facts: dict[str, Any]) -> None:
-    """Keep an answer, whole or not at all; without room for it nothing is lost."""
+def store(folder: Path, cache_key: str, facts: dict[str, Any]) -> None:
+    """Cache the facts of a request atomically; a disk that is full is ignored."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{name}.{os.getpid()}.partial"
+        partial = folder / f"{cache_key}.{os.getpid()}.partial"
         partial.write_text(json.dumps(facts))
-        partial.replace(folder / f"{name}.json")
+        partial.replace(folder / f"{cache_key}.json")
     except OSError:
         return

@@ -1,4 +1,4 @@
-"""Figures of the chips, per JAX device, with their sources.
+"""Peak FLOP/s, memory and bandwidths of TPUs and GPUs per JAX device, with sources.
 
 A device is a whole chip on v4 (megacore), v5e, v5p and v6e, and half of one on tpu7x.
 To add a chip: one `Chip` below, and its topologies in `topologies.py`.
@@ -11,17 +11,17 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """What one device can do at best.
+    """Peak figures of one JAX device.
 
     Attributes:
         flops: bfloat16 operations a second, multiply and add counted as two.
-        hbm_bytes: what the compiler lets a program use; 0 where nobody says.
+        hbm_bytes: what the compiler lets a program use; 0 where unknown.
         hbm_bandwidth: bytes a second.
         ici_bandwidth: bytes a second that a device sends along one torus axis, both
             directions of a ring together (each of the two links carries half).
         dcn_bandwidth: bytes a second a device sends to other slices.
         devices_per_chip: JAX devices of one chip.
-        source: where the figures stand.
+        source: where the figures are published.
     """
 
     name: str
@@ -89,7 +89,7 @@ TPUS = {
     ),
 }
 
-# By a part of `device.device_kind`, lower case; the first that is found.
+# By a substring of `device.device_kind` in lower case; the first match counts.
 GPUS = {
     "h200": Chip(
         name="H200",
@@ -124,14 +124,14 @@ GPUS = {
 }
 
 
-def of_device_kind(kind: str) -> Chip | None:
-    """The chip of a device that is present, None where we have no figures.
+def of_device_kind(device_kind: str) -> Chip | None:
+    """The chip of a device that is present, None where it is not listed here.
 
-    A CPU has none: its table shows counts and bytes, and no times.
+    A CPU is not: its table shows counts and bytes, and no times.
     """
-    lowered = kind.lower()
-    for part, chip in GPUS.items():
-        if part in lowered:
+    lowered = device_kind.lower()
+    for substring, chip in GPUS.items():
+        if substring in lowered:
             return chip
     names = {
         "tpu v4": "v4",

@@ -1,7 +1,7 @@
-"""What devices send each other: kind, mesh axes, dtype, count and bytes.
+"""Collectives of a compiled program: kind, mesh axes, dtype, count and bytes.
 
 Bytes are those of a collective's result on one device (tuples summed), times the trips
-of the loops around it. How long they take is in `roofline.py`.
+of the loops around it. `roofline.py` turns them into times.
 """
 
 import re
@@ -57,105 +57,122 @@ def find(
         axes: sizes of the mesh axes, in the order of the mesh.
         slices: the slice of every device of the mesh, in its order; None is one.
     """
-    belongs = np.zeros(int(np.prod(list(axes.values()))), int)
+    # By default all devices are in slice 0.
+    slice_of_device = np.zeros(int(np.prod(list(axes.values()))), int)
     if slices is not None:
-        belongs = np.asarray(slices)
+        slice_of_device = np.asarray(slices)
     total: dict[tuple, list[float]] = {}
     for name, computation in module.computations.items():
-        times = runs.times[name]
-        for one in computation.instructions.values() if times else ():
-            kind = _kind(one, name)
+        runs_of = runs.times[name]
+        for instruction in computation.instructions.values() if runs_of else ():
+            kind = _kind(instruction, name)
             if not kind:
                 continue
             if kind.startswith(BETWEEN_SLICES):
-                count = len(set(belongs.tolist()))
-                key, result = (kind, ("dcn",), count, count), _parts(one.type)[0]
+                # A megascale transfer names no groups: it spans all slices.
+                count = len(set(slice_of_device.tolist()))
+                key = (kind, ("dcn",), count, count)
+                result = _tuple_members(instruction.type)[0]
             else:
-                groups = _groups(one, belongs.size)
+                groups = _groups(instruction, slice_of_device.size)
                 if groups.shape[1] == 1:
-                    continue  # with itself
-                members = belongs[groups].tolist()
+                    continue  # a group of one device sends nothing
+                members = slice_of_device[groups].tolist()
                 spans = max((len(set(row)) for row in members), default=1)
                 key = (kind, _varying(groups, axes), groups.shape[1], spans)
-                result = _result(computation, one)
-            seen = total.setdefault((*key, _dtypes(result)), [0.0, 0.0])
-            seen[0] += times
-            seen[1] += times * hlo.size_bytes(result)
-    found = [Collective(*key, *seen) for key, seen in total.items()]
-    return sorted(found, key=lambda c: (-c.bytes, c.kind, c.axes, c.dtype))
+                result = _result_type(computation, instruction)
+            count_and_bytes = total.setdefault((*key, _dtypes(result)), [0.0, 0.0])
+            count_and_bytes[0] += runs_of
+            count_and_bytes[1] += runs_of * hlo.size_bytes(result)
+    collectives = [
+        Collective(*key, *count_and_bytes) for key, count_and_bytes in total.items()
+    ]
+    return sorted(collectives, key=lambda c: (-c.bytes, c.kind, c.axes, c.dtype))
 
 
-def by_kind(found: list[Collective]) -> dict[str, dict[str, float]]:
-    """{kind: {"count", "bytes"}}, as the contract has it."""
+def by_kind(collectives: list[Collective]) -> dict[str, dict[str, float]]:
+    """{kind: {"count", "bytes"}}: `collectives` of `gendr plan --json`."""
     table: dict[str, dict[str, float]] = {}
-    for one in found:
-        row = table.setdefault(one.kind, {"count": 0, "bytes": 0})
-        row["count"] += one.count
-        row["bytes"] += one.bytes
+    for collective in collectives:
+        row = table.setdefault(collective.kind, {"count": 0, "bytes": 0})
+        row["count"] += collective.count
+        row["bytes"] += collective.bytes
     return table
 
 
-def _kind(one: Instruction, computation: str) -> str:
+def _kind(instruction: Instruction, computation_name: str) -> str:
     """One of `KINDS`, "all-reduce-scatter", "dcn-..." or "" for what sends nothing.
 
     The TPU writes a reduce-scatter as a fusion of an all-reduce and a slice: its bytes
     are then those before the slice, hence another name. What goes to other slices it
     hands to the host; the collectives around that stay inside a slice.
     """
-    if one.op == "send":
-        handed = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.attributes)
-        return BETWEEN_SLICES + handed[1].lower().replace("_", "-") if handed else ""
-    kind = one.op.removesuffix("-start")
-    if kind == "all-reduce" and "all-reduce-scatter" in computation:
+    if instruction.op == "send":
+        transfer = re.search(
+            r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes
+        )
+        return (
+            BETWEEN_SLICES + transfer[1].lower().replace("_", "-") if transfer else ""
+        )
+    kind = instruction.op.removesuffix("-start")
+    if kind == "all-reduce" and "all-reduce-scatter" in computation_name:
         return "all-reduce-scatter"
     return kind if kind in KINDS else ""
 
 
-def _dtypes(text: str) -> str:
+def _dtypes(hlo_type: str) -> str:
     """The dtypes of the arrays in a type; scalars count where there is nothing else."""
-    arrays = hlo.shapes(text)
-    found = {d for d, s in arrays if s} or {d for d, _ in arrays}
-    return "+".join(sorted(found))
+    arrays = hlo.shapes(hlo_type)
+    dtypes = {d for d, s in arrays if s} or {d for d, _ in arrays}
+    return "+".join(sorted(dtypes))
 
 
-def _result(computation: Computation, one: Instruction) -> str:
+def _result_type(computation: Computation, instruction: Instruction) -> str:
     """The type of what arrives. A -start also returns its operands and flags."""
-    if not one.op.endswith("-start") or one.op == "all-reduce-start":
-        return one.type
+    # all-reduce-start is the one whose type is the result alone.
+    if not instruction.op.endswith("-start") or instruction.op == "all-reduce-start":
+        return instruction.type
     for other in computation.instructions.values():
-        if other.op.endswith("-done") and one.name in other.operands:
+        if other.op.endswith("-done") and instruction.name in other.operands:
             return other.type
-    parts = _parts(one.type)
-    return parts[1] if len(parts) > 1 else one.type
+    members = _tuple_members(instruction.type)
+    return members[1] if len(members) > 1 else instruction.type
 
 
-def _parts(text: str) -> list[str]:
+def _tuple_members(hlo_type: str) -> list[str]:
     """The members of a tuple type."""
-    parts, depth, start = [], 0, 1
-    for i, c in enumerate(text):
+    # Split at the commas of the outer parentheses: shapes and layouts have their own.
+    members, depth, start = [], 0, 1
+    for i, c in enumerate(hlo_type):
         depth += (c in "([{") - (c in ")]}")
         if (c == "," and depth == 1) or (c == ")" and depth == 0):
-            parts.append(text[start:i])
+            members.append(hlo_type[start:i])
             start = i + 1
-    return parts
+    return members
 
 
-def _groups(one: Instruction, devices: int) -> np.ndarray:
+def _groups(instruction: Instruction, devices: int) -> np.ndarray:
     """Groups of devices, one a row; pairs that differ for a permute."""
-    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}?,? ", one.attributes + " ")
+    pairs = re.search(
+        r"source_target_pairs=\{(.*?)\}\}?,? ", instruction.attributes + " "
+    )
     if not pairs:
-        return replica_groups(one.attributes, devices)
+        return replica_groups(instruction.attributes, devices)
+    # A device that sends to itself sends nothing.
     numbers = [int(n) for n in re.findall(r"\d+", pairs[1])]
-    ends = np.array(numbers, int).reshape(-1, 2)
-    return ends[ends[:, 0] != ends[:, 1]]
+    pair_ends = np.array(numbers, int).reshape(-1, 2)
+    return pair_ends[pair_ends[:, 0] != pair_ends[:, 1]]
 
 
 def _varying(groups: np.ndarray, axes: Mapping[str, int]) -> tuple[str, ...]:
-    where = np.unravel_index(groups, tuple(axes.values()))
-    vary = [np.any(place != place[:, :1]) for place in where]
-    return tuple(n for n, v in zip(axes, vary, strict=True) if v)
+    """The mesh axes along which the devices of a group differ."""
+    coordinates = np.unravel_index(groups, tuple(axes.values()))
+    varies = [np.any(coordinate != coordinate[:, :1]) for coordinate in coordinates]
+    return tuple(n for n, v in zip(axes, varies, strict=True) if v)
 
 
+# The spellings of replica_groups: {{0,1},{2,3}}; [2,2]<=[4]T(1,0), an iota that is
+# reshaped and transposed; mesh['a'=2,'b'=4] {'a'}, axes of a mesh.
 _LIST = re.compile(r"replica_groups=(\{\{.*?\}\}|\{\})")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(
@@ -173,15 +190,15 @@ def replica_groups(attributes: str, devices: int) -> np.ndarray:
     Raises:
         ValueError: none of them.
     """
-    if found := _LIST.search(attributes):
-        rows = re.findall(r"\{([\d,]+)\}", found[1])
+    if match := _LIST.search(attributes):
+        rows = re.findall(r"\{([\d,]+)\}", match[1])
         if not rows:
             return np.arange(devices)[None]
         return np.array([[int(n) for n in row.split(",")] for row in rows])
-    if found := _IOTA.search(attributes):
-        return _iota(found[2], found[3]).reshape(_numbers(found[1]))
-    if found := _MESH.search(attributes):
-        return _mesh_groups(*found.groups())
+    if match := _IOTA.search(attributes):
+        return _iota(match[2], match[3]).reshape(_numbers(match[1]))
+    if match := _MESH.search(attributes):
+        return _mesh_groups(*match.groups())
     raise ValueError(f"no replica groups in {attributes[:200]!r}")
 
 
@@ -195,24 +212,28 @@ def _iota(sizes: str, order: str | None) -> np.ndarray:
 
 
 def _mesh_groups(mesh: str, ids: str | None, names: str) -> np.ndarray:
-    """`mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a','b':(1)2}`: an axis, or the
-    part of it of the given size, before which lie parts of the size in parentheses."""
+    """Groups of XLA's mesh spelling.
+
+    `mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a','b':(1)2}` groups by axis `a` and
+    by a sub-axis of `b`: of size 2, with a factor of 1 of `b` outside of it.
+    """
     sizes = {n: int(s) for n, s in re.findall(r"'([^']+)'=(\d+)", mesh)}
     if ids is None:
         order = np.arange(np.prod(list(sizes.values())))
     else:
-        shape, _, turned = ids.partition("T")
-        order = _iota(shape, turned or None)
-    chosen = {n: (int(p or 1), int(s or 0)) for n, p, s in _SUB_AXIS.findall(names)}
-    split: list[int] = []
-    moved: list[int] = []
+        id_shape, _, permutation = ids.partition("T")
+        order = _iota(id_shape, permutation or None)
+    in_group = {n: (int(p or 1), int(s or 0)) for n, p, s in _SUB_AXIS.findall(names)}
+    shape: list[int] = []
+    group_axes: list[int] = []
     for name, size in sizes.items():
-        before, part = chosen.get(name, (size, 1))
-        part = part or size
-        split += [before, part, size // (before * part)]
-        if name in chosen:
-            moved.append(len(split) - 2)
-    order = order.reshape(split)
-    kept = [axis for axis in range(len(split)) if axis not in moved]
-    groups = order.transpose(*kept, *moved)
-    return groups.reshape(-1, int(np.prod([split[axis] for axis in moved])))
+        outer, size_in_group = in_group.get(name, (size, 1))
+        size_in_group = size_in_group or size
+        shape += [outer, size_in_group, size // (outer * size_in_group)]
+        if name in in_group:
+            group_axes.append(len(shape) - 2)
+    # Each axis as (outer, in the group, inner); the middle ones go last: a group a row.
+    order = order.reshape(shape)
+    other_axes = [axis for axis in range(len(shape)) if axis not in group_axes]
+    groups = order.transpose(*other_axes, *group_axes)
+    return groups.reshape(-1, int(np.prod([shape[axis] for axis in group_axes])))

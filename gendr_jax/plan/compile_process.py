@@ -1,4 +1,4 @@
-"""One request in a process of its own: a crash or a leak ends with it."""
+"""Compile one request in a subprocess, so that a crash or a leak ends with it."""
 
 import json
 import os
@@ -14,24 +14,26 @@ from gendr_jax.plan import request as request_lib
 from gendr_jax.plan import topologies
 from gendr_jax.plan.request import Request
 
-# Set by users for the processes that really run; here they would change the answer.
+# Users set them for their own runs; here they would change what is compiled.
 UNWANTED = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "JAX_ENABLE_X64")
 
 
-def answer(request: Request, *, timeout: float | None = None) -> dict[str, Any]:
-    """The facts of `measure.measure`, or {"error": one line} where it broke.
+def measure_in_subprocess(
+    request: Request, *, timeout: float | None = None
+) -> dict[str, Any]:
+    """The facts of `measure.measure`, or {"error": one line} if the process failed.
 
     Raises:
-        UsageError: the request makes no sense.
+        UsageError: the request is invalid.
     """
     topology = topologies.parse(request.topology)
-    kept = {k: v for k, v in os.environ.items() if k not in UNWANTED}
-    environment = kept | topologies.environment(topology)
+    inherited = {k: v for k, v in os.environ.items() if k not in UNWANTED}
+    environment = inherited | topologies.environment(topology)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "answer.json"
         command = [sys.executable, "-m", "gendr_jax.plan.compile_process", str(out)]
         try:
-            done = subprocess.run(
+            completed = subprocess.run(
                 command,
                 env=environment,
                 input=request.to_json(),
@@ -42,14 +44,14 @@ def answer(request: Request, *, timeout: float | None = None) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             return {"error": f"not compiled within {timeout:g} s (--timeout)"}
         if not out.exists():
-            return {"error": _broken(done.returncode, done.stderr)}
-        found = json.loads(out.read_text())
-    if "usage" in found:
-        raise UsageError(found["usage"])
-    return found
+            return {"error": _failure(completed.returncode, completed.stderr)}
+        facts = json.loads(out.read_text())
+    if "usage" in facts:
+        raise UsageError(facts["usage"])
+    return facts
 
 
-def _broken(status: int, stderr: str) -> str:
+def _failure(status: int, stderr: str) -> str:
     if status == -signal.SIGKILL:
         return "killed, as the system does where this machine's memory is too small"
     lines = (stderr.strip().splitlines() or ["no output"])[-3:]
@@ -60,13 +62,13 @@ def main(out: Path) -> None:
     """Read a request from standard input and write its answer to `out`."""
     from gendr_jax.plan.measure import measure
 
-    asked = request_lib.from_json(sys.stdin.read())
+    request = request_lib.from_json(sys.stdin.read())
     try:
-        found = measure(asked)
+        facts = measure(request)
     except GendrError as error:
-        found = {"usage": str(error)}
+        facts = {"usage": str(error)}
     partial = out.with_suffix(".partial")
-    partial.write_text(json.dumps(found))
+    partial.write_text(json.dumps(facts))
     partial.replace(out)
 
 

@@ -1,10 +1,12 @@
-"""A compiled program's text as computations and instructions, and their counts."""
+"""Parser of HLO text: computations, instructions, loop trip counts."""
 
 import functools
 import math
 import re
 from dataclasses import dataclass
 
+# A computation begins with `[ENTRY] %NAME (PARAMETERS) -> TYPE {`, an instruction is
+# `[ROOT] %NAME = TYPE OP(ARGUMENTS), ATTRIBUTES`.
 _HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _LINE = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -19,27 +21,27 @@ _BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line. `inside` is what stands between the parentheses after `op`."""
+    """One line of HLO text: `NAME = TYPE OP(ARGUMENTS), ATTRIBUTES`."""
 
     name: str
     type: str
     op: str
-    inside: str
+    arguments: str
     attributes: str
     root: bool
 
     @functools.cached_property
     def operands(self) -> tuple[str, ...]:
-        return tuple(_NAME.findall(self.inside))
+        return tuple(_NAME.findall(self.arguments))
 
     @functools.cached_property
     def called(self) -> dict[str, tuple[str, ...]]:
         """{"body": (name,), "calls": (name,), ...}"""
-        found = _CALLED.findall(self.attributes)
-        return {how: tuple(_NAME.findall(names)) for how, names in found}
+        pairs = _CALLED.findall(self.attributes)
+        return {how: tuple(_NAME.findall(names)) for how, names in pairs}
 
     def attribute(self, name: str) -> str:
-        """A value without spaces or in braces, "" where absent."""
+        """The value of `NAME=VALUE`, with braces if it has them; "" where absent."""
         match = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^\s,]+)", self.attributes)
         return match[1] if match else ""
 
@@ -58,7 +60,7 @@ class Computation:
     @functools.cached_property
     def parameters(self) -> dict[int, Instruction]:
         rows = self.instructions.values()
-        return {int(i.inside): i for i in rows if i.op == "parameter"}
+        return {int(i.arguments): i for i in rows if i.op == "parameter"}
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,17 @@ def _bits(dtype: str) -> int:
 def parse(text: str) -> Module:
     """Read `compiled.as_text()`."""
     computations: dict[str, Computation] = {}
-    entry, rows, name = "", {}, ""
+    entry, instructions, name = "", {}, ""
     for line in text.splitlines():
-        head = _HEAD.match(line)
-        if head and " = " not in line.split("(", 1)[0]:
-            name, rows = head[2], {}
-            computations[name] = Computation(name, rows)
-            entry = name if head[1] else entry
+        header = _HEAD.match(line)
+        # An instruction's line may end in "{" too, but has " = " before its operands.
+        if header and " = " not in line.split("(", 1)[0]:
+            name, instructions = header[2], {}
+            computations[name] = Computation(name, instructions)
+            entry = name if header[1] else entry
         elif name and _LINE.match(line):
-            one = _instruction(line)
-            rows[one.name] = one
+            instruction = _instruction(line)
+            instructions[instruction.name] = instruction
     return Module(computations, entry)
 
 
@@ -109,26 +112,26 @@ def _instruction(line: str) -> Instruction:
     start = _LINE.match(line)
     assert start is not None, f"no instruction: {line[:80]!r}"
     rest = line[start.end() :]
-    if rest.startswith("("):
-        end = _closing(rest, 0) + 1
+    if rest.startswith("("):  # a tuple type has spaces: up to its own parenthesis
+        end = _closing_parenthesis(rest, 0) + 1
     else:
         end = rest.index(" ")
     type_, rest = rest[:end], rest[end:].lstrip()
-    opened = rest.index("(")
-    closed = _closing(rest, opened)
+    open_at = rest.index("(")
+    close_at = _closing_parenthesis(rest, open_at)
     return Instruction(
         name=start[2],
         type=type_,
-        op=rest[:opened],
-        inside=rest[opened + 1 : closed],
-        attributes=rest[closed + 1 :],
+        op=rest[:open_at],
+        arguments=rest[open_at + 1 : close_at],
+        attributes=rest[close_at + 1 :],
         root=bool(start[1]),
     )
 
 
-def _closing(text: str, opened: int) -> int:
+def _closing_parenthesis(text: str, open_at: int) -> int:
     depth = 0
-    for i in range(opened, len(text)):
+    for i in range(open_at, len(text)):
         depth += (text[i] == "(") - (text[i] == ")")
         if depth == 0:
             return i
@@ -138,45 +141,56 @@ def _closing(text: str, opened: int) -> int:
 def trips(module: Module, caller: Computation, loop: Instruction) -> int | None:
     """How often a `while` runs its body; None where the text does not say.
 
-    Either the compiler wrote it down, or the condition compares a counter that starts
-    at a constant, and goes up by one, with a constant.
+    Either the compiler noted it (known_trip_count), or the condition compares a counter
+    that starts at a constant, and goes up by one, with a constant.
     """
-    noted = _TRIPS.search(loop.attributes)
-    if noted:
-        return int(noted[1])
-    test = module.computations[loop.called["condition"][0]]
-    if test.root.op != "compare":
+    known = _TRIPS.search(loop.attributes)
+    if known:
+        return int(known[1])
+    condition = module.computations[loop.called["condition"][0]]
+    if condition.root.op != "compare":
         return None
-    begin = caller.instructions.get(loop.operands[0])
-    values = [_constant(test, n, begin, caller) for n in test.root.operands]
-    first = _constant(test, test.root.operands[0], begin, caller)
+    loop_operands = caller.instructions.get(loop.operands[0])
+    values = [
+        _constant(condition, n, loop_operands, caller) for n in condition.root.operands
+    ]
+    first = _constant(condition, condition.root.operands[0], loop_operands, caller)
+    # NE and the strict comparisons stop before the bound, the others at it.
     low, high = values
     if low is None or high is None or first is None:
         return None
-    count = {"LT": 0, "LE": 1, "GT": 0, "GE": 1, "NE": 0}
-    extra = count.get(test.root.attribute("direction"))
+    extra_by_direction = {"LT": 0, "LE": 1, "GT": 0, "GE": 1, "NE": 0}
+    extra = extra_by_direction.get(condition.root.attribute("direction"))
     return None if extra is None else abs(high - low) + extra
 
 
 def _constant(
-    where: Computation,
+    computation: Computation,
     name: str,
-    tuple_: Instruction | None,
+    loop_operands: Instruction | None,
     caller: Computation | None,
 ) -> int | None:
     """The integer that `name` is when a loop begins, looked up through copies."""
-    one = where.instructions.get(name)
-    if one is None:
+    instruction = computation.instructions.get(name)
+    if instruction is None:
         return None
-    if one.op == "constant":
-        return int(one.inside) if re.fullmatch(r"-?\d+", one.inside) else None
-    if one.op in ("copy", "bitcast", "convert") and one.operands:
-        return _constant(where, one.operands[0], tuple_, caller)
-    if one.op == "get-tuple-element" and tuple_ is not None and caller is not None:
-        index = int(one.attribute("index"))
-        if tuple_.op != "tuple" or index >= len(tuple_.operands):
+    if instruction.op == "constant":
+        return (
+            int(instruction.arguments)
+            if re.fullmatch(r"-?\d+", instruction.arguments)
+            else None
+        )
+    if instruction.op in ("copy", "bitcast", "convert") and instruction.operands:
+        return _constant(computation, instruction.operands[0], loop_operands, caller)
+    if (
+        instruction.op == "get-tuple-element"
+        and loop_operands is not None
+        and caller is not None
+    ):
+        index = int(instruction.attribute("index"))
+        if loop_operands.op != "tuple" or index >= len(loop_operands.operands):
             return None
-        return _constant(caller, tuple_.operands[index], None, None)
+        return _constant(caller, loop_operands.operands[index], None, None)
     return None
 
 
@@ -185,15 +199,15 @@ class Runs:
     """How often computations run in one call of the program.
 
     Attributes:
-        times: with loops, unknown ones once.
+        times: loop bodies count by their trips, those of unknown loops once.
         once: as if every loop ran once, which is how XLA counts costs.
-        inside: computations that are part of a fused instruction.
+        fused: computations inside a fused instruction.
         unknown: loops whose number of trips the text does not say.
     """
 
     times: dict[str, float]
     once: dict[str, float]
-    inside: frozenset[str]
+    fused: frozenset[str]
     unknown: int
 
 
@@ -202,26 +216,30 @@ def runs(module: Module) -> Runs:
     times = dict.fromkeys(module.computations, 0.0)
     once = dict(times)
     times[module.entry] = once[module.entry] = 1.0
-    weight, inside, unknown = _weights(module), set(), 0
+    weight, fused, unknown = _weights(module), set(), 0
+    # Callers come after their callees in HLO text, so reversed is callers first.
     for computation in reversed(module.computations.values()):
         if not once[computation.name]:
             continue
-        for one in computation.instructions.values():
-            if one.op in ("async-update", "async-done"):
-                continue  # name again what async-start began
-            factor, names = 1, [n for names in one.called.values() for n in names]
-            if one.op == "while":
-                found = trips(module, computation, one)
-                unknown += found is None
-                factor = 1 if found is None else found
-            elif one.op == "conditional":
+        for instruction in computation.instructions.values():
+            if instruction.op in ("async-update", "async-done"):
+                continue  # they name the computation that async-start has called
+            factor, names = (
+                1,
+                [n for names in instruction.called.values() for n in names],
+            )
+            if instruction.op == "while":
+                trip_count = trips(module, computation, instruction)
+                unknown += trip_count is None
+                factor = 1 if trip_count is None else trip_count
+            elif instruction.op == "conditional":
                 names = [max(names, key=lambda n: weight[n])]
-            elif one.op == "fusion" or computation.name in inside:
-                inside.update(names)
+            elif instruction.op == "fusion" or computation.name in fused:
+                fused.update(names)
             for name in names:
                 times[name] += factor * times[computation.name]
                 once[name] += once[computation.name]
-    return Runs(times, once, frozenset(inside), unknown)
+    return Runs(times, once, frozenset(fused), unknown)
 
 
 def _weights(module: Module) -> dict[str, int]:

@@ -1,4 +1,7 @@
-"""What XLA's cost analysis leaves out: it counts the body of a loop once."""
+"""FLOPs and memory traffic by HLO instruction, loop bodies times their trips.
+
+XLA's own cost analysis counts the body of a loop once.
+"""
 
 import math
 import re
@@ -7,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from gendr_jax.flops import taps
-from gendr_jax.plan import hlo, loops
+from gendr_jax.plan import hlo
 from gendr_jax.plan.hlo import Computation, Instruction, Module, Runs
 
-# Name or view what is there, or wait for it: no bytes of their own.
+# Operations that name, view or wait for a buffer and move no bytes themselves.
 FREE = {
     "parameter",
     "constant",
@@ -38,56 +41,65 @@ def missed(module: Module, runs: Runs) -> tuple[float, float]:
         extra = runs.times[name] - runs.once[name]
         if extra <= 0:
             continue
-        for one in computation.instructions.values():
-            flops += extra * products(computation, one)
-            if name not in runs.inside:
-                moved += extra * traffic(module, computation, one)
+        for instruction in computation.instructions.values():
+            flops += extra * products(computation, instruction)
+            if name not in runs.fused:
+                moved += extra * traffic(module, computation, instruction)
     return flops, moved
 
 
-def products(where: Computation, one: Instruction) -> float:
+def products(computation: Computation, instruction: Instruction) -> float:
     """Operations of a matrix product or convolution; 0 of anything else."""
-    if one.op not in ("dot", "convolution"):
+    if instruction.op not in ("dot", "convolution"):
         return 0.0
-    out, lhs, rhs = (
-        _sizes(one.type),
-        *(_sizes(where.instructions[n].type) for n in one.operands[:2]),
+    output, lhs, rhs = (
+        _sizes(instruction.type),
+        *(_sizes(computation.instructions[n].type) for n in instruction.operands[:2]),
     )
-    if one.op == "dot":
-        axes = re.findall(r"\d+", one.attribute("lhs_contracting_dims"))
-        return 2.0 * math.prod(out) * math.prod(lhs[int(axis)] for axis in axes)
-    left, right, result = re.split("_|->", one.attribute("dim_labels"))
-    window = _window(one.attribute("window"), len(left) - 2)
+    if instruction.op == "dot":
+        # Each output element is a sum over the contracted axes; multiply and add are 2.
+        axes = re.findall(r"\d+", instruction.attribute("lhs_contracting_dims"))
+        return 2.0 * math.prod(output) * math.prod(lhs[int(axis)] for axis in axes)
+    # dim_labels such as b01f_01io->b01f name the axes of input, kernel and output.
+    lhs_labels, rhs_labels, output_labels = re.split(
+        "_|->", instruction.attribute("dim_labels")
+    )
+    window = _window(instruction.attribute("window"), len(lhs_labels) - 2)
     pairs = 1
-    for axis, (stride, low, grown, spread) in enumerate(window):
+    for axis, (stride, low, lhs_dilation, rhs_dilation) in enumerate(window):
         label = str(axis)
+        # Taps in padding or in the zeros of a dilation are no operations.
         pairs *= taps(
-            out[result.index(label)],
-            rhs[right.index(label)],
-            lhs[left.index(label)],
+            output[output_labels.index(label)],
+            rhs[rhs_labels.index(label)],
+            lhs[lhs_labels.index(label)],
             stride=stride,
             low=low,
-            lhs_dilation=grown,
-            rhs_dilation=spread,
+            lhs_dilation=lhs_dilation,
+            rhs_dilation=rhs_dilation,
         )
-    features = out[result.index("b")] * out[result.index("f")] * rhs[right.index("i")]
-    return 2.0 * features * pairs / int(one.attribute("batch_group_count") or 1)
+    features = (
+        output[output_labels.index("b")]
+        * output[output_labels.index("f")]
+        * rhs[rhs_labels.index("i")]
+    )
+    return 2.0 * features * pairs / int(instruction.attribute("batch_group_count") or 1)
 
 
-def _sizes(text: str) -> tuple[int, ...]:
-    return hlo.shapes(text)[0][1]
+def _sizes(hlo_type: str) -> tuple[int, ...]:
+    return hlo.shapes(hlo_type)[0][1]
 
 
 def _window(text: str, axes: int) -> list[tuple[int, int, int, int]]:
     """(stride, padding before, dilation of the left side, of the right) per axis."""
 
     def values(name: str, default: str) -> list[str]:
-        found = re.search(rf"\b{name}=(\S+?)[\s}}]", text)
-        return found[1].split("x") if found else [default] * axes
+        match = re.search(rf"\b{name}=(\S+?)[\s}}]", text)
+        return match[1].split("x") if match else [default] * axes
 
     return [
-        (int(stride), int(pad.split("_")[0]), int(grown), int(spread))
-        for stride, pad, grown, spread in zip(
+        (int(stride), int(pad.split("_")[0]), int(lhs_dilation), int(rhs_dilation))
+        for stride, pad, lhs_dilation, rhs_dilation in zip(
             values("stride", "1"),
             values("pad", "0_0"),
             values("lhs_dilate", "1"),
@@ -99,53 +111,56 @@ def _window(text: str, axes: int) -> list[tuple[int, int, int, int]]:
 
 def traffic(
     module: Module,
-    where: Computation,
-    one: Instruction,
+    computation: Computation,
+    instruction: Instruction,
     size: Callable[[str], int] = hlo.size_bytes,
 ) -> float:
-    """Bytes that an instruction reads and writes; of slices, the part that is used.
+    """Bytes that an instruction reads and writes; of a sliced operand, the slice.
 
     ``size``: bytes of a type.
     """
-    if one.op in FREE or one.op.endswith("-done"):
+    if instruction.op in FREE or instruction.op.endswith("-done"):
         return 0.0
-    if one.op in SLICES:
-        return 2.0 * size(one.type)
-    operands = [where.instructions.get(n) for n in one.operands]
-    read = [size(o.type) if o else 0 for o in operands]
-    if one.op == "dynamic-update-slice":
-        return 2.0 * read[1]
-    written = size(one.type)
-    if one.op != "fusion":
-        return float(sum(read) + written)
-    body = module.computations[one.called["calls"][0]]
-    updated = _updates(body)
+    if instruction.op in SLICES:
+        return 2.0 * size(instruction.type)
+    operands = [computation.instructions.get(n) for n in instruction.operands]
+    operand_sizes = [size(o.type) if o else 0 for o in operands]
+    if instruction.op == "dynamic-update-slice":  # in place: only the update moves
+        return 2.0 * operand_sizes[1]
+    written = size(instruction.type)
+    if instruction.op != "fusion":
+        return float(sum(operand_sizes) + written)
+    # A fusion reads its operands and writes its result; what is between stays on chip.
+    fused = module.computations[instruction.called["calls"][0]]
+    updated = _written_slice(fused)
     if updated is not None:
         written = min(written, updated)
-    used = [_used(body, i, size) for i, size in enumerate(read)]
-    return float(sum(used) + written)
+    read = [_read_bytes(fused, i, size) for i, size in enumerate(operand_sizes)]
+    return float(sum(read) + written)
 
 
-def _updates(body: Computation) -> int | None:
-    """Bytes that a fusion writes in place, where it ends in an update of a slice."""
-    one = body.root
-    while one.op in ("bitcast", "copy") and one.operands:
-        one = body.instructions[one.operands[0]]
-    if one.op != "dynamic-update-slice":
+def _written_slice(fused: Computation) -> int | None:
+    """Bytes of the slice that a fusion updates in place, None where it does not."""
+    instruction = fused.root
+    while instruction.op in ("bitcast", "copy") and instruction.operands:
+        instruction = fused.instructions[instruction.operands[0]]
+    if instruction.op != "dynamic-update-slice":
         return None
-    return hlo.size_bytes(body.instructions[one.operands[1]].type)
+    return hlo.size_bytes(fused.instructions[instruction.operands[1]].type)
 
 
-def _used(body: Computation, index: int, size: int) -> int:
-    """Bytes of a fusion's operand that are read."""
-    name = body.parameters[index].name
-    users = [i for i in body.instructions.values() if name in i.operands]
-    sliced = [u for u in users if u.op in SLICES and u.operands[0] == name]
-    target = [u for u in users if u.op == "dynamic-update-slice"]
-    target = [u for u in target if u.operands[0] == name]
-    if users and len(sliced) + len(target) == len(users):
-        part = int(np.sum([hlo.size_bytes(u.type) for u in sliced], dtype=np.int64))
-        return min(size, part)
+def _read_bytes(fused: Computation, index: int, size: int) -> int:
+    """Bytes of a fusion's operand that are read: only its slices where it is sliced."""
+    parameter = fused.parameters[index].name
+    users = [i for i in fused.instructions.values() if parameter in i.operands]
+    sliced = [u for u in users if u.op in SLICES and u.operands[0] == parameter]
+    updated = [u for u in users if u.op == "dynamic-update-slice"]
+    updated = [u for u in updated if u.operands[0] == parameter]
+    if users and len(sliced) + len(updated) == len(users):
+        sliced_bytes = int(
+            np.sum([hlo.size_bytes(u.type) for u in sliced], dtype=np.int64)
+        )
+        return min(size, sliced_bytes)
     return size
 
 
@@ -154,27 +169,37 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _TILE = re.compile(r"T\(([\d,]+)\)")
 
 
-def used(text: str) -> bool:
-    """Whether a compiled program's text has arrays in vector memory."""
+def has_vector_memory(text: str) -> bool:
+    """Whether a compiled program's text puts arrays into vector memory (VMEM)."""
     return ON_CHIP in text
 
 
 def hbm_traffic(module: Module, runs: Runs) -> float:
-    """Bytes to and from HBM in one call: tiles filled up, loops with all trips."""
+    """Bytes to and from HBM in one call: padded tiles, loop bodies times trips."""
     moved = 0.0
     for name, computation in module.computations.items():
-        if name not in runs.inside and runs.times[name]:
+        if name not in runs.fused and runs.times[name]:
             rows = computation.instructions.values()
-            moved += runs.times[name] * sum(_of(module, computation, i) for i in rows)
+            moved += runs.times[name] * sum(
+                _instruction_traffic(module, computation, i) for i in rows
+            )
     return moved
 
 
-def _of(module: Module, where: Computation, one: Instruction) -> float:
-    if one.op == "slice-start":  # ((source), part, flag): only the part travels
-        return float(_arrays(one.type)[1][1])
-    if one.op == "copy-start":  # (target, source, flag): what each side has in HBM
-        return float(sum(size for chip, size in _arrays(one.type)[:2] if not chip))
-    return loops.traffic(module, where, one, size=_hbm)
+def _instruction_traffic(
+    module: Module, computation: Computation, instruction: Instruction
+) -> float:
+    if (
+        instruction.op == "slice-start"
+    ):  # ((source), slice, flag): only the slice is moved
+        return float(_arrays(instruction.type)[1][1])
+    if (
+        instruction.op == "copy-start"
+    ):  # (target, source, flag); a side in VMEM does not count
+        return float(
+            sum(size for chip, size in _arrays(instruction.type)[:2] if not chip)
+        )
+    return traffic(module, computation, instruction, size=_hbm)
 
 
 def _hbm(text: str) -> int:
@@ -191,12 +216,12 @@ def _arrays(text: str) -> list[tuple[bool, int]]:
 
 
 def _padded(dtype: str, sizes: str, layout: str) -> int:
-    """Bytes where the two fastest axes fill whole tiles."""
+    """Bytes of an array whose minor axes are padded to the layout's tile."""
     shape = [int(n) for n in sizes.split(",") if n]
     tile = _TILE.search(layout)
     if tile and shape:
-        fastest = [int(n) for n in layout.split(":")[0].split(",") if n]
-        steps = reversed([int(n) for n in tile[1].split(",")])
-        for axis, step in zip(fastest, steps, strict=False):
-            shape[axis] = -(-shape[axis] // step) * step
+        minor_axes = [int(n) for n in layout.split(":")[0].split(",") if n]
+        tile_sizes = reversed([int(n) for n in tile[1].split(",")])
+        for axis, tile_size in zip(minor_axes, tile_sizes, strict=False):
+            shape[axis] = -(-shape[axis] // tile_size) * tile_size
     return math.prod(shape) * hlo.size_bytes(f"{dtype}[8]") // 8

@@ -1,4 +1,4 @@
-"""Whether a request can be compiled at all, from its numbers alone."""
+"""Check a request before compiling: mesh, batch and settings against the topology."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -12,7 +12,7 @@ from gendr_jax.train.stages import build
 
 
 def require(request: Request) -> None:
-    """Refuse a mesh, a batch or settings that do not fit the machine or each other.
+    """Refuse a mesh, a batch or settings that do not fit the topology or each other.
 
     Devices that are present (`gpu`, `cpu` without a count) are counted when they are
     used, not here.

@@ -1,14 +1,15 @@
-"""The programs of a step, one by one: their times, and which of them decide."""
+"""The table of the programs of a step: times of each, and which one dominates."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gendr_jax.plan import roofline
 from gendr_jax.plan.chips import Chip
-from gendr_jax.plan.roofline import Efficiency, program
+from gendr_jax.plan.roofline import Efficiency
 
-# Of several programs, one with this share of a step is said to decide about it.
-MUCH = 0.4
+# A program with this share of the step's time is named in the notes.
+DOMINANT_SHARE = 0.4
 HEADS = ("program", "TFLOP", "HBM GB", "compute ms", "HBM ms", "net ms")
 HEADS += ("step ms >=", "net exposed", "no overlap", "bound", "share")
 
@@ -17,10 +18,10 @@ def programs(
     facts: Mapping[str, Any], chip: Chip, efficiency: Efficiency
 ) -> list[dict[str, Any]]:
     """Seconds of every program of a measured step, as JSON values."""
-    found = []
+    rows = []
     for phase in facts["phases"]:
-        times = program(phase, chip, efficiency)
-        found.append(
+        times = roofline.program(phase, chip, efficiency)
+        rows.append(
             {
                 "name": phase.get("name", "step"),
                 "flops": phase["flops"],
@@ -30,38 +31,38 @@ def programs(
                 "bound": times.bound,
             }
         )
-    return found
+    return rows
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Lines of a Markdown table for every row whose step has several programs."""
     lines: list[str] = []
-    for one in rows:
-        parts = one.get("programs") or []
-        if len(parts) > 1:
-            lines += ["", f"Programs of {one['topology']} {one['mesh']}:", ""]
-            lines += _table(parts)
+    for row in rows:
+        programs = row.get("programs") or []
+        if len(programs) > 1:
+            lines += ["", f"Programs of {row['topology']} {row['mesh']}:", ""]
+            lines += _table(programs)
     return lines
 
 
-def _table(parts: Sequence[Mapping[str, Any]]) -> list[str]:
-    whole = sum(part["step"] for part in parts)
-    cells = [HEADS]
-    for part in parts:
+def _table(programs: Sequence[Mapping[str, Any]]) -> list[str]:
+    step_seconds = sum(program["step"] for program in programs)
+    table_rows = [HEADS]
+    for program in programs:
         times = ("compute", "memory", "network", "step", "exposed", "serial")
-        cells.append(
+        table_rows.append(
             (
-                part["name"],
-                f"{part['flops'] / 1e12:.2f}",
-                f"{part['hbm_traffic_bytes'] / 1e9:.1f}",
-                *(f"{1e3 * part[name]:.1f}" for name in times),
-                part["bound"],
-                f"{part['step'] / whole:.0%}",
+                program["name"],
+                f"{program['flops'] / 1e12:.2f}",
+                f"{program['hbm_traffic_bytes'] / 1e9:.1f}",
+                *(f"{1e3 * program[name]:.1f}" for name in times),
+                program["bound"],
+                f"{program['step'] / step_seconds:.0%}",
             )
         )
-    widths = [max(len(row[i]) for row in cells) for i in range(len(HEADS))]
+    widths = [max(len(row[i]) for row in table_rows) for i in range(len(HEADS))]
     lines = []
-    for row in cells:
+    for row in table_rows:
         padded = [v.rjust(w) for v, w in zip(row, widths, strict=True)]
         padded[0] = row[0].ljust(widths[0])
         lines.append("| " + " | ".join(padded) + " |")
@@ -69,20 +70,24 @@ def _table(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     return [lines[0], "| " + " | ".join(rule) + " |", *lines[1:]]
 
 
-def warnings(one: Mapping[str, Any]) -> list[str]:
-    """What is worth a look in a row: a program that decides, an idle axis."""
+def warnings(row: Mapping[str, Any]) -> list[str]:
+    """Notes on a row: mesh axes that split nothing, a program that dominates."""
     lines = [
         f"no rule of sharding.rules splits a weight over {axis}; its devices repeat "
         "what the others do (docs/sharding.md)"
-        for axis in one.get("idle_axes", ())
+        for axis in row.get("idle_axes", ())
     ]
-    parts = one.get("programs") or []
-    whole = sum(part["step"] for part in parts)
-    longest = max(parts, key=lambda part: part["step"], default=None)
-    if longest is None or len(parts) < 2 or longest["step"] < MUCH * whole:
+    programs = row.get("programs") or []
+    step_seconds = sum(program["step"] for program in programs)
+    longest = max(programs, key=lambda program: program["step"], default=None)
+    if (
+        longest is None
+        or len(programs) < 2
+        or longest["step"] < DOMINANT_SHARE * step_seconds
+    ):
         return lines
     return [
         *lines,
-        f"the program {longest['name']} is {longest['step'] / whole:.0%} of the step "
-        f"and waits for {longest['bound']}; look at it first",
+        f"the program {longest['name']} is {longest['step'] / step_seconds:.0%} of the "
+        f"step and waits for {longest['bound']}; look at it first",
     ]

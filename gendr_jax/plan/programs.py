@@ -1,4 +1,4 @@
-"""The programs whose cost is asked for: the training step and the restoring pass."""
+"""Trace the programs that are planned: the training step and the restoring pass."""
 
 import dataclasses
 import math
@@ -29,16 +29,16 @@ from gendr_jax.train.stages.initial_weights import PROMPT_TOKENS
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """Programs that make one step or pass, before they are compiled.
+    """The traced programs of one step or pass, not yet compiled.
 
     Attributes:
-        parts: the programs, in the order in which they run.
+        programs: in the order in which they run.
         roles: {"params": tree, ...} of abstract arguments with their shardings.
-        images: that one call handles, on all devices.
-        phases: how many programs there are in all.
+        images: how many one call handles, on all devices.
+        phases: how many programs the step has, traced here or not.
     """
 
-    parts: list[compiled_step.Part]
+    programs: list[compiled_step.StepProgram]
     roles: dict[str, Any]
     images: int
     phases: int = 1
@@ -48,7 +48,7 @@ def traced_step(request: Request, mesh: Mesh, *, remat: str | None = None) -> Tr
     """The program of a request on a mesh.
 
     Args:
-        remat: a policy in the place of the config's; None leaves that.
+        remat: overrides the config's policy; None keeps it.
 
     Raises:
         UsageError: a misspelt or impossible setting, or a batch that does not divide.
@@ -76,15 +76,15 @@ def _train(config: Mapping[str, Any], mesh: Mesh, only: int | None) -> Traced:
     settings = build.read_settings(config, mesh)
     stage = build.declare(config, mesh)
     size, crop = settings.batch_size, settings.data.crop
-    where = build.placement(settings, mesh)
-    args = compiled_step.arguments(stage, where, batch_size=size, crop=crop)
+    placement = build.placement(settings, mesh)
+    args = compiled_step.arguments(stage, placement, batch_size=size, crop=crop)
     roles = {**_state_roles(args.state), "frozen": args.frozen, "batch": args.batch}
-    parts = compiled_step.traced(stage, where, args, only)
-    return Traced(parts, roles, size, len(compiled_step.phases(stage)))
+    programs = compiled_step.traced(stage, placement, args, only)
+    return Traced(programs, roles, size, len(compiled_step.phases(stage)))
 
 
 def _state_roles(state: Any) -> dict[str, Any]:
-    """Leaves of a training state by what they are for."""
+    """Leaves of a training state by role: params, optimizer, ema."""
     roles: dict[str, list[Any]] = {"params": [], "optimizer": [], "ema": []}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         names = sharding.path_name(path).split("/")
@@ -137,11 +137,11 @@ def check_restore(settings: build.Settings, size: int, mesh: Mesh) -> forward.Re
 
 
 def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
-    """The pass of `Restorer`: weights whole on every device, pictures shared out."""
+    """The pass of `Restorer`: weights replicated, pictures split over the devices."""
     settings = build.read_settings(config, mesh)
     recipe = check_restore(settings, size, mesh)
     assert not isinstance(settings, VAESettings)  # which has no recipe
-    whole = sharding.replicated(mesh)
+    replicated = sharding.replicated(mesh)
     width = settings.unet.cross_attention_dim
     prompt = jax.ShapeDtypeStruct((PROMPT_TOKENS, width), jnp.float32)
     params = {name: net.abstract for name, net in forward.networks(recipe).items()}
@@ -149,42 +149,42 @@ def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
 
     def weight(leaf: Any) -> jax.ShapeDtypeStruct:
         dtype = settings.dtype if leaf.ndim > 1 else "float32"
-        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=whole)
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=replicated)
 
     params = jax.tree.map(weight, params)
-    shared = tuple(name for name in mesh.axis_names if name != SPACE)
-    tall = SPACE if mesh.shape.get(SPACE, 1) > 1 else None
-    rows = NamedSharding(mesh, PartitionSpec(shared, tall))
+    batch_axes = tuple(name for name in mesh.axis_names if name != SPACE)
+    height_axis = SPACE if mesh.shape.get(SPACE, 1) > 1 else None
+    rows = NamedSharding(mesh, PartitionSpec(batch_axes, height_axis))
     count = settings.batch_size
     pictures = jax.ShapeDtypeStruct((count, size, size, 3), jnp.float32, sharding=rows)
     jitted = jax.jit(
         forward.make_pass(recipe),
-        in_shardings=(jax.tree.map(lambda _: whole, params), rows),
+        in_shardings=(jax.tree.map(lambda _: replicated, params), rows),
     )
     with jax.set_mesh(mesh):
         traced = jitted.trace(params, pictures)
-    part = compiled_step.Part("restore", traced)
-    return Traced([part], {"params": params, "batch": pictures}, count)
+    program = compiled_step.StepProgram("restore", traced)
+    return Traced([program], {"params": params, "batch": pictures}, count)
 
 
 def bytes_per_device(tree: Any) -> int:
-    """What one device holds of abstract arrays with shardings, in its own memory."""
+    """Bytes of abstract arrays with shardings in one device's own memory."""
     leaves = jax.tree.leaves(tree)
-    return sum(_share(x) for x in leaves if not _on_host(x))
+    return sum(_shard_bytes(x) for x in leaves if not _on_host(x))
 
 
 def bytes_on_host(tree: Any) -> int:
     """The same in the host's memory."""
-    return sum(_share(x) for x in jax.tree.leaves(tree) if _on_host(x))
+    return sum(_shard_bytes(x) for x in jax.tree.leaves(tree) if _on_host(x))
 
 
 def replicated_bytes(tree: Any) -> int:
-    """Bytes of arrays that every device holds whole."""
+    """Bytes of arrays that are replicated on every device."""
     leaves = jax.tree.leaves(tree)
-    return sum(_share(x) for x in leaves if x.sharding.is_fully_replicated)
+    return sum(_shard_bytes(x) for x in leaves if x.sharding.is_fully_replicated)
 
 
-def _share(x: Any) -> int:
+def _shard_bytes(x: Any) -> int:
     shape = x.sharding.shard_shape(x.shape)
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         return 8 * math.prod(shape)  # two words of a counter-based key

@@ -1,4 +1,4 @@
-"""From facts to rows of the contract's JSON, and from rows to a table."""
+"""Rows of `gendr plan --json` from compiler facts, and the table for the terminal."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ ROLES = ("params", "optimizer", "ema", "frozen", "batch")
 
 
 def title(request: Request) -> str:
-    """A request in a few words."""
+    """A request in a few words, for progress lines."""
     batch = request.batch_per_device
     words = [request.topology, request.mesh or "data=-1"]
     words += [f"batch {batch} a device"] if batch else []
@@ -30,7 +30,7 @@ def row(
 ) -> dict[str, Any]:
     """One object of `gendr plan --json`; all bytes and FLOPs are of one device.
 
-    Keys beside the contract's say what they are; what is not known is None.
+    Figures that are not known are None.
     """
     head = {
         "topology": request.topology,
@@ -45,26 +45,26 @@ def row(
     chip = _chip(request, facts)
     head["mesh"] = mesh_text(facts["mesh_axes"])
     head["batch_per_device"] = facts["batch_size"] // row_shares(facts)
-    known = ("peak_bytes", "argument_bytes", "temp_bytes", "flops", "hbm_traffic_bytes")
-    known += ("collectives", "fits")
-    found = head | {name: facts.get(name) for name in known}
-    found |= {k: v for k, v in facts.items() if k not in found}
-    found["hbm_bytes"] = chip.hbm_bytes if chip else None
+    copied = ("peak_bytes", "argument_bytes", "temp_bytes", "flops")
+    copied += ("hbm_traffic_bytes", "collectives", "fits")
+    result = head | {name: facts.get(name) for name in copied}
+    result |= {k: v for k, v in facts.items() if k not in result}
+    result["hbm_bytes"] = chip.hbm_bytes if chip else None
     temporary = facts.get("temp_bytes")
-    found["roles"] = dict(facts["roles"]) | {"activations": temporary}
-    found["idle_axes"] = _idle_axes(request, facts["mesh_axes"])
-    found["efficiency"] = dataclasses.asdict(efficiency)
+    result["roles"] = dict(facts["roles"]) | {"activations": temporary}
+    result["idle_axes"] = _idle_axes(request, facts["mesh_axes"])
+    result["efficiency"] = dataclasses.asdict(efficiency)
     if chip is None or facts.get("flops") is None:
-        return found | dict.fromkeys(TIMES)
-    found["programs"] = programs(facts, chip, efficiency)
-    return found | _times(facts, chip, roofline(facts, chip, efficiency), pairs)
+        return result | dict.fromkeys(TIMES)
+    result["programs"] = programs(facts, chip, efficiency)
+    return result | _times(facts, chip, roofline(facts, chip, efficiency), pairs)
 
 
 def _idle_axes(request: Request, axes: Mapping[str, int]) -> list[str]:
-    """Mesh axes over which, by the config's own word, no weight is split."""
+    """Mesh axes over which no rule of the config splits a weight."""
     rules = request.config.get("sharding", {}).get("rules")
-    split = rules is None or any("model" in how for _, how in rules)
-    return [] if split or axes.get("model", 1) == 1 else ["model"]
+    splits_model = rules is None or any("model" in how for _, how in rules)
+    return [] if splits_model or axes.get("model", 1) == 1 else ["model"]
 
 
 def _chip(request: Request, facts: Mapping[str, Any]) -> chips.Chip | None:
@@ -117,45 +117,47 @@ HEADS = (
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as a Markdown table that also reads well as plain text, and its notes."""
-    cells = [HEADS, *(_cells(one) for one in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(HEADS))]
+    """Rows as an aligned Markdown table, then notes."""
+    table_rows = [HEADS, *(_cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in table_rows) for i in range(len(HEADS))]
 
     def line(values: Sequence[str]) -> str:
-        left = [v.ljust(w) for v, w in zip(values[:2], widths[:2], strict=True)]
-        right = [v.rjust(w) for v, w in zip(values[2:], widths[2:], strict=True)]
-        return "| " + " | ".join(left + right) + " |"
+        names = [v.ljust(w) for v, w in zip(values[:2], widths[:2], strict=True)]
+        numbers = [v.rjust(w) for v, w in zip(values[2:], widths[2:], strict=True)]
+        return "| " + " | ".join(names + numbers) + " |"
 
-    rule = ["-" * w if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    lines = [line(HEADS), "| " + " | ".join(rule) + " |"]
-    lines += [line(values) for values in cells[1:]]
+    separator = [
+        "-" * w if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)
+    ]
+    lines = [line(HEADS), "| " + " | ".join(separator) + " |"]
+    lines += [line(values) for values in table_rows[1:]]
     return "\n".join(lines + tables(rows) + _notes(rows))
 
 
-def _cells(one: Mapping[str, Any]) -> tuple[str, ...]:
-    head = (one["topology"], one["mesh"] or "", _number(one["batch_per_device"], 0))
-    if "error" in one:
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    head = (row["topology"], row["mesh"] or "", _number(row["batch_per_device"], 0))
+    if "error" in row:
         return (*head, "failed", *("",) * (len(HEADS) - 4))
-    sent = sum(c["bytes"] for c in (one["collectives"] or {}).values())
-    network, times = one["collectives"] is not None, one["roofline_s"] or {}
+    sent = sum(c["bytes"] for c in (row["collectives"] or {}).values())
+    network, times = row["collectives"] is not None, row["roofline_s"] or {}
     return (
         *head,
-        "yes" if one["fits"] else "NO",
-        _number(one["peak_bytes"], 2, GIB),
-        _number(one["hbm_bytes"], 2, GIB),
-        *(_number(one["roles"].get(r, 0), 2, GIB) for r in ROLES[:4]),
-        _number(one["temp_bytes"], 2, GIB),
-        _number(one["flops"], 2, 1e12),
-        _number(one["hbm_traffic_bytes"], 1, 1e9),
+        "yes" if row["fits"] else "NO",
+        _number(row["peak_bytes"], 2, GIB),
+        _number(row["hbm_bytes"], 2, GIB),
+        *(_number(row["roles"].get(r, 0), 2, GIB) for r in ROLES[:4]),
+        _number(row["temp_bytes"], 2, GIB),
+        _number(row["flops"], 2, 1e12),
+        _number(row["hbm_traffic_bytes"], 1, 1e9),
         _number(sent if network else None, 2, 1e9),
         *(_number(times.get(r), 1, 1e-3) for r in ("compute", "memory", "network")),
-        *(_number(one[s], 1, 1e-3) for s in STEPS),
-        one["bound"] or "",
-        *(_percent(one[s]) for s in ("mfu_bound", "mfu_exposed", "mfu_serial")),
-        _percent(one["mfu_model"]),
-        _number(one["images_per_s"], 0),
-        _number(one["days"], 2),
-        _number(one["chip_hours"], 0),
+        *(_number(row[s], 1, 1e-3) for s in STEPS),
+        row["bound"] or "",
+        *(_percent(row[s]) for s in ("mfu_bound", "mfu_exposed", "mfu_serial")),
+        _percent(row["mfu_model"]),
+        _number(row["images_per_s"], 0),
+        _number(row["days"], 2),
+        _number(row["chip_hours"], 0),
     )
 
 
@@ -169,43 +171,45 @@ def _percent(value: float | None) -> str:
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
-    for one in rows:
-        where = f"{one['topology']} {one['mesh']} batch {one['batch_per_device']}"
-        if "error" in one:
-            lines.append(f"{where}: {one['error']}")
-        elif not one["fits"] and one["hbm_bytes"]:
-            over = (one["peak_bytes"] - one["hbm_bytes"]) / GIB
-            lines.append(f"{where}: {over:.2f} GiB too much. {_advice(one)}")
-        if one.get("loops_of_unknown_length"):
-            count = one["loops_of_unknown_length"]
-            lines.append(f"{where}: {count} loops of unknown length, counted once")
-        lines += [f"{where}: {warning}" for warning in warnings(one)]
-    if any(one.get("step_s") for one in rows):
+    for row in rows:
+        setup = f"{row['topology']} {row['mesh']} batch {row['batch_per_device']}"
+        if "error" in row:
+            lines.append(f"{setup}: {row['error']}")
+        elif not row["fits"] and row["hbm_bytes"]:
+            excess = (row["peak_bytes"] - row["hbm_bytes"]) / GIB
+            lines.append(f"{setup}: {excess:.2f} GiB too much. {_advice(row)}")
+        if row.get("loops_of_unknown_length"):
+            count = row["loops_of_unknown_length"]
+            lines.append(f"{setup}: {count} loops of unknown length, counted once")
+        lines += [f"{setup}: {warning}" for warning in warnings(row)]
+    if any(row.get("step_s") for row in rows):
         lines += _assumptions(rows)
     return ["", *lines] if lines else []
 
 
 def _assumptions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    rates = next(one["efficiency"] for one in rows if one.get("step_s"))
+    rates = next(row["efficiency"] for row in rows if row.get("step_s"))
     if set(rates.values()) == {1.0}:
-        how = "at their peak rates, which no program reaches (--efficiency: measured)"
+        rate_words = (
+            "at their peak rates, which no program reaches (--efficiency: measured)"
+        )
     else:
-        told = ", ".join(f"{name} {share:g}" for name, share in rates.items())
-        how = f"at shares of their peak rates as given ({told})"
+        shares = ", ".join(f"{name} {share:g}" for name, share in rates.items())
+        rate_words = f"at shares of their peak rates as given ({shares})"
     return [
-        f"Times: resources {how}. step: all of them overlap, a bound from below, and "
+        f"Times: resources {rate_words}. step: all of them overlap, a lower bound, and "
         "images/s, days and chip-h with it; net exposed: computing and HBM overlap; "
         "no overlap: their sum. Launch, host, data, saving and restarts are left out."
     ]
 
 
-def _advice(one: Mapping[str, Any]) -> str:
-    change = one.get("change")
+def _advice(row: Mapping[str, Any]) -> str:
+    change = row.get("change")
     if not change:
         return ""
     peak = change["peak_bytes"]
     if peak is None:
-        how = "" if change["compiled"] else ", not compiled"
-        return f"Try {change['words']}{how}."
+        suffix = "" if change["compiled"] else ", not compiled"
+        return f"Try {change['words']}{suffix}."
     verb = "compiled" if change["compiled"] else "estimated"
     return f"Fits with {change['words']} ({verb}: {peak / GIB:.2f} GiB)."

@@ -1,4 +1,4 @@
-"""A request: one program for one machine. Plain data, on both sides of a process."""
+"""What to plan: one program on one topology, as JSON that crosses a process border."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ Effort = Literal["low", "full"]
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One cell of a table.
+    """One program on one topology; a row of the table.
 
     Attributes:
         config: of the stage, as JSON values.
@@ -35,7 +35,7 @@ class Request:
     phase: int | None = None
 
     def to_json(self) -> str:
-        """One line, the same for the same question."""
+        """One line of JSON with sorted keys; equal requests give equal text."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
@@ -45,12 +45,12 @@ def from_json(text: str) -> Request:
 
 
 def sizes(axes: Mapping[str, int]) -> dict[str, int]:
-    """Sizes of a mesh's axes under the names that `config.mesh` has for them."""
-    found: dict[str, int] = {}
+    """Axis sizes of a mesh by the names of `config.mesh` (`fsdp_outer` is `fsdp`)."""
+    by_name: dict[str, int] = {}
     for name, size in axes.items():
         name = name.removesuffix("_outer")  # two mesh axes share one name
-        found[name] = found.get(name, 1) * size
-    return found
+        by_name[name] = by_name.get(name, 1) * size
+    return by_name
 
 
 def row_shares(facts: Mapping[str, Any]) -> int:
@@ -61,5 +61,5 @@ def row_shares(facts: Mapping[str, Any]) -> int:
 
 def mesh_text(axes: Mapping[str, int]) -> str:
     """`config.mesh` of a mesh with these axes."""
-    parts = [f"{name}={size}" for name, size in sizes(axes).items() if size > 1]
-    return ",".join(parts) or "data=1"
+    entries = [f"{name}={size}" for name, size in sizes(axes).items() if size > 1]
+    return ",".join(entries) or "data=1"

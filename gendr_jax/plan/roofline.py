@@ -1,6 +1,6 @@
-"""How long a program takes at least, by what its resources do at the same time.
+"""Roofline model: seconds of a program by compute, HBM and network.
 
-Three sums of the same times, from the bound to what no schedule is slower than:
+Three sums of the same times, from a lower bound to an upper one:
 
     step     computing, memory and both networks all overlap
     exposed  computing and memory overlap, the network waits for them
@@ -22,7 +22,7 @@ from gendr_jax.plan.chips import Chip
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds on each resource, and of all by what overlaps."""
+    """Seconds on each resource, and of the program by what overlaps."""
 
     compute: float
     memory: float
@@ -38,14 +38,14 @@ class Roofline:
 
     @property
     def bound(self) -> str:
-        """The resource that decides."""
+        """The resource that takes longest."""
         names = ("compute", "memory", "ici", "dcn")
         return max(names, key=lambda name: getattr(self, name))
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Shares of the peak rates that a program reaches; 1 where nobody measured."""
+    """Shares of the peak rates that a program reaches; 1 where not measured."""
 
     compute: float = 1.0
     hbm: float = 1.0
@@ -65,9 +65,9 @@ def roofline(
         chip: of one device.
         efficiency: of its resources.
     """
-    parts = [program(phase, chip, efficiency) for phase in facts["phases"]]
+    programs = [program(phase, chip, efficiency) for phase in facts["phases"]]
     names = [field.name for field in fields(Roofline)]
-    return Roofline(*(sum(getattr(p, name) for p in parts) for name in names))
+    return Roofline(*(sum(getattr(p, name) for p in programs) for name in names))
 
 
 def program(
@@ -75,42 +75,42 @@ def program(
 ) -> Roofline:
     """The times of one program of a step."""
     ici = dcn = 0.0
-    for one in facts["collectives_by_axis"]:
-        inner, outer = sent(one)
+    for collective in facts["collectives_by_axis"]:
+        inner, outer = sent(collective)
         ici += inner / (chip.ici_bandwidth * efficiency.network)
         dcn += outer / (chip.dcn_bandwidth * efficiency.network)
     compute = facts["flops"] / (chip.flops * efficiency.compute)
     memory = facts["hbm_traffic_bytes"] / (chip.hbm_bandwidth * efficiency.hbm)
-    busy, network = max(compute, memory), max(ici, dcn)
+    on_device, network = max(compute, memory), max(ici, dcn)
     return Roofline(
         compute,
         memory,
         ici,
         dcn,
-        step=max(busy, network),
-        exposed=busy + network,
+        step=max(on_device, network),
+        exposed=on_device + network,
         serial=compute + memory + network,
     )
 
 
-def sent(one: Mapping[str, Any]) -> tuple[float, float]:
+def sent(collective: Mapping[str, Any]) -> tuple[float, float]:
     """(bytes over the links of a slice, bytes to other slices) that a device sends.
 
     The first are scaled so that dividing by the bandwidth of both directions of one
     axis gives the time of the ring.
     """
-    kind, size, group = one["kind"], one["bytes"], one["group"]
-    across = one["slices"]
+    kind, size, group = collective["kind"], collective["bytes"], collective["group"]
+    slices = collective["slices"]
     if kind == "dcn-all-reduce":
-        return 0.0, 2.0 * size * (across - 1) / across
+        return 0.0, 2.0 * size * (slices - 1) / slices
     if kind.startswith("dcn-"):
         return 0.0, size
     if kind == "collective-permute":
-        # a neighbour's link, one way: half of the two directions
-        return (0.0, size) if across > 1 else (2.0 * size, 0.0)
-    inside = group // across
+        # a neighbour's link, one way: half of the bandwidth of both directions
+        return (0.0, size) if slices > 1 else (2.0 * size, 0.0)
+    inside = group // slices
     ring = (inside - 1) / inside
-    over = (across - 1) / across
+    over = (slices - 1) / slices
     if kind == "all-to-all":
         # a piece travels a quarter of the ring on average
         return size * max(ring, inside / 4 * (inside > 1)), size * over
@@ -119,7 +119,7 @@ def sent(one: Mapping[str, Any]) -> tuple[float, float]:
     if kind == "all-reduce-scatter":  # bytes before the slice
         return size * ring, size / inside * over
     if kind == "reduce-scatter":
-        return size * group * ring, size * across * over
+        return size * group * ring, size * slices * over
     # all-gather, broadcast: slices exchange shares, then spread them inside
     return size * ring, size / inside * over
 

@@ -1,8 +1,7 @@
-"""What to change so that a program fits: candidates, each with an estimate.
+"""Suggest settings with which a program fits the memory, each with an estimated peak.
 
-An estimate scales the state with the parts of `fsdp` and the temporary memory with the
-batch; gathered weights do not shrink, hence an estimate can be too low, and a
-compilation decides.
+An estimate divides the state by the size of `fsdp` and scales temporary memory with
+the batch. Gathered weights do not shrink, so an estimate can be too low.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ from gendr_jax.plan.request import Request, mesh_text, row_shares, sizes
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A change, in words for the command line, and the peak it may lead to."""
+    """A change as command-line flags (`words`), and the peak it may lead to."""
 
     words: str
     request: Request
@@ -25,39 +24,43 @@ class Change:
 def changes(request: Request, facts: Mapping[str, Any], hbm: int) -> list[Change]:
     """Changes that may fit, the least first.
 
-    Order: more parts of `fsdp`, the batch in parts, recomputation (the same mathematics
-    all three), then a smaller batch. A candidate whose estimate does not fit is left
+    Order: larger `fsdp`, gradient accumulation, rematerialisation (all three compute
+    the same), then a smaller batch. A candidate whose estimate does not fit is left
     out.
     """
-    found = [*_fsdp(request, facts), *_accumulate(request, facts)]
-    found += [*_remat(request), *_batch(request, facts)]
-    return [c for c in found if c.estimate is None or c.estimate <= hbm]
+    candidates = [*_fsdp(request, facts), *_accumulate(request, facts)]
+    candidates += [*_remat(request), *_batch(request, facts)]
+    return [c for c in candidates if c.estimate is None or c.estimate <= hbm]
 
 
 def _sizes(facts: Mapping[str, Any]) -> tuple[float, float, float]:
     """(state split by fsdp, the rest of the arguments, temporary bytes)."""
     roles = facts["roles"]
     state = sum(roles.get(k, 0) for k in ("params", "optimizer", "ema", "frozen"))
-    split = max(state - roles.get("replicated", 0), 0)
-    held = facts.get("argument_bytes", state)
-    return split, max(held - split, 0), max(facts["peak_bytes"] - held, 0)
+    split_state = max(state - roles.get("replicated", 0), 0)
+    arguments = facts.get("argument_bytes", state)
+    return (
+        split_state,
+        max(arguments - split_state, 0),
+        max(facts["peak_bytes"] - arguments, 0),
+    )
 
 
 def _fsdp(request: Request, facts: Mapping[str, Any]) -> list[Change]:
     if request.program != "train":
         return []
     axes = sizes(facts["mesh_axes"])
-    split, rest, temporary = _sizes(facts)
-    found = []
+    split_state, replicated, temporary = _sizes(facts)
+    candidates = []
     factor = 2
     while axes.get("data", 1) % factor == 0:
         moved = {"data": axes["data"] // factor, "fsdp": axes["fsdp"] * factor}
         mesh = mesh_text(axes | moved)
-        estimate = split / factor + rest + temporary
+        estimate = split_state / factor + replicated + temporary
         changed = dataclasses.replace(request, mesh=mesh)
-        found.append(Change(f"--mesh {mesh}", changed, estimate))
+        candidates.append(Change(f"--mesh {mesh}", changed, estimate))
         factor *= 2
-    return found
+    return candidates
 
 
 def _remat(request: Request) -> list[Change]:
@@ -69,29 +72,31 @@ def _remat(request: Request) -> list[Change]:
 
 
 def _accumulate(request: Request, facts: Mapping[str, Any]) -> list[Change]:
-    """The same batch in parts, one after the other."""
+    """The same batch with more gradient accumulation."""
     if request.program != "train":
         return []
-    found, parts = [], int(request.config.get("accumulate", 1))
-    batch, now = _batch_per_device(facts), parts
-    while batch % (2 * parts) == 0:
-        parts *= 2
-        config = dict(request.config) | {"accumulate": parts}
+    candidates, accumulate = [], int(request.config.get("accumulate", 1))
+    batch, current = _batch_per_device(facts), accumulate
+    while batch % (2 * accumulate) == 0:
+        accumulate *= 2
+        config = dict(request.config) | {"accumulate": accumulate}
         changed = dataclasses.replace(request, config=config)
-        words = f"--config.accumulate={parts}"
-        found.append(Change(words, changed, _with_share(facts, now / parts)))
-    return found
+        flag = f"--config.accumulate={accumulate}"
+        candidates.append(
+            Change(flag, changed, _with_share(facts, current / accumulate))
+        )
+    return candidates
 
 
 def _batch(request: Request, facts: Mapping[str, Any]) -> list[Change]:
-    batch = whole = _batch_per_device(facts)
-    found = []
+    batch = current = _batch_per_device(facts)
+    candidates = []
     while batch > 1:
         batch //= 2
         changed = dataclasses.replace(request, batch_per_device=batch)
-        words = f"--batch-per-device {batch}"
-        found.append(Change(words, changed, _with_share(facts, batch / whole)))
-    return found
+        flag = f"--batch-per-device {batch}"
+        candidates.append(Change(flag, changed, _with_share(facts, batch / current)))
+    return candidates
 
 
 def _batch_per_device(facts: Mapping[str, Any]) -> int:
@@ -99,11 +104,11 @@ def _batch_per_device(facts: Mapping[str, Any]) -> int:
 
 
 def _with_share(facts: Mapping[str, Any], share: float) -> float:
-    """The peak with a share of the samples at a time."""
-    split, rest, temporary = _sizes(facts)
+    """The estimated peak with this share of the samples at a time."""
+    split_state, replicated, temporary = _sizes(facts)
     # gradients of the trained weights are there whatever the batch
     fixed = min(facts["roles"].get("params", 0), temporary)
-    return split + rest + fixed + (temporary - fixed) * share
+    return split_state + replicated + fixed + (temporary - fixed) * share
 
 
 def larger(topology: str) -> str:

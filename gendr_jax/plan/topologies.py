@@ -1,4 +1,4 @@
-"""Machines by name: `v5e:16x16`, `2*v5p:4x4x4`, `v5e-256`, `cpu:8`, `gpu`.
+"""Topologies by name: `v5e:16x16`, `2*v5p:4x4x4`, `v5e-256`, `cpu:8`, `gpu`.
 
 No jax at import, so that the command line can check names at once.
 """
@@ -14,14 +14,14 @@ from gendr_jax.errors import UsageError
 from gendr_jax.plan.chips import TPUS
 
 MAX_DEVICES = 4096
-FLAT, SOLID = ("v5e", "v6e"), ("v4", "v5p", "tpu7x")
+CHIPS_2D, CHIPS_3D = ("v5e", "v6e"), ("v4", "v5p", "tpu7x")
 # What a count of chips stands for: v5e-16 is v5e:4x4, v5p-64 is v5p:4x4x4.
 SHAPES_2D = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 SHAPES_3D = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
 SHAPES_3D += ("8x8x8", "8x8x16", "8x16x16", "16x16x16")
 
-# Without these libtpu asks a metadata server who it is, and two compilations at once
-# stop each other.
+# Without these libtpu queries the cloud's metadata server, and two processes that
+# compile at once lock each other out.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -29,14 +29,14 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "JAX_PLATFORMS": "cpu",
 }
-HOW = (
+SYNTAX = (
     "Write it as v5e:16x16, v5p:4x4x4, 2*v5e:16x16 (two slices), v5e-256, cpu:8 or gpu"
 )
 
 
 @dataclass(frozen=True)
 class Topology:
-    """A machine; `kind` is a chip of `chips.TPUS`, or "cpu" or "gpu".
+    """A set of devices; `kind` is a chip of `chips.TPUS`, or "cpu" or "gpu".
 
     `shape` is in chips, of one slice; (n,) for n devices of a CPU or GPU, () for those
     that are present.
@@ -79,51 +79,55 @@ def parse(text: str) -> Topology:
     """
     match = re.fullmatch(r"(?:(\d+)\*)?([a-z]\w*)(?:([:-])([\dx]+))?", text.strip())
     if not match:
-        raise UsageError(f"topology {text!r} is not understood. {HOW}.")
+        raise UsageError(f"topology {text!r} cannot be read. {SYNTAX}.")
     slices, kind = int(match[1] or 1), match[2]
     if kind in ("cpu", "gpu"):
-        return _present(text, kind, match)
+        return _local(text, kind, match)
     if kind not in TPUS:
         raise UsageError(
             f"topology {text!r} names the chip {kind!r}, known are "
-            f"{', '.join(TPUS)}, cpu and gpu. {HOW}."
+            f"{', '.join(TPUS)}, cpu and gpu. {SYNTAX}."
         )
     if not match[4] or slices < 1:
-        raise UsageError(f"topology {text!r} has no size. {HOW}.")
-    shape = _usual(text, kind, match[4]) if match[3] == "-" else _shape(text, match[4])
-    dims = 2 if kind in FLAT else 3
+        raise UsageError(f"topology {text!r} has no size. {SYNTAX}.")
+    shape = (
+        _shape_of_count(text, kind, match[4])
+        if match[3] == "-"
+        else _shape(text, match[4])
+    )
+    dims = 2 if kind in CHIPS_2D else 3
     if len(shape) != dims or min(shape) < 1 or (dims == 2 and max(shape) > 16):
         limit = ", at most 16x16" if dims == 2 else ""
         raise UsageError(
             f"topology {text!r} has the shape {match[4]}, a slice of {kind} has {dims} "
-            f"axes{limit}. {HOW}."
+            f"axes{limit}. {SYNTAX}."
         )
-    found = Topology(kind, shape, slices)
-    devices = found.num_devices
+    topology = Topology(kind, shape, slices)
+    devices = topology.num_devices
     assert devices is not None  # of a TPU with a size
     if devices > MAX_DEVICES:
         raise UsageError(
             f"topology {text!r} has {devices} devices, the most is "
             f"{MAX_DEVICES}. Take a smaller one; bytes per device change little."
         )
-    return found
+    return topology
 
 
-def _present(text: str, kind: str, match: re.Match) -> Topology:
+def _local(text: str, kind: str, match: re.Match) -> Topology:
     count = match[4] or ""
     if match[1] or match[3] == "-" or not re.fullmatch(r"([1-9]\d*)?", count):
-        raise UsageError(f"topology {text!r} is not understood. {HOW}.")
+        raise UsageError(f"topology {text!r} cannot be read. {SYNTAX}.")
     return Topology(kind, (int(count),) if count else ())
 
 
 def _shape(text: str, size: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\d+(x\d+){1,2}", size):
-        raise UsageError(f"topology {text!r} has the shape {size!r}. {HOW}.")
+        raise UsageError(f"topology {text!r} has the shape {size!r}. {SYNTAX}.")
     return tuple(int(n) for n in size.split("x"))
 
 
-def _usual(text: str, kind: str, size: str) -> tuple[int, ...]:
-    shapes = SHAPES_2D if kind in FLAT else SHAPES_3D
+def _shape_of_count(text: str, kind: str, size: str) -> tuple[int, ...]:
+    shapes = SHAPES_2D if kind in CHIPS_2D else SHAPES_3D
     by_chips = {math.prod(map(int, s.split("x"))): s for s in shapes}
     if not size.isdigit() or int(size) not in by_chips:
         raise UsageError(
@@ -148,7 +152,7 @@ def check_compiler(topology: Topology) -> None:
 
 
 def environment(topology: Topology) -> dict[str, str]:
-    """Variables to set before jax is imported, for a process that compiles."""
+    """Environment variables of a process that compiles; set before jax is imported."""
     if topology.is_tpu:
         return dict(ENVIRONMENT)
     if topology.kind == "gpu":
@@ -161,7 +165,7 @@ def environment(topology: Topology) -> dict[str, str]:
 def devices(topology: Topology) -> list[Any]:
     """The devices, in the order that `sharding.make_mesh` expects.
 
-    Those of a TPU are descriptions; `environment` must have been set.
+    Those of a TPU are compile-only descriptions; `environment` must have been set.
 
     Raises:
         UsageError: fewer devices are present, or the compiler knows no such slice.
@@ -170,14 +174,14 @@ def devices(topology: Topology) -> list[Any]:
     from jax.experimental import topologies
 
     if not topology.is_tpu:
-        found = jax.devices(topology.kind)
-        wanted = topology.num_devices or len(found)
-        if wanted > len(found):
+        local = jax.devices(topology.kind)
+        wanted = topology.num_devices or len(local)
+        if wanted > len(local):
             raise UsageError(
-                f"topology {topology} needs {wanted} devices, {len(found)} are "
+                f"topology {topology} needs {wanted} devices, {len(local)} are "
                 "present. Name fewer."
             )
-        return found[:wanted]
+        return local[:wanted]
     options: dict[str, Any] = {"num_slices": topology.slices}
     if topology.kind == "v4":
         options["chip_config_name"] = "megacore"
@@ -191,7 +195,7 @@ def devices(topology: Topology) -> list[Any]:
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"the TPU compiler refuses topology {topology} ({reason}). {HOW}."
+            f"the TPU compiler refuses topology {topology} ({reason}). {SYNTAX}."
         ) from error
     return list(machine.devices)
 

@@ -1,4 +1,4 @@
-"""Weights that come with the package, by name; `weights/resolve.py` finds them.
+"""Weights that are shipped with the package, by name (see `weights/resolve.py`).
 
-gendr-tiny/    what restores when no weights are named; its MODEL_CARD.md says how good
+gendr-tiny/    the default of `gendr restore`; figures are in its MODEL_CARD.md
 """

@@ -1,4 +1,4 @@
-"""Where arrays live: meshes, the rules that place weights, the gather helper."""
+"""Sharding: meshes, the rules that map arrays to mesh axes, gathering of weights."""
 
 from gendr_jax.sharding.gather import gather, place, split_rows
 from gendr_jax.sharding.mesh import (
@@ -16,7 +16,7 @@ from gendr_jax.sharding.mesh import (
     replicated,
     row_shards,
 )
-from gendr_jax.sharding.report import Part, Report, report
+from gendr_jax.sharding.report import Report, RoleBytes, report
 from gendr_jax.sharding.rules import (
     MIN_SHARDED_SIZE,
     RULES,
@@ -36,12 +36,12 @@ __all__ = [
     "FSDP",
     "MIN_SHARDED_SIZE",
     "MODEL",
-    "Part",
     "RULES",
     "SPACE",
     "TENSOR_RULES",
     "Placement",
     "Report",
+    "RoleBytes",
     "Rules",
     "batch_sharding",
     "check_rules",

@@ -1,4 +1,4 @@
-"""Moving arrays: weights made whole inside the step, pictures cut, hosts to devices."""
+"""Moving arrays: weights gathered in the step, picture rows split, host to devices."""
 
 from typing import Any
 
@@ -11,13 +11,10 @@ from gendr_jax.sharding.mesh import BATCH_AXES, MODEL, SPACE
 
 
 def gather(params: Any, shardings: Any, dtype: Any) -> Any:
-    """Weights as the networks use them: in `dtype`, whole but for the axis `model`.
+    """All-gather weights for use: in `dtype`, replicated but for the axis `model`.
 
-    Called inside jit, at the top of a loss. The order matters: the cast is pinned to
-    the weight's own shards before the constraint that makes it whole, so what travels
-    between devices is `dtype` and not float32, and the partitioner never keeps a
-    weight split and moves activations instead. What is split over `model` stays so: the
-    products with it are split. The gradient comes back in the shards and the dtype of
+    Called inside jit, at the top of a loss. What is split over `model` stays split: so
+    are the products with it. The gradient comes back in the shards and the dtype of
     `params`.
 
     Args:
@@ -27,30 +24,34 @@ def gather(params: Any, shardings: Any, dtype: Any) -> Any:
     """
     dtype = jnp.dtype(dtype)
 
-    def whole(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    def gathered(x: jax.Array, sharding: NamedSharding) -> jax.Array:
         if jnp.issubdtype(x.dtype, jnp.floating):
             x = x.astype(dtype)
         if sharding.is_fully_replicated:
             return x
+        # Cast on the shards first, so that the all-gather moves `dtype`, not float32.
+        # Without the second constraint the partitioner may keep the weight split and
+        # move activations instead.
         x = jax.lax.with_sharding_constraint(x, sharding)
-        used = NamedSharding(sharding.mesh, _kept(sharding.spec))
+        used = NamedSharding(sharding.mesh, _spec_in_use(sharding.spec))
         return jax.lax.with_sharding_constraint(x, used)
 
-    return jax.tree.map(whole, params, shardings)
+    return jax.tree.map(gathered, params, shardings)
 
 
-def _kept(spec: PartitionSpec) -> PartitionSpec:
-    """Of a weight's split what stays while it is used."""
+def _spec_in_use(spec: PartitionSpec) -> PartitionSpec:
+    """The spec of a weight in use: its `model` entries, all else replicated."""
     entries = [entry if isinstance(entry, tuple) else (entry,) for entry in spec]
-    # Inside other axes, `model` would mean other rows or columns than alone.
+    # Only where `model` is the major axis of an entry: behind another axis its shards
+    # are other rows or columns than when it stands alone.
     return PartitionSpec(*(MODEL if e[:1] == (MODEL,) else None for e in entries))
 
 
 def split_rows(x_bhwc: jax.Array, mesh: Mesh) -> jax.Array:
-    """Pictures with their height over `space`; as they are where that axis is 1.
+    """Constrain pictures to be split by rows over `space`; no change where it is 1.
 
-    Called inside jit. What is computed from them stays cut: convolutions fetch the
-    rows they need beyond the edge from the neighbour, norms sum over all parts.
+    Called inside jit. What is computed from them stays split: the partitioner makes
+    convolutions exchange halo rows with neighbours, and norms reduce over `space`.
     """
     if mesh.shape.get(SPACE, 1) == 1 or x_bhwc.shape[1] % mesh.shape[SPACE]:
         return x_bhwc
@@ -63,7 +64,7 @@ def place(tree: Any, shardings: Any) -> Any:
     """Host arrays, the same on every process, as global arrays.
 
     Args:
-        tree: arrays, whole on each process.
+        tree: full arrays, equal on each process.
         shardings: tree of NamedSharding like `tree`, or one for all leaves.
     """
     if jax.process_count() == 1:
@@ -75,6 +76,7 @@ def place(tree: Any, shardings: Any) -> Any:
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             data = spread(jax.random.key_data(x), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+        # device_put to devices of other processes would compare values across hosts.
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
 

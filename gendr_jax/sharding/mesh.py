@@ -1,4 +1,4 @@
-"""The mesh: its axes, how text names their sizes, and how a batch lies on it.
+"""The device mesh: its axes, the text form of their sizes, and the batch's sharding.
 
     dcn    slices of a multi-slice job, joined by the data-centre network: batch only
     data   the batch
@@ -23,9 +23,10 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from gendr_jax.errors import UsageError
 
 DCN, DATA, FSDP, SPACE, MODEL = "dcn", "data", "fsdp", "space", "model"
-NAMED = (DCN, DATA, FSDP, SPACE, MODEL)  # in text
+SPEC_AXES = (DCN, DATA, FSDP, SPACE, MODEL)  # the names in `config.mesh`
 FSDP_OUTER = "fsdp_outer"
-# Outermost first: neighbours share the last.
+# Major to minor: the last axes are laid over neighbouring devices, which communicate
+# fastest.
 AXES = (
     DCN,
     DATA,
@@ -44,8 +45,8 @@ def make_mesh(spec: str = "", devices: list[Any] | None = None) -> Mesh:
 
     Args:
         spec: "data=2,fsdp=4"; an absent axis is 1, but for `dcn`, which is the number
-            of slices; one size may be -1 (the devices that are left); "" puts all
-            devices of a slice on `data`.
+            of slices; one size may be -1 (all remaining devices); "" puts all devices
+            of a slice on `data`.
         devices: the devices to use, all of them; default `jax.devices()`.
 
     Raises:
@@ -66,16 +67,17 @@ def mesh_sizes(spec: str, count: int, slices: int = 1) -> dict[str, int]:
     Raises:
         UsageError: as `make_mesh`.
     """
-    given = _axis_sizes(spec)
-    if not given.keys() - {DCN}:
-        given[DATA] = -1
-    sizes = dict.fromkeys(NAMED, 1) | {DCN: slices} | given
+    explicit = _axis_sizes(spec)
+    if not explicit.keys() - {DCN}:
+        explicit[DATA] = -1
+    sizes = dict.fromkeys(SPEC_AXES, 1) | {DCN: slices} | explicit
     _fill(sizes, spec, count)
     if slices > 1 and sizes[DCN] % slices:
         raise UsageError(
             f"mesh {spec!r} has dcn={sizes[DCN]}, the devices are {slices} slices. "
             f"Leave dcn out, or give a multiple of {slices}."
         )
+    # The inner axis is the largest power of two up to 64 that divides the size.
     inner = math.gcd(sizes[FSDP], MAX_FSDP)
     if sizes[FSDP] > MAX_FSDP:
         sizes |= {FSDP_OUTER: sizes[FSDP] // inner, FSDP: inner}
@@ -83,22 +85,22 @@ def mesh_sizes(spec: str, count: int, slices: int = 1) -> dict[str, int]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array that every device holds whole."""
+    """The sharding of an array that is replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of a batch: its first axis over all axes but space and model.
 
-    Devices along those hold the same rows; pictures are cut along `space` inside the
-    step (`split_rows`), after the degradation, which needs them whole.
+    Devices along those hold the same samples; pictures are split along `space` inside
+    the step (`split_rows`), after the degradation, which needs all rows.
     """
     axes = tuple(name for name in BATCH_AXES if name in mesh.axis_names)
     return NamedSharding(mesh, PartitionSpec(axes))
 
 
 def row_shards(mesh: Mesh | AbstractMesh) -> int:
-    """Over how many devices a batch is split; it must divide by this."""
+    """Into how many shards a batch is split; its size must be a multiple."""
     return math.prod(mesh.shape[name] for name in BATCH_AXES if name in mesh.shape)
 
 
@@ -113,68 +115,72 @@ def data_share(mesh: Mesh) -> tuple[int, int]:
     """
     axes = [mesh.axis_names.index(name) for name in AXES]
     grid = np.transpose(mesh.devices, axes).reshape(row_shards(mesh), -1)
-    held: dict[int, set[int]] = {}
+    rows_of_process: dict[int, set[int]] = {}
     for row, devices in enumerate(grid):
         for device in devices:
-            held.setdefault(device.process_index, set()).add(row)
-    shares = sorted({tuple(sorted(rows)) for rows in held.values()})
+            rows_of_process.setdefault(device.process_index, set()).add(row)
+    # Processes with the same rows share one entry; different ones must not overlap.
+    shares = sorted({tuple(sorted(rows)) for rows in rows_of_process.values()})
     if sum(map(len, shares)) != len(grid) or len({len(s) for s in shares}) > 1:
         raise UsageError(
-            f"the mesh {dict(mesh.shape)} gives {len(held)} processes overlapping rows "
-            "of the batch. Let space x model divide the devices of a process, or be a "
-            "multiple of them."
+            f"the mesh {dict(mesh.shape)} gives {len(rows_of_process)} processes "
+            "overlapping rows of the batch. Let space x model divide the devices of a "
+            "process, or be a multiple of them."
         )
-    return shares.index(tuple(sorted(held[jax.process_index()]))), len(shares)
+    return shares.index(tuple(sorted(rows_of_process[jax.process_index()]))), len(
+        shares
+    )
 
 
 def _axis_sizes(spec: str) -> dict[str, int]:
     """`"data=2,fsdp=4"` -> {"data": 2, "fsdp": 4}; absent axes are left out."""
     sizes: dict[str, int] = {}
-    for part in filter(None, (p.strip() for p in spec.split(","))):
-        name, _, value = (s.strip() for s in part.partition("="))
-        if name not in NAMED:
+    for entry in filter(None, (entry.strip() for entry in spec.split(","))):
+        name, _, value = (s.strip() for s in entry.partition("="))
+        if name not in SPEC_AXES:
             raise UsageError(
                 f"mesh {spec!r} names the axis {name!r}, the axes are "
-                f"{', '.join(NAMED[:-1])} and {NAMED[-1]}. {EXAMPLE}"
+                f"{', '.join(SPEC_AXES[:-1])} and {SPEC_AXES[-1]}. {EXAMPLE}"
             )
         if name in sizes:
             raise UsageError(f"mesh {spec!r} gives {name} twice. Give it once.")
         if not re.fullmatch(r"-1|[1-9][0-9]*", value):
             raise UsageError(
                 f"mesh {spec!r} gives {name} the size {value!r}. "
-                "Give a positive number, or -1 for the devices that are left."
+                "Give a positive number, or -1 for all remaining devices."
             )
         sizes[name] = int(value)
     return sizes
 
 
 def _fill(sizes: dict[str, int], spec: str, count: int) -> None:
-    """Give the open axis its size, and refuse what does not multiply to `count`."""
-    open_axes = [name for name in NAMED if sizes[name] == -1]
+    """Replace a size of -1, and refuse sizes that do not multiply to `count`."""
+    open_axes = [name for name in SPEC_AXES if sizes[name] == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(open_axes) > 1:
         raise UsageError(
-            f"mesh {spec!r} leaves two axes open. Give one of them a size."
+            f"mesh {spec!r} gives {open_axes[0]} and {open_axes[1]} the size -1. Give "
+            "one of them a number."
         )
     if (count % fixed if open_axes else count - fixed) != 0:
         raise UsageError(
             f"mesh {spec!r} needs {'a multiple of ' if open_axes else ''}{fixed} "
             f"devices, {count} are visible. Give sizes that multiply to {count}, or "
-            "data=-1 for the devices that are left."
+            "data=-1 for all remaining devices."
         )
     if open_axes:
         sizes[open_axes[0]] = count // fixed
 
 
 def _grid(shape: tuple[int, ...], devices: list[Any], slices: int) -> np.ndarray:
-    """Devices in the order in which their links are used best."""
+    """Devices in the order that maps mesh axes to the network's topology."""
     if slices == 1:
         return mesh_utils.create_device_mesh(
             shape, devices=devices, allow_split_physical_axes=True
         )
-    inside = (shape[0] // slices, *shape[1:])
+    in_slice = (shape[0] // slices, *shape[1:])
     return mesh_utils.create_hybrid_device_mesh(
-        inside,
+        in_slice,
         (slices, *(1 for _ in shape[1:])),
         devices=devices,
         allow_split_physical_axes=True,

@@ -1,4 +1,4 @@
-"""What a table of rules does to a tree: bytes by role, and what it leaves whole."""
+"""What sharding rules do to a state: bytes by role, unsplit arrays, unused rules."""
 
 import dataclasses
 import math
@@ -14,34 +14,34 @@ _MIB = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """One first part of the paths (a role). Bytes."""
+class RoleBytes:
+    """Bytes of one role: of the arrays whose path begins with its name."""
 
-    whole: int
+    total: int
     per_device: int
-    replicated: int  # of per_device: arrays that every device holds whole
+    replicated: int  # of per_device: arrays that every device holds in full
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """How a tree lies on a mesh.
+    """How a tree is sharded over a mesh.
 
     Attributes:
-        parts: {role: bytes}.
+        roles: {role: bytes}.
         indivisible: arrays large enough to be split, of which no axis divides.
-        unmatched: rules that decided about no array, in their order.
+        unmatched: rules that matched no array first, in their order.
     """
 
-    parts: dict[str, Part]
+    roles: dict[str, RoleBytes]
     indivisible: tuple[str, ...]
     unmatched: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """For people: a line a role, and a line for each kind of surprise."""
-        found = [
-            f"{role}: {part.whole / _MIB:.1f} MiB, {part.per_device / _MIB:.1f} on a "
-            f"device, {part.replicated / _MIB:.1f} of them replicated"
-            for role, part in self.parts.items()
+        """Lines for a log: one a role, one each for unsplit arrays and unused rules."""
+        lines = [
+            f"{role}: {size.total / _MIB:.1f} MiB, {size.per_device / _MIB:.1f} on a "
+            f"device, {size.replicated / _MIB:.1f} of them replicated"
+            for role, size in self.roles.items()
         ]
         for what, names in (
             ("no axis divides", self.indivisible),
@@ -50,13 +50,13 @@ class Report:
             if names:
                 more = len(names) - _SHOWN
                 tail = f" and {more} more" if more > 0 else ""
-                found.append(f"{what}: {', '.join(names[:_SHOWN])}{tail}")
-        return found
+                lines.append(f"{what}: {', '.join(names[:_SHOWN])}{tail}")
+        return lines
 
 
 def report(trees: dict[str, Any], placement: Placement) -> Report:
-    """The report of several trees, each under its role ("" for a whole state)."""
-    parts: dict[str, Part] = {}
+    """The report of several trees by role ("" for a state whose paths name roles)."""
+    roles: dict[str, RoleBytes] = {}
     indivisible: list[str] = []
     used: set[int] = set()
     for role, tree in trees.items():
@@ -66,22 +66,22 @@ def report(trees: dict[str, Any], placement: Placement) -> Report:
             used.add(matching(name, placement.rules + RULES))
             spec = placement.spec(name, leaf.shape)
             sharding = jax.sharding.NamedSharding(placement.mesh, spec)
-            item = _itemsize(leaf.dtype)
-            size = math.prod(leaf.shape) * item
-            here = math.prod(sharding.shard_shape(leaf.shape)) * item
-            alone = sharding.is_fully_replicated
-            first = name.split("/")[0]
-            old = parts.get(first, Part(0, 0, 0))
-            parts[first] = Part(
-                old.whole + size,
-                old.per_device + here,
-                old.replicated + (here if alone else 0),
+            itemsize = _itemsize(leaf.dtype)
+            size = math.prod(leaf.shape) * itemsize
+            per_device = math.prod(sharding.shard_shape(leaf.shape)) * itemsize
+            replicated = sharding.is_fully_replicated
+            role_name = name.split("/")[0]
+            before = roles.get(role_name, RoleBytes(0, 0, 0))
+            roles[role_name] = RoleBytes(
+                before.total + size,
+                before.per_device + per_device,
+                before.replicated + (per_device if replicated else 0),
             )
-            wants = _splits(name, placement) and leaf.size >= placement.min_size
-            if wants and alone:
+            rule_splits = _splits(name, placement) and leaf.size >= placement.min_size
+            if rule_splits and replicated:
                 indivisible.append(name)
     unmatched = [p for i, (p, _) in enumerate(placement.rules) if i not in used]
-    return Report(parts, tuple(indivisible), tuple(unmatched))
+    return Report(roles, tuple(indivisible), tuple(unmatched))
 
 
 def _splits(name: str, placement: Placement) -> bool:

@@ -1,4 +1,4 @@
-"""The configuration of a stage: every default of `settings.py`, and what differs."""
+"""A stage's configuration as a ConfigDict: defaults of `settings.py` and changes."""
 
 import dataclasses
 import difflib
@@ -33,41 +33,41 @@ def config(stage: str, changes: Mapping[str, Any]) -> ConfigDict:
 def as_config(settings: Any) -> ConfigDict:
     """A settings dataclass as a ConfigDict, every field under its name.
 
-    A field that may be None and is becomes a placeholder of its other type: a plain
-    None would leave ml_collections no type to read an override as.
+    A field that is None becomes a placeholder of its other type: with a plain None
+    ml_collections would not know how to parse an override.
     """
     hints = typing.get_type_hints(type(settings))
-    made = ConfigDict()
+    result = ConfigDict()
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):
             value = as_config(value)
         elif value is None:
             value = config_dict.placeholder(_other_type(hints[field.name]))
-        made[field.name] = value
-    return made
+        result[field.name] = value
+    return result
 
 
 def _other_type(hint: Any) -> type:
     members = [h for h in typing.get_args(hint) if h is not types.NoneType]
-    kind = members[0] if members else object
-    return typing.get_origin(kind) or kind
+    member = members[0] if members else object
+    return typing.get_origin(member) or member
 
 
-def _changed(made: ConfigDict, changes: Mapping[str, Any], where: str) -> ConfigDict:
+def _changed(result: ConfigDict, changes: Mapping[str, Any], where: str) -> ConfigDict:
     for name, value in changes.items():
-        if name not in made:
-            near = difflib.get_close_matches(name, list(made), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}" if near else f"known: {', '.join(made)}"
+        if name not in result:
+            near = difflib.get_close_matches(name, list(result), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}" if near else f"known: {', '.join(result)}"
             raise UsageError(f"{where}.{name} is unknown, {hint}. Correct the name.")
-        default = made[name]
+        default = result[name]
         if isinstance(default, ConfigDict) and isinstance(value, Mapping):
             _changed(default, value, f"{where}.{name}")
             continue
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = as_config(value)
         if type(default) is float and type(value) is int:
-            value = float(value)  # an override such as 0.5 needs a float to replace
-        with made.ignore_type():  # wrong types are refused, all at once, by `typed`
-            made[name] = value
-    return made
+            value = float(value)  # ml_collections refuses 0.5 in place of an int
+        with result.ignore_type():  # `typed` reports all wrong types at once
+            result[name] = value
+    return result

@@ -1,4 +1,4 @@
-"""Numbers of a settings dataclass that mean something only within limits."""
+"""Range checks for the fields of settings dataclasses."""
 
 import math
 from typing import Any

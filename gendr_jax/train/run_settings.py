@@ -1,4 +1,4 @@
-"""What one run of the loop is told, what may differ when it resumes, and its result."""
+"""Settings of one run of the loop, which may differ on resume, and its result."""
 
 import dataclasses
 import re
@@ -9,8 +9,8 @@ from gendr_jax.errors import UsageError
 from gendr_jax.train.settings import BestBy, Watchdog
 from gendr_jax.train.stage import State
 
-# These decide how long, how fast and where a run goes, not what it computes. Another
-# path of the same data or weights is fine: weights are compared by their values.
+# Settings of how long, how fast and where a run goes, not of what it computes. Another
+# path of the same data or weights is allowed: weights are compared by their values.
 MAY_CHANGE = (
     "steps",
     "mesh",
@@ -35,8 +35,8 @@ MAY_CHANGE = (
     "processes.*",
 )
 
-# These change what is computed from here on and leave the state's arrays as they are:
-# a run goes on with them when the user says so (--accept-changes), and run.json tells.
+# Settings that change what is computed but not the shapes of the state: a run resumes
+# with other values if the user passes --accept-changes, and run.json records them.
 WITH_CONSENT = (
     "optim*",
     "*weight*",
@@ -78,7 +78,7 @@ def window(text: str) -> tuple[int, int] | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How long a run is and what it leaves behind. Counts are steps; 0 means never.
+    """Length, logging, validation and checkpoints of a run, in steps; 0 means never.
 
     Attributes:
         steps: the run is done after this many.
@@ -99,7 +99,8 @@ class RunSettings:
         config: all settings, a dataclass or a dict: recorded, and compared on resume.
         may_change: names in `config` that may differ on resume, or patterns.
         with_consent: the same, of those that need `Start.accept_changes`.
-        data: what the data source is (`data_fingerprint`), recorded; a change is told.
+        data: fingerprint of the data source (`data/fingerprint.py`), recorded; a change
+            is logged.
     """
 
     steps: int
@@ -130,30 +131,31 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         window(self.profile)  # raises
-        least = {
+        minima = {
             "batch_size": 1,
             "samples": 1,
             "validate_count": 1,
             "keep": 1,
             "max_bad_steps": 1,
         }
-        for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
-            low = least.get(one.name, 0)
-            if one.type is int and one.name != "seed" and value < low:
-                raise UsageError(f"{one.name} is {value}. Give {low} or more.")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            minimum = minima.get(field.name, 0)
+            if field.type is int and field.name != "seed" and value < minimum:
+                raise UsageError(f"{field.name} is {value}. Give {minimum} or more.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What the user asks of one start of a run, besides its settings.
+    """Flags of one start of a run, besides its settings.
 
     Attributes:
-        accept_changes: go on with other values of what `WITH_CONSENT` names.
-        from_step: go on from this checkpoint; newer ones are renamed. None: the newest.
-        fork: another run's workdir, or one of its checkpoints, to start from where the
+        accept_changes: resume with other values of the settings in `WITH_CONSENT`.
+        from_step: resume from this checkpoint; newer ones are renamed. None: the
+            newest.
+        fork: another run's workdir, or one of its checkpoints, to start from if the
             workdir has no checkpoint yet.
-        take_over: end a run that is at work in the workdir.
+        take_over: end a run that is training in the workdir.
     """
 
     accept_changes: bool = False
@@ -164,7 +166,7 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What is left when the loop ends: the last state, and why it ended."""
+    """The result of the loop: the last state, and why it ended."""
 
     step: int
     reason: Reason

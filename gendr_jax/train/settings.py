@@ -54,10 +54,10 @@ class Adam:
 
 @dataclass(frozen=True)
 class Data:
-    """Where photographs come from (data/open_source.py), how they become pairs.
+    """The photographs (data/open_source.py), their crops and degradation.
 
-    Those smaller than the crop are left out (``small``: skip), mirrored at their edges
-    (pad), or end the run (error).
+    ``small``: photographs smaller than the crop are left out (skip), mirrored at their
+    edges (pad), or end the run (error).
     """
 
     path: str = ""
@@ -89,7 +89,7 @@ class Init:
 class Checkpoint:
     """Save every N steps, keep the newest K.
 
-    Besides, for ever: steps that are multiples of ``keep_every``, and one in
+    Never deleted are steps that are multiples of ``keep_every``, and one in
     ``keep_seconds`` (0: none).
     """
 
@@ -133,10 +133,10 @@ class Validation:
 
 @dataclass(frozen=True)
 class Sharding:
-    """How arrays lie on the mesh (``sharding/rules.py``); see docs/sharding.md.
+    """How arrays are sharded (``sharding/rules.py``); see docs/sharding.md.
 
     ``rules``: (pattern, how) pairs, tried before ``sharding.RULES``; the default ones
-    are of use with a mesh axis `model` only. ``grad_reduce``: dtype in which the
+    only act with a mesh axis `model`. ``grad_reduce``: dtype in which the
     gradients of kernels are summed over devices.
     """
 
@@ -159,7 +159,7 @@ class Watchdog:
 
 @dataclass(frozen=True)
 class Processes:
-    """How long processes wait, in seconds: to meet, for a sign of life, at barriers."""
+    """Seconds processes wait: to connect at the start, for heartbeats, at barriers."""
 
     meet: int = 300
     heartbeat: int = 50
@@ -168,7 +168,7 @@ class Processes:
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What every stage has.
+    """Settings of every stage.
 
     ``remat``: a name of ``models/remat.py``; ``xla_flags``: one of ``xla_flags.py``.
     """
@@ -308,9 +308,9 @@ class DistillSettings(Common):
 
     kind: "paired" has the paired terms of ``weights`` and nothing else.
 
-    adapters: "side" runs them beside every layer (half of the weight gradient's
-    operations, twice the traffic); "merged" adds them to the base's float32 weights
-    first, so that a role costs what a plain UNet does.
+    adapters: "side" runs them as side paths of every layer (half of the weight
+    gradient's operations, twice the traffic); "merged" adds them to the base's float32
+    weights first, so that a role costs as much as a plain UNet.
     """
 
     stage: Literal["distill"] = "distill"
@@ -333,7 +333,7 @@ class DistillSettings(Common):
 
     @property
     def scored(self) -> bool:
-        """Whether scores tell the generator what to do, and thus train."""
+        """Whether the generator's loss has score networks, which train too."""
         return self.kind != "paired"
 
     @property
@@ -373,7 +373,7 @@ class DistillSettings(Common):
 
 @dataclass(frozen=True)
 class PixelWeights:
-    """Weights of the terms of eq. 34 and 35 beside L1; Adc has the first alone."""
+    """Weights of the terms of eq. 34 and 35 besides L1; Adc has the first alone."""
 
     adversarial: float = 0.05
     perceptual: float = 0.0
@@ -393,9 +393,9 @@ class PixelOptim:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelSettings(Common):
-    """What the two stages of GenDR-Pix share.
+    """Settings of both stages of GenDR-Pix.
 
-    ``unet`` is the teacher's, GenDR's; the student's ends follow from ``factor``.
+    ``unet`` is the teacher's (GenDR); ``factor`` determines the student's channels.
     ``init.unet`` names the teacher's weights folder, ``init.adc`` (Pix) those of Adc,
     ``init.lpips`` (Pix) the weights of the perceptual term.
     """

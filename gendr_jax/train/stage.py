@@ -1,4 +1,4 @@
-"""The contract between a training stage and the loop that runs it.
+"""The interface between a training stage and the loop that runs it.
 
 A stage is data and pure functions. Frozen weights are an argument of every function,
 so that they are never compiled in as constants and never written to a checkpoint.
@@ -36,11 +36,11 @@ S = TypeVar("S", bound=State)
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a step that may be a program of its own.
+    """A section of a step that may be compiled as a program of its own.
 
-    run: (state, left, frozen, batch, key) -> (state, left, metrics). `left` is what the
-    phase before has left (None for the first): a pytree whose arrays have the global
-    batch as their first axis, or are scalars.
+    run: (state, carry, frozen, batch, key) -> (state, carry, metrics). `carry` is what
+    the phase before hands over (None for the first): a pytree whose arrays have the
+    global batch as their first axis, or are scalars.
     """
 
     name: str
@@ -55,10 +55,10 @@ def composed(
     def step(
         state: Any, frozen: Frozen, batch: Batch, key: jax.Array
     ) -> tuple[Any, Metrics]:
-        left, metrics = None, {}
+        carry, metrics = None, {}
         for phase in phases:
-            state, left, found = phase.run(state, left, frozen, batch, key)
-            metrics |= found
+            state, carry, phase_metrics = phase.run(state, carry, frozen, batch, key)
+            metrics |= phase_metrics
         return state, metrics
 
     return step
@@ -71,18 +71,18 @@ class Stage(Generic[S]):
     Attributes:
         init: (key, start) -> fresh state. Pure and jit-able. Every leaf owns its
             buffer (copy weights that two roles start from: a state is donated).
-        start: weights that training starts from, an argument of init alone.
+        start: weights that training starts from; only `init` reads them.
         step: (state, frozen, batch, key) -> (state with step + 1, metrics). Pure; folds
             `state.step` into the key itself; skips an update that is not finite and
             says so in a metric whose name begins with "skipped".
-        phases: the same step in parts; empty where it is not divided.
+        phases: the same step as several phases; empty where it is not divided.
         frozen: weights that are read only, not yet placed on a mesh.
         sample: (state, frozen, batch, key) -> {column title: image_bhwc in [0, 1]} in
             the order in which the columns are to be shown. Jit-able.
         compared: titles of the columns of `sample` that validation compares: what the
             networks made, and the truth.
-        export: (state, folder): writes the weights folder a user takes away, in the
-            place of an older one. Host side.
+        export: (state, folder): writes the weights folder, replacing an older one. Runs
+            on the host.
     """
 
     init: Callable[[jax.Array, Frozen], S]

@@ -1,4 +1,4 @@
-"""From a configuration to frozen dataclasses: the border where misspelt keys stop."""
+"""Build frozen dataclasses from a configuration; misspelt keys and types are errors."""
 
 import dataclasses
 import difflib
@@ -13,11 +13,11 @@ from gendr_jax.errors import GendrError, UsageError
 T = TypeVar("T")
 
 
-class _Bad:
-    """Marks a value that could not be built; its problem has been noted already."""
+class _Invalid:
+    """Type of the value returned where none could be built; the problem is recorded."""
 
 
-BAD = _Bad()
+INVALID = _Invalid()
 
 
 def typed(cls: type[T], mapping: Mapping[str, Any], where: str = "config") -> T:
@@ -53,32 +53,32 @@ def _dataclass(cls: Any, value: Any, where: str, problems: list[str]) -> Any:
         return value
     if not _is_mapping(value):
         problems.append(f"{where}: expected keys of {cls.__name__}, got {_show(value)}")
-        return BAD
+        return INVALID
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    given = dict(value.items())
+    values = dict(value.items())
     before = len(problems)
     arguments = {}
-    for name, item in given.items():
+    for name, item in values.items():
         if name in fields:
             path = f"{where}.{name}"
             arguments[name] = _value(hints[name], item, path, problems)
         else:
             problems.append(_unknown(f"{where}.{name}", name, list(fields)))
     for name, field in fields.items():
-        if name not in given and _required(field):
+        if name not in values and _required(field):
             problems.append(f"{where}.{name}: missing")
     if len(problems) > before:
-        return BAD
+        return INVALID
     try:
         return cls(**arguments)
     except (ValueError, GendrError) as error:
         problems.append(f"{where}: {error}".rstrip("."))
-        return BAD
+        return INVALID
 
 
 def _value(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """`value` as the type `hint`, or BAD after noting why not."""
+    """`value` as the type `hint`, or INVALID after adding to ``problems``."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -88,7 +88,7 @@ def _value(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
         if any(value == a and type(value) is type(a) for a in arguments):
             return value
         problems.append(f"{where}: expected one of {list(arguments)}, got {value!r}")
-        return BAD
+        return INVALID
     if dataclasses.is_dataclass(hint):
         return _dataclass(hint, value, where, problems)
     if hint is tuple or origin is tuple:
@@ -99,27 +99,31 @@ def _value(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
 
 
 def _union(hints: tuple[Any, ...], value: Any, where: str, problems: list[str]) -> Any:
-    """The first member that takes the value; of several refusals, the nearest one."""
+    """The value as the first member that accepts it; else the most specific problem."""
     if value is None and type(None) in hints:
         return None
-    inside: list[str] = []
+    inner_problems: list[str] = []
     # An exact type first: in `int | float`, 1 stays an int.
     for hint in sorted(hints, key=lambda h: type(value) is not h):
-        notes: list[str] = []
-        built = _value(hint, value, where, notes)
-        if not notes:
+        member_problems: list[str] = []
+        built = _value(hint, value, where, member_problems)
+        if not member_problems:
             return built
-        # A problem deeper in the value says more than "none of these types".
-        inside = inside or [note for note in notes if not note.startswith(f"{where}:")]
+        # A problem of a nested field is more specific than "expected one of these".
+        inner_problems = inner_problems or [
+            problem
+            for problem in member_problems
+            if not problem.startswith(f"{where}:")
+        ]
     names = " or ".join(_name(h) for h in hints)
-    problems += inside or [f"{where}: expected {names}, got {_show(value)}"]
-    return BAD
+    problems += inner_problems or [f"{where}: expected {names}, got {_show(value)}"]
+    return INVALID
 
 
 def _tuple(hints: tuple[Any, ...], value: Any, where: str, problems: list[str]) -> Any:
     if not isinstance(value, list | tuple):
         problems.append(f"{where}: expected a tuple, got {_show(value)}")
-        return BAD
+        return INVALID
     if not hints:
         return tuple(value)
     if hints[-1] is Ellipsis:
@@ -128,7 +132,7 @@ def _tuple(hints: tuple[Any, ...], value: Any, where: str, problems: list[str]) 
         problems.append(
             f"{where}: expected {len(hints)} values, got {len(value)} ({value!r})"
         )
-        return BAD
+        return INVALID
     return tuple(
         _value(hint, item, f"{where}[{i}]", problems)
         for i, (hint, item) in enumerate(zip(hints, value, strict=True))
@@ -138,7 +142,7 @@ def _tuple(hints: tuple[Any, ...], value: Any, where: str, problems: list[str]) 
 def _dict(hints: tuple[Any, ...], value: Any, where: str, problems: list[str]) -> Any:
     if not _is_mapping(value):
         problems.append(f"{where}: expected a dict, got {_show(value)}")
-        return BAD
+        return INVALID
     hint = hints[1] if hints else Any
     return {
         name: _value(hint, item, f"{where}.{name}", problems)
@@ -156,7 +160,7 @@ def _scalar(hint: type, value: Any, where: str, problems: list[str]) -> Any:
     if isinstance(value, hint) and (hint is not int or number):
         return value
     problems.append(f"{where}: expected {_name(hint)}, got {_show(value)}")
-    return BAD
+    return INVALID
 
 
 def _is_mapping(value: Any) -> bool:

@@ -1,17 +1,19 @@
-"""Weights on disk: our folders, and the files of other programs.
+"""Weights on disk: gendr_jax's own folders, and files of other programs.
 
-    resolve.py       from what a user typed to a folder: path, Hub id
-    remote_paths.py  paths here and in object stores
-    folder.py        a weights folder of ours: gendr.json, Orbax components, prompt.npz
-    gendr_json.py    gendr.json: what a folder says of itself
+    resolve.py       from a path, URL, name or Hub id to a local file or folder
+    remote_paths.py  local paths and URLs of object stores
+    folder.py        a weights folder: gendr.json, Orbax components, prompt.npz
+    gendr_json.py    gendr.json, the manifest of a weights folder
     sha256.py        sha256 over the contents of a tree of arrays
-    convert.py       sources in, one folder out (destination.py)
+    convert.py       `gendr convert`: sources to one folder or file
+    destination.py   output folders and files, written atomically
+    choices.py       flags of `gendr convert` that override what sources say
     joining.py       networks of several sources as one
-    adapters.py      LoRA merged into a UNet or run beside it
-    surgery.py       4 to 16 latent channels
+    adapters.py      LoRA of a UNet, merged or kept as side paths
+    surgery.py       UNet weights for other channel counts
     export.py        folders and files for PyTorch; export_readme.py
-    one_file.py      a folder of ours as one safetensors file
-    describe.py      what `gendr inspect` says
+    one_file.py      a weights folder as one safetensors file
+    describe.py      `gendr inspect` of a foreign source
     verify.py        `--verify`: the same inputs through diffusers and through JAX
     foreign/         formats of other programs, one file each (docs/weights.md)
 

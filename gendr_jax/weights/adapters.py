@@ -1,4 +1,4 @@
-"""Adapters that come with a UNet: kept beside it, or folded into it."""
+"""LoRA adapters of a UNet: kept as side paths, or merged into its weights."""
 
 import dataclasses
 from pathlib import Path
@@ -21,26 +21,26 @@ def adapt(
     adapter: Adapter,
     where: Path,
     *,
-    fold: bool,
+    merge: bool,
     dtype: str,
     strength: float = 1.0,
     alpha: float | None = None,
 ) -> Weights:
-    """Adapters beside the UNet they come with, or folded into it."""
-    config = _adapted_network(weights, adapter)
+    """The weights with an adapter as side paths of the UNet, or merged into it."""
+    config = _adapted_config(weights, adapter)
     layout = ldm.unet_layout(config)
     alpha = adapter.alpha if alpha is None else alpha
-    if fold:
-        return _folded(weights, adapter, where, layout, strength, alpha)
+    if merge:
+        return _merged(weights, adapter, where, layout, strength, alpha)
     if adapter.vae_tensors or any(".set_" in name for name in adapter.tensors):
         raise UsageError(
-            f"{where} adapts the autoencoder or replaces weights, which cannot run "
-            "beside a UNet. Fold it in: --merge."
+            f"{where} adapts the autoencoder or replaces weights, which cannot run as "
+            "side paths of a UNet. Add --merge."
         )
     if weights is not None and "lora" in weights.params:
-        raise UsageError("two sources hold adapters. Add --merge to fold them in.")
+        raise UsageError("two sources hold adapters, side paths hold one. Add --merge.")
     shapes = lora.kernel_shapes(nets.build(UNet, config).abstract)
-    read = lora.read(
+    adapters = lora.read(
         adapter.tensors,
         list(shapes),
         shapes,
@@ -49,11 +49,13 @@ def adapt(
         ldm=layout,
         alpha=alpha,
     )
-    params = {"lora": jax.tree.map(np.asarray, read.params)}
+    params = {"lora": jax.tree.map(np.asarray, adapters.params)}
     if dtype:
         params = jax.tree.map(lambda x: components.cast(x, dtype), params)
-    scaled = dataclasses.replace(read.config, alpha=read.config.alpha * strength)
-    configs = {"unet": config, "lora": scaled}
+    scaled_config = dataclasses.replace(
+        adapters.config, alpha=adapters.config.alpha * strength
+    )
+    configs = {"unet": config, "lora": scaled_config}
     if weights is None:
         return Weights(kind="lora", configs=configs, params=params)
     return dataclasses.replace(
@@ -63,7 +65,7 @@ def adapt(
     )
 
 
-def _folded(
+def _merged(
     weights: Weights | None,
     adapter: Adapter,
     where: Path,
@@ -79,23 +81,23 @@ def _folded(
         adapter.tensors, adapter.peft_config, adapter.metadata, alpha
     )
     params = dict(weights.params)
-    params["unet"] = _changed(params["unet"], source, layout, strength)
+    params["unet"] = _with_changes(params["unet"], source, layout, strength)
     if adapter.vae_tensors and "vae" in params:
         source = lora_changes.Source(adapter.vae_tensors, alpha=alpha)
-        params["vae"] = _changed(params["vae"], source, None, strength)
+        params["vae"] = _with_changes(params["vae"], source, None, strength)
     step = weights.t_star if adapter.t_star is None else adapter.t_star
     return dataclasses.replace(weights, params=params, t_star=step)
 
 
-def fold_own(weights: Weights) -> Weights:
-    """The adapters that one of our folders holds beside its UNet, folded into it."""
+def merge_own(weights: Weights) -> Weights:
+    """The adapters of a weights folder merged into its UNet."""
     if "unet" not in weights.params:
         raise UsageError("--merge needs the UNet that is adapted. Name its folder too.")
     return folder.folded(weights)
 
 
-def _adapted_network(weights: Weights | None, adapter: Adapter) -> UNetConfig:
-    """The UNet beside the adapters; without one, SD2.1's, with 16 channels or 4."""
+def _adapted_config(weights: Weights | None, adapter: Adapter) -> UNetConfig:
+    """The configuration of the adapted UNet; by default SD2.1's of 16 channels or 4."""
     if weights is not None and "unet" in weights.configs:
         return weights.configs["unet"]
     shapes = [t.shape for n, t in adapter.tensors.items() if "conv_in" in n]
@@ -103,13 +105,13 @@ def _adapted_network(weights: Weights | None, adapter: Adapter) -> UNetConfig:
     return UNetConfig(in_channels=4, out_channels=4) if narrow else UNetConfig()
 
 
-def _changed(
+def _with_changes(
     network: nets.Params,
     source: lora_changes.Source,
     layout: layouts.Layout | None,
     strength: float,
 ) -> nets.Params:
-    """The network with every adapter in its weights; other arrays are shared."""
+    """The network with all changes in its weights; other arrays are not copied."""
     flat = nets.flatten(network)
     torch_shapes = names.torch_shapes(network)
     weights = {
@@ -126,8 +128,8 @@ def _changed(
         array = np.asarray(flat[path])
         weight = array.transpose(names.torch_axes(path, array.ndim))
         weight = change.applied(weight, strength)
-        back = weight.transpose(names.param_axes(path, array.ndim))
-        flat[path] = np.ascontiguousarray(back)
+        param = weight.transpose(names.param_axes(path, array.ndim))
+        flat[path] = np.ascontiguousarray(param)
         if module in biases:
             bias = np.asarray(flat[biases[module]])
             flat[biases[module]] = change.applied_to_bias(bias, strength)

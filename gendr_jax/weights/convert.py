@@ -1,4 +1,4 @@
-"""From foreign sources to our weights and back: what ``gendr convert`` does."""
+"""``gendr convert``: weights of other programs to ours, and back."""
 
 import dataclasses
 import time
@@ -14,7 +14,7 @@ import numpy as np
 from gendr_jax import diffusion, nets
 from gendr_jax.errors import InputError, UsageError, listed
 from gendr_jax.weights import choices, export, folder, joining, one_file, surgery
-from gendr_jax.weights.adapters import adapt, fold_own
+from gendr_jax.weights.adapters import adapt, merge_own
 from gendr_jax.weights.destination import (
     destination_of,
     refuse_existing,
@@ -37,19 +37,20 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What ``convert`` is asked for.
+    """The flags of ``gendr convert``.
 
     Attributes:
-        to: our own folder, a folder for diffusers, or one for PEFT (adapters); or one
-            file: with our names, with LDM's, or adapters with those of sd-scripts.
+        to: a weights folder ("orbax"), a folder for diffusers, or one for PEFT
+            (adapters); or one file: with our names, with LDM's, or adapters with those
+            of sd-scripts.
         dtype: of the result; "" keeps each tensor's own.
         latent_channels: widen the UNet to so many (0: leave it).
-        merge: fold adapters into the UNet that comes with them.
+        merge: merge adapters into the UNet that they are given with.
         force: replace what is at the destination.
         prompt: a file of prompt embeddings, which makes UNet and VAE a restorer.
-        lora_strength: adapters count so much; lora_alpha: of files that lost theirs.
-        run: facts of the training run that a source is from, for the record.
-        sha256: if given, each weights file must have one of these.
+        lora_strength: factor of all adapters; lora_alpha: of files that lack theirs.
+        run: facts of the training run that a source is from, for the provenance.
+        sha256: if not empty, each weights file must have one of these.
         hints: what the files do not say of themselves.
     """
 
@@ -69,12 +70,12 @@ class Options:
 def convert(
     paths: Sequence[str | Path], destination: str | Path, options: Options
 ) -> dict[str, Any]:
-    """Read sources, write one folder or file; it appears whole or not at all.
+    """Read sources, write one folder or file atomically.
 
-    Returns: what was done, plain JSON values.
+    Returns: a report of plain JSON values.
     Raises:
         InputError: sources that are unknown, damaged or do not fit.
-        UsageError: a destination that is taken, or choices that cannot be joined.
+        UsageError: a destination that exists, or flags that contradict each other.
     """
     begin = time.monotonic()
     target = destination_of(destination)
@@ -90,7 +91,7 @@ def convert(
     replacing = replacing_file if options.to in ONE_FILE else replacing_folder
     with replacing(target) as temporary:
         write(temporary, weights, options.to)
-        refuse(target, options.force)  # it may have come meanwhile
+        refuse(target, options.force)  # another process may have made it meanwhile
     sizes = {name: nets.count(tree) for name, tree in weights.params.items()}
     return report | {
         "kind": weights.kind,
@@ -104,33 +105,39 @@ def convert(
 def load(
     paths: Sequence[str | Path], options: Options
 ) -> tuple[Weights, dict[str, Any]]:
-    """The sources as one ``Weights`` in host memory, and what they were."""
+    """The sources as one ``Weights`` in host memory, and a report about them."""
     merged: Weights | None = None
     adapters: list[tuple[Adapter, Path]] = []
     formats, files = [], []
     left_out: Counter[str] = Counter()
     averaged: set[bool] = set()
-    # What is to be merged is rounded once, afterwards.
-    early = dataclasses.replace(options, dtype="" if options.merge else options.dtype)
+    # Before merging nothing is cast, so that the result is rounded only once.
+    read_options = dataclasses.replace(
+        options, dtype="" if options.merge else options.dtype
+    )
     for path in map(resolve, paths):
         ours = _ours(path)
         if ours is not None:
-            found = one_file.read(ours) if ours.is_file() else folder.load(ours)
+            own_weights = one_file.read(ours) if ours.is_file() else folder.load(ours)
             formats.append("gendr")
-            _check_digests(found, path, options.sha256)
-            part = _cast(_weaker(found, options.lora_strength), early.dtype)
+            _check_digests(own_weights, path, options.sha256)
+            source_weights = _cast(
+                _with_strength(own_weights, options.lora_strength), read_options.dtype
+            )
         else:
             source = recognise.find(path, options.hints)
             formats.append(source.format)
-            files += _digests(source.files, options.sha256)
+            files += _file_records(source.files, options.sha256)
             left_out.update(source.left_out)
             averaged.add(bool(source.notes.get("ema")))
             if source.adapter is not None:
                 adapters.append((source.adapter, source.files[-1]))
             if not source.components:
                 continue
-            part = _read(source, early)
-        merged = part if merged is None else joining.join(merged, part)
+            source_weights = _read_source(source, read_options)
+        merged = (
+            source_weights if merged is None else joining.join(merged, source_weights)
+        )
     for adapter, file in adapters:
         if adapter.vae_tensors and (merged is None or "vae" not in merged.params):
             left_out["adapters of the autoencoder"] += len(adapter.vae_tensors)
@@ -138,18 +145,18 @@ def load(
             merged,
             adapter,
             file,
-            fold=options.merge,
-            dtype=early.dtype,
+            merge=options.merge,
+            dtype=read_options.dtype,
             strength=options.lora_strength,
             alpha=options.lora_alpha,
         )
-    assert merged is not None  # there is a source, and each holds something
+    assert merged is not None  # there is a source, and none is empty
     merged = choices.applied(merged, options.hints)
     choices.refuse_unused(
         options.hints,
         averaged=True in averaged,
         files=[file["name"] for file in files],
-        strength=options.lora_strength if not _adapted(merged, adapters) else 1.0,
+        strength=options.lora_strength if not _has_adapters(merged, adapters) else 1.0,
         alpha=options.lora_alpha if not adapters else None,
     )
     if options.prompt is not None:
@@ -161,7 +168,7 @@ def load(
     merged = surgery.widened(merged, options.latent_channels)
     joining.check_channels(merged)
     if options.merge and "lora" in merged.params:
-        merged = fold_own(merged)
+        merged = merge_own(merged)
     elif options.merge and not adapters:
         raise UsageError(
             f"--merge takes adapters and {', '.join(formats)} holds none. "
@@ -177,7 +184,7 @@ def load(
 
 
 def write(target: Path, weights: Weights, to: Target) -> None:
-    """Into a new folder or file, in the form that is asked for."""
+    """Write a new folder or file in the format ``to``."""
     if to == "safetensors":
         one_file.write(target, weights)
     elif to == "ldm":
@@ -192,8 +199,8 @@ def write(target: Path, weights: Weights, to: Target) -> None:
         folder.write(target, weights)
 
 
-def _weaker(weights: Weights, strength: float) -> Weights:
-    """Adapters that one of our folders keeps, counted so much."""
+def _with_strength(weights: Weights, strength: float) -> Weights:
+    """Adapters of a weights folder, scaled by ``strength``."""
     if "lora" not in weights.params or strength == 1.0:
         return weights
     config = weights.configs["lora"]
@@ -202,13 +209,13 @@ def _weaker(weights: Weights, strength: float) -> Weights:
 
 
 def _ours(path: Path) -> Path | None:
-    """Weights of ours: the path (a folder or a file), or a training workdir's."""
+    """The path of own weights: it is a folder, one file, or a training workdir."""
     if one_file.is_ours(path):
         return path
     return next((p for p in (path, path / "weights") if folder.is_folder(p)), None)
 
 
-def _read(source: Contents, options: Options) -> Weights:
+def _read_source(source: Contents, options: Options) -> Weights:
     unet, settings = source.components.get("unet"), source.settings
     prediction = source.prediction or settings.get("prediction_type")
     if unet is not None and prediction is None:
@@ -217,9 +224,9 @@ def _read(source: Contents, options: Options) -> Weights:
             "(SD 2.1 base, 512 px, and GenDR) or --prediction v (SD 2.1, 768 px)."
         )
     for component in source.components.values():
-        component.check()  # all directories before any tensor
+        component.check()  # names and shapes of all components before any tensor
         if not options.merge:
-            _refuse_double(component, options.dtype)
+            _refuse_float64(component, options.dtype)
     params = {
         name: components.read(component, dtype=options.dtype or None)
         for name, component in source.components.items()
@@ -241,17 +248,17 @@ def _read(source: Contents, options: Options) -> Weights:
     )
 
 
-def _refuse_double(component: components.Component, dtype: str) -> None:
-    double = [n for n, t in component.tensors.items() if t.dtype == np.float64]
-    if double and not dtype:
+def _refuse_float64(component: components.Component, dtype: str) -> None:
+    float64_tensors = [n for n, t in component.tensors.items() if t.dtype == np.float64]
+    if float64_tensors and not dtype:
         raise UsageError(
-            f"{component.where} holds {len(double)} tensors of float64, which our "
-            f"folders do not keep ({double[0]}). Add --dtype float32."
+            f"{component.where} holds {len(float64_tensors)} tensors of float64, which "
+            f"weights folders do not hold ({float64_tensors[0]}). Add --dtype float32."
         )
 
 
 def _check_digests(weights: Weights, path: Path, wanted: tuple[str, ...]) -> None:
-    """--sha256 of a folder of ours: those of its components, as inspect prints them."""
+    """--sha256 of a weights folder: one a component, as `gendr inspect` prints them."""
     for name, tree in weights.components().items() if wanted else ():
         digest = sha256(tree)
         if digest not in {w.lower() for w in wanted}:
@@ -261,7 +268,7 @@ def _check_digests(weights: Weights, path: Path, wanted: tuple[str, ...]) -> Non
             )
 
 
-def _adapted(merged: Weights, adapters: list[tuple[Adapter, Path]]) -> bool:
+def _has_adapters(merged: Weights, adapters: list[tuple[Adapter, Path]]) -> bool:
     return bool(adapters) or "lora" in merged.params
 
 
@@ -273,23 +280,23 @@ def _cast(weights: Weights, dtype: str) -> Weights:
 
 
 def check_finite(weights: Weights) -> None:
-    """Raise one InputError with every array of NaN or Inf, however it came about."""
-    bad = [
+    """Raise one InputError with every array that has NaN or Inf."""
+    not_finite = [
         f"{name}: {'.'.join(path)}"
         for name, tree in weights.components().items()
         for path, leaf in nets.flatten(tree).items()
         if not all_finite(np.ascontiguousarray(leaf))
     ]
-    if bad:
+    if not_finite:
         raise InputError(
-            f"{len(bad)} tensors have NaN or Inf, from their file or from --dtype: "
-            f"{listed(bad)}. Take another copy or another dtype."
+            f"{len(not_finite)} tensors have NaN or Inf, from their file or from "
+            f"--dtype: {listed(not_finite)}. Take another copy or another dtype."
         )
 
 
-def _digests(files: list[Path], wanted: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Name, size and sha256 of each file; compared with what the user expects."""
-    found = []
+def _file_records(files: list[Path], wanted: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Name, size and sha256 of each file, the last checked against ``wanted``."""
+    records = []
     for file in files:
         digest = file_sha256(file)
         if wanted and digest not in {w.lower() for w in wanted}:
@@ -297,7 +304,7 @@ def _digests(files: list[Path], wanted: tuple[str, ...]) -> list[dict[str, Any]]
                 f"{file} has sha256 {digest}, expected {listed(wanted)}. "
                 "Download it again."
             )
-        found.append(
+        records.append(
             {"name": file.name, "bytes": file.stat().st_size, "sha256": digest}
         )
-    return found
+    return records

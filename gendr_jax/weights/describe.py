@@ -1,4 +1,4 @@
-"""What a foreign source is, in plain JSON values, for ``gendr inspect``."""
+"""``gendr inspect`` of a foreign source: kind, format, sizes, hashes as JSON values."""
 
 import dataclasses
 import math
@@ -18,53 +18,58 @@ def describe(path: Path, *, verify: bool = False, variant: str = "") -> dict[str
 
     Args: ``verify``: compare every name and shape with the network, read every tensor;
     ``variant``: of several files in a component folder ("fp16").
-    Raises: InputError: nothing that is known; with ``verify``, whatever does not fit.
+    Raises: InputError: an unknown format; with ``verify``, whatever does not fit.
     """
-    found, assumed = _open(path, Hints(variant=variant))
+    contents, scale_unknown = _open(path, Hints(variant=variant))
     if verify:
-        for component in found.components.values():
+        for component in contents.components.values():
             components.read(component)
-        if found.adapter is not None:
-            _refuse_strange(found.adapter, path)
-    parts = {name: _tensors(c.tensors.values()) for name, c in found.components.items()}
-    configs = {n: dataclasses.asdict(c.config) for n, c in found.components.items()}
-    if assumed:
+        if contents.adapter is not None:
+            _refuse_not_finite(contents.adapter, path)
+    counts = {
+        name: _count(c.tensors.values()) for name, c in contents.components.items()
+    }
+    configs = {n: dataclasses.asdict(c.config) for n, c in contents.components.items()}
+    if scale_unknown:
         configs["vae"] |= {"scaling_factor": None, "shift_factor": None}
-    if found.adapter is not None:
-        adapter = found.adapter
-        parts["lora"] = _tensors(
+    if contents.adapter is not None:
+        adapter = contents.adapter
+        counts["lora"] = _count(
             [*adapter.tensors.values(), *adapter.vae_tensors.values()]
         )
-        configs["lora"] = _adapter_config(found.adapter)
+        configs["lora"] = _adapter_config(contents.adapter)
     dtypes: dict[str, int] = {}
-    for part in parts.values():
-        for name, count in part["dtypes"].items():
-            dtypes[name] = dtypes.get(name, 0) + count
-    answer = {
-        "kind": next(iter(parts)) if len(parts) == 1 else "pipeline",
-        "format": found.format,
-        "parameters": sum(part["parameters"] for part in parts.values()),
-        "components": {name: part["parameters"] for name, part in parts.items()},
-        "tensors": {name: part["tensors"] for name, part in parts.items()},
+    for count in counts.values():
+        for name, elements in count["dtypes"].items():
+            dtypes[name] = dtypes.get(name, 0) + elements
+    report = {
+        "kind": next(iter(counts)) if len(counts) == 1 else "pipeline",
+        "format": contents.format,
+        "parameters": sum(count["parameters"] for count in counts.values()),
+        "components": {name: count["parameters"] for name, count in counts.items()},
+        "tensors": {name: count["tensors"] for name, count in counts.items()},
         "dtypes": dtypes,
         "config": configs,
-        "prediction_type": found.prediction or found.settings.get("prediction_type"),
-        "left_out": found.left_out,
-        "sha256": {_short(file, path): file_sha256(file) for file in found.files},
+        "prediction_type": contents.prediction
+        or contents.settings.get("prediction_type"),
+        "left_out": contents.left_out,
+        "sha256": {
+            _display_name(file, path): file_sha256(file) for file in contents.files
+        },
     }
-    return answer | ({"verified": True} if verify else {})
+    return report | ({"verified": True} if verify else {})
 
 
 def _open(path: Path, hints: Hints) -> tuple[Contents, bool]:
     """The source, and whether its latent scale is unknown."""
     try:
         return recognise.find(path, hints), False
-    except UsageError:  # a file that does not say the scale can be described without
+    except UsageError:  # no latent scale in the file: described without one
         hints = dataclasses.replace(hints, scaling_factor=1.0)
         return recognise.find(path, hints), True
 
 
-def _tensors(tensors: Iterable[Tensor]) -> dict[str, Any]:
+def _count(tensors: Iterable[Tensor]) -> dict[str, Any]:
     dtypes: dict[str, int] = {}
     count = 0
     for tensor in tensors:
@@ -75,23 +80,27 @@ def _tensors(tensors: Iterable[Tensor]) -> dict[str, Any]:
 
 
 def _adapter_config(adapter: Adapter) -> dict[str, Any]:
-    """Ranks are the smaller sides of the halves; PEFT's own words beside them."""
-    halves = [t for t in adapter.tensors.values() if len(t.shape) >= 2]
-    said = adapter.peft_config or {}
-    known = ("r", "lora_alpha", "target_modules", "base_model_name_or_path")
+    """Ranks (the smaller sides of the LoRA factors), and some of PEFT's settings."""
+    factors = [t for t in adapter.tensors.values() if len(t.shape) >= 2]
+    peft_config = adapter.peft_config or {}
+    copied = ("r", "lora_alpha", "target_modules", "base_model_name_or_path")
     return {
-        "modules": len(halves) // 2,
-        "ranks": sorted({min(t.shape[:2]) for t in halves}),
-        **{key: said[key] for key in known if key in said},
+        "modules": len(factors) // 2,
+        "ranks": sorted({min(t.shape[:2]) for t in factors}),
+        **{key: peft_config[key] for key in copied if key in peft_config},
     }
 
 
-def _refuse_strange(adapter: Adapter, path: Path) -> None:
-    bad = sorted(n for n, t in adapter.tensors.items() if not all_finite(t.read()))
-    if bad:
-        raise InputError(f"{path}: NaN or Inf in {listed(bad)}. Take another copy.")
+def _refuse_not_finite(adapter: Adapter, path: Path) -> None:
+    not_finite = sorted(
+        n for n, t in adapter.tensors.items() if not all_finite(t.read())
+    )
+    if not_finite:
+        raise InputError(
+            f"{path}: NaN or Inf in {listed(not_finite)}. Take another copy."
+        )
 
 
-def _short(file: Path, root: Path) -> str:
+def _display_name(file: Path, root: Path) -> str:
     inside = root.is_dir() and file.is_relative_to(root)
     return str(file.relative_to(root)) if inside else file.name

@@ -1,8 +1,4 @@
-"""Where weights are written: on a disk or in an object store, complete or not at all.
-
-What lives here: what may be replaced, and a folder that takes its name when it is
-complete. What does not: what is written.
-"""
+"""Output folders and files of weights, written atomically; also to object stores."""
 
 import atexit
 import contextlib
@@ -20,7 +16,7 @@ from gendr_jax import files
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.weights.remote_paths import as_epath, is_remote
 
-# What --force may replace holds one of these; written last, they say it is complete.
+# Files that mark a complete folder and are written last; --force replaces only these.
 MARKS = ("gendr.json", "gendr_export.json", "adapter_config.json")
 FULL = ("no space left", "disk quota exceeded", "resource_exhausted")
 
@@ -38,14 +34,14 @@ def refuse_existing(destination: Path | epath.Path, force: bool) -> None:
     """Refuse a destination that exists, unless ``force``; never a file."""
     if destination.is_file():
         raise UsageError(f"{destination} is a file. Name a folder.")
-    if not destination.is_dir() or not any(map(_counts, destination.iterdir())):
+    if not destination.is_dir() or not any(map(_is_content, destination.iterdir())):
         return
     if not force:
-        raise UsageError(f"{destination} exists. Name another place, or add --force.")
+        raise UsageError(f"{destination} exists. Name another path, or add --force.")
     if not any((destination / mark).is_file() for mark in MARKS):
         raise UsageError(
             f"{destination} holds no weights that --force could replace "
-            f"({', '.join(MARKS)}). Name another place."
+            f"({', '.join(MARKS)}). Name another path."
         )
 
 
@@ -58,11 +54,11 @@ def refuse_existing_file(destination: Path | epath.Path, force: bool) -> None:
     if destination.is_dir():
         raise UsageError(f"{destination} is a folder. Name a file.")
     if destination.exists() and not force:
-        raise UsageError(f"{destination} exists. Name another place, or add --force.")
+        raise UsageError(f"{destination} exists. Name another path, or add --force.")
 
 
-def _counts(path: Path | epath.Path) -> bool:
-    """Every disk begins with lost+found; others' temporary names are no content."""
+def _is_content(path: Path | epath.Path) -> bool:
+    """Not lost+found, which every ext4 disk has, and no temporary name."""
     return path.name != "lost+found" and not files.is_temporary(Path(path.name))
 
 
@@ -70,22 +66,28 @@ def _counts(path: Path | epath.Path) -> bool:
 def replacing_folder(destination: Path | epath.Path) -> Iterator[Path]:
     """A temporary folder on this machine that becomes the destination.
 
-    What was there is set aside, then removed; whether it may be is the caller's to say.
-    A symbolic link stays one, its target is filled; so is a mount point.
+    An existing folder is renamed, then removed; the caller has checked that it may be
+    (`refuse_existing`). Of a symbolic link the target is replaced; a mount point is
+    filled.
 
     Raises:
-        InputError: the disk is full; nothing is left behind.
+        InputError: the disk is full; no temporary files remain.
     """
     if is_remote(destination):
-        with _uploaded(epath.Path(destination)) as temporary, _tidy(temporary):
+        with (
+            _uploaded(epath.Path(destination)) as temporary,
+            _removed_on_error(temporary),
+        ):
             yield temporary
         return
     path = Path(destination)
     target = path.resolve() if path.is_symlink() else path.absolute()
-    filled = (
-        _mounted(target) if os.path.ismount(target) else files.replacing_folder(target)
+    replacing = (
+        _filled_mount_point(target)
+        if os.path.ismount(target)
+        else files.replacing_folder(target)
     )
-    with _named_when_full(target), filled as temporary, _tidy(temporary):
+    with _full_disk_named(target), replacing as temporary, _removed_on_error(temporary):
         yield temporary
 
 
@@ -94,7 +96,7 @@ def replacing_file(destination: Path | epath.Path) -> Iterator[Path]:
     """A temporary file on this machine that becomes the destination.
 
     Raises:
-        InputError: the disk is full; nothing is left behind.
+        InputError: the disk is full; no temporary files remain.
     """
     if is_remote(destination):
         with tempfile.TemporaryDirectory(prefix="gendr-") as scratch:
@@ -104,13 +106,13 @@ def replacing_file(destination: Path | epath.Path) -> Iterator[Path]:
         return
     target = Path(destination).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _named_when_full(target), files.replacing(target) as temporary:
+    with _full_disk_named(target), files.replacing(target) as temporary:
         yield temporary
 
 
 @contextlib.contextmanager
-def _named_when_full(target: Path) -> Iterator[None]:
-    """A full disk is one line that names it."""
+def _full_disk_named(target: Path) -> Iterator[None]:
+    """Turns the error of a full disk into one line that names it."""
     try:
         yield
     except Exception as error:
@@ -119,61 +121,61 @@ def _named_when_full(target: Path) -> Iterator[None]:
         free = shutil.disk_usage(_existing(target)).free
         raise InputError(
             f"the disk of {target} is full, {free / 1e6:.0f} MB are free. Free some "
-            "space, or name another place."
+            "space, or name another path."
         ) from error
 
 
 @contextlib.contextmanager
-def _tidy(temporary: Path) -> Iterator[None]:
-    """Nothing is left of an interrupted write, whose threads may go on for a while."""
+def _removed_on_error(temporary: Path) -> Iterator[None]:
+    """Removes the folder of a failed write, whose threads may write on for a while."""
     try:
         yield
     except BaseException:
-        # After the interpreter has joined its threads.
+        # Again at exit, after the interpreter has joined its threads.
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-        quiet, deadline = 0, time.monotonic() + 5.0
-        while quiet < 3 and time.monotonic() < deadline:
-            quiet = 0 if temporary.exists() else quiet + 1
+        absent_checks, deadline = 0, time.monotonic() + 5.0
+        while absent_checks < 3 and time.monotonic() < deadline:
+            absent_checks = 0 if temporary.exists() else absent_checks + 1
             shutil.rmtree(temporary, ignore_errors=True)
             time.sleep(0.05)
         raise
 
 
 @contextlib.contextmanager
-def _mounted(target: Path) -> Iterator[Path]:
-    """A mount point cannot be renamed: it is filled from a folder inside."""
+def _filled_mount_point(target: Path) -> Iterator[Path]:
+    """Fills a mount point, which cannot be renamed, from a temporary folder inside."""
     temporary = files.temporary_name(target / "folder")
     temporary.mkdir()
     try:
         yield temporary
-        for old in [p for p in target.iterdir() if _counts(p)]:
+        for existing in [p for p in target.iterdir() if _is_content(p)]:
             shutil.rmtree(
-                old
-            ) if old.is_dir() and not old.is_symlink() else old.unlink()
-        for new in sorted(temporary.iterdir(), key=lambda p: p.name in MARKS):
-            os.replace(new, target / new.name)
+                existing
+            ) if existing.is_dir() and not existing.is_symlink() else existing.unlink()
+        for entry in sorted(temporary.iterdir(), key=lambda p: p.name in MARKS):
+            os.replace(entry, target / entry.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _uploaded(target: epath.Path) -> Iterator[Path]:
-    """Written here first: an object store has no rename, so the mark goes up last."""
+    """A local folder, uploaded at the end; the marks last, as stores cannot rename."""
     with tempfile.TemporaryDirectory(prefix="gendr-") as scratch:
         temporary = Path(scratch) / "folder"
         temporary.mkdir()
         yield temporary
         if target.exists():
             target.rmtree()
-        found = [p for p in temporary.rglob("*") if p.is_file()]
-        for file in sorted(found, key=lambda p: p.name in MARKS):
+        files_to_copy = [p for p in temporary.rglob("*") if p.is_file()]
+        for file in sorted(files_to_copy, key=lambda p: p.name in MARKS):
             copy = target / file.relative_to(temporary).as_posix()
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(file.read_bytes())
 
 
 def _is_full(error: BaseException | None) -> bool:
-    """Whether a full disk is behind an error; libraries wrap it in their own."""
+    """Whether a full disk caused an error; libraries wrap it in their own."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,10 +1,10 @@
-"""Folders for PyTorch, out of our weights: a whole pipeline, or adapters.
+"""Export weights for PyTorch: a pipeline folder, adapters, or one LDM file.
 
 DIR/unet/ DIR/vae/ DIR/dinov2/   component folders (config.json, safetensors)
 DIR/lpips/ DIR/dists/            one safetensors file, torchvision's names
 DIR/prompt.safetensors           the fixed prompt embeddings
-DIR/scheduler/                   diffusers' words for the noise schedule
-DIR/gendr_export.json            what else our own folders say; read on the way back
+DIR/scheduler/                   the noise schedule, as diffusers describes it
+DIR/gendr_export.json            other settings of a weights folder, for converting back
 DIR/README.md                    inference in PyTorch, to copy (export_readme.py)
 DIR/model_index.json pipeline.py the same as a pipeline of diffusers
 """
@@ -55,7 +55,7 @@ def save_pipeline(folder: Path, weights: Weights) -> None:
     """Everything that ``weights`` holds, into an empty or new ``folder``.
 
     Raises:
-        InputError: arrays that are not whole networks.
+        InputError: arrays that are not complete networks.
         UsageError: a network that PyTorch libraries have no file for.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,10 +63,10 @@ def save_pipeline(folder: Path, weights: Weights) -> None:
         if name == "lpips":
             config = weights.configs[name]
             layout = lpips.layout(config, "torchvision")
-            _save_bare(folder / name, f"lpips_{config.net}", layout, params)
+            _save_single_file(folder / name, f"lpips_{config.net}", layout, params)
         elif name == "dists":
             layout = dists.layout(weights.configs[name], "torchvision")
-            _save_bare(folder / name, name, layout, params)
+            _save_single_file(folder / name, name, layout, params)
         elif name in ("unet", "vae", "dinov2"):
             component_folder.save_component(
                 folder / name, weights.configs[name], params
@@ -94,23 +94,24 @@ def save_pipeline(folder: Path, weights: Weights) -> None:
 
 
 def schedule_config(weights: Weights) -> dict[str, Any]:
-    """scheduler_config.json: the file that the weights came with, or DDIM's."""
+    """scheduler_config.json: the one of the weights' source, or DDIM's."""
     recorded = weights.provenance.get("scheduler")
-    kind = "v_prediction" if weights.prediction == "v" else "epsilon"
-    said = recorded if isinstance(recorded, dict) and recorded else SCHEDULER
-    return said | {"prediction_type": kind}
+    prediction_type = "v_prediction" if weights.prediction == "v" else "epsilon"
+    config = recorded if isinstance(recorded, dict) and recorded else SCHEDULER
+    return config | {"prediction_type": prediction_type}
 
 
 def adapters_alone(weights: Weights, to: str) -> Weights:
-    """What --to peft and --to kohya write of these weights.
+    """The adapters of these weights, for --to peft and --to kohya.
 
     Raises:
         UsageError: no adapters.
     """
     if "lora" not in weights.params:
-        kept = ", ".join(weights.params) or "nothing"
+        networks = ", ".join(weights.params) or "nothing"
         raise UsageError(
-            f"--to {to} takes adapters, the source holds {kept}. Use --to diffusers."
+            f"--to {to} takes adapters, the source holds {networks}. "
+            "Use --to diffusers."
         )
     params = {"lora": weights.params["lora"]}
     return dataclasses.replace(weights, kind="lora", params=params, prompt={})
@@ -134,23 +135,23 @@ def save_kohya(path: Path, weights: Weights) -> None:
 
 
 def ldm_networks(weights: Weights) -> tuple[Weights, dict[str, int]]:
-    """What --to ldm writes: UNet and autoencoder; and what has no place there.
+    """(UNet and autoencoder for --to ldm, {what is left out: tensors}).
 
     Raises:
-        UsageError: neither is there, or the file could not say their configuration.
+        UsageError: neither is there, or an LDM file cannot express their configuration.
     """
     if "lora" in weights.params:
-        raise UsageError("an LDM file holds no adapters. Fold them in: --merge.")
+        raise UsageError("an LDM file holds no adapters. Add --merge.")
     params = {n: weights.params[n] for n in ("unet", "vae") if n in weights.params}
     if not params:
-        kept = ", ".join(weights.params) or "nothing"
-        raise UsageError(f"--to ldm takes a UNet or an autoencoder, not {kept}.")
-    rest = {n: t for n, t in weights.components().items() if n not in params}
-    left_out = {name: len(nets.flatten(tree)) for name, tree in rest.items()}
+        networks = ", ".join(weights.params) or "nothing"
+        raise UsageError(f"--to ldm takes a UNet or an autoencoder, not {networks}.")
+    others = {n: t for n, t in weights.components().items() if n not in params}
+    left_out = {name: len(nets.flatten(tree)) for name, tree in others.items()}
     for name in params:
         layout, config = _ldm_layout(name, weights.configs[name])
         shapes = layouts.foreign_shapes(layout)
-        _refuse_unsaid(name, config, _ldm_says(name, config, shapes))
+        _refuse_inexpressible(name, config, _inferred_ldm_config(name, config, shapes))
     return dataclasses.replace(weights, params=params, prompt={}), left_out
 
 
@@ -161,8 +162,8 @@ def save_ldm(path: Path, weights: Weights) -> None:
     for name, params in weights.params.items():
         layout, config = _ldm_layout(name, weights.configs[name])
         prefix = {"unet": ldm.UNET_PREFIX, "vae": ldm.VAE_PREFIX}[name]
-        found = layouts.scatter(layout, names.to_torch(params))
-        tensors |= {prefix + n: array for n, array in found.items()}
+        tensors_ldm = layouts.scatter(layout, names.to_torch(params))
+        tensors |= {prefix + n: array for n, array in tensors_ldm.items()}
         if name == "vae":
             metadata["gendr.scaling_factor"] = repr(config.scaling_factor)
             metadata["gendr.shift_factor"] = repr(config.shift_factor)
@@ -179,8 +180,10 @@ def _ldm_layout(name: str, config: Any) -> tuple[layouts.Layout, Any]:
     return layout(config), config
 
 
-def _ldm_says(name: str, config: Any, shapes: dict[str, layouts.Shape]) -> Any:
-    """The configuration that a reader infers from these shapes; None: none."""
+def _inferred_ldm_config(
+    name: str, config: Any, shapes: dict[str, layouts.Shape]
+) -> Any:
+    """The configuration that a reader infers from these shapes, None where it fails."""
     try:
         if name == "unet":
             return ldm.unet_config(shapes)
@@ -193,18 +196,19 @@ def _ldm_says(name: str, config: Any, shapes: dict[str, layouts.Shape]) -> Any:
         return None
 
 
-def _refuse_unsaid(name: str, config: Any, said: Any) -> None:
-    wanted = dataclasses.asdict(config)
-    other = {} if said is None else dataclasses.asdict(said)
-    differ = [f"{k} {v}" for k, v in wanted.items() if other.get(k) != v]
-    if said is None or differ:
+def _refuse_inexpressible(name: str, config: Any, inferred: Any) -> None:
+    fields = dataclasses.asdict(config)
+    inferred_fields = {} if inferred is None else dataclasses.asdict(inferred)
+    differ = [f"{k} {v}" for k, v in fields.items() if inferred_fields.get(k) != v]
+    if inferred is None or differ:
         raise UsageError(
-            f"an LDM file cannot say the {name}'s {listed(differ)}. Use --to diffusers."
+            f"an LDM file cannot express the {name}'s {listed(differ)}. Use --to "
+            "diffusers."
         )
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What ``save_pipeline`` wrote beside the networks, the prompt included; or {}."""
+    """The settings and the prompt that ``save_pipeline`` wrote; {} where it did not."""
     if not (folder / SETTINGS).is_file():
         return {}
     settings = component_folder.read_json(folder / SETTINGS)
@@ -215,7 +219,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     elif settings.get("kind") in ("restorer", "adc", "pix"):
         raise InputError(
             f"{folder / PROMPT} is missing, {SETTINGS} says kind {settings['kind']}. "
-            "Copy the whole folder again."
+            "Copy the complete folder again."
         )
     if "projector" in settings:
         where = str(folder / SETTINGS)
@@ -227,12 +231,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _settings(weights: Weights) -> dict[str, Any]:
-    ours = {
+    configs = {
         n: dataclasses.asdict(weights.configs[n])
         for n in weights.params
         if n == "projector"
     }
-    return ours | {
+    return configs | {
         "gendr_jax": __version__,
         "kind": weights.kind,
         "prediction_type": weights.prediction,
@@ -242,7 +246,7 @@ def _settings(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _save_bare(
+def _save_single_file(
     folder: Path, stem: str, layout: layouts.Layout, params: nets.Params
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What an exported folder says to people, and its PyTorch code that restores.
+"""README.md of an exported folder, and the PyTorch code that restores with it.
 
 README.md has a program to copy; of a restorer, pipeline.py is a pipeline of diffusers
 and model_index.json makes ``DiffusionPipeline.from_pretrained`` open the folder.
@@ -10,7 +10,7 @@ from typing import Any
 from gendr_jax import nets
 from gendr_jax.weights.gendr_json import Weights
 
-# Mirrored pixels around a picture, as the restorer has them (restore/tiling.py).
+# Mirrored pixels around a picture; the value of restore/tiling.py.
 MARGIN = 32
 DIFFUSERS_LORA = "pytorch_lora_weights.safetensors"
 TITLE = """# Weights exported by gendr_jax
@@ -60,7 +60,7 @@ pipeline = DiffusionPipeline.from_pretrained(".", trust_remote_code=True)
 pipeline(Image.open("photo.jpg"), scale=4).images[0].save("restored.png")
 ```
 
-`trust_remote_code` runs `pipeline.py` of this folder, which does what follows.
+`trust_remote_code` runs `pipeline.py` of this folder: the program below.
 """
 PIPELINE_CODE = '''\
 """One-step super-resolution as a pipeline of diffusers; written by gendr_jax."""
@@ -100,15 +100,15 @@ class GenDRPipeline(DiffusionPipeline):
 
     def _file(self, name):
         """A file of the folder, or of the repository, that this was loaded from."""
-        place = str(self.config["_name_or_path"])
-        if os.path.isdir(place):
-            return os.path.join(place, name)
+        source = str(self.config["_name_or_path"])
+        if os.path.isdir(source):
+            return os.path.join(source, name)
         from huggingface_hub import hf_hub_download
 
-        return hf_hub_download(place, name)
+        return hf_hub_download(source, name)
 
     def _prepared(self):
-        """The prompt, and adapters that lie in the folder."""
+        """The prompt; the first call also loads the folder's adapters."""
         if self._prompt is None:
             if self.config["adapters"]:
                 folder, name = os.path.split(
@@ -157,7 +157,7 @@ unet.load_lora_adapter(folder, weight_name="{DIFFUSERS_LORA}", prefix="unet")
 VAE = """\
 vae = AutoencoderKL.from_pretrained(folder, subfolder="vae").eval()
 """
-# What runs between the picture x and the result y, in [-1, 1], by kind.
+# The program's lines from the picture x to the result y, in [-1, 1], by kind.
 GENDR = """\
     shift = vae.config.shift_factor or 0.0
     z_l = (vae.encode(x).latent_dist.mode() - shift) * vae.config.scaling_factor
@@ -185,7 +185,7 @@ STEPS = {
 
 
 def restores(weights: Weights) -> bool:
-    """Whether all is there that pipeline.py takes."""
+    """Whether the weights have all that pipeline.py needs."""
     return weights.kind not in ("adc", "pix") and _complete(weights, ("unet", "vae"))
 
 
@@ -209,7 +209,7 @@ def model_index(weights: Weights) -> dict[str, Any]:
 
 
 def readme(weights: Weights) -> str:
-    """The text for these weights; the PyTorch lines where all they take is there."""
+    """The text for these weights, with a program where they suffice to restore."""
     lines = []
     for name, params in weights.params.items():
         config = weights.configs[name]
@@ -258,12 +258,12 @@ def _factor(weights: Weights) -> int:
 
 
 def _after(weights: Weights) -> int:
-    """Mirrored pixels below and to the right, apart from those that fill a multiple."""
+    """Mirrored pixels below and to the right, without those that fill a multiple."""
     multiple = _multiple(weights)
     return -(-2 * MARGIN // multiple) * multiple - MARGIN
 
 
 def _multiple(weights: Weights) -> int:
-    """Pixels that padded sides are multiples of, so that all maps are even."""
+    """Padded sides are multiples of this, so that every feature map has even sides."""
     halvings = len(weights.configs["unet"].block_out_channels) - 1
     return max(64, _factor(weights) * 2**halvings)

@@ -1,13 +1,13 @@
-"""A weights folder of ours: what a user takes away from training and restores with.
+"""A weights folder: the result of training or conversion, the input of restoring.
 
     DIR/gendr.json      settings and a sha256 per component (gendr_json.py)
     DIR/unet/ DIR/vae/  Orbax checkpoints of nested dicts, string keys
     DIR/projector/      the same, of a base's alignment head
-    DIR/dinov2/ lpips/ dists/ lora/   the same, of what conversion brings
+    DIR/dinov2/ lpips/ dists/ lora/   the same, from `gendr convert`
     DIR/prompt.npz      prompt embeddings by name, each [L, D], float32
 
-Orbax neither notices a flipped byte in its data files nor a dtype that is not the
-one expected, hence our own digest and `check_like`.
+Orbax detects neither a flipped byte in its data files nor an unexpected dtype, hence
+our own digest and `check_like`.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ NETWORKS = {
     "lpips": LPIPS,
     "dists": DISTS,
 }
-# One file of data grows to this; Orbax holds a file in memory until it is written.
+# The size of a data file: Orbax holds one in memory until it is written.
 DATA_FILE_BYTES = 128 << 20
 FLOATS = ("float32", "bfloat16", "float16")
 Network = tuple[Any, Params]  # (configuration, weights)
@@ -65,12 +65,12 @@ def save(
     prompt_text: dict[str, str] | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a weights folder; it appears whole or not at all. Returns its path.
+    """Write a weights folder atomically. Returns its path.
 
-    An older weights folder at this place is replaced; anything else is left alone.
+    An older weights folder of this path is replaced; anything else is refused.
 
     Args:
-        folder: where; parents are made.
+        folder: its path; parents are made.
         kind: "restorer" or "adc" (unet, vae and prompt), "pix" (unet and prompt),
             "base" (unet, others optional), "vae".
         unet, vae, projector: (configuration, weights), weights in any floating dtype.
@@ -78,17 +78,17 @@ def save(
         prediction, t_star, prompt_text, provenance: as in `Weights`.
 
     Raises:
-        UsageError: a component of this kind is missing, or the place is taken.
+        UsageError: a component of this kind is missing, or the path is taken.
         InputError: arrays that do not fit their configuration.
     """
     folder = Path(folder).absolute()
     networks = {"unet": unet, "vae": vae, "projector": projector}
-    given = {name: pair for name, pair in networks.items() if pair is not None}
+    present = {name: pair for name, pair in networks.items() if pair is not None}
     weights = Weights(
         kind=kind,
-        configs={name: config for name, (config, _) in given.items()},
+        configs={name: config for name, (config, _) in present.items()},
         params={
-            n: jax.tree.map(np.asarray, params) for n, (_, params) in given.items()
+            n: jax.tree.map(np.asarray, params) for n, (_, params) in present.items()
         },
         prompt={name: np.asarray(x) for name, x in (prompt or {}).items()},
         prediction=prediction,
@@ -101,31 +101,31 @@ def save(
         if jax.process_count() == 1:
             write(temporary, weights, where=folder)
         else:
-            _write_apart(temporary, weights, folder)
+            _write_in_subprocess(temporary, weights, folder)
     return folder
 
 
 def write(target: Path, weights: Weights, *, where: Path | None = None) -> None:
-    """Fill an empty folder with host arrays; the caller makes it appear.
+    """Fill an empty folder with host arrays; the caller renames it.
 
-    Args: ``where``: the folder's later name, for messages.
+    Args: ``where``: the folder's final path, for messages.
     Raises: as ``save``.
     """
-    shown = str(where or target)
-    gendr_json.require(weights, set(weights.components()), shown, UsageError)
-    check(weights, shown)
+    message_path = str(where or target)
+    gendr_json.require(weights, set(weights.components()), message_path, UsageError)
+    check(weights, message_path)
     for name, tree in weights.components().items():
         _write_component(target, name, tree)
     (target / MANIFEST).write_text(gendr_json.to_json(weights), "utf-8")
 
 
-def _write_apart(target: Path, weights: Weights, where: Path) -> None:
-    """`write` in a process of its own.
+def _write_in_subprocess(target: Path, weights: Weights, where: Path) -> None:
+    """`write` in a subprocess.
 
-    Orbax waits for every process of a run before it writes, and only one calls this.
+    Orbax synchronises all processes of a run when it writes, and only one calls this.
     """
-    apart = multiprocessing.get_context("spawn")
-    child = apart.Process(target=_write_on_cpu, args=(target, weights, where))
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=_write_on_cpu, args=(target, weights, where))
     child.start()
     child.join()
     if child.exitcode:
@@ -146,15 +146,15 @@ def load(
 ) -> Weights:
     """Read a weights folder into host memory (numpy arrays), checked.
 
-    Adapters belong to the UNet they are kept with: who asks for the UNet and not for
-    "lora" gets it with them folded in.
+    Where the folder has adapters and `components` has "unet" but not "lora", the UNet
+    is returned with the adapters merged.
 
     Args:
         folder: a local folder.
         components: which of them to read, where present; others stay on disk.
         verify: compare each component's sha256 with gendr.json.
-        mesh: read the networks as jax arrays spread over it instead, by the rule of
-            FSDP; no device ever holds more than its part.
+        mesh: read the networks as jax arrays sharded over it instead, by the default
+            sharding rules; no device ever holds more than its shards.
 
     Raises:
         InputError: not such a folder, an unknown version, damaged or missing files, or
@@ -163,27 +163,27 @@ def load(
     folder = Path(folder).absolute()
     manifest = gendr_json.read(folder)
     weights = gendr_json.settings(folder, manifest)
-    host: dict[str, Any] = {}
-    fold = "unet" in components and "lora" not in components
-    fold = fold and "lora" in manifest["components"]
-    for name in (*components, *(("lora",) if fold else ())):
+    params: dict[str, Any] = {}
+    merge = "unet" in components and "lora" not in components
+    merge = merge and "lora" in manifest["components"]
+    for name in (*components, *(("lora",) if merge else ())):
         if name in manifest["components"]:
-            host[name] = _read_component(folder, name, weights, mesh)
+            params[name] = _read_component(folder, name, weights, mesh)
             if verify:
-                _verify(folder, name, host[name], manifest)
-    prompt = host.pop("prompt", {})
-    weights = dataclasses.replace(weights, params=host, prompt=prompt)
+                _verify(folder, name, params[name], manifest)
+    prompt = params.pop("prompt", {})
+    weights = dataclasses.replace(weights, params=params, prompt=prompt)
     check(weights, str(folder))
-    return folded(weights) if fold else weights
+    return folded(weights) if merge else weights
 
 
 def folded(weights: Weights) -> Weights:
-    """The adapters of these weights in the kernels of their UNet; others are shared."""
+    """The weights with adapters merged into the UNet; other arrays are not copied."""
     params, configs = dict(weights.params), dict(weights.configs)
     adapters, config = params.pop("lora"), configs.pop("lora")
     unet = nets.merge_lora(params["unet"], adapters, config.scale)
     flat = nets.flatten(params["unet"])
-    # What was on the host stays there: merging gives jax arrays.
+    # Merging returns jax arrays: those that were numpy arrays become so again.
     host = {
         path: np.asarray(leaf) if isinstance(flat[path], np.ndarray) else leaf
         for path, leaf in nets.flatten(unet).items()
@@ -193,24 +193,24 @@ def folded(weights: Weights) -> Weights:
 
 
 def is_folder(path: Path | str) -> bool:
-    """Whether this looks like a weights folder of ours."""
+    """Whether this is a weights folder: it has a gendr.json."""
     return (Path(path) / MANIFEST).is_file()
 
 
 def check(weights: Weights, where: str) -> None:
-    """Arrays against the configurations: paths, shapes, dtypes, prompt width."""
+    """Check arrays against the configurations: paths, shapes, dtypes, prompt width."""
     for name, params in weights.params.items():
         try:
             abstract = _abstract(weights, name)
         except ValueError as error:  # a configuration that no network can have
             raise InputError(f"{where}: {name}: {error}") from error
-        flat, want = nets.flatten(params), nets.flatten(abstract)
+        flat, expected = nets.flatten(params), nets.flatten(abstract)
         # Weights may be stored in any floating type, each array in its own.
         stored = {
             path: jax.ShapeDtypeStruct(leaf.shape, flat[path].dtype)
             if path in flat and flat[path].dtype.name in FLOATS
             else leaf
-            for path, leaf in want.items()
+            for path, leaf in expected.items()
         }
         nets.check_like(params, nets.unflatten(stored), what=f"{where}: {name}")
     if weights.prompt:
@@ -253,8 +253,8 @@ def _write_component(folder: Path, name: str, tree: Params) -> None:
     from orbax.checkpoint import v1 as ocp
 
     context = ocp.Context()
-    # Nobody else touches the arrays, and weights do not compress: without a copy and
-    # without zstd a model is written in a third of the time and no memory beside it.
+    # The arrays do not change meanwhile, and weights do not compress: without a copy
+    # and without zstd a model is written in a third of the time and no extra memory.
     context.memory.deepcopy_host_arrays = False
     context.array.saving.use_compression = False
     context.array.saving.ocdbt_target_data_file_size = DATA_FILE_BYTES
@@ -262,17 +262,17 @@ def _write_component(folder: Path, name: str, tree: Params) -> None:
         ocp.save(str((folder / name).absolute()), tree)
 
 
-def _wanted(stored: Any, placed: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=placed)
+def _abstract_leaf(stored: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=sharding)
 
 
 def _read_component(
     folder: Path, name: str, weights: Weights, mesh: Mesh | None
 ) -> Params:
-    """One component, whole in host memory or spread over a mesh."""
+    """One component, in host memory or sharded over a mesh."""
     path = folder / ("prompt.npz" if name == "prompt" else name)
     if not path.exists():
-        raise InputError(f"{path} is missing. Copy the whole folder again.")
+        raise InputError(f"{path} is missing. Copy the complete folder again.")
     try:
         if name == "prompt":
             with np.load(path, allow_pickle=False) as arrays:
@@ -282,10 +282,10 @@ def _read_component(
         if mesh is None or name == "prompt":
             return ocp.load(str(path))
         stored = ocp.metadata(str(path)).metadata
-        # Orbax's own error for another tree names nothing.
+        # Before loading, since Orbax's error for another tree names no array.
         check(dataclasses.replace(weights, params={name: stored}), str(folder))
-        placed = tree_shardings(stored, mesh)
-        return ocp.load(str(path), jax.tree.map(_wanted, stored, placed))
+        shardings = tree_shardings(stored, mesh)
+        return ocp.load(str(path), jax.tree.map(_abstract_leaf, stored, shardings))
     except InputError:
         raise
     except Exception as error:  # Orbax and zipfile raise many types on damage
@@ -311,5 +311,5 @@ def _refuse_foreign(folder: Path) -> None:
     ):
         raise UsageError(
             f"{folder} exists and is no weights folder, it would be replaced. "
-            "Name another place."
+            "Name another path."
         )

@@ -1,4 +1,4 @@
-"""gendr.json: what a weights folder says of itself."""
+"""gendr.json, the manifest of a weights folder: kind, configurations, digests."""
 
 import dataclasses
 import json
@@ -28,8 +28,8 @@ Kind = Literal[
     "restorer", "adc", "pix", "base", "vae", "dinov2", "lpips", "dists", "lora"
 ]
 Prediction = Literal["eps", "v"]
-# What each kind cannot do without. A base may carry its VAE, its alignment projector
-# and its prompt along.
+# Components that each kind must have. A base may also have its VAE, its alignment
+# projector and its prompt.
 REQUIRED = {
     "restorer": ("unet", "vae", "prompt"),
     "adc": ("unet", "vae", "prompt"),
@@ -54,7 +54,7 @@ CONFIGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What a folder holds, in memory.
+    """The contents of a weights folder in memory.
 
     Attributes:
         kind: "restorer" restores in one step; "adc" does so without an encoder, "pix"
@@ -62,11 +62,11 @@ class Weights:
             that denoises; "vae", "dinov2", "lpips", "dists", "lora" (adapters, and
             their UNet's config).
         configs: of the networks by name: "unet", "vae", "projector", and those kinds.
-        params: nested dicts of arrays by the same names, those that were asked for.
+        params: nested dicts of arrays by the same names; only those that were read.
         prompt: embeddings by name ("positive", "negative"), each [L, D].
         prediction: what the UNet's output is.
         t_star: the timestep of the one step.
-        prompt_text: the words behind the embeddings, by the same names.
+        prompt_text: the texts of the embeddings, by the same names.
         provenance: where the weights come from, JSON values.
     """
 
@@ -136,7 +136,9 @@ def read(folder: Path | str) -> dict[str, Any]:
 def checked(manifest: Any, path: Path) -> dict[str, Any]:
     """The content of gendr.json, checked as ``read`` does; ``path`` for messages."""
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f'{path} does not say "format": "{FORMAT}". Name our folder.')
+        raise InputError(
+            f'{path} has no "format": "{FORMAT}". Name a weights folder of gendr_jax.'
+        )
     if manifest.get("version") != VERSION:
         raise InputError(
             f"{path} has version {manifest.get('version')!r}, this gendr_jax "
@@ -152,7 +154,7 @@ def checked(manifest: Any, path: Path) -> dict[str, Any]:
 
 
 def settings(folder: Path, manifest: dict[str, Any]) -> Weights:
-    """What a manifest says, as `Weights` without arrays.
+    """The settings of a manifest as `Weights` without arrays.
 
     Raises:
         InputError: configurations that are unknown, incomplete or missing.
@@ -176,20 +178,22 @@ def settings(folder: Path, manifest: dict[str, Any]) -> Weights:
     return weights
 
 
-def check_settings(path: Path, said: dict[str, Any]) -> None:
+def check_settings(path: Path, stored: dict[str, Any]) -> None:
     """Kind, prediction and step of a manifest, or of an export's settings file.
 
     Raises:
-        InputError: a value that we do not know.
+        InputError: an unknown value.
     """
-    _one_of(path, "kind", said.get("kind"), get_args(Kind))
-    _one_of(path, "prediction_type", said.get("prediction_type"), get_args(Prediction))
-    t_star = said.get("t_star")
-    whole = isinstance(t_star, int) and not isinstance(t_star, bool)
-    steps = range(diffusion.NUM_TIMESTEPS)  # 1.0 is in it too
-    _one_of(path, "t_star", t_star if whole else repr(t_star), steps)
+    _one_of(path, "kind", stored.get("kind"), get_args(Kind))
+    _one_of(
+        path, "prediction_type", stored.get("prediction_type"), get_args(Prediction)
+    )
+    t_star = stored.get("t_star")
+    is_integer = isinstance(t_star, int) and not isinstance(t_star, bool)
+    steps = range(diffusion.NUM_TIMESTEPS)  # the float 1.0 counts as in it, hence above
+    _one_of(path, "t_star", t_star if is_integer else repr(t_star), steps)
     for key in ("prompt_text", "provenance"):
-        if not isinstance(said.get(key, {}), dict):
+        if not isinstance(stored.get(key, {}), dict):
             raise InputError(f"{path} has {key} that is no object. Copy it again.")
 
 
@@ -222,11 +226,11 @@ def config(cls: type, values: dict[str, Any], where: str) -> Any:
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a JSON value is of a field's type, and of a size that can be built."""
     if get_origin(hint) is tuple:
-        kind = get_args(hint)[0]
-        few = isinstance(value, tuple) and (
-            kind is str or 0 < len(value) <= MOST_ENTRIES
+        entry_type = get_args(hint)[0]
+        valid_length = isinstance(value, tuple) and (
+            entry_type is str or 0 < len(value) <= MOST_ENTRIES
         )
-        return few and all(_fits(v, kind) for v in value)
+        return valid_length and all(_fits(v, entry_type) for v in value)
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if hint is float:
@@ -238,17 +242,17 @@ def require(
     weights: Weights, present: set[str], where: str, error: type[GendrError]
 ) -> None:
     """Raise `error` unless components and configurations make the kind complete."""
-    lacking = [name for name in REQUIRED[weights.kind] if name not in present]
-    lacking += [
+    missing = [name for name in REQUIRED[weights.kind] if name not in present]
+    missing += [
         f"a config for {name}"
         for name in CONFIGS
         if name in present and name not in weights.configs
     ]
     if "lora" in present and "unet" not in weights.configs:
-        lacking.append("a config for the unet that lora adapts")
-    if lacking:
+        missing.append("a config for the unet that lora adapts")
+    if missing:
         raise error(
-            f"{where}: weights of kind {weights.kind} need {', '.join(lacking)}, "
+            f"{where}: weights of kind {weights.kind} need {', '.join(missing)}, "
             f"there is {', '.join(sorted(present)) or 'nothing'}. Add what is missing."
         )
 

@@ -1,6 +1,7 @@
-"""A weights folder of ours as one safetensors file, which many programs can open.
+"""A weights folder as one safetensors file.
 
-Tensors are named COMPONENT.PATH in our axes; the metadata has gendr.json under "gendr".
+Tensors are named COMPONENT.PATH, axes as in JAX (NHWC kernels); the metadata has
+gendr.json under "gendr".
 """
 
 import dataclasses
@@ -14,33 +15,33 @@ from gendr_jax.weights import folder, gendr_json
 from gendr_jax.weights.foreign.open_file import open_file
 from gendr_jax.weights.foreign.tensors import OpenFile, write_safetensors
 from gendr_jax.weights.gendr_json import Weights
-from gendr_jax.weights.resolve import locate, resolve
+from gendr_jax.weights.resolve import resolve, resolve_folder
 from gendr_jax.weights.sha256 import sha256
 
 KEY, SUFFIX = "gendr", ".safetensors"
 
 
 def write(path: Path, weights: Weights) -> None:
-    """Fill a new file.
+    """Write the weights to a new file.
 
     Raises:
         UsageError, InputError: as ``folder.write``.
     """
     folder.check(weights, str(path))
     tensors = {
-        ".".join((name, *at)): leaf
+        ".".join((name, *leaf_path)): leaf
         for name, tree in weights.components().items()
-        for at, leaf in nets.flatten(tree).items()
+        for leaf_path, leaf in nets.flatten(tree).items()
     }
     write_safetensors(path, tensors, {KEY: gendr_json.to_json(weights)})
 
 
 def is_ours(path: Path) -> bool:
-    """Whether this is such a file; nothing but its header is read."""
+    """Whether this is a file of `write`; only the header is read."""
     if not path.is_file() or path.suffix != SUFFIX:
         return False
     with path.open("rb") as file:
-        # Metadata comes first, unless another program has written the file again.
+        # Metadata comes first in the header, unless another program rewrote the file.
         head = file.read(1 << 12)
         if b'"__metadata__"' not in head:
             return False
@@ -48,7 +49,7 @@ def is_ours(path: Path) -> bool:
 
 
 def manifest(path: Path) -> dict[str, Any]:
-    """What gendr.json says in a folder.
+    """The manifest (gendr.json) in the file's metadata.
 
     Raises:
         InputError: it is damaged or of another version.
@@ -63,10 +64,10 @@ def read(path: Path, components: tuple[str, ...] = folder.COMPONENTS) -> Weights
         InputError: damaged, or arrays that do not fit the configuration.
     """
     file = open_file(path)
-    said = _manifest(file)
-    weights = gendr_json.settings(path, said)
+    manifest_json = _manifest(file)
+    weights = gendr_json.settings(path, manifest_json)
     trees: dict[str, Any] = {}
-    for name in said["components"]:
+    for name in manifest_json["components"]:
         start = f"{name}."
         flat = {
             tuple(key.removeprefix(start).split(".")): tensor.read()
@@ -75,46 +76,50 @@ def read(path: Path, components: tuple[str, ...] = folder.COMPONENTS) -> Weights
         }
         trees[name] = nets.unflatten(flat)
         digest = sha256(trees[name])
-        if digest != said["components"][name].get("sha256"):
+        if digest != manifest_json["components"][name].get("sha256"):
             raise InputError(
-                f"{path}: {name} has sha256 {digest[:12]}..., its metadata says "
-                f"otherwise: it is damaged. Copy the file again."
+                f"{path}: {name} has sha256 {digest[:12]}..., its metadata another: "
+                "it is damaged. Copy the file again."
             )
-    fold = "unet" in components and "lora" not in components and "lora" in trees
-    kept = {n: t for n, t in trees.items() if n in components or (fold and n == "lora")}
-    prompt = kept.pop("prompt", {})
-    weights = dataclasses.replace(weights, params=kept, prompt=prompt)
+    merge_lora = "unet" in components and "lora" not in components and "lora" in trees
+    wanted = {
+        n: t
+        for n, t in trees.items()
+        if n in components or (merge_lora and n == "lora")
+    }
+    prompt = wanted.pop("prompt", {})
+    weights = dataclasses.replace(weights, params=wanted, prompt=prompt)
     folder.check(weights, str(path))
-    return folder.folded(weights) if fold else weights
+    return folder.folded(weights) if merge_lora else weights
 
 
 def load(name: str | Path, components: tuple[str, ...]) -> Weights:
-    """Weights by name, as such a file or as a folder.
+    """Weights by name: one file, or a folder.
 
     Raises:
-        InputError, UsageError: as ``resolve.locate`` and ``folder.load``.
+        InputError, UsageError: as ``resolve_folder`` and ``folder.load``.
     """
-    file = _named(name)
+    file = _own_file(name)
     if file is not None:
         return read(file, components)
-    return folder.load(locate(name), components=components)
+    return folder.load(resolve_folder(name), components=components)
 
 
 def settings(name: str | Path) -> Weights:
-    """The same without arrays: what gendr.json says.
+    """As ``load`` without arrays: the settings in gendr.json.
 
     Raises:
         InputError, UsageError: as ``load``.
     """
-    file = _named(name)
+    file = _own_file(name)
     if file is not None:
         return gendr_json.settings(file, manifest(file))
-    path = locate(name)
+    path = resolve_folder(name)
     return gendr_json.settings(path, gendr_json.read(path))
 
 
-def _named(name: str | Path) -> Path | None:
-    """The file of this name, if it is such a one."""
+def _own_file(name: str | Path) -> Path | None:
+    """The path, if it is a safetensors file that ``write`` made."""
     if Path(name).suffix != SUFFIX:
         return None
     path = resolve(name)
@@ -123,9 +128,9 @@ def _named(name: str | Path) -> Path | None:
 
 def _manifest(file: OpenFile) -> dict[str, Any]:
     try:
-        said = json.loads(file.metadata[KEY])
+        manifest_json = json.loads(file.metadata[KEY])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{file.path}: its metadata cannot be read ({error}). Copy it again."
         ) from error
-    return gendr_json.checked(said, file.path)
+    return gendr_json.checked(manifest_json, file.path)

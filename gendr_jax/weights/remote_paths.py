@@ -1,4 +1,4 @@
-"""Folders here and in object stores (gs://, s3://) under one kind of path."""
+"""Local paths and URLs of object stores (gs://, s3://) as etils `epath.Path`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ def is_remote(path: Any) -> bool:
 
 
 def as_epath(path: Any) -> epath.Path:
-    """An absolute path, or a URL of an object store that can be reached from here.
+    """An absolute path, or a URL of an object store whose client library is installed.
 
     Raises:
         UsageError: an unknown scheme, or its library is not installed.
@@ -30,25 +30,25 @@ def as_epath(path: Any) -> epath.Path:
     scheme = text.partition("://")[0]
     if scheme not in _EXTRA:
         raise UsageError(
-            f"{text} is of an unknown kind. Give a folder, or a URL that "
+            f"{text} has the unknown scheme {scheme!r}. Give a folder, or a URL that "
             f"begins with {' or '.join(f'{name}://' for name in _EXTRA)}."
         )
-    found = epath.Path(text)
+    url = epath.Path(text)
     try:
-        found.exists()
+        url.exists()
     except ImportError as error:
         raise UsageError(
             f"{text} needs {_EXTRA[scheme]} ({error}). pip install "
             f"{_EXTRA[scheme]}, or give a folder."
         ) from error
-    return found
+    return url
 
 
 def move_folder(source: epath.Path, target: epath.Path) -> None:
-    """Give a folder another name; in an object store by copying what is in it.
+    """Rename a folder; in an object store by copying and deleting its files.
 
-    There the marks of a complete checkpoint are copied last, so that a move that was
-    cut off is never taken for a checkpoint.
+    There the file that marks a complete checkpoint is copied last, so that an
+    interrupted copy is never taken for a checkpoint.
     """
     if not is_remote(source):
         source.rename(target)

@@ -1,8 +1,8 @@
-"""From what a user typed to weights on this machine: one rule for every reader.
+"""Resolve a path, URL, packaged name or Hub id of weights to a local path.
 
-In this order: a file or folder here (`~` expanded), a URL of an object store (gs://,
-s3://; copied to this machine), a packaged name such as gendr-tiny, a Hub id where
-huggingface_hub is installed. No Hub id is built in: public weights move and vanish.
+In this order: a local file or folder (`~` expanded), a URL of an object store (gs://,
+s3://; downloaded), a packaged name such as gendr-tiny, a Hub id where huggingface_hub
+is installed. No Hub id is built in: public weights move and vanish.
 """
 
 import atexit
@@ -16,28 +16,28 @@ from etils import epath
 from gendr_jax.errors import InputError, UsageError
 from gendr_jax.weights.remote_paths import as_epath, files_of, is_remote
 
-DEFAULT = "gendr-tiny"  # what restores when no weights are named
+DEFAULT = "gendr-tiny"  # the default of `gendr restore --weights`
 SHIPPED = Path(__file__).parents[1] / "pretrained"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def shipped() -> list[str]:
-    """Names of the weights that come with the package."""
+    """Names of the weights that are shipped with the package."""
     return sorted(path.parent.name for path in SHIPPED.glob("*/gendr.json"))
 
 
 def resolve(name: str | Path) -> Path:
     """The local file or folder of these weights.
 
-    A folder goes before a name of weights that come with the package.
+    A local folder has precedence over a packaged name.
 
     Raises:
-        InputError: there is nothing of that name.
+        InputError: nothing has that name.
         UsageError: a Hub id or a URL whose library is not installed.
     """
     text = str(name)
     if is_remote(text):
-        return _copied(text)
+        return _downloaded(text)
     path = Path(text).expanduser()
     if path.exists():
         return path.resolve() if path.is_dir() else path.absolute()
@@ -51,11 +51,11 @@ def resolve(name: str | Path) -> Path:
     return _from_hub(text)
 
 
-def locate(name: str | Path) -> Path:
-    """The local folder of these weights, by the rule of ``resolve``.
+def resolve_folder(name: str | Path) -> Path:
+    """The local folder of these weights, as ``resolve``; a file is refused.
 
     Raises:
-        InputError, UsageError: as ``resolve``; or a file.
+        InputError, UsageError: as ``resolve``; or it is a file.
     """
     try:
         path = resolve(name)
@@ -84,13 +84,13 @@ def _from_hub(text: str) -> Path:
     except Exception as error:  # network, authorisation, absence: many types
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(
-            f"there is no weights folder {text}, and the Hub did not give it "
+            f"there is no weights folder {text}, and its download from the Hub failed "
             f"({reason}). Check the path."
         ) from error
 
 
-def _copied(url: str) -> Path:
-    """A file or folder of an object store in a temporary folder of this process."""
+def _downloaded(url: str) -> Path:
+    """A file or folder of an object store, downloaded to a temporary folder."""
     source = as_epath(url)
     try:
         is_file, is_folder = source.is_file(), source.is_dir()
@@ -99,17 +99,17 @@ def _copied(url: str) -> Path:
         raise InputError(f"{url} cannot be read ({reason}). Check the URL.") from error
     if not is_file and not is_folder:
         raise InputError(f"{url} does not exist. Check the URL.")
-    scratch = Path(tempfile.mkdtemp(prefix="gendr-"))
-    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    temporary_folder = Path(tempfile.mkdtemp(prefix="gendr-"))
+    atexit.register(shutil.rmtree, temporary_folder, ignore_errors=True)
     name = url.rstrip("/").rpartition("/")[2]
     if is_file:
-        return _copy(source, scratch / name)
+        return _download_file(source, temporary_folder / name)
     for file in files_of(source):
-        _copy(file, scratch / name / str(file.relative_to(source)))
-    return scratch / name
+        _download_file(file, temporary_folder / name / str(file.relative_to(source)))
+    return temporary_folder / name
 
 
-def _copy(source: epath.Path, target: Path) -> Path:
+def _download_file(source: epath.Path, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with source.open("rb") as reader, target.open("wb") as writer:
         shutil.copyfileobj(reader, writer, 1 << 24)

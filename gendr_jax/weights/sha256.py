@@ -1,8 +1,8 @@
 """A sha256 over array contents: equal weights have equal digests, however stored.
 
-The canonical form of a tree is, in sorted order of its paths, one header line
-"path dtype shape" and the elements in C order, little-endian. File layout, chunking
-and compression of a checkpoint play no part.
+What is hashed is, in sorted order of the tree's paths, one header line "path dtype
+shape" and the elements in C order, little-endian. File layout, chunking and compression
+of a checkpoint have no effect.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _on_host(leaf: Any) -> np.ndarray:
-    """On this host; of an array that spans several, each host gets all of one leaf."""
+    """A numpy array; one that spans several hosts is gathered to each of them."""
     if getattr(leaf, "is_fully_addressable", True):
         return np.asarray(leaf)
     from jax.experimental import multihost_utils
@@ -45,9 +45,9 @@ def _on_host(leaf: Any) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
 
-def _little_endian(part: np.ndarray) -> memoryview:
+def _little_endian(chunk: np.ndarray) -> memoryview:
     # bfloat16 has no byte order of its own in numpy; as bytes it has the machine's.
-    raw = part.view(np.uint8).reshape(part.size, part.itemsize)
+    raw = chunk.view(np.uint8).reshape(chunk.size, chunk.itemsize)
     if sys.byteorder == "big":
         raw = np.ascontiguousarray(raw[:, ::-1])
     return raw.reshape(-1).data

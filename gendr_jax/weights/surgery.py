@@ -1,7 +1,7 @@
-"""Channel surgery: a 4-channel UNet's weights for 16-channel latents.
+"""Channel surgery: UNet weights for other numbers of input and output channels.
 
-Only weights and their record are touched; which layers are then trained first is the
-base stage's business (``train/stages/base.py``).
+4-channel weights for 16-channel latents (``train/stages/base.py`` then trains the new
+layers first), and the pixel ends of GenDR-Adc and GenDR-Pix.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ def widen(unet: Params, *, channels_in: int, channels_out: int) -> Params:
         InputError: the new channel count is no multiple of the old one.
     """
     kernel = unet["conv_in"]["kernel"]
-    copies, rest = divmod(channels_in, kernel.shape[2])
-    if rest:
+    copies, remainder = divmod(channels_in, kernel.shape[2])
+    if remainder:
         raise InputError(
             f"conv_in has {kernel.shape[2]} input channels, which do not tile to "
             f"{channels_in}. Choose a multiple of {kernel.shape[2]}."
@@ -44,9 +44,10 @@ def widen(unet: Params, *, channels_in: int, channels_out: int) -> Params:
 
 
 def widened(weights: Weights, channels: int) -> Weights:
-    """The UNet of these weights on latents of ``channels``, dtypes kept; 0 is as it is.
+    """The UNet of these weights for latents of ``channels``; 0 leaves it unchanged.
 
-    Provenance says what was done. Raises as ``widen``, and UsageError without a UNet.
+    Dtypes are kept, provenance records it. Raises as ``widen``, and UsageError without
+    a UNet.
     """
     if not channels:
         return weights
@@ -62,11 +63,13 @@ def widened(weights: Weights, channels: int) -> Weights:
             f"of {channels}. Name the text-to-image UNet it was made from."
         )
     unet = widen(weights.params["unet"], channels_in=channels, channels_out=channels)
-    own = weights.params["unet"]["conv_in"]["kernel"].dtype
+    dtype = weights.params["unet"]["conv_in"]["kernel"].dtype
     unet = jax.tree.map(np.asarray, unet)
     for name in ("conv_in", "conv_out"):
-        unet[name] = {k: v.astype(own) for k, v in unet[name].items()}
-    wide = dataclasses.replace(config, in_channels=channels, out_channels=channels)
+        unet[name] = {k: v.astype(dtype) for k, v in unet[name].items()}
+    config_wide = dataclasses.replace(
+        config, in_channels=channels, out_channels=channels
+    )
     surgeries = {
         "latent_channels": [config.in_channels, channels],
         "conv_in": "tiled along its inputs, divided by the root of the copies",
@@ -74,14 +77,14 @@ def widened(weights: Weights, channels: int) -> Weights:
     }
     return dataclasses.replace(
         weights,
-        configs=weights.configs | {"unet": wide},
+        configs=weights.configs | {"unet": config_wide},
         params=weights.params | {"unet": unet},
         provenance={**weights.provenance, "surgery": surgeries},
     )
 
 
 def pixels_in(unet: Params, *, channels: int) -> Params:
-    """conv_in for ``channels`` of unshuffled pixels (GenDR-Adc); the rest as it is.
+    """conv_in for ``channels`` of unshuffled pixels (GenDR-Adc); all else unchanged.
 
     Tiled along its inputs and divided by sqrt(copies), as in ``widen``.
 

@@ -1,7 +1,7 @@
 """`gendr convert --verify`: the same random inputs through PyTorch and through JAX.
 
-PyTorch's side is what diffusers or transformers makes of an exported folder, so that
-nothing but the weights is ours there.
+PyTorch's side is the model of diffusers or transformers, loaded from an exported
+folder: of gendr_jax it has the weights alone.
 """
 
 import tempfile
@@ -13,7 +13,7 @@ import numpy as np
 
 from gendr_jax.errors import UsageError
 
-LIMIT = 1e-4  # of the largest value, in float32
+LIMIT = 1e-4  # max |a - b| / max |b|, in float32
 SEED, LATENT, CONTEXT = 0, 16, 77
 Kind = Literal["unet", "vae", "dinov2"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -41,21 +41,21 @@ def run(folder: Path, to: str) -> dict[str, Any]:
             exported = Path(scratch) / "export"
             export.save_pipeline(exported, weights)
         adapted = "unet" in weights.params and "lora" in weights.params
-        whole = folder_lib.folded(weights) if adapted else weights
+        merged = folder_lib.folded(weights) if adapted else weights
         for name in [n for n in KINDS if n in weights.params]:
             adapters = exported if adapted and name == "unet" else None
             theirs = _torch(name, exported / name, adapters)
-            ours = _jax(name, whole.configs[name], whole.params[name])
+            ours = _jax(name, merged.configs[name], merged.params[name])
             report[name] = {
                 block: _ratio(ours[block], out) for block, out in theirs.items()
             }
     worst = [ratio for blocks in report.values() for ratio in blocks.values()]
     return {
         "limit": LIMIT,
-        # NaN is no agreement
+        # comparing with <= makes a NaN disagree
         "agrees": bool(worst) and all(ratio <= LIMIT for ratio in worst),
         "blocks": report,
-        "skipped": [n for n in whole.params if n not in KINDS],
+        "skipped": [n for n in merged.params if n not in KINDS],
     }
 
 
@@ -65,7 +65,7 @@ def _ratio(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def as_lines(report: dict[str, Any]) -> list[str]:
-    """The comparison for people, a line a block."""
+    """The comparison as text, a line a block."""
     lines = [
         f"verify   {network:<7} {block:<22} {ratio:.1e}"
         for network, blocks in report["blocks"].items()
@@ -97,7 +97,7 @@ def _inputs(name: str, config: Any) -> tuple[np.ndarray, ...]:
 
 
 def require() -> tuple[Any, dict[str, Any]]:
-    """(torch, the library's class of each network); asked for before a long conversion.
+    """(torch, the library's class of each network); called before a long conversion.
 
     Raises:
         UsageError: torch, diffusers or transformers is not installed.
@@ -111,15 +111,21 @@ def require() -> tuple[Any, dict[str, Any]]:
             f"--verify needs PyTorch, diffusers and transformers ({error}). "
             "pip install 'gendr_jax[verify]'."
         ) from error
-    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "dinov2": Dinov2Model}
-    return torch, kinds
+    classes = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "dinov2": Dinov2Model,
+    }
+    return torch, classes
 
 
 def _torch(name: Kind, folder: Path, adapters: Path | None) -> Blocks:
-    torch, kinds = require()
+    torch, classes = require()
     from gendr_jax.weights.foreign import component_folder
 
-    model = kinds[name].from_pretrained(folder, torch_dtype=torch.float32).train(False)
+    model = (
+        classes[name].from_pretrained(folder, torch_dtype=torch.float32).train(False)
+    )
     if adapters is not None:
         from gendr_jax.weights.export_readme import DIFFUSERS_LORA
 
@@ -132,11 +138,11 @@ def _torch(name: Kind, folder: Path, adapters: Path | None) -> Blocks:
     x = x.permute(0, 3, 1, 2)
     with torch.no_grad():
         if name == "unet":
-            outputs["output"] = _last(model(x, *rest).sample)
+            outputs["output"] = _channels_last(model(x, *rest).sample)
         elif name == "vae":
-            outputs["mean"] = _last(model.encode(x).latent_dist.mean)
+            outputs["mean"] = _channels_last(model.encode(x).latent_dist.mean)
             decoded = model.decode(rest[0].permute(0, 3, 1, 2)).sample
-            outputs["output"] = _last(decoded)
+            outputs["output"] = _channels_last(decoded)
         else:
             outputs["output"] = model(x).last_hidden_state.numpy()[:, 1:]
     return outputs
@@ -166,13 +172,15 @@ def _torch_blocks(name: str, model: Any) -> Iterator[tuple[str, Any]]:
 
 def _hook(outputs: Blocks, block: str) -> Callable[..., None]:
     def keep(module: Any, inputs: Any, output: Any) -> None:
-        outputs[block] = _last(output[0] if isinstance(output, tuple) else output)
+        outputs[block] = _channels_last(
+            output[0] if isinstance(output, tuple) else output
+        )
 
     return keep
 
 
-def _last(tensor: Any) -> np.ndarray:
-    """A torch tensor with its channels last, whatever it is."""
+def _channels_last(tensor: Any) -> np.ndarray:
+    """A torch tensor as an array with channels last."""
     array = tensor.detach().float().numpy()
     return np.moveaxis(array, 1, -1) if array.ndim == 4 else array
 
@@ -190,8 +198,8 @@ def _jax(name: str, config: Any, params: Any) -> Blocks:
         with jax.default_matmul_precision("highest"):
             return trace(net.bind(params), *inputs)
 
-    found = jax.jit(blocks)(params, _inputs(name, config))
-    return {block: np.asarray(array) for block, array in found.items()}
+    outputs = jax.jit(blocks)(params, _inputs(name, config))
+    return {block: np.asarray(array) for block, array in outputs.items()}
 
 
 def _unet_blocks(unet: Any, z: Any, t: Any, context: Any) -> dict[str, Any]:
@@ -200,34 +208,34 @@ def _unet_blocks(unet: Any, z: Any, t: Any, context: Any) -> dict[str, Any]:
     width = unet.config.block_out_channels[0]
     time = unet.time_embedding(timestep_embedding(t, width))
     x = unet.conv_in(z)
-    found, skips = {"time_embedding": time, "conv_in": x}, [x]
+    outputs, skips = {"time_embedding": time, "conv_in": x}, [x]
     for i, block in enumerate(unet.down_blocks):
-        x, new = block(x, time, context)
-        found[f"down_blocks.{i}"], skips = x, skips + new
-    x = found["mid_block"] = unet.mid_block(x, time, context)
+        x, block_skips = block(x, time, context)
+        outputs[f"down_blocks.{i}"], skips = x, skips + block_skips
+    x = outputs["mid_block"] = unet.mid_block(x, time, context)
     for i, block in enumerate(unet.up_blocks):
         x, skips = block(x, skips, time, context)
-        found[f"up_blocks.{i}"] = x
-    return found | {"output": unet(z, t, context)[0]}
+        outputs[f"up_blocks.{i}"] = x
+    return outputs | {"output": unet(z, t, context)[0]}
 
 
 def _vae_blocks(vae: Any, x: Any, z: Any) -> dict[str, Any]:
-    found = {"mean": vae.encode(x)[0], "output": vae.decode(z)}
+    outputs = {"mean": vae.encode(x)[0], "output": vae.decode(z)}
     x = vae.encoder.conv_in(x)
     for i, block in enumerate(vae.encoder.down_blocks):
-        x = found[f"encoder.down_blocks.{i}"] = block(x)
-    found["encoder.mid_block"] = vae.encoder.mid_block(x)
+        x = outputs[f"encoder.down_blocks.{i}"] = block(x)
+    outputs["encoder.mid_block"] = vae.encoder.mid_block(x)
     if vae.post_quant_conv is not None:
         z = vae.post_quant_conv(z)
-    z = found["decoder.mid_block"] = vae.decoder.mid_block(vae.decoder.conv_in(z))
+    z = outputs["decoder.mid_block"] = vae.decoder.mid_block(vae.decoder.conv_in(z))
     for i, block in enumerate(vae.decoder.up_blocks):
-        z = found[f"decoder.up_blocks.{i}"] = block(z)
-    return found
+        z = outputs[f"decoder.up_blocks.{i}"] = block(z)
+    return outputs
 
 
 def _dinov2_blocks(dino: Any, x: Any) -> dict[str, Any]:
-    found = {"output": dino(x)}
-    x = found["embeddings"] = dino.embeddings(x)
+    outputs = {"output": dino(x)}
+    x = outputs["embeddings"] = dino.embeddings(x)
     for i, layer in enumerate(dino.encoder.layer):
-        x = found[f"encoder.layer.{i}"] = layer(x)
-    return found
+        x = outputs[f"encoder.layer.{i}"] = layer(x)
+    return outputs

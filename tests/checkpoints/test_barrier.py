@@ -13,11 +13,12 @@ The first task at the barrier: 1. Some timed out task names:
 
 
 def test_the_late_ones_are_named():
-    assert barrier._late(TEXT) == "process 0, 2"
+    assert barrier._late_processes(TEXT) == "process 0, 2"
     old = TEXT.replace("\n0\n", "\n/job:jax_worker/replica:0/task:0\n")
-    assert barrier._late(old) == "process 0, 2"
+    assert barrier._late_processes(old) == "process 0, 2"
     assert (
-        barrier._late("UNAVAILABLE: gone\n away") == "others (UNAVAILABLE: gone away)"
+        barrier._late_processes("UNAVAILABLE: gone\n away")
+        == "others (UNAVAILABLE: gone away)"
     )
 
 

@@ -28,12 +28,12 @@ def shown():
 
 def test_shipped_weights_are_the_default_everywhere():
     assert DEFAULT_WEIGHTS == resolve.DEFAULT
-    assert resolve.locate(DEFAULT_WEIGHTS) == resolve.SHIPPED / DEFAULT_WEIGHTS
+    assert resolve.resolve_folder(DEFAULT_WEIGHTS) == resolve.SHIPPED / DEFAULT_WEIGHTS
     assert DEFAULT_WEIGHTS in resolve.shipped()
 
 
 def test_shipped_weights_are_small_sound_and_described():
-    path = resolve.locate(DEFAULT_WEIGHTS)
+    path = resolve.resolve_folder(DEFAULT_WEIGHTS)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     assert size <= 16e6
     assert folder.load(path, verify=True).kind == "restorer"

@@ -123,7 +123,7 @@ def one_device() -> jax.sharding.Mesh:
 def gather_on(mesh: jax.sharding.Mesh, dtype: str = "float32", rules=()):
     """What ``build.setup`` passes to the steps."""
     where = sharding.Placement(mesh, rules)
-    return functools.partial(build.whole, placement=where, dtype=dtype)
+    return functools.partial(build.gather_weights, placement=where, dtype=dtype)
 
 
 class ToyUNet(nnx.Module):

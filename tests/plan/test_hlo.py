@@ -105,7 +105,7 @@ def test_how_often_computations_run(module):
     assert runs.times["body"] == 5 and runs.once["body"] == 1  # 3 to 8
     assert runs.times["large"] == 1 and runs.times["small"] == 0  # the heavier branch
     assert runs.times["wrapped"] == 1  # begun once, named twice
-    assert "all-reduce-scatter" in runs.inside and runs.unknown == 0
+    assert "all-reduce-scatter" in runs.fused and runs.unknown == 0
 
 
 def test_a_limit_that_is_not_written_counts_once_and_is_told():

@@ -46,8 +46,10 @@ def product(megabytes, steps=1):
         jitted = jax.jit(run, in_shardings=(rows, split), out_shardings=rows)
         with jax.set_mesh(mesh):
             traced = jitted.trace(x, w)
-        parts = [compiled_step.Part(f"part {i}", traced) for i in range(steps)]
-        return programs.Traced(parts, {"params": w, "batch": x}, shape[0])
+        traced_steps = [
+            compiled_step.StepProgram(f"program {i}", traced) for i in range(steps)
+        ]
+        return programs.Traced(traced_steps, {"params": w, "batch": x}, shape[0])
 
     return build
 
@@ -91,7 +93,7 @@ def test_too_much_memory_is_an_answer(libtpu, monkeypatch):
     assert found["peak_bytes"] / 2**30 == pytest.approx(150, rel=0.01)
     assert found["argument_bytes"] / 2**30 == pytest.approx(100, rel=0.01)
     assert found["available_bytes"] == chips.TPUS["v5e"].hbm_bytes
-    assert found["phase"] == "part 0" and "flops" not in found
+    assert found["phase"] == "program 0" and "flops" not in found
     row = report.row(Request({}, "v5e:2x2", "fsdp=4"), found, 20e6)
     assert set(CONTRACT) <= set(row) and row["step_s"] is None
     assert "NO" in report.table([row])
@@ -108,8 +110,8 @@ def test_slices_send_through_the_hosts(libtpu, monkeypatch):
         grad = jax.grad(lambda w, x: jnp.sum(jnp.square(x @ w)))
         jitted = jax.jit(grad, in_shardings=(whole, rows), out_shardings=whole)
         with jax.set_mesh(mesh):
-            part = compiled_step.Part("grad", jitted.trace(w, x))
-        return programs.Traced([part], {"params": w}, 64)
+            program = compiled_step.StepProgram("grad", jitted.trace(w, x))
+        return programs.Traced([program], {"params": w}, 64)
 
     monkeypatch.setattr(programs, "traced_step", build)
     asked = Request({}, "2*v5e:2x2", "", program="restore")
@@ -165,7 +167,7 @@ def test_the_command(config_file, tmp_path, monkeypatch, capsys, in_this_process
     monkeypatch.setattr(subprocess, "run", None)
     assert plan.main([*args, "--pairs", "5"]) == 0
     again = capsys.readouterr()
-    assert "kept answer" in again.err and again.out == first.out
+    assert "from the cache" in again.err and again.out == first.out
 
 
 @pytest.mark.slow
@@ -198,23 +200,26 @@ def test_a_true_step_on_a_tpu(config_file, tmp_path, monkeypatch):
 
 def test_a_process_that_dies_is_one_broken_cell(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    found = compile_process.answer(Request({}, "cpu", ""))
+    found = compile_process.measure_in_subprocess(Request({}, "cpu", ""))
     assert found == {"error": "exit status 1: no output"}
     killed = tmp_path / "killed"
     killed.write_text("#!/bin/sh\nkill -9 $$\n")
     killed.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(killed))
     assert (
-        "memory is too small" in compile_process.answer(Request({}, "cpu", ""))["error"]
+        "memory is too small"
+        in compile_process.measure_in_subprocess(Request({}, "cpu", ""))["error"]
     )
     killed.write_text("#!/bin/sh\nexec sleep 60\n")
-    found = compile_process.answer(Request({}, "cpu", ""), timeout=0.2)
+    found = compile_process.measure_in_subprocess(Request({}, "cpu", ""), timeout=0.2)
     assert found == {"error": "not compiled within 0.2 s (--timeout)"}
 
 
 def test_a_mistake_in_the_request_comes_back_as_one(config_file):
     with pytest.raises(UsageError, match="config has 1 problem: config.stepz"):
-        compile_process.answer(Request(config("base") | {"stepz": 3}, "cpu:2", ""))
+        compile_process.measure_in_subprocess(
+            Request(config("base") | {"stepz": 3}, "cpu:2", "")
+        )
 
 
 @pytest.mark.parametrize(

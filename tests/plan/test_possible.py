@@ -17,7 +17,7 @@ def nothing_is_compiled(monkeypatch):
     def answer(*_, **__):
         raise AssertionError("compiled")
 
-    monkeypatch.setattr(compile_process, "answer", answer)
+    monkeypatch.setattr(compile_process, "measure_in_subprocess", answer)
 
 
 def request(mesh="data=4,fsdp=4", stage="distill", topology="v5e:4x4", **changes):

@@ -224,13 +224,13 @@ def answers(monkeypatch):
             return too_large()
         return facts()
 
-    monkeypatch.setattr(sweep.compile_process, "answer", answer)
+    monkeypatch.setattr(sweep.compile_process, "measure_in_subprocess", answer)
     return asked
 
 
 def run(tmp_path, asked, **options):
     lines = []
-    made = sweep.Options(folder=tmp_path, say=lines.append, **options)
+    made = sweep.Options(folder=tmp_path, log=lines.append, **options)
     return list(sweep.run(asked, 1e6, made)), lines
 
 
@@ -274,7 +274,7 @@ def test_answers_are_kept_but_not_broken_ones(answers, tmp_path):
     first, _ = run(tmp_path, asked)
     again, lines = run(tmp_path, asked)
     assert first == again and len(answers) == 3  # the broken one is tried again
-    assert "kept answer" in lines[0]
+    assert "from the cache" in lines[0]
     run(tmp_path, asked[:1], reread=False)
     assert len(answers) == 4
     name = cache.key(dataclasses.replace(asked[0], phase=0))
@@ -312,7 +312,7 @@ def test_the_key_is_the_whole_question(monkeypatch):
 
 def test_every_part_of_the_source_is_there():
     """A part that was renamed would leave the key without notice."""
-    for part in cache.PARTS:
+    for part in cache.SOURCE_PATHS:
         assert (cache.SOURCE / part).exists(), part
 
 
@@ -361,7 +361,7 @@ def test_the_programs_of_a_step_are_asked_one_by_one(monkeypatch, tmp_path):
     def fits_facts():
         return {"devices": 16, "chips": 16, "roles": {}}
 
-    monkeypatch.setattr(sweep.compile_process, "answer", answer)
+    monkeypatch.setattr(sweep.compile_process, "measure_in_subprocess", answer)
     refused = 3
     found = sweep.facts_of(request(), sweep.Options(jobs=2), "")
     assert [one["name"] for one in found["phases"]] == ["a", "b", "c"]

@@ -41,7 +41,7 @@ def test_names(text, canonical, devices):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "is not understood"),
+        ("", "cannot be read"),
         ("v5e", "has no size"),
         ("v7x:2x2x1", "names the chip 'v7x', known are v4, v5e"),
         ("v5e:4x4x4", "a slice of v5e has 2 axes, at most 16x16"),
@@ -52,8 +52,8 @@ def test_names(text, canonical, devices):
         ("32*v5e:16x16", "has 8192 devices, the most is 4096"),
         ("tpu7x:16x16x16", "has 8192 devices"),
         ("0*v5e:2x2", "has no size"),
-        ("2*cpu:4", "is not understood"),
-        ("cpu:0", "is not understood"),
+        ("2*cpu:4", "cannot be read"),
+        ("cpu:0", "cannot be read"),
     ],
 )
 def test_mistakes_are_one_line(text, words):

@@ -41,12 +41,12 @@ def test_only_what_leaves_or_enters_hbm_counts():
     copied, part = 4 * 128 * 128, 4 * 8 * 128  # the part's 64 columns fill one tile
     product, fused = 4 * 8 * 128, 2 * 4 * 8 * 128
     assert traffic(TEXT) == copied + part + product + fused
-    assert loops.used(TEXT)
+    assert loops.has_vector_memory(TEXT)
 
 
 def test_without_vector_memory_everything_counts():
     text = TEXT.replace("S(1)", "")
-    assert not loops.used(text)
+    assert not loops.has_vector_memory(text)
     assert traffic(text) > traffic(TEXT)
 
 
@@ -82,7 +82,7 @@ lowered = jax.jit(lambda x, w: jnp.tanh(jnp.sin(x @ w) @ w) @ w).trace(x, w).low
 for options in (measure.LOW_EFFORT["tpu"], None):
     text = lowered.compile(options).as_text()
     module = hlo.parse(text)
-    print(loops.used(text), loops.hbm_traffic(module, hlo.runs(module)))
+    print(loops.has_vector_memory(text), loops.hbm_traffic(module, hlo.runs(module)))
 """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
     environment = kept | topologies.environment(topologies.parse("v6e:2x2"))

@@ -128,7 +128,7 @@ def compiled(spec, kind, generator):
     placed = [sharding.place(v, p) for v, p in zip(values, places, strict=True)]
     arguments = compiled_step.Arguments(*placed)
     distill = stage_distill.Distill(s, declared)
-    stage = Stage(None, distill.step, frozen, None, None, phases=distill.lines)
+    stage = Stage(None, distill.step, frozen, None, None, phases=distill.phases)
     parts_ = compiled_step.traced(stage, where, arguments)
     programs = {p.name: p.traced.lower().compile() for p in parts_}
     return mesh, programs, arguments

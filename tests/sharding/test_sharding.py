@@ -55,7 +55,7 @@ def test_mesh_sizes(spec, sizes):
         ("data=2,fsdp=2", "needs 4 devices, 8 are visible"),
         ("data=16", "needs 16 devices, 8 are visible"),
         ("data=3,fsdp=-1", "needs a multiple of 3 devices, 8 are visible"),
-        ("data=-1,fsdp=-1", "leaves two axes open"),
+        ("data=-1,fsdp=-1", "gives data and fsdp the size -1"),
         ("expert=8", "names the axis 'expert', the axes are"),
         ("data=0", "gives data the size '0'"),
         ("data", "gives data the size ''"),
@@ -150,13 +150,13 @@ def test_report_counts_bytes_and_names_what_is_left_whole():
     frozen = {"odd": shape(255, 1023), "kernel": shape(64, 128), "small": shape(8)}
     state = {"ema": shape(4, dtype=BF16)}
     found = sharding.report({"frozen": frozen, "": state}, where)
-    assert found.parts == {
-        "frozen": sharding.Part(
+    assert found.roles == {
+        "frozen": sharding.RoleBytes(
             4 * (255 * 1023 + 64 * 128 + 8),
             4 * (255 * 1023 + 64 * 32 + 2),
             4 * 255 * 1023,
         ),
-        "ema": sharding.Part(8, 8, 8),
+        "ema": sharding.RoleBytes(8, 8, 8),
     }
     assert found.indivisible == ("frozen/odd",) and found.unmatched == ("nowhere",)
     text = "\n".join(found.lines())
@@ -172,8 +172,8 @@ def test_state_bytes_fall_as_the_number_of_devices():
         inner = min(parts, 64)
         mesh = AbstractMesh((1, 1, parts // inner, inner, 1, 1), sharding.AXES)
         found = sharding.report({"params": params}, sharding.Placement(mesh))
-        part = found.parts["params"]
-        shares.append(part.per_device * parts / part.whole)
+        part = found.roles["params"]
+        shares.append(part.per_device * parts / part.total)
     assert max(shares) < 1.15, shares  # what is too small to split stays whole
 
 

@@ -67,7 +67,7 @@ def test_train_changes_one_setting_at_a_time(monkeypatch, tmp_path):
         cells.append((flags[1:], devices))
         return {"rows": [ROW]} if len(cells) < 5 else {"error": "too large"}
 
-    monkeypatch.setattr(bench_train, "cell", cell)
+    monkeypatch.setattr(bench_train, "measure", cell)
     target = tmp_path / "result.json"
     flags = ["--batches=4,8", "--sizes=32", "--devices=2", "--config.kind=vsd"]
     call(monkeypatch, bench_train, *flags, f"--json={target}")
@@ -85,7 +85,7 @@ def test_train_changes_one_setting_at_a_time(monkeypatch, tmp_path):
 
 
 def test_a_cell_that_fails_says_why():
-    found = bench_train.cell("no_such_config.py", ["--rounds=1"], "1")
+    found = bench_train.measure("no_such_config.py", ["--rounds=1"], "1")
     assert "configuration cannot be read" in found["error"]
 
 
@@ -105,7 +105,7 @@ def test_all_keeps_going_and_keeps_what_is_done(monkeypatch, tmp_path, tiny):
     target = tmp_path / "all.json"
     call(monkeypatch, bench_all, f"--json={target}", *tiny)
     found = json.loads(target.read_text())
-    assert list(found) == list(bench_all.TINY if tiny else bench_all.PARTS)
+    assert list(found) == list(bench_all.TINY if tiny else bench_all.BENCHMARKS)
     assert found["vsd"]["error"] == "exit status 1"
     assert found["restore"] == {"rows": []}
     assert all((bench_all.ROOT / name).exists() for name in names)

@@ -199,7 +199,7 @@ def test_what_an_ldm_file_says_of_its_schedule_counts(tmp_path):
     linear = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)).astype(np.float32)
     zero = (table - table[-1]) / (1 - table[-1])
     for extra, said in (
-        ({"ztsnr": empty}, "mark ztsnr"),
+        ({"ztsnr": empty}, "marker ztsnr"),
         ({"alphas_cumprod": linear}, "another noise schedule"),
         ({"alphas_cumprod": zero}, "another noise schedule"),
     ):

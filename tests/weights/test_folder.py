@@ -17,7 +17,7 @@ from gendr_jax.models.heads import RepaProjector, RepaProjectorConfig
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.weights import folder
-from gendr_jax.weights.resolve import locate
+from gendr_jax.weights.resolve import resolve_folder
 from gendr_jax.weights.sha256 import sha256
 
 VAE_CONFIG = VAEConfig(
@@ -264,10 +264,10 @@ def test_digest_depends_on_content_and_nothing_else():
     assert len(digests) == 5
 
 
-def test_locate(tmp_path):
-    assert locate(tmp_path) == tmp_path.resolve()
+def test_resolve_folder(tmp_path):
+    assert resolve_folder(tmp_path) == tmp_path.resolve()
     with pytest.raises(InputError, match="no weights folder"):
-        locate(tmp_path / "absent")
+        resolve_folder(tmp_path / "absent")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
-        locate(str(tmp_path / "file"))
+        resolve_folder(str(tmp_path / "file"))

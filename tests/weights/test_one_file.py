@@ -121,7 +121,7 @@ def test_an_ldm_file_comes_back_equal(ours, tmp_path):
     config = UNetConfig(4, 4, (8, 16), 1, (1, 2), (True, False), 6, 4)
     params = drawn(nets.build(UNet, config).abstract)
     folder.save(other, kind="base", unet=(config, params))
-    with pytest.raises(UsageError, match="cannot say the unet's .*norm_groups 4"):
+    with pytest.raises(UsageError, match="cannot express the unet's .*norm_groups 4"):
         convert([other], tmp_path / "b.safetensors", Options(to="ldm"))
     assert not (tmp_path / "b.safetensors").exists()
 

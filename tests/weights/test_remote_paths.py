@@ -21,7 +21,7 @@ def test_a_path_becomes_absolute(tmp_path, monkeypatch):
 
 
 def test_unknown_schemes_are_refused():
-    with pytest.raises(UsageError, match="ftp://x is of an unknown kind.*gs://"):
+    with pytest.raises(UsageError, match="ftp://x has the unknown scheme.*gs://"):
         remote_paths.as_epath("ftp://x")
 
 

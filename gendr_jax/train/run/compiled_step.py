@@ -1,8 +1,8 @@
-"""The training step as compiled programs: what they are given, where all of it lives.
+"""The training step as compiled programs: its abstract arguments and shardings.
 
-A step of several phases is several programs. They are compiled side by side, the
-compiler needs a fraction of the memory and time that one program of all of them takes,
-and on the devices each has the room that the others have left.
+A step of several phases is several programs. They compile in parallel, with a fraction
+of the compiler's time and memory that one program would take, and the temporaries of
+one phase are freed before the next one runs.
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ class Arguments:
 def arguments(
     stage: Stage, placement: Placement, *, batch_size: int, crop: int
 ) -> Arguments:
-    """Shapes, dtypes and placements of everything a step is called with.
+    """Shapes, dtypes and shardings of everything a step is called with.
 
     Nothing is allocated; `stage.frozen` and `stage.start` may be abstract.
     """
     mesh = placement.mesh
-    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    replicated, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(stage.init, key, stage.start)
     batch = {
@@ -52,7 +52,7 @@ def arguments(
         state=placed(state, placement.tree(state)),
         frozen=placed(stage.frozen, placement.tree(stage.frozen, "frozen")),
         batch=jax.tree.map(lambda x: _struct(x, rows), batch),
-        key=_struct(key, whole),
+        key=_struct(key, replicated),
     )
 
 
@@ -62,8 +62,8 @@ def placed(tree: Any, shardings: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """One program of a step, traced for devices that may not be here."""
+class StepProgram:
+    """One program of a step, traced for a mesh whose devices need not be present."""
 
     name: str
     traced: jax.stages.Traced
@@ -76,88 +76,94 @@ def phases(stage: Stage) -> tuple[Phase, ...]:
 
 def traced(
     stage: Stage, placement: Placement, args: Arguments, only: int | None = None
-) -> list[Part]:
+) -> list[StepProgram]:
     """The programs of a step, traced; all, or the one of that number.
 
-    The state is donated to each and comes back in its place, so what a phase does not
-    touch stays where it is. `compiled` makes them one function.
+    The state is donated to each program and returned in the same buffers, so what a
+    phase does not change is not copied. `compiled` makes them one function.
     """
     mesh = placement.mesh
     state, frozen, batch, key = args
-    at = lambda tree: jax.tree.map(lambda x: x.sharding, tree)  # noqa: E731
-    whole = sharding.replicated(mesh)
-    parts, left = [], None
+    shardings_of = lambda tree: jax.tree.map(lambda x: x.sharding, tree)  # noqa: E731
+    replicated = sharding.replicated(mesh)
+    programs, carry = [], None
     for number, phase in enumerate(phases(stage)):
-        given = (state, left, frozen, batch, key)
+        phase_args = (state, carry, frozen, batch, key)
         if only is not None and number > only:
             break
         with jax.set_mesh(mesh), tensor_axis.used(placement.splits(sharding.MODEL)):
-            _, next_left, _ = jax.eval_shape(phase.run, *given)
-            next_left = placed(next_left, _rows(next_left, mesh))
+            # Abstractly first: the carry's shardings are needed to compile the phase.
+            _, next_carry, _ = jax.eval_shape(phase.run, *phase_args)
+            next_carry = placed(next_carry, _carry_shardings(next_carry, mesh))
             if only is not None and number < only:
-                left = next_left
+                carry = next_carry
                 continue
             jitted = jax.jit(
                 phase.run,
                 donate_argnums=0,
                 keep_unused=True,  # so that the compiler counts what is resident
-                in_shardings=at(given),
-                out_shardings=(at(state), at(next_left), whole),
+                in_shardings=shardings_of(phase_args),
+                out_shardings=(
+                    shardings_of(state),
+                    shardings_of(next_carry),
+                    replicated,
+                ),
             )
             # The attention kernel is chosen by the mesh that is current while tracing.
-            parts.append(Part(phase.name, jitted.trace(*given)))
-        left = next_left
-    return parts
+            programs.append(StepProgram(phase.name, jitted.trace(*phase_args)))
+        carry = next_carry
+    return programs
 
 
 def joined(programs: list[Any]) -> Any:
     """Compiled programs of `traced` as one (state, frozen, batch, key) -> as a step."""
 
     def step(state: Any, frozen: Any, batch: Any, key: Any) -> tuple[Any, Metrics]:
-        left, metrics = None, {}
+        carry, metrics = None, {}
         for program in programs:
-            state, left, found = program(state, left, frozen, batch, key)
-            metrics |= found
+            state, carry, phase_metrics = program(state, carry, frozen, batch, key)
+            metrics |= phase_metrics
         return state, metrics
 
     return step
 
 
 def compiled(
-    parts: list[Part], compiler_options: dict[str, Any] | None = None
+    programs: list[StepProgram], compiler_options: dict[str, Any] | None = None
 ) -> Callable[..., tuple[Any, Metrics]]:
-    """The step to be called; its programs are compiled side by side."""
+    """The step to be called; its programs are compiled in parallel."""
 
-    def build(part: Part) -> Any:
-        return part.traced.lower().compile(compiler_options=compiler_options)
+    def build(program: StepProgram) -> Any:
+        return program.traced.lower().compile(compiler_options=compiler_options)
 
-    with ThreadPoolExecutor() as pool:  # the compiler lets go of Python's lock
-        return joined(list(pool.map(build, parts)))
+    with ThreadPoolExecutor() as pool:  # XLA releases the GIL while it compiles
+        return joined(list(pool.map(build, programs)))
 
 
 def _alone(stage: Stage) -> Callable[..., Any]:
     """The step as a single phase."""
 
-    def run(state: Any, left: None, frozen: Any, batch: Any, key: Any) -> Any:
+    def run(state: Any, carry: None, frozen: Any, batch: Any, key: Any) -> Any:
         state, metrics = stage.step(state, frozen, batch, key)
         return state, None, metrics
 
     return run
 
 
-def _rows(left: Any, mesh: Mesh) -> Any:
-    """Where a phase leaves its results: rows as the batch, heights over `space`."""
+def _carry_shardings(carry: Any, mesh: Mesh) -> Any:
+    """Shardings of a phase's carry: rows as the batch, heights over `space`."""
 
     def place(x: Any) -> NamedSharding:
         if x.ndim == 0:
             return sharding.replicated(mesh)
+        # Latents and pictures keep their rows split, so that no phase gathers them.
         rows = sharding.batch_sharding(mesh)
-        tall = x.ndim == 4 and x.shape[1] % mesh.shape[sharding.SPACE] == 0
-        if not tall or mesh.shape[sharding.SPACE] == 1:
+        divides = x.ndim == 4 and x.shape[1] % mesh.shape[sharding.SPACE] == 0
+        if not divides or mesh.shape[sharding.SPACE] == 1:
             return rows
         return NamedSharding(mesh, PartitionSpec(*rows.spec, sharding.SPACE))
 
-    return jax.tree.map(place, left)
+    return jax.tree.map(place, carry)
 
 
 def _struct(x: Any, at: Any) -> jax.ShapeDtypeStruct:

@@ -1,4 +1,4 @@
-"""Several processes of one run: meeting, and noticing when one is gone."""
+"""Several processes of one run: jax.distributed, barriers, arrays on one host."""
 
 import os
 from typing import Any
@@ -14,20 +14,20 @@ from gendr_jax.train.settings import Processes
 
 
 def wanted(flag: bool) -> bool:
-    """Whether to join others: asked for, or the environment names a coordinator."""
+    """Whether to use jax.distributed: by flag, or a coordinator in the environment."""
     return flag or "JAX_COORDINATOR_ADDRESS" in os.environ
 
 
 def join(limits: Processes) -> None:
-    """Meet the other processes; alone, each would overwrite the others' files.
+    """Initialise jax.distributed; without it each process would overwrite the files.
 
-    A process that has not been heard of for `limits.heartbeat` seconds counts as dead,
-    and the others end. It must come before any use of devices.
+    A process without a heartbeat for `limits.heartbeat` seconds counts as dead, and the
+    others end. Must be called before any use of devices.
 
     Raises:
-        UsageError: they did not meet in time, or are not known.
+        UsageError: the processes did not connect in time, or are not configured.
     """
-    # What JAX finds out by itself goes through the environment of TPU, SLURM or MPI.
+    # None lets JAX detect the values from the environment of TPU, SLURM or MPI.
     count, index = (os.environ.get(f"JAX_{n}") for n in ("NUM_PROCESSES", "PROCESS_ID"))
     try:
         jax.distributed.initialize(
@@ -40,7 +40,7 @@ def join(limits: Processes) -> None:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(
-            f"the processes did not meet ({reason[:300]}). Set "
+            f"the processes did not connect ({reason[:300]}). Set "
             "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or leave "
             "out --distributed."
         ) from error
@@ -57,13 +57,13 @@ def bound_orbax_barriers() -> None:
 
 
 def gather_to_host(tree: Any, *, skip: str) -> Any:
-    """The arrays of `tree` whole in this process; all processes call this.
+    """The arrays of `tree` gathered to the first process; all processes call this.
 
-    One array at a time travels; only the first process keeps them.
+    One array at a time is gathered; the other processes get None.
 
     Args:
         tree: global arrays.
-        skip: arrays under this name are left as they are.
+        skip: arrays under this name are not gathered.
     """
     if jax.process_count() == 1:
         return tree

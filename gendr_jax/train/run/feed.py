@@ -1,4 +1,4 @@
-"""Batches for the devices: read ahead, waiting measured, iterators closed."""
+"""Batches prefetched to the devices by a thread, with the waiting time measured."""
 
 import logging
 import queue
@@ -60,7 +60,7 @@ class Feed:
         return batch
 
     def close(self) -> None:
-        """Stop reading ahead, and the workers behind it; waits for a read under way."""
+        """Stop prefetching and the data workers; waits for a read in progress."""
         self._closed.set()
         self._room.release()
         self._thread.join(CLOSE_SECONDS)
@@ -70,6 +70,7 @@ class Feed:
     def _work(self) -> None:
         try:
             while True:
+                # Before reading: at most `ahead` batches are in device memory.
                 self._room.acquire()
                 if self._closed.is_set():
                     break
@@ -98,6 +99,7 @@ def first_rows(batches: Batches, mesh: Mesh, rows: int) -> Batch:
         close = getattr(iterator, "close", None)
         if close is not None:
             close()
+    # Each process has 1 of `shares` of the rows; they must fill its devices evenly.
     _, shares = data_share(mesh)
     devices = max(row_shards(mesh) // shares, 1)
     wanted = -(-rows // shares)
@@ -106,7 +108,7 @@ def first_rows(batches: Batches, mesh: Mesh, rows: int) -> Batch:
 
 
 def spread(batch: Mapping[str, np.ndarray], sharding: Any) -> Batch:
-    """The rows of this process as parts of global arrays."""
+    """The rows of this process as shards of global arrays."""
     _, shares = data_share(sharding.mesh)
     total = {k: len(v) * shares for k, v in batch.items()}
     devices = row_shards(sharding.mesh)

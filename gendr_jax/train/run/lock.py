@@ -1,8 +1,7 @@
-"""One run a workdir: a lock file that says who writes there, kept alive by a thread.
+"""The lock file of a workdir, which its owner touches regularly from a thread.
 
-An owner on this machine is alive if its process is. Of an owner elsewhere nothing is
-known but that it touches the file every few seconds, so a start waits and looks; the
-clocks of the two machines are not compared.
+An owner on this machine is alive if its process is. An owner on another machine is
+alive if the file changes within a minute: the clocks of two machines are not compared.
 """
 
 import contextlib
@@ -27,12 +26,12 @@ from gendr_jax.weights.remote_paths import as_epath, is_remote
 
 NAME = "lock.json"
 BEAT_SECONDS = 10.0
-SILENT_SECONDS = 60.0  # an owner elsewhere that is silent for so long is gone
-_SETTLE_SECONDS = 2.0  # two starts that take over at once: the later one wins
+SILENT_SECONDS = 60.0  # after so long without a beat an owner elsewhere is dead
+_SETTLE_SECONDS = 2.0  # two starts that take over at once: the last writer wins
 
 
 class LockLost(GendrError):
-    """Another start took the workdir over; nothing may be written there any more."""
+    """Another start has taken the workdir over; this one must not write to it."""
 
 
 class Lock:
@@ -40,11 +39,11 @@ class Lock:
 
     Args:
         workdir: a folder, made if absent, or the URL of an object store.
-        take_over: take the lock from whoever has it.
-        say: called with a line when a start has to wait.
+        take_over: take the lock from a run that holds it.
+        log: called with a line when a start has to wait.
 
     Raises (on entry, on all processes):
-        TryAgainError: another run is at work there.
+        TryAgainError: another run is training there.
     """
 
     def __init__(
@@ -52,11 +51,11 @@ class Lock:
         workdir: Path | str,
         *,
         take_over: bool = False,
-        say: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ):
         self._workdir, self._remote = str(workdir), is_remote(workdir)
         self._path = as_epath(workdir) / NAME
-        self._take_over, self._say = take_over, say
+        self._take_over, self._log = take_over, log
         self._id, self._lost, self._since = uuid.uuid4().hex, "", ""
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
@@ -71,7 +70,7 @@ class Lock:
                 refused = error
         if anyone(refused is not None):
             raise refused or TryAgainError(
-                f"another run is at work in {self._workdir}, as the first process says."
+                f"another run is training in {self._workdir}, says the first process."
             )
         return self
 
@@ -100,10 +99,10 @@ class Lock:
     def _acquire(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         while not self._create():
-            owner, sign = self._read()
+            owner, last_beat = self._read()
             if owner is None:
                 continue  # released just now
-            if self._take_over or self._gone(owner, sign):
+            if self._take_over or self._gone(owner, last_beat):
                 self._write()
                 time.sleep(_SETTLE_SECONDS)  # did another start do the same?
                 owner, _ = self._read()
@@ -114,28 +113,28 @@ class Lock:
         self._held = True
         self._thread.start()
 
-    def _gone(self, owner: dict[str, Any], sign: Any) -> bool:
+    def _gone(self, owner: dict[str, Any], last_beat: Any) -> bool:
         """Whether the owner no longer runs."""
         if owner.get("machine") == files.this_host():
             if owner.get("folder") != self._folder():
                 return True  # the file came here with a copy of its workdir
             started = files.process_start(owner["pid"])
             return started is None or started != owner["process_start"]
-        self._say(
-            f"{_name(owner)} was at work in {self._workdir}: waiting up to "
-            f"{SILENT_SECONDS:.0f} s for a sign of life"
+        self._log(
+            f"{_name(owner)} was training in {self._workdir}: waiting up to "
+            f"{SILENT_SECONDS:.0f} s for its heartbeat"
         )
         until = time.monotonic() + SILENT_SECONDS
         while time.monotonic() < until:
             time.sleep(min(1.0, SILENT_SECONDS / 10))
-            found, now = self._read()
-            if found is None or now != sign:
-                return found is None
+            owner_now, beat_now = self._read()
+            if owner_now is None or beat_now != last_beat:
+                return owner_now is None
         return True
 
     def _refusal(self, owner: dict[str, Any]) -> TryAgainError:
         return TryAgainError(
-            f"another run is at work in {self._workdir}: {_name(owner)}, since "
+            f"another run is training in {self._workdir}: {_name(owner)}, since "
             f"{owner.get('since', 'an unknown time')}. Stop it first, or add "
             "--take-over, which ends it."
         )
@@ -185,14 +184,14 @@ class Lock:
         return json.dumps(owner, indent=1) + "\n"
 
     def _folder(self) -> str:
-        """What tells the workdir from a copy of it on the same machine."""
+        """Identifies the workdir by inode, unlike a copy of it on the same machine."""
         if self._remote:
             return self._workdir
         stat = os.stat(Path(self._path).parent)
         return f"{stat.st_dev}:{stat.st_ino}"
 
     def _read(self) -> tuple[dict[str, Any] | None, Any]:
-        """(owner, what changes when it shows a sign of life); (None, None): no file."""
+        """(owner, a value that changes with each beat); (None, None) without a file."""
         try:
             text = self._path.read_text()
             stat = None if self._remote else os.stat(self._path).st_mtime_ns
@@ -212,7 +211,7 @@ class Lock:
                 if self._remote or owner is None:
                     self._write()
                 else:
-                    os.utime(self._path)  # needs no room on a full disk
+                    os.utime(self._path)  # works on a full disk too
 
 
 def _id(owner: dict[str, Any] | None) -> str:

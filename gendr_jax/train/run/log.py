@@ -1,4 +1,4 @@
-"""What a run says while it trains: terminal, metrics.jsonl, TensorBoard, pictures.
+"""Logging of a run: terminal, metrics.jsonl, TensorBoard, sample sheets.
 
 Only the first process writes; on the others every method does nothing.
 """
@@ -30,19 +30,19 @@ def truncate_metrics(path: Path, step: int) -> None:
     """Drop lines beyond `step`, and a last line that was cut off."""
     if not path.exists():
         return
-    kept = []
+    kept_lines = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            later = json.loads(line)["step"] > step
+            beyond = json.loads(line)["step"] > step
         except (ValueError, KeyError, TypeError):
             continue
-        if not later and line.endswith(b"\n"):
-            kept.append(line)
-    files.write_bytes(path, b"".join(kept))
+        if not beyond and line.endswith(b"\n"):
+            kept_lines.append(line)
+    files.write_bytes(path, b"".join(kept_lines))
 
 
 class Log:
-    """The written record of one run under `workdir`. Close it when done.
+    """The logs of one run under `workdir`. Close it when done.
 
     Args:
         workdir: exists.
@@ -104,7 +104,7 @@ class Log:
             self.say(f"step {step} of {self._steps}  {shown}")
 
     def flush(self) -> None:
-        """What is written so far, to the disk: the process may be killed next."""
+        """Flush TensorBoard to disk, since the process may be killed next."""
         if self._active:
             self._board.flush()
 
@@ -121,7 +121,7 @@ class Log:
         self._board.add_image(board, sheet_hwc, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Give up files and the progress bar."""
+        """Close files and the progress bar."""
         if not self._active:
             return
         if self._bar is not None:
@@ -133,8 +133,8 @@ class Log:
 def tag(name: str) -> str:
     """The name of a metric in TensorBoard, grouped by the role it belongs to.
 
-    `loss_fake` is `fake/loss`, its mean over the interval `fake/loss_mean`; what
-    belongs to no role is in `step`, speeds and times in `run`.
+    `loss_fake` is `fake/loss`, its mean over the interval `fake/loss_mean`; metrics
+    without a role are in `step`, speeds and times in `run`.
     """
     plain = name.removeprefix(MEAN)
     mean = "_mean" if plain != name else ""
@@ -156,8 +156,10 @@ def _terminal(values: Mapping[str, float]) -> Iterator[str]:
         if name in _FOR_FILES or name.startswith(MEAN):
             continue
         mean = values.get(MEAN + name, value)
-        told = f" (mean {mean:.4g})" if mean != value and math.isfinite(mean) else ""
-        yield f"{name} {value:.4g}{told}"
+        mean_text = (
+            f" (mean {mean:.4g})" if mean != value and math.isfinite(mean) else ""
+        )
+        yield f"{name} {value:.4g}{mean_text}"
 
 
 def duration(seconds: float) -> str:
@@ -180,8 +182,8 @@ def _is_count(name: str) -> bool:
 class Meter:
     """Speed between two logged steps, means, and what was skipped since the last.
 
-    A step is looked at when the next one has been started already, so the time that
-    the next one waited for its batch is given to the next interval.
+    The metrics of a step are read after the next one was started, so the time that the
+    next one waited for its batch counts in the next interval.
 
     Args:
         step: number of finished steps.
@@ -203,7 +205,7 @@ class Meter:
         self._begun += time.perf_counter() - begun
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Take note of one step."""
+        """Add the metrics of one step."""
         for name, value in values.items():
             # One value that is not finite would hide all the others.
             if math.isfinite(value):
@@ -257,16 +259,16 @@ class Guard:
 
     def check(self, step: int, values: Mapping[str, float]) -> str:
         """Why training is to stop at `step`, or ""."""
-        bad = [
+        bad_metrics = [
             name
             for name, value in values.items()
             if not math.isfinite(value) or (is_skip(name) and value > 0)
         ]
-        self.streak = self.streak + 1 if bad else 0
+        self.streak = self.streak + 1 if bad_metrics else 0
         if self.streak < self._limit:
             return ""
         first = step - self.streak + 1
         return (
             f"no usable update in {self.streak} steps ({first} to {step}; at the last "
-            f"one: {', '.join(sorted(bad))})"
+            f"one: {', '.join(sorted(bad_metrics))})"
         )

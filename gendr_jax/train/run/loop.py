@@ -1,7 +1,7 @@
-"""The training loop: place, resume, step, log, save, stop.
+"""The training loop: shard the state, resume, step, log, save, stop.
 
 `state.step` is the only clock. It decides which batch comes next and which random
-numbers are drawn, so a run that resumes goes on as if it had never stopped.
+numbers are drawn, so a resumed run computes the same as an uninterrupted one.
 """
 
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def run(
     start: Start = PLAIN_START,
     held_out: Batches | None = None,
 ) -> RunResult:
-    """Train `stage` until it is done or is asked to stop; resume what is in `workdir`.
+    """Train `stage` until it is done or stopped; resume from checkpoints in `workdir`.
 
     Writes checkpoints/, metrics.jsonl, tb/, samples/, run.json, weights_best/ where
     there is validation and, when done, weights/ under `workdir`. SIGTERM and SIGINT end
@@ -68,35 +68,35 @@ def run(
         workdir: made if absent; a folder or the URL of an object store.
         progress: show progress on the terminal.
         begun: time.perf_counter() when the process began to work; default now.
-        start: where to go on from, and what may be other than before.
+        start: which checkpoint to resume from, and which changes are accepted.
         held_out: as `batches`, of photographs that are not trained on; None: no
             validation.
 
     Raises:
         UsageError: `workdir` holds a run that these settings cannot resume, or a batch
             does not divide over the devices; run.json stays as it was.
-        TryAgainError: another run is at work in `workdir`.
+        TryAgainError: another run is training in `workdir`.
         SaveFailed: a checkpoint cannot be written.
-        LateProcess: another process did not come to a barrier in time.
+        LateProcess: another process did not reach a barrier in time.
     """
     goodput = Goodput(begun)
-    say = (lambda line: print(line, flush=True)) if progress else (lambda line: None)
+    log = (lambda line: print(line, flush=True)) if progress else (lambda line: None)
     with (
-        Lock(workdir, take_over=start.take_over, say=say) as lock,
-        _closed(Workdir(workdir)) as place,
+        Lock(workdir, take_over=start.take_over, log=log) as lock,
+        _closed(Workdir(workdir)) as run_dir,
         StopFlag() as stop,
     ):
-        record = RunFile(place.local, plain(settings.config), mesh, goodput)
+        record = RunFile(run_dir.local, plain(settings.config), mesh, goodput)
         loop = None
         try:
             _refuse_nan_again(record, start)
             loop = _Loop(
-                stage, batches, settings, mesh, place, record, lock, start, held_out
+                stage, batches, settings, mesh, run_dir, record, lock, start, held_out
             )
             with ExitStack() as stack:
                 result = loop.run(stack, stop, goodput, progress)
         except BaseException as error:
-            _note_error(record, place, error, loop is not None and loop.trained)
+            _note_error(record, run_dir, error, loop is not None and loop.trained)
             raise
         record.update(step=result.step)
         record.end(result.reason, result.message)
@@ -104,25 +104,25 @@ def run(
 
 
 @contextmanager
-def _closed(thing: Any) -> Iterator[Any]:
-    """Close `thing` at the end; an error that is under way is the one to be seen."""
+def _closed(resource: Any) -> Iterator[Any]:
+    """Close `resource` at the end; an error of closing never hides an earlier one."""
     try:
-        yield thing
+        yield resource
     except BaseException:
         with suppress(Exception):
-            thing.close()
+            resource.close()
         raise
-    thing.close()
+    resource.close()
 
 
 def _note_error(
-    record: RunFile, place: Workdir, error: BaseException, trained: bool
+    record: RunFile, run_dir: Workdir, error: BaseException, trained: bool
 ) -> None:
-    """What run.json says of a start that ends with an error."""
-    with suppress(OSError):  # a full disk: the first error is the one to see
+    """Record in run.json how a start failed."""
+    with suppress(OSError):  # a full disk: keep the first error
         if isinstance(error, LockLost):
             record.abandon()
-            place.abandon()
+            run_dir.abandon()
         elif isinstance(error, UsageError) and not trained:
             record.withdraw()
         else:
@@ -131,9 +131,9 @@ def _note_error(
 
 
 def _refuse_nan_again(record: RunFile, start: Start) -> None:
-    """The same command ends the same way: a launcher is not to repeat it for ever."""
-    asked = start.from_step is not None and not record.rewound(start.from_step)
-    if anyone(record.nan_starts() >= NAN_STARTS and not asked):
+    """Refuse to start after repeated NaN: a launcher would restart it for ever."""
+    rewinds = start.from_step is not None and not record.rewound(start.from_step)
+    if anyone(record.nan_starts() >= NAN_STARTS and not rewinds):
         raise UsageError(
             f"the last {NAN_STARTS} starts of this workdir ended without a usable "
             "update. Give a lower learning rate, or go back to an older checkpoint "
@@ -159,21 +159,23 @@ class _Loop:
         self.stage, self.batches, self.settings = stage, batches, settings
         self.mesh, self.workdir, self.record = mesh, workdir, record
         self.lock, self.begin, self.trained = lock, begin, False
+        # Three keys: initial weights, steps, sample pictures. The step folds in its
+        # number, so that a resumed run draws the same numbers.
         init_key, *keys = jax.random.split(jax.random.key(settings.seed), 3)
         self.init_key = init_key
         self.step_key, sample_key = sharding.place(keys, sharding.replicated(mesh))
-        like = jax.eval_shape(stage.init, init_key, stage.start)
+        abstract = jax.eval_shape(stage.init, init_key, stage.start)
         self.where = sharding.Placement(
             mesh, settings.rules, settings.min_sharded_size, settings.on_host
         )
-        self.placement = self.where.tree(like)
+        self.placement = self.where.tree(abstract)
         self.abstract = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            like,
+            abstract,
             self.placement,
         )
-        placed = self.where.tree(stage.frozen, "frozen")
-        self.frozen = sharding.place(stage.frozen, placed)
+        frozen_shardings = self.where.tree(stage.frozen, "frozen")
+        self.frozen = sharding.place(stage.frozen, frozen_shardings)
         self.sampler = Sampler(stage, batches, settings.samples, mesh, sample_key)
         self.validation = (
             None
@@ -191,11 +193,11 @@ class _Loop:
         distributed.bound_orbax_barriers()
         self.saves = Saves(self.workdir.checkpoints, settings, self.frozen)
         stack.enter_context(_closed(self.saves))
-        start, state, told = self.restore()
+        start, state, messages = self.restore()
         self.meet("restored")
         self.log = Log(local, start=start, steps=settings.steps, progress=progress)
         stack.enter_context(_closed(self.log))
-        for line in told:
+        for line in messages:
             self.log.say(line)
         if start >= settings.steps:
             return self.nothing_to_do(start, state)
@@ -212,51 +214,56 @@ class _Loop:
         return RunResult(step, reason, state, message)
 
     def restore(self) -> tuple[int, State, list[str]]:
-        """(step, state, lines to be said) of where this start goes on from."""
+        """(step, state, messages to log) from which this start continues."""
         begin, saves, record = self.begin, self.saves, self.record
-        back, told = begin.from_step, []
-        if back is not None and anyone(record.rewound(back)):
-            told.append(
-                f"going back to step {back} was done by an earlier start of this "
-                "command; to do it again, change a setting or use --fork"
+        rewind_step, messages = begin.from_step, []
+        if rewind_step is not None and anyone(record.rewound(rewind_step)):
+            messages.append(
+                f"an earlier start of this command went back to step {rewind_step}; to "
+                "do it again, change a setting or use --fork"
             )
-            back = None
-        found: Restored | None = saves.restore(
-            self.abstract, begin.accept_changes, back
+            rewind_step = None
+        restored: Restored | None = saves.restore(
+            self.abstract, begin.accept_changes, rewind_step
         )
         steered: dict[str, Any] = {}
-        if found is None and begin.fork:
-            found = saves.fork(begin.fork, self.abstract)
-            steered["forked_from"] = {"workdir": begin.fork, "step": found.step}
-        if found is None:
+        # A workdir with checkpoints is resumed; --fork counts only for its first start.
+        if restored is None and begin.fork:
+            restored = saves.fork(begin.fork, self.abstract)
+            steered["forked_from"] = {"workdir": begin.fork, "step": restored.step}
+        if restored is None:
             record.update(resumed_from=None, step=0)
             self.workdir.push()
-            return 0, self.fresh(), told
-        if back is not None:
-            steered["from_step"] = back
-        steered |= {"changes": found.changes, "data": found.data}
-        record.update(resumed_from=found.step, step=found.step, **steered)
+            return 0, self.fresh(), messages
+        if rewind_step is not None:
+            steered["from_step"] = rewind_step
+        steered |= {"changes": restored.changes, "data": restored.data}
+        record.update(resumed_from=restored.step, step=restored.step, **steered)
         self.workdir.push()
-        come = f" of {begin.fork}" if "forked_from" in steered else ""
-        told.append(f"resuming from step {found.step}{come}")
-        told += [f"changed {name}: {text}" for name, text in found.changes.items()]
-        if found.data:
-            told.append(f"the data is another than at step {found.step}: {found.data}")
-        return found.step, found.state, told
+        source = f" of {begin.fork}" if "forked_from" in steered else ""
+        messages.append(f"resuming from step {restored.step}{source}")
+        messages += [
+            f"changed {name}: {text}" for name, text in restored.changes.items()
+        ]
+        if restored.data:
+            messages.append(
+                f"the data is another than at step {restored.step}: {restored.data}"
+            )
+        return restored.step, restored.state, messages
 
     def meet(self, name: str) -> None:
         """Wait for the other processes."""
         barrier(name, self.settings.barrier_seconds)
 
     def hung(self, message: str) -> None:
-        """The last words of a process that the watchdog ends."""
+        """Called before the watchdog ends the process: record it and flush the log."""
         self.record.end("hang", message)
         if hasattr(self, "log"):
             self.log.flush()
         self.workdir.push()
 
     def fresh(self) -> State:
-        """A new state, made where it will live."""
+        """A new state, initialised directly in its shardings."""
         stage = self.stage
         begin = sharding.place(
             stage.start, sharding.tree_shardings(stage.start, self.mesh)
@@ -267,7 +274,7 @@ class _Loop:
     def steps(
         self, step: int, state: State, feed: Feed, stop: StopFlag
     ) -> tuple[int, State, Reason, str]:
-        """The loop itself: (last step, state, why it ended, more words)."""
+        """The loop itself: (last step, state, why it ended, message)."""
         settings, enter, late = self.settings, self.goodput.enter, None
         batch = self.next_batch(step, feed, stop)
         train_step = None if batch is None else self.compile(state, batch, stop)
@@ -275,7 +282,7 @@ class _Loop:
             assert stop.reason is not None
             return step, state, stop.reason, "no step was done, so nothing is saved"
         meter = Meter(step, settings.batch_size, lambda: feed.waited)
-        guard, owed = Guard(settings.max_bad_steps), False
+        guard, save_postponed = Guard(settings.max_bad_steps), False
         try:
             while True:
                 enter("step")
@@ -286,7 +293,7 @@ class _Loop:
                 self.note(late, meter, guard)
                 late = (step, metrics, feed.waited)
                 last = step == settings.steps
-                saves = last or owed or _due(step, settings.checkpoint_every)
+                saves = last or save_postponed or _due(step, settings.checkpoint_every)
                 draws = _due(step, settings.samples_every, last)
                 validates = self.validation is not None and _due(
                     step, settings.validate_every, last
@@ -295,9 +302,9 @@ class _Loop:
                     self.note(late, meter, guard)
                     late = None
                 if saves:
-                    # What follows a skipped update may be of no use: it is put off.
-                    owed = guard.streak > 0 and not last
-                    if not owed:
+                    # After skipped updates the state may be unusable: save later.
+                    save_postponed = guard.streak > 0 and not last
+                    if not save_postponed:
                         self.save(step, state)
                 if draws:
                     with meter.paused(), self.goodput.phase("draw"):
@@ -313,17 +320,17 @@ class _Loop:
                     assert stop.reason is not None
                     self.note(late, meter, guard)
                     if guard.streak:
-                        words = (
+                        message = (
                             f"not saved, the last {guard.streak} updates are skipped"
                         )
-                        return step, state, stop.reason, f"{stop.reason}, {words}"
+                        return step, state, stop.reason, f"{stop.reason}, {message}"
                     self.save(step, state)
                     return step, state, stop.reason, ""
         except NotFinite as error:
             return step, state, "nan", str(error)
 
     def save(self, step: int, state: State) -> None:
-        """A checkpoint, unless the workdir is another start's by now."""
+        """Save a checkpoint, unless another start has taken the workdir over."""
         self.lock.check()
         with self.goodput.phase("save"):
             self.saves.save(step, state)
@@ -353,18 +360,20 @@ class _Loop:
         try:
             return feed.next()
         except Exception:
-            # Ctrl-C reaches the data workers too, and they end before we do.
+            # Ctrl-C also reaches the data workers, which end first.
             if stop.reason and stop.alone:
                 return None
             raise
 
     def compile(self, state: State, batch: Batch, stop: StopFlag) -> Any:
-        """The step, compiled ahead; None when asked to stop meanwhile."""
+        """The compiled step; None when a signal arrives meanwhile."""
         self.goodput.enter("compile")
-        given = compiled_step.Arguments(state, self.frozen, batch, self.step_key)
-        parts = compiled_step.traced(self.stage, self.where, given)
+        arguments = compiled_step.Arguments(state, self.frozen, batch, self.step_key)
+        programs = compiled_step.traced(self.stage, self.where, arguments)
         options = compiler_options(self.settings.xla_flags)
-        compiled = interruptible(lambda: compiled_step.compiled(parts, options), stop)
+        compiled = interruptible(
+            lambda: compiled_step.compiled(programs, options), stop
+        )
         seconds = self.goodput.seconds()["compile"]
         if compiled is not None:
             self.record.update(compile_seconds=round(seconds, 2))
@@ -407,7 +416,7 @@ class _Loop:
             raise NotFinite(stuck)
 
     def nothing_to_do(self, start: int, state: State) -> RunResult:
-        """The run had been done before; weights that are missing are written."""
+        """The run is done already; weights that are missing are written."""
         steps = self.settings.steps
         if start == steps and not anyone(self.workdir.exists(WEIGHTS)):
             self.export(state)
@@ -416,7 +425,7 @@ class _Loop:
         return RunResult(start, "done", state, message)
 
     def export(self, state: State, name: str = WEIGHTS) -> None:
-        """The weights folder that a user takes away; the first process writes it."""
+        """Write the weights folder; the first process does."""
         with self.goodput.phase("export"):
             state = distributed.gather_to_host(state, skip="opt")
             if jax.process_index() == 0:

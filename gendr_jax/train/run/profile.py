@@ -1,4 +1,4 @@
-"""A window of steps recorded by the profiler of JAX, on request.
+"""JAX profiler traces of a range of steps (`config.profile`).
 
 View the result with TensorBoard or xprof: `tensorboard --logdir WORKDIR/profile`.
 """
@@ -16,7 +16,7 @@ class Profiler:
         self._steps, self._folder, self._running = steps, folder, False
 
     def before(self, step: int, state: Any) -> None:
-        """`step` is the next to run; `state` is what the steps before it made."""
+        """Call before each `step`; `state` is the output of the steps before it."""
         if self._steps is None:
             return
         first, last = self._steps

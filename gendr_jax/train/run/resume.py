@@ -1,4 +1,4 @@
-"""What may change between two starts of a run with the same workdir, and what not."""
+"""Which settings may change between two starts of a run with the same workdir."""
 
 import dataclasses
 import fnmatch
@@ -19,8 +19,8 @@ class Rules:
 
     Attributes:
         free: these may change between two starts.
-        with_consent: these too, when the user says so (`--accept-changes`).
-        accept: the user says so.
+        with_consent: these too, with `--accept-changes`.
+        accept: `--accept-changes` was passed.
         fork: a new experiment that starts from another one's checkpoint: all may
             change that leaves the state's arrays as they are.
     """
@@ -53,13 +53,13 @@ def defaults(settings: Any) -> dict[str, Any]:
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{dotted name: value} of nested settings."""
-    found = {}
+    by_name = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
-            found.update(flat(value, f"{prefix}{name}."))
+            by_name.update(flat(value, f"{prefix}{name}."))
         else:
-            found[prefix + name] = value
-    return found
+            by_name[prefix + name] = value
+    return by_name
 
 
 def changes(
@@ -67,8 +67,8 @@ def changes(
 ) -> dict[str, str]:
     """{dotted name: "old -> new"} of all that differs between two configurations.
 
-    A setting that `before` does not know had the value of `default`: it is younger
-    than the checkpoint.
+    A setting that `before` lacks, since it is newer than the checkpoint, had the value
+    of `default`.
     """
     old, new = flat(default or {}) | flat(plain(before)), flat(plain(now))
     return {
@@ -81,11 +81,11 @@ def changes(
 def check_resumable(
     before: Mapping[str, Any], now: Mapping[str, Any], rules: Rules
 ) -> dict[str, str]:
-    """The changes {name: "old -> new"} with which a run goes on.
+    """The changes {name: "old -> new"} with which a run resumes.
 
     Args:
-        before: `config`, `seed` and `frozen` (fingerprint of the frozen weights) that
-            stand in the checkpoint.
+        before: `config`, `seed` and `frozen` (fingerprint of the frozen weights) of the
+            checkpoint.
         now: the same of this start, and `defaults` of the settings.
 
     Raises:
@@ -98,19 +98,25 @@ def check_resumable(
         differ[_FROZEN] = f"fingerprint {before['frozen'][:8]} -> {now['frozen'][:8]}"
     if rules.fork:
         return differ
-    rest = {name: text for name, text in differ.items() if not _is(name, rules.free)}
-    asks = {n: t for n, t in rest.items() if _is(n, (*rules.with_consent, _FROZEN))}
-    fixed = {name: text for name, text in rest.items() if name not in asks}
+    restricted = {
+        name: text for name, text in differ.items() if not _is(name, rules.free)
+    }
+    needs_consent = {
+        n: t for n, t in restricted.items() if _is(n, (*rules.with_consent, _FROZEN))
+    }
+    fixed = {
+        name: text for name, text in restricted.items() if name not in needs_consent
+    }
     if fixed:
         raise UsageError(
             f"this workdir was trained with another configuration ({_listed(fixed)}). "
             "Give the old values to resume, or an empty --workdir to start again, with "
             "--fork OLD_WORKDIR to start from this run's newest checkpoint."
         )
-    if asks and not rules.accept:
+    if needs_consent and not rules.accept:
         raise UsageError(
-            f"this workdir was trained with other values ({_listed(asks)}). Add "
-            "--accept-changes to go on with the new ones, or give the old ones."
+            f"this workdir was trained with other values ({_listed(needs_consent)}). "
+            "Add --accept-changes to go on with the new ones, or give the old ones."
         )
     return differ
 

@@ -1,4 +1,4 @@
-"""The checkpoints of one run: what is written with the arrays, what is refused."""
+"""The checkpoints of one run: their metadata, and which of them can be resumed."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ class NotFinite(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """Where a start goes on from.
+    """The checkpoint from which a start continues.
 
     Attributes:
         step, state: of the checkpoint.
@@ -34,9 +34,9 @@ class Restored:
 class Saves:
     """Saves and restores the states of a run under `folder`. Close it when done.
 
-    Updates may be skipped long before a run is stopped for it, and what is saved after
-    a skip may be of no use: the newest checkpoint from before a skip stays until `keep`
-    others were written in a row without one.
+    Updates may be skipped long before the run stops for it, and a state after a skip
+    may be unusable: the newest checkpoint before a skip is kept until `keep` others
+    were written in a row without one.
     """
 
     def __init__(self, folder: Any, settings: RunSettings, frozen: Frozen):
@@ -61,36 +61,36 @@ class Saves:
     def restore(
         self, abstract: Any, accept: bool, from_step: int | None = None
     ) -> Restored | None:
-        """The newest good checkpoint, or that of `from_step`; None where none is.
+        """The newest good checkpoint, or that of `from_step`; None if there is none.
 
         Args:
             accept: the user accepts changes that need it.
 
         Raises:
-            UsageError: this run cannot go on from it.
+            UsageError: this run cannot resume from it.
         """
         accepted = _Accepted(self._meta, self._settings, accept)
         if from_step is not None:
-            found = self.manager.rewind(from_step, abstract, accepted)
+            step_and_state = self.manager.rewind(from_step, abstract, accepted)
         else:
-            found = self.manager.restore(abstract, accepted)
-        if found is None:
+            step_and_state = self.manager.restore(abstract, accepted)
+        if step_and_state is None:
             return None
         self._protect(accepted.meta.get("before_skip"))
-        return Restored(*found, accepted.changes, accepted.data)
+        return Restored(*step_and_state, accepted.changes, accepted.data)
 
     def fork(self, path: str, abstract: Any) -> Restored:
-        """A checkpoint of another run; it stays as it is.
+        """A checkpoint of another run, which is only read.
 
         Raises:
             UsageError, InputError: it cannot be used.
         """
         accepted = _Accepted(self._meta, self._settings, False, fork=True)
-        found = manager.load(path, abstract, accepted)
-        return Restored(*found, accepted.changes, accepted.data)
+        step_and_state = manager.load(path, abstract, accepted)
+        return Restored(*step_and_state, accepted.changes, accepted.data)
 
     def skipped(self) -> None:
-        """An update was skipped: what was committed before is worth keeping."""
+        """An update was skipped: protect the newest checkpoint from before it."""
         self._saves_since = 0
         if self._before_skip is None and self.manager.steps:
             self._protect(self.manager.steps[-1])
@@ -107,7 +107,7 @@ class Saves:
             self._protect(None)
         meta = self._meta | {"before_skip": self._before_skip}
         try:
-            # What decides, besides the arrays, how a run goes on.
+            # With the arrays, these decide how a run continues.
             clock = {"seed": self._settings.seed, "data_index": step}
             self.manager.save(step, state, clock=clock, meta=meta)
         except FloatingPointError as error:
@@ -119,7 +119,7 @@ class Saves:
 
 
 class _Accepted:
-    """Called with the meta of a checkpoint: refuses it, or notes what changed."""
+    """Called with the metadata of a checkpoint: refuses it, or records what changed."""
 
     def __init__(
         self,

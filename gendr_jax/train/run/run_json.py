@@ -1,4 +1,4 @@
-"""WORKDIR/run.json: what runs, on what, where its time goes, and why it stopped.
+"""WORKDIR/run.json: configuration, devices, history of starts, time by phase.
 
 `stopped` is one of
     running   it runs; a process that was killed leaves this, see below
@@ -7,8 +7,8 @@
     user      asked to stop by Ctrl-C, saved
     nan       no usable update in many steps, or weights that are not finite
     hang      no progress for too long; stacks_PROCESS.txt shows where
-    error     anything else that Python can tell; `message` says what
-    killed    only in `starts`: the next start found "running"
+    error     any other exception; it is in `message`
+    killed    only in `starts`: the process ended without changing "running"
 
 A start that is refused leaves the file as it was.
 """
@@ -76,14 +76,14 @@ class Goodput:
     def seconds(self) -> dict[str, float]:
         """{phase: seconds} until now."""
         now = time.perf_counter()
-        found = dict(self._seconds)
-        found[self._phase] += now - self._since
-        return {name: round(value, 6) for name, value in found.items()}
+        totals = dict(self._seconds)
+        totals[self._phase] += now - self._since
+        return {name: round(value, 6) for name, value in totals.items()}
 
     def fraction(self) -> float:
         """The share of steps in the time since the start of this process."""
-        found = self.seconds()
-        return found["step"] / max(sum(found.values()), 1e-9)
+        totals = self.seconds()
+        return totals["step"] / max(sum(totals.values()), 1e-9)
 
 
 def summed(starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -101,24 +101,37 @@ def summed(starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     seconds = dict.fromkeys(PHASES, 0.0)
     steps = redone = 0
-    kept = away = 0.0
+    kept_seconds = away = 0.0
     begins = None  # the step that the next start began with
+    # Backwards, since the steps that a start has lost are known from the next one.
     for start in reversed(starts):
         first, last = start["from"], start["to"]
-        done = 0 if first is None else last - first
-        lost = min(max(last - begins, 0), done) if done and begins is not None else 0
+        steps_done = 0 if first is None else last - first
+        steps_lost = (
+            min(max(last - begins, 0), steps_done)
+            if steps_done and begins is not None
+            else 0
+        )
         for name, value in start["seconds"].items():
             seconds[name] = seconds.get(name, 0.0) + value
-        steps, redone, away = steps + done, redone + lost, away + start["away"]
-        kept += start["seconds"].get("step", 0.0) * (done - lost) / max(done, 1)
+        steps, redone, away = (
+            steps + steps_done,
+            redone + steps_lost,
+            away + start["away"],
+        )
+        kept_seconds += (
+            start["seconds"].get("step", 0.0)
+            * (steps_done - steps_lost)
+            / max(steps_done, 1)
+        )
         begins = begins if first is None else first
-    whole = sum(seconds.values()) + away
+    total = sum(seconds.values()) + away
     return {
         "seconds": {name: round(value, 6) for name, value in seconds.items()},
         "away": round(away, 6),
         "steps": steps,
         "redone_steps": redone,
-        "goodput": round(kept / max(whole, 1e-9), 4),
+        "goodput": round(kept_seconds / max(total, 1e-9), 4),
     }
 
 
@@ -126,7 +139,7 @@ NAME = "run.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _REFRESH_SECONDS = 5.0
 _START = ("started", "stopped", "message", "from", "to", "away", "seconds", "ended")
-# Of a start that was steered: what is absent did not happen.
+# Entries of a start only if they apply: changed settings, --from-step, --fork.
 _STEERED = ("changes", "data", "from_step", "forked_from")
 
 
@@ -207,12 +220,12 @@ class RunFile:
         return self._content["best"]
 
     def refresh(self, step: int) -> None:
-        """Note progress, not more often than the file can be read."""
+        """Record progress, at most every few seconds."""
         if time.monotonic() - self._written > _REFRESH_SECONDS:
             self.update(step=step)
 
     def withdraw(self) -> None:
-        """Put back what stood there before this start, which is refused."""
+        """Restore the previous content: this start is refused."""
         self._active, active = False, self._active
         if not active or not self._written:
             return
@@ -222,14 +235,14 @@ class RunFile:
             files.write_bytes(self._path, self._bytes)
 
     def abandon(self) -> None:
-        """Write no more: the workdir is another start's."""
+        """Write no more: another start has taken the workdir over."""
         self._active = False
 
     def rewound(self, step: int) -> bool:
         """Whether an earlier start of this very configuration went back to `step`.
 
         A launcher starts the same command again after each failure: what was trained
-        since is not to be thrown away.
+        since must not be discarded.
         """
         steered = [start for start in self._earlier if start.get("from_step")]
         same = not changes(self._before.get("config", {}), self._content["config"])
@@ -262,12 +275,12 @@ def _read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError:  # written by nobody of us: renaming is atomic
+    except ValueError:  # not written by this module, which renames atomically
         return {}
 
 
 def _earlier(before: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The starts that the file tells of; the last one may have died without a word."""
+    """The starts in the file; a last one that is still "running" was killed."""
     starts = [dict(start) for start in before.get("starts", [])]
     if starts and before.get("stopped") == "running":
         starts[-1]["stopped"] = "killed"
@@ -275,13 +288,13 @@ def _earlier(before: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _away(before: Mapping[str, Any]) -> float:
-    """Seconds since the start before was last heard of."""
+    """Seconds since the previous start last wrote the file."""
     try:
         heard = datetime.datetime.fromisoformat(before["heard"])
     except (KeyError, TypeError, ValueError):
         return 0.0
-    gone = datetime.datetime.now(datetime.UTC) - heard
-    return max(round(gone.total_seconds(), 3), 0.0)
+    elapsed = datetime.datetime.now(datetime.UTC) - heard
+    return max(round(elapsed.total_seconds(), 3), 0.0)
 
 
 def _now() -> str:
@@ -289,10 +302,10 @@ def _now() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"gendr_jax": __version__, "python": platform.python_version()}
+    versions = {"gendr_jax": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and SIGINT become a flag that the loop reads."""
+"""SIGTERM and SIGINT as a flag that the loop reads, agreed on by all processes."""
 
 import os
 import queue
@@ -25,11 +25,11 @@ _REASONS: dict[signal.Signals, Asked] = {
 class StopFlag:
     """Set by the first SIGTERM or SIGINT while the `with` block runs.
 
-    A second signal ends the process at once. With several processes the service of
-    jax.distributed keeps SIGTERM for itself and lets all agree on one last step, so
-    then no handler is installed and only that service is asked; where it is off
-    (JAX_ENABLE_PREEMPTION_SERVICE=0) the processes ask one another now and then.
-    Outside the main thread Python takes no handlers, and the flag stays down.
+    A second signal ends the process at once. With several processes the preemption
+    service of jax.distributed handles SIGTERM and lets all agree on one last step, so
+    then no handler is installed and only that service is queried; where it is off
+    (JAX_ENABLE_PREEMPTION_SERVICE=0) the processes exchange the flag every few steps.
+    Python installs handlers only in the main thread: elsewhere the flag is never set.
     """
 
     def __init__(self) -> None:
@@ -84,22 +84,22 @@ class StopFlag:
 def interruptible(work: Callable[[], Any], stop: StopFlag) -> Any:
     """What `work` returns, or None as soon as this process alone is asked to stop.
 
-    A handler runs between two instructions of the main thread, and compiling is one
-    of an hour: `work` runs in a thread and is left behind. Several processes have to
-    agree on a step and so finish the work first.
+    Python runs a handler between two bytecodes of the main thread, and compiling is one
+    that may take an hour: so `work` runs in a thread, which is abandoned. Several
+    processes have to agree on a step and so finish the work first.
     """
-    ended: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:
         try:
-            ended.put((work(), None))
+            outcome.put((work(), None))
         except BaseException as error:  # the main thread raises it
-            ended.put((None, error))
+            outcome.put((None, error))
 
     threading.Thread(target=run, name="compile", daemon=True).start()
     while True:
         try:
-            result, error = ended.get(timeout=0.1)
+            result, error = outcome.get(timeout=0.1)
         except queue.Empty:
             if stop.reason and stop.alone:
                 return None
@@ -110,5 +110,5 @@ def interruptible(work: Callable[[], Any], stop: StopFlag) -> Any:
 
 
 def work_left_behind() -> bool:
-    """Whether a thread of `interruptible` still runs: no orderly end of Python then."""
+    """Whether a thread of `interruptible` still runs, so that Python cannot exit."""
     return any(thread.name == "compile" for thread in threading.enumerate())

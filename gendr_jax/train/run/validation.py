@@ -1,4 +1,4 @@
-"""Held-out photographs restored during training, measured against the truth."""
+"""Validation: PSNR, SSIM and L1 on held-out photographs during training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,20 +52,24 @@ class Validation:
     def measure(self, step: int, state: State, frozen: Frozen) -> Measured:
         """Restore and compare; all processes call this and get the same."""
         rows: list[tuple[float, float, float]] = []
-        shown: dict[str, np.ndarray] = {}
+        sheet_columns: dict[str, np.ndarray] = {}
         if not self._pictures:
             self._pictures = self._read()
         for batch in self._pictures:
             placed = spread(batch, sharding.batch_sharding(self._mesh))
             columns = self._columns(state, frozen, placed, self._key)
-            shown = shown or {t: x[: self._rows] for t, x in columns.items()}
+            sheet_columns = sheet_columns or {
+                t: x[: self._rows] for t, x in columns.items()
+            }
             output, truth = (columns[title] for title in self._stage.compared)
             rows += [_compare(y, x) for y, x in zip(output, truth, strict=True)]
         means = np.mean(rows, axis=0)
         values = dict(
             zip(("val_psnr", "val_ssim", "val_l1"), map(float, means), strict=True)
         )
-        return Measured(values, contact_sheet(shown, caption=f"held out, step {step}"))
+        return Measured(
+            values, contact_sheet(sheet_columns, caption=f"held out, step {step}")
+        )
 
     def _read(self) -> list[Mapping[str, np.ndarray]]:
         reader = iter(self._batches(0))

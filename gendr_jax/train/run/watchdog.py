@@ -1,4 +1,4 @@
-"""A hung step is noticed: stacks of all threads, then the end of the process."""
+"""The watchdog: dumps the stacks of a hung process, then ends it."""
 
 import datetime
 import faulthandler
@@ -17,21 +17,21 @@ import jax
 from gendr_jax.errors import TRY_AGAIN
 from gendr_jax.train.settings import Watchdog as Limits
 
-_LINGER = 10.0  # seconds by which other processes let the first one write run.json
-_LAST_WORDS = 20.0  # seconds for what is written before the end
+_LINGER = 10.0  # seconds that other processes wait for the first to write run.json
+_REPORT_SECONDS = 20.0  # for writing the stacks and run.json before the end
 
 
 class Watchdog:
     """Watches while the `with` block runs; does nothing when the limit is 0.
 
-    The first time of each kind of work may take `start_seconds`: it compiles. It is a
-    Python thread, so code that holds the interpreter lock for ever is not seen; XLA
-    gives it free while it computes, compiles and communicates.
+    The first time of each kind of work may take `start_seconds`, since it compiles. The
+    watchdog is a Python thread: code that holds the GIL for ever goes unnoticed. XLA
+    releases it while it computes, compiles and communicates.
 
     Args:
-        folder: where stacks_PROCESS.txt goes.
+        folder: of stacks_PROCESS.txt.
         limits: how long, and whether to end the process.
-        on_hang: called with one line of words before the process ends.
+        on_hang: called with a one-line message before the process ends.
     """
 
     def __init__(self, folder: Path, limits: Limits, on_hang: Callable[[str], None]):
@@ -57,47 +57,49 @@ class Watchdog:
             self._thread.join()
 
     def beat(self, what: str) -> None:
-        """There is progress: `what` begins."""
+        """Report progress: work of the kind `what` begins."""
         first = what not in self._seen
         self._seen.add(what)
         limits = self._limits
         limit = limits.start_seconds if first else limits.seconds
-        # One assignment, for the other thread reads it at any time.
+        # One assignment of a tuple is atomic: the other thread reads it at any time.
         self._now = (what, time.monotonic(), max(limit, limits.seconds))
 
     def _work(self) -> None:
-        told = None
+        reported = None
         while not self._closed.wait(min(self._limits.seconds / 4, 5.0)):
             now = self._now
             what, since, limit = now
             waited = time.monotonic() - since
-            if waited < limit or now is told:
+            if waited < limit or now is reported:
                 continue
-            told = now
+            reported = now
             self._report_hang(f"no progress for {waited:.0f} s in {what!r}")
             if self._limits.ends:
                 os._exit(TRY_AGAIN)
 
     def _report_hang(self, message: str) -> None:
-        """Stacks and last words; does not wait for a disk or store that hangs."""
+        """Dump stacks, call `on_hang`; does not wait for a disk or store that hangs."""
 
-        def say() -> None:
+        def report() -> None:
             self._dump(message)
             if self._limits.ends:
                 if jax.process_index() > 0:
                     time.sleep(_LINGER)
                 self._on_hang(message)
 
-        def try_to_say() -> None:
+        def try_to_report() -> None:
             try:
-                say()
+                report()
             except Exception as error:  # whatever it is, the process ends all the same
                 with suppress(OSError, ValueError):
-                    print(f"gendr: {error!r} in the last words", file=sys.__stderr__)
+                    print(f"gendr: {error!r} while reporting", file=sys.__stderr__)
 
-        speaker = threading.Thread(target=try_to_say, name="last words", daemon=True)
-        speaker.start()
-        speaker.join(_LINGER + _LAST_WORDS if jax.process_index() > 0 else _LAST_WORDS)
+        thread = threading.Thread(target=try_to_report, name="hang report", daemon=True)
+        thread.start()
+        thread.join(
+            _LINGER + _REPORT_SECONDS if jax.process_index() > 0 else _REPORT_SECONDS
+        )
 
     def _dump(self, message: str) -> None:
         moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,8 +1,8 @@
-"""Where a run writes: a folder, or an object store with a folder here in between.
+"""The workdir of a run: a local folder, or an object store with a local staging folder.
 
 Checkpoints go to the object store directly, each process its own shards. All else is
-small: it is written to a temporary folder, and `push` copies what has changed. An
-object appears whole or not at all, so nobody reads half a file.
+small: it is written to a temporary folder, and `push` copies changed files. Objects
+are created atomically, so nobody reads an incomplete file.
 """
 
 import shutil
@@ -18,17 +18,17 @@ from gendr_jax.checkpoints import manager
 from gendr_jax.errors import GendrError, UsageError
 from gendr_jax.weights.remote_paths import as_epath, is_remote
 
-# What a later start goes on with; all else is only written.
+# Files that a later start reads; all others are only written.
 _READ_BACK = ("run.json", "metrics.jsonl")
-_LAST = ("gendr.json", "run.json")  # they say that what else is there is complete
+_LAST = ("gendr.json", "run.json")  # pushed last: they mark the others as complete
 _PUSH_SECONDS = 30.0
 
 
 def check(path: Path | str) -> None:
-    """Refuse a workdir early.
+    """Refuse an unusable workdir early.
 
     Raises:
-        UsageError: a file is in the way, or the object store cannot be used.
+        UsageError: it is a file, or the object store cannot be used.
     """
     if as_epath(path).is_file():
         raise UsageError(f"--workdir {path} is a file. Give a folder.")
@@ -69,7 +69,7 @@ class Workdir:
         return (self._remote or self.local).joinpath(name).exists()
 
     def refresh(self) -> None:
-        """`push`, not too often; what cannot be sent now is sent the next time."""
+        """`push` at most every few seconds; a failure is a warning and is retried."""
         if time.monotonic() - self._pushed > _PUSH_SECONDS:
             self._pushed = time.monotonic()
             try:
@@ -78,10 +78,10 @@ class Workdir:
                 warnings.warn(str(error), stacklevel=2)
 
     def push(self) -> None:
-        """Copy to the object store what changed since the last time.
+        """Copy files that changed since the last time to the object store.
 
         Raises:
-            GendrError: the object store does not take it.
+            GendrError: the object store refuses it.
         """
         if self._remote is None or self._abandoned:
             return
@@ -95,25 +95,25 @@ class Workdir:
             ) from error
 
     def abandon(self) -> None:
-        """Write there no more: the workdir is another start's."""
+        """Push no more: another start has taken the workdir over."""
         self._abandoned = True
 
     def _push(self) -> None:
         assert self._remote is not None
-        found = [path for path in self.local.rglob("*") if path.is_file()]
-        for path in sorted(found, key=lambda p: (p.name in _LAST, p)):
+        files_to_push = [path for path in self.local.rglob("*") if path.is_file()]
+        for path in sorted(files_to_push, key=lambda p: (p.name in _LAST, p)):
             name = path.relative_to(self.local)
             if any(files.is_temporary(p) for p in (name, *name.parents)):
                 continue  # a file, or a folder of files, that is being written
             stat = path.stat()
-            known = (stat.st_mtime_ns, stat.st_size)
-            if self._sent.get(name) == known:
+            signature = (stat.st_mtime_ns, stat.st_size)
+            if self._sent.get(name) == signature:
                 continue
             target = self._remote / name.as_posix()
             target.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "rb") as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
-            self._sent[name] = known
+            self._sent[name] = signature
         self._pushed = time.monotonic()
 
     def clear(self, name: str) -> None:
@@ -122,7 +122,7 @@ class Workdir:
             (self._remote / name).rmtree()
 
     def close(self) -> None:
-        """Copy what is left, then remove the folder in between."""
+        """Push the rest, then remove the staging folder."""
         if self._remote is not None:
             try:
                 self.push()

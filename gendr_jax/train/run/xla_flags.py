@@ -1,10 +1,10 @@
-"""Presets of compiler options for TPUs: a name in the configuration, no environment.
+"""Presets of XLA compiler options for TPUs, by name in the configuration.
 
-The options go to one program (`lowered.compile(compiler_options=...)`), so the record
-of a run says by a name with which ones its step was compiled. A name ends in a version:
-what stands behind it never changes, another set of flags is another name. None is on by
-default, since an option that only moves work can still change the order of sums, and
-so the last bits of a loss.
+The options are passed to one program (`lowered.compile(compiler_options=...)`), not by
+XLA_FLAGS, so run.json names those that the step was compiled with. A name ends in a
+version: its options never change, other options get another name. None is on by
+default: even an option that only schedules differently may change the order of sums,
+and so the last bits of a loss.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from gendr_jax.errors import UsageError
 
 Options = dict[str, bool | int]
 
-# Gathers of weights and reductions of gradients run beside the computation.
+# Gathers of weights and reductions of gradients overlap with the computation.
 _OVERLAP: Options = {
     "xla_enable_async_all_gather": True,
     "xla_tpu_enable_async_collective_fusion": True,
@@ -23,7 +23,7 @@ _OVERLAP: Options = {
     "xla_tpu_enable_latency_hiding_scheduler": True,
 }
 
-# Many small reductions over `data` become few, which pays where weights are whole.
+# Many small all-reduces over `data` become few; of use where weights are replicated.
 _DATA_PARALLEL: Options = {
     "xla_tpu_enable_data_parallel_all_reduce_opt": True,
     "xla_tpu_data_parallel_opt_different_sized_ops": True,
@@ -34,7 +34,7 @@ PRESETS: dict[str, Options] = {
     "v5e-data-1": {**_OVERLAP, **_DATA_PARALLEL},
     "v5p-overlap-1": _OVERLAP,
     "v5p-data-1": {**_OVERLAP, **_DATA_PARALLEL},
-    # Larger fusions, at the price of what is prefetched into the vector memory.
+    # Larger fusions, with less vector memory left for prefetching.
     "v6e-overlap-1": {**_OVERLAP, "xla_tpu_scoped_vmem_limit_kib": 98304},
     "v6e-data-1": {
         **_OVERLAP,

@@ -1,9 +1,9 @@
-"""A batch in parts: gradients and outputs as those of the whole, memory of a part.
+"""Gradient accumulation: a batch as microbatches in a scan, with the same results.
 
-Part i takes the rows i, i + parts, i + 2 parts... so that each device goes on with rows
-that it holds already. Losses are means over samples, so the mean of the parts is the
-mean of the batch; where samples are left out because they are not finite, a part counts
-by the share of those that are not.
+Microbatch i of n takes the rows i, i + n, i + 2n..., so that each device keeps the rows
+that it holds. Losses are means over samples, so the mean over microbatches is the mean
+of the batch; where samples that are not finite are left out, a microbatch is weighted
+by its share of finite ones.
 """
 
 from collections.abc import Callable
@@ -13,74 +13,81 @@ import jax
 import jax.numpy as jnp
 
 
-def both(parts: int, fn: Callable[..., tuple[Any, Any]], *batched: Any) -> Any:
-    """fn(*batched) -> (rows, means), a part of the batch at a time.
+def rows_and_means(
+    microbatches: int, fn: Callable[..., tuple[Any, Any]], *batched: Any
+) -> Any:
+    """fn(*batched) -> (rows, means), one microbatch at a time.
 
     Args:
-        parts: must divide the batch; 1 calls `fn` as it is.
+        microbatches: their number, which must divide the batch; 1 calls `fn` directly.
         fn: trees with leading batch axes -> a tree whose leaves have the batch as their
             first axis, and a tree whose leaves are means over samples.
     """
-    found, means, _ = both_of_finite(
-        parts, lambda *piece: (*fn(*piece), jnp.float32(1)), *batched
+    rows, means, _ = rows_and_finite_means(
+        microbatches, lambda *microbatch: (*fn(*microbatch), jnp.float32(1)), *batched
     )
-    return found, means
+    return rows, means
 
 
-def both_of_finite(
-    parts: int, fn: Callable[..., tuple[Any, Any, jax.Array]], *batched: Any
+def rows_and_finite_means(
+    microbatches: int, fn: Callable[..., tuple[Any, Any, jax.Array]], *batched: Any
 ) -> tuple[Any, Any, jax.Array]:
-    """(rows, means, share): as `both`, of means over the finite samples alone.
+    """(rows, means, share): as `rows_and_means`, with means over finite samples only.
 
     Args:
-        fn: as for `both`, and the share of samples over which its means are taken; a
-            part without any is left out, whatever its means are.
+        fn: as for `rows_and_means`, and the share of samples that its means are of; a
+            microbatch without any is left out, whatever its means are.
     """
-    if parts == 1:
+    if microbatches == 1:
         return fn(*batched)
-    pieces = _cut(batched, parts)
-    _, like, _ = jax.eval_shape(fn, *jax.tree.map(lambda x: x[0], pieces))
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    stacked = _split(batched, microbatches)
+    _, abstract_means, _ = jax.eval_shape(fn, *jax.tree.map(lambda x: x[0], stacked))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract_means)
 
-    def add(total: Any, piece: Any) -> tuple[Any, Any]:
-        rows, means, share = fn(*piece)
-        kept = jax.tree.map(
+    # Zeros where the share is 0: the means are NaN there, and 0 * NaN is NaN.
+    def add(total: Any, microbatch: Any) -> tuple[Any, Any]:
+        rows, means, share = fn(*microbatch)
+        weighted = jax.tree.map(
             lambda x: jnp.where(share > 0, x * share.astype(x.dtype), 0), means
         )
-        return jax.tree.map(jnp.add, total, (kept, share)), rows
+        return jax.tree.map(jnp.add, total, (weighted, share)), rows
 
-    (total, shares), rows = jax.lax.scan(add, (zero, jnp.float32(0)), pieces)
+    (total, shares), rows = jax.lax.scan(add, (zero, jnp.float32(0)), stacked)
     means = jax.tree.map(lambda x: (x / shares).astype(x.dtype), total)
-    return _join(rows), means, shares / parts
+    return _join(rows), means, shares / microbatches
 
 
-def mean(parts: int, fn: Callable[..., Any], *batched: Any) -> Any:
+def mean(microbatches: int, fn: Callable[..., Any], *batched: Any) -> Any:
     """fn(*batched), where every output is a mean over samples."""
-    return both(parts, lambda *piece: ((), fn(*piece)), *batched)[1]
+    return rows_and_means(
+        microbatches, lambda *microbatch: ((), fn(*microbatch)), *batched
+    )[1]
 
 
 def mean_of_finite(
-    parts: int, fn: Callable[..., tuple[Any, jax.Array]], *batched: Any
+    microbatches: int, fn: Callable[..., tuple[Any, jax.Array]], *batched: Any
 ) -> tuple[Any, jax.Array]:
     """(means, share), where fn gives means over its finite samples, and their share."""
-    with_rows = lambda *piece: ((), *fn(*piece))  # noqa: E731
-    return both_of_finite(parts, with_rows, *batched)[1:]
+    with_rows = lambda *microbatch: ((), *fn(*microbatch))  # noqa: E731
+    return rows_and_finite_means(microbatches, with_rows, *batched)[1:]
 
 
-def rows(parts: int, fn: Callable[..., Any], *batched: Any) -> Any:
+def rows(microbatches: int, fn: Callable[..., Any], *batched: Any) -> Any:
     """fn(*batched), where every output has the batch as its first axis, in order."""
-    return both(parts, lambda *piece: (fn(*piece), ()), *batched)[0]
+    return rows_and_means(
+        microbatches, lambda *microbatch: (fn(*microbatch), ()), *batched
+    )[0]
 
 
-def _cut(batched: Any, parts: int) -> Any:
+def _split(batched: Any, microbatches: int) -> Any:
     def cut(x: jax.Array) -> jax.Array:
-        return jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
+        return jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1)
 
     return jax.tree.map(cut, batched)
 
 
-def _join(pieces: Any) -> Any:
+def _join(stacked: Any) -> Any:
     """The inverse of `_cut`."""
     return jax.tree.map(
-        lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), pieces
+        lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), stacked
     )

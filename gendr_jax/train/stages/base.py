@@ -1,7 +1,7 @@
 """Stage 1: the UNet learns to denoise 16-channel latents, aligned with DINOv2.
 
-The step and the channel surgery's trainable sets; losses are in ``losses/``, the
-schedule in ``diffusion.py``. Equations are numbered in docs/algorithm.md.
+After channel surgery the new layers train alone first. Equations are numbered in
+docs/algorithm.md.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class BaseState:
 
 @dataclasses.dataclass(frozen=True)
 class BaseNets:
-    """The networks of the stage, without weights, and what reads their weights."""
+    """The networks of the stage without weights; the rest as in ``DistillNets``."""
 
     vae: Net
     unet: Net
@@ -43,28 +43,27 @@ class BaseNets:
 
 
 def optimiser(settings: BaseSettings) -> optax.GradientTransformation:
-    """New layers (conv_in, conv_out, projector) first and faster, then everything.
-
-    Clipping acts on each group's own norm.
+    """Two groups: new layers (conv_in, conv_out, projector), faster and from step 0,
+    and the rest, held for ``surgery_steps``. Clipping is by each group's own norm.
     """
 
     def labels(params: Params) -> Params:
         def label(path, _):
-            names = [str(part.key) for part in path]
-            new = names[0] == "projector" or names[1] in ("conv_in", "conv_out")
-            return "new" if new else "rest"
+            names = [str(entry.key) for entry in path]
+            is_new = names[0] == "projector" or names[1] in ("conv_in", "conv_out")
+            return "new" if is_new else "rest"
 
         return jax.tree_util.tree_map_with_path(label, params)
 
-    hold = held(settings)
+    held_steps = steps_held(settings)
     groups: dict[Hashable, optax.GradientTransformation] = {
         "new": optimisers.adamw(settings.optim_new, steps=settings.steps),
-        "rest": optimisers.adamw(settings.optim, steps=settings.steps, hold=hold),
+        "rest": optimisers.adamw(settings.optim, steps=settings.steps, hold=held_steps),
     }
     return optax.partition(groups, labels)
 
 
-def held(settings: BaseSettings) -> int:
+def steps_held(settings: BaseSettings) -> int:
     """Steps in which the new layers of a widened UNet learn alone."""
     return settings.surgery_steps if settings.surgery else 0
 
@@ -121,14 +120,20 @@ def make_step(
             )
             dino = nets.dino.bind(nets.gather(frozen["dino"], "frozen/dino"))
             tokens = projector(samples.tokens(down0))
-            known, wanted = losses.sound(samples.dino_tokens(dino, x, down0.shape[1:3]))
-            repa_b = losses.of_alive(alive & known, losses.repa(tokens, wanted))
+            # A picture that is finite can still overflow in DINOv2.
+            dino_finite, target_tokens = losses.sound(
+                samples.dino_tokens(dino, x, down0.shape[1:3])
+            )
+            repa_b = losses.of_alive(
+                alive & dino_finite, losses.repa(tokens, target_tokens)
+            )
             metrics["repa"] = finite_mean(repa_b)
             loss_b = loss_b + settings.repa_weight * repa_b
         loss = finite_mean(loss_b)
         return loss, metrics | {"loss": loss, "finite": losses.finite_share(loss_b)}
 
     def step(state: BaseState, frozen: Any, batch: Any, key: jax.Array):
+        # By the step, then by the sample's index: no key is stored, none is reused.
         key = jax.random.fold_in(key, state.step)
         keys = samples.draws(key, batch["index"], ("t", "eps", "prompt"))
         role, m = optimisers.update(
@@ -137,10 +142,10 @@ def make_step(
             lambda params, *b: base_loss(params, frozen, *b),
             batch,
             keys,
-            parts=settings.accumulate,
+            microbatches=settings.accumulate,
         )
         rate = optimisers.rate(
-            settings.optim, steps=settings.steps, hold=held(settings)
+            settings.optim, steps=settings.steps, hold=steps_held(settings)
         )
         m["lr"] = rate(state.step)
         ema = optimisers.ema(state.ema, role.params, settings.ema, state.step)

@@ -1,8 +1,4 @@
-"""From a configuration to a stage and its data: the one place where all is wired.
-
-Reads starting weights, declares networks, picks the step. The mathematics is in the
-``*_step.py`` files, the running in ``loop.py``.
-"""
+"""Build a stage and its data from a configuration: initial weights, networks, step."""
 
 import dataclasses
 import functools
@@ -72,7 +68,7 @@ class Setup:
 
 
 def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
-    """Check the configuration, read starting weights and data, wire the stage.
+    """Check the configuration, read initial weights and data, build the stage.
 
     Raises:
         UsageError: a misspelt or impossible setting.
@@ -114,22 +110,23 @@ def declare(config: Mapping[str, Any], mesh: Mesh) -> Stage:
     """The stage from shapes alone: nothing is read, nothing is allocated.
 
     `frozen` and `start` are ShapeDtypeStructs, `export` is not to be called. The step
-    is that of `setup`, whatever weights `config.init` names; the mesh may be one of
-    devices that are not here.
+    is that of `setup`, whatever weights `config.init` names; the devices of the mesh
+    need not be present.
 
     Raises:
         UsageError: a misspelt or impossible setting.
     """
     settings = read_settings(config, mesh)
     settings = dataclasses.replace(settings, init=Init(random=True))
-    made: list[Stage] = []
+    built: list[Stage] = []
 
-    def trees() -> tuple[Any, Any]:
-        made.append(wire(settings, mesh))
-        return made[0].frozen, made[0].start
+    def abstract_trees() -> tuple[Any, Any]:
+        built.append(wire(settings, mesh))
+        return built[0].frozen, built[0].start
 
-    frozen, begin = jax.eval_shape(trees)
-    return dataclasses.replace(made[0], frozen=frozen, start=begin)
+    # eval_shape keeps only arrays; the stage itself comes out by the list.
+    frozen, start = jax.eval_shape(abstract_trees)
+    return dataclasses.replace(built[0], frozen=frozen, start=start)
 
 
 def read_settings(config: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> Settings:
@@ -152,7 +149,7 @@ def read_settings(config: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> Setti
 def wire(settings: Settings, mesh: Mesh) -> Stage:
     """The stage of these settings; reads the weights that they name."""
     gather = functools.partial(
-        whole, placement=placement(settings, mesh), dtype=settings.dtype
+        gather_weights, placement=placement(settings, mesh), dtype=settings.dtype
     )
     split = functools.partial(sharding.split_rows, mesh=mesh)
     match settings:
@@ -261,7 +258,7 @@ def builder(settings: Common) -> Callable[..., nets.Net]:
     )
 
 
-def _frozen_parts(settings: BaseSettings | DistillSettings):
+def _frozen_networks(settings: BaseSettings | DistillSettings):
     """The frozen autoencoder, DINOv2 and prompt; settings with the VAE's own config."""
     vae_config, vae = initial_weights.component(settings.init, "vae", settings.vae)
     settings = dataclasses.replace(settings, vae=vae_config)
@@ -299,11 +296,11 @@ def _frozen_parts(settings: BaseSettings | DistillSettings):
 def _base_stage(
     settings: BaseSettings, gather: Gather, split: Split
 ) -> Stage[base_stage.BaseState]:
-    settings, frozen, vae, dino, projector = _frozen_parts(settings)
+    settings, frozen, vae, dino, projector = _frozen_networks(settings)
     config = settings.unet
     initial_weights.check_prediction(settings.init, settings.prediction)
-    found, params = initial_weights.component(settings.init, "unet", config)
-    if params is not None and found.in_channels != config.in_channels:
+    config_read, params = initial_weights.component(settings.init, "unet", config)
+    if params is not None and config_read.in_channels != config.in_channels:
         params = surgery.widen(
             params, channels_in=config.in_channels, channels_out=config.out_channels
         )
@@ -311,7 +308,7 @@ def _base_stage(
     if params is not None:
         params = nets.cast(params, "float32")
         nets.check_like(params, unet.abstract, what=f"init.unet={settings.init.unet}")
-    parts = base_stage.BaseNets(vae, unet, projector, dino, gather, split)
+    stage_nets = base_stage.BaseNets(vae, unet, projector, dino, gather, split)
 
     def export(state: base_stage.BaseState, path: Path) -> None:
         folder.save(
@@ -325,10 +322,10 @@ def _base_stage(
         )
 
     return Stage(
-        init=base_stage.make_init(settings, parts),
-        step=base_stage.make_step(settings, parts),
+        init=base_stage.make_init(settings, stage_nets),
+        step=base_stage.make_step(settings, stage_nets),
         frozen=frozen,
-        sample=base_stage.make_sample(settings, parts),
+        sample=base_stage.make_sample(settings, stage_nets),
         export=export,
         compared=("denoised", "photograph"),
         start={} if params is None else {"unet": params},
@@ -338,7 +335,7 @@ def _base_stage(
 def _distill_stage(
     settings: DistillSettings, gather: Gather, split: Split
 ) -> Stage[distill_stage.DistillState]:
-    settings, frozen, vae, dino, projector = _frozen_parts(settings)
+    settings, frozen, vae, dino, projector = _frozen_networks(settings)
     initial_weights.check_prediction(settings.init, settings.prediction)
     config, params = initial_weights.component(settings.init, "unet", settings.unet)
     check_channels(config, settings.vae)
@@ -354,7 +351,7 @@ def _distill_stage(
         hidden_channels=settings.discriminator_width,
         norm_groups=config.norm_groups,
     )
-    parts = DistillNets(
+    stage_nets = DistillNets(
         vae=vae,
         unet=unet,
         adapted=adapted,
@@ -368,7 +365,7 @@ def _distill_stage(
     merged = settings.adapters == "merged"
     frozen["unet"] = nets.cast(params, "float32" if merged else settings.dtype)
     begin = {"unet": params} | initial_weights.projector(settings.init, projector)
-    step = distill_stage.Distill(settings, parts)
+    step = distill_stage.Distill(settings, stage_nets)
 
     def export(state: distill_stage.DistillState, path: Path) -> None:
         weights = distill_stage.restorer_weights(settings, state, frozen["unet"])
@@ -382,9 +379,9 @@ def _distill_stage(
         )
 
     return Stage(
-        init=distill_stage.make_init(settings, parts),
+        init=distill_stage.make_init(settings, stage_nets),
         step=step.step,
-        phases=step.lines,
+        phases=step.phases,
         frozen=frozen,
         sample=step.sample,
         export=export,
@@ -417,7 +414,7 @@ def _pixel_stage(
         hidden_channels=settings.discriminator_width,
         norm_groups=config.norm_groups,
     )
-    parts = pixel.PixelNets(
+    stage_nets = pixel.PixelNets(
         vae=vae_net,
         teacher=teacher_net,
         student=build(UNet, student, remat=settings.remat),
@@ -437,7 +434,7 @@ def _pixel_stage(
     }
     if lpips is not None:
         frozen["lpips"] = nets.cast(lpips, settings.dtype)
-    step = pixel.Pixel(settings, parts)
+    step = pixel.Pixel(settings, stage_nets)
 
     def export(state: pixel.PixelState, path: Path) -> None:
         folder.save(
@@ -450,9 +447,9 @@ def _pixel_stage(
         )
 
     return Stage(
-        init=pixel.make_init(settings, parts),
+        init=pixel.make_init(settings, stage_nets),
         step=step.step,
-        phases=step.lines,
+        phases=step.phases,
         frozen=frozen,
         sample=step.sample,
         export=export,
@@ -464,18 +461,18 @@ def _pixel_stage(
 def _pixel_ends(
     settings: AdcSettings | PixSettings, config: UNetConfig, teacher: Params
 ) -> tuple[UNetConfig, UNetConfig, dict[str, Params]]:
-    """The student's and the discriminator's UNet, with the weights both start from.
+    """UNet configurations of student and discriminator, and initial weights of both.
 
-    Adc begins as GenDR with another conv_in and is judged by GenDR's features; Pix
-    begins as Adc with another conv_out and is judged by Adc's.
+    Adc starts as GenDR with another conv_in, its discriminator has GenDR's features;
+    Pix starts as Adc with another conv_out, its discriminator has Adc's.
     """
     channels = settings.pixel_channels
     adc = dataclasses.replace(config, in_channels=channels)
     pixels_in = surgery.pixels_in(teacher, channels=channels)
     if isinstance(settings, AdcSettings):
         return adc, config, {"student": pixels_in, "features": teacher}
-    read = initial_weights.component(settings.init, "adc", adc)[1]
-    before = pixels_in if read is None else read
+    adc_weights = initial_weights.component(settings.init, "adc", adc)[1]
+    before = pixels_in if adc_weights is None else adc_weights
     pix = dataclasses.replace(adc, out_channels=channels)
     key = jax.random.fold_in(jax.random.key(settings.seed), initial_weights.PIX_STREAM)
     student = surgery.pixels_out(before, key, factor=settings.factor)
@@ -485,7 +482,7 @@ def _pixel_ends(
 def _perceptual(
     settings: AdcSettings | PixSettings,
 ) -> tuple[nets.Net | None, Params | None]:
-    """LPIPS where it has a weight and init.lpips names one; without, it is said."""
+    """LPIPS where its loss has a weight; without init.lpips a warning and None."""
     if settings.weights.perceptual <= 0:
         return None, None
     if not settings.init.lpips:
@@ -504,14 +501,14 @@ def check(settings: Settings, mesh: Mesh | AbstractMesh) -> None:
     if settings.data.crop % unit:
         raise UsageError(
             f"data.crop={settings.data.crop} is no multiple of {unit} (the VAE's "
-            f"factor {settings.vae.factor}, twice). Choose one."
+            f"factor {settings.vae.factor}, twice). Give a multiple."
         )
     if not isinstance(settings, VAESettings):
         check_channels(settings.unet, settings.vae)
     if isinstance(settings, PixelSettings) and settings.data.crop % settings.factor:
         raise UsageError(
             f"data.crop={settings.data.crop} is no multiple of factor="
-            f"{settings.factor}. Choose one."
+            f"{settings.factor}. Give a multiple."
         )
     if isinstance(settings, PixelSettings) and settings.factor != settings.vae.factor:
         raise UsageError(
@@ -524,7 +521,7 @@ def check(settings: Settings, mesh: Mesh | AbstractMesh) -> None:
     ):
         raise UsageError(
             f"data.crop={settings.data.crop} is no multiple of data.scale="
-            f"{settings.data.scale}. Choose one."
+            f"{settings.data.scale}. Give a multiple."
         )
     check_model_axis(settings, mesh.shape.get(sharding.MODEL, 1))
     shards = sharding.row_shards(mesh)
@@ -541,30 +538,30 @@ def check(settings: Settings, mesh: Mesh | AbstractMesh) -> None:
         )
 
 
-def check_model_axis(settings: Settings, parts: int) -> None:
+def check_model_axis(settings: Settings, size: int) -> None:
     """Refuse a mesh axis `model` that would split nothing, or not evenly."""
-    if parts == 1:
+    if size == 1:
         return
     if isinstance(settings, VAESettings):
         raise UsageError(
-            f"the mesh has model={parts}, which splits transformers; stage vae trains "
+            f"the mesh has model={size}, which splits transformers; stage vae trains "
             "none. Give these devices to data, fsdp or space."
         )
     rules = settings.sharding.rules
     if rules and not any(sharding.MODEL in how for _, how in rules):
         raise UsageError(
-            f"the mesh has model={parts}, no rule of sharding.rules splits a weight "
+            f"the mesh has model={size}, no rule of sharding.rules splits a weight "
             "over it. Add those of sharding.TENSOR_RULES (docs/sharding.md), or give "
             "these devices to another axis."
         )
     unet = settings.unet
-    attends = zip(unet.block_out_channels, unet.attention, strict=True)
-    widths = {width for width, here in attends if here}
+    levels = zip(unet.block_out_channels, unet.attention, strict=True)
+    widths = {width for width, attends in levels if attends}
     widths |= {unet.block_out_channels[-1]} if unet.mid_attention else set()
-    uneven = sorted(width for width in widths if width % parts)
+    uneven = sorted(width for width in widths if width % size)
     if uneven:
         raise UsageError(
-            f"the mesh has model={parts}, which does not divide the width {uneven[0]} "
+            f"the mesh has model={size}, which does not divide the width {uneven[0]} "
             f"of the UNet's transformers. Take a divisor of {math.gcd(*widths)}."
         )
 
@@ -581,13 +578,13 @@ def check_channels(unet: UNetConfig, vae: VAEConfig) -> None:
 
 
 def placement(settings: Settings, mesh: Mesh) -> Placement:
-    """Where every array of the stage lives."""
+    """The sharding rules of the stage on a mesh."""
     rules = settings.sharding
     return Placement(mesh, rules.rules, rules.min_size, tuple(on_host(settings)))
 
 
 def on_host(settings: Settings) -> Iterator[str]:
-    """Patterns of the paths of moments that live in the host's memory."""
+    """Patterns of the paths of optimiser moments that are kept in host memory."""
     if isinstance(settings, DistillSettings):
         roles = {
             "generator": settings.optim.generator,
@@ -607,9 +604,11 @@ def on_host(settings: Settings) -> Iterator[str]:
             yield f"^{name}/opt/"
 
 
-def whole(params: Params, where: str, *, placement: Placement, dtype: str) -> Params:
-    """Weights in the compute dtype, whole on every device; call inside jit.
+def gather_weights(
+    params: Params, path: str, *, placement: Placement, dtype: str
+) -> Params:
+    """All-gather weights in the compute dtype; call inside jit.
 
-    ``where``: their path in the state or in the frozen weights.
+    ``path``: of the weights in the state or in the frozen weights.
     """
-    return sharding.gather(params, placement.tree(params, where), dtype)
+    return sharding.gather(params, placement.tree(params, path), dtype)

@@ -4,8 +4,7 @@ With kind="paired" the iteration is the regression that comes before them.
 
 Roles (generator, fake score, real score, discriminator) are data over one graph: a
 frozen base UNet and one adapter tree each; the generator may also be a full copy.
-How a role is evaluated is in ``roles.py``, the generator's loss and its gradient in
-``generator_loss.py``.
+The generator's loss and its gradient are in ``generator_loss.py``.
 """
 
 import dataclasses
@@ -43,7 +42,7 @@ DRAWS = (
 def role_optimisers(
     settings: DistillSettings,
 ) -> dict[str, optax.GradientTransformation]:
-    """{role: its rule}, by the roles' names in the state."""
+    """{role: optimiser}, by the roles' names in the state."""
     return {
         name: optimisers.adamw(adam, steps=steps)
         for name, (adam, steps) in _optimised(settings).items()
@@ -73,8 +72,8 @@ def _optimised(settings: DistillSettings) -> dict[str, tuple[Adam, int]]:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Left:
-    """What the lines of an iteration leave for the next ones; rows, but ``loss``."""
+class Carry:
+    """Results of earlier phases of an iteration; rows of the batch, but ``loss``."""
 
     keys: Keys
     pair: Pair
@@ -99,31 +98,31 @@ class Distill:
     def step(
         self, state: DistillState, frozen: Any, batch: Any, key: Array
     ) -> tuple[DistillState, Scalars]:
-        """Algorithm 1, its lines one after the other, as one function."""
-        return stage.composed(self.lines)(state, frozen, batch, key)
+        """Algorithm 1: all phases in sequence, as one function."""
+        return stage.composed(self.phases)(state, frozen, batch, key)
 
     @property
-    def lines(self) -> tuple[stage.Phase, ...]:
+    def phases(self) -> tuple[stage.Phase, ...]:
         """Algorithm 1: scores and discriminator on z_g, then the generator.
 
-        Each may be a program of its own. What one leaves for the next, besides the
-        state, has the batch as its first axis or is a scalar.
+        Each may be compiled as a program of its own. What one hands to the next,
+        besides the state, has the batch as its first axis or is a scalar.
         """
         settings = self.settings
         if not settings.scored:
             return (stage.Phase("generator", self.regress),)
-        lines = [stage.Phase("pair", self.answer)]
-        lines.append(stage.Phase("fake", self.update_fake))
+        phases = [stage.Phase("pair", self.generate_pair)]
+        phases.append(stage.Phase("fake", self.update_fake))
         if settings.trains_real:
-            lines.append(stage.Phase("real", self.update_real))
+            phases.append(stage.Phase("real", self.update_real))
         if settings.adversarial:
-            lines.append(stage.Phase("disc", self.update_disc))
-        lines.append(stage.Phase("score", self.latent_gradient))
-        lines.append(stage.Phase("generator", self.update_generator))
-        return tuple(lines)
+            phases.append(stage.Phase("disc", self.update_disc))
+        phases.append(stage.Phase("score", self.latent_gradient))
+        phases.append(stage.Phase("generator", self.update_generator))
+        return tuple(phases)
 
-    def answer(
-        self, state: DistillState, left: Any, frozen: Any, batch: Any, key: Array
+    def generate_pair(
+        self, state: DistillState, carry: Any, frozen: Any, batch: Any, key: Array
     ):
         """Lines 1-2: a pair of latents, and the generator's answer without gradient."""
         key = jax.random.fold_in(key, state.step)
@@ -133,51 +132,57 @@ class Distill:
             pair, params = self.pair(frozen, batch, keys), state.generator.params
             return pair, self.roles.generate(frozen, params, pair.z_low_bhwc)[0]
 
-        parts = self.settings.accumulate
-        pair, z_g = accumulate.rows(parts, pair_and_answer, batch, keys)
-        return state, Left(keys, pair, jax.lax.stop_gradient(z_g)), {}
+        microbatches = self.settings.accumulate
+        pair, z_g = accumulate.rows(microbatches, pair_and_answer, batch, keys)
+        return state, Carry(keys, pair, jax.lax.stop_gradient(z_g)), {}
 
-    def update_fake(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+    def update_fake(self, state: DistillState, carry: "Carry", frozen: Any, *_: Any):
         """Line 3: fake score psi learns z_g."""
         assert state.fake is not None  # a phase of kinds that train it
-        role, metrics = self.update("fake", state.fake, frozen, left, left.z_g_bhwc)
-        return dataclasses.replace(state, fake=role), left, metrics
+        role, metrics = self.update("fake", state.fake, frozen, carry, carry.z_g_bhwc)
+        return dataclasses.replace(state, fake=role), carry, metrics
 
-    def update_real(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+    def update_real(self, state: DistillState, carry: "Carry", frozen: Any, *_: Any):
         """Line 4: real score phi learns z_h."""
-        z_high = left.pair.z_high_bhwc
+        z_high = carry.pair.z_high_bhwc
         assert state.real is not None  # a phase of kinds that train it
-        role, metrics = self.update("real", state.real, frozen, left, z_high)
-        return dataclasses.replace(state, real=role), left, metrics
+        role, metrics = self.update("real", state.real, frozen, carry, z_high)
+        return dataclasses.replace(state, real=role), carry, metrics
 
-    def update_disc(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+    def update_disc(self, state: DistillState, carry: "Carry", frozen: Any, *_: Any):
         """Line 5: discriminator D tells z_h from z_g."""
-        latents = left.pair.z_high_bhwc, left.z_g_bhwc
+        # Both without gradient: z_g comes from an earlier phase.
+        latents = carry.pair.z_high_bhwc, carry.z_g_bhwc
         assert state.disc is not None  # a phase of kinds that train it
-        role, metrics = self.update("disc", state.disc, frozen, left, *latents)
-        return dataclasses.replace(state, disc=role), left, metrics
+        role, metrics = self.update("disc", state.disc, frozen, carry, *latents)
+        return dataclasses.replace(state, disc=role), carry, metrics
 
-    def latent_gradient(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
-        """Line 6: what the scores just updated, and the rest, say of z_g."""
-        grad_z, (loss, metrics), share = accumulate.both_of_finite(
+    def latent_gradient(
+        self, state: DistillState, carry: "Carry", frozen: Any, *_: Any
+    ):
+        """Line 6: the gradient with respect to z_g, by the updated scores and D."""
+        grad_z, (loss, metrics), share = accumulate.rows_and_finite_means(
             self.settings.accumulate,
             lambda *b: self.generator_loss.on_latent(state, frozen, *b),
-            left.pair,
-            left.z_g_bhwc,
-            left.keys,
+            carry.pair,
+            carry.z_g_bhwc,
+            carry.keys,
         )
-        metrics["broken_score"] = optimisers.broken(share, len(left.z_g_bhwc))
-        return state, dataclasses.replace(left, grad_z_bhwc=grad_z, loss=loss), metrics
+        metrics["broken_score"] = optimisers.broken(share, len(carry.z_g_bhwc))
+        return state, dataclasses.replace(carry, grad_z_bhwc=grad_z, loss=loss), metrics
 
-    def update_generator(self, state: DistillState, left: "Left", frozen: Any, *_: Any):
+    def update_generator(
+        self, state: DistillState, carry: "Carry", frozen: Any, *_: Any
+    ):
         """Line 7: generator theta."""
         (grads, loss_repa, metrics), share = accumulate.mean_of_finite(
             self.settings.accumulate,
             lambda *b: self.generator_loss.on_weights(state, frozen, *b),
-            left.pair,
-            left.grad_z_bhwc,
+            carry.pair,
+            carry.grad_z_bhwc,
         )
-        loss = left.loss + loss_repa
+        # Logged, and checked for being finite; its gradient is `grads`.
+        loss = carry.loss + loss_repa
         role, guard = optimisers.apply(
             state.generator,
             self.tx["generator"],
@@ -185,12 +190,12 @@ class Distill:
             loss,
             enabled=state.step >= self.settings.generator_start,
         )
-        guard["broken"] = optimisers.broken(share, len(left.z_g_bhwc))
+        guard["broken"] = optimisers.broken(share, len(carry.z_g_bhwc))
         metrics |= optimisers.named("generator", guard | {"loss": loss})
-        return self.stepped(state, role, metrics)
+        return self.finish(state, role, metrics)
 
     def regress(
-        self, state: DistillState, left: Any, frozen: Any, batch: Any, key: Array
+        self, state: DistillState, carry: Any, frozen: Any, batch: Any, key: Array
     ):
         """Lines 1 and 7 of kind "paired": theta learns z_h from z_l."""
         key = jax.random.fold_in(key, state.step)
@@ -214,21 +219,21 @@ class Distill:
             loss,
             batch,
             keys,
-            parts=self.settings.accumulate,
+            microbatches=self.settings.accumulate,
         )
-        return self.stepped(state, role, optimisers.named("generator", metrics))
+        return self.finish(state, role, optimisers.named("generator", metrics))
 
-    def stepped(self, state: DistillState, generator: Role, metrics: Scalars):
-        """The end of an iteration: the generator averaged, the clock moved on."""
+    def finish(self, state: DistillState, generator: Role, metrics: Scalars):
+        """The end of an iteration: EMA of the generator, next step number."""
         unet, decay = generator.params["unet"], self.settings.ema
         ema = optimisers.ema(state.ema, unet, decay, state.step)
-        new = dataclasses.replace(
+        new_state = dataclasses.replace(
             state, step=state.step + 1, generator=generator, ema=ema
         )
-        return new, None, metrics | rates(self.settings, state)
+        return new_state, None, metrics | rates(self.settings, state)
 
     def update(
-        self, name: str, role: Role, frozen: Any, left: "Left", *latents: Array
+        self, name: str, role: Role, frozen: Any, carry: "Carry", *latents: Array
     ) -> tuple[Role, Scalars]:
         """One step of a role that is not the generator."""
         loss = {
@@ -241,8 +246,8 @@ class Distill:
             self.tx[name],
             loss,
             *latents,
-            left.keys,
-            parts=self.settings.accumulate,
+            carry.keys,
+            microbatches=self.settings.accumulate,
         )
         return role, optimisers.named(name, metrics)
 
@@ -252,6 +257,7 @@ class Distill:
         scale = self.settings.data.scale
         x_low = samples.low_quality(keys["degrade"], batch, self.recipe, scale)
         vae = self.nets.gather(frozen["vae"], "frozen/vae")
+        # One pass of the encoder over both; interleaved, so that rows stay on a device.
         x_high, x_low = self.nets.split(x_high), self.nets.split(x_low)
         z_high, z_low = samples.apart(
             self.encode(vae, samples.interleave(x_high, x_low))
@@ -268,7 +274,7 @@ class Distill:
         return loss
 
     def real_loss(self, frozen: Any) -> Loss:
-        """Eq. 26: denoising of true latents, the prompt dropped now and then."""
+        """Eq. 26: denoising of true latents, the prompt dropped at random."""
 
         def loss(adapters: Params, z_high: Array, keys: Keys):
             rate = self.settings.prompt_dropout
@@ -301,7 +307,7 @@ class Distill:
     def sample(
         self, state: DistillState, frozen: Any, batch: Any, key: Array
     ) -> dict[str, Array]:
-        """Degraded, restored by the averaged generator, autoencoder's bound, truth."""
+        """Columns: degraded, restored by the EMA, re-encoded photograph, photograph."""
         keys = samples.draws(key, batch["index"], DRAWS)
         scale = self.settings.data.scale
         x_low = samples.low_quality(keys["degrade"], batch, self.recipe, scale)

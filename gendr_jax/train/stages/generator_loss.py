@@ -1,8 +1,7 @@
 """The generator's loss and its gradient: score, adversarial, alignment, paired terms.
 
 Every term is differentiated with respect to z_g (or the alignment tokens) alone; the
-sum goes through the generator once. The other roles' losses are in
-``distill_step.py``, formulas in ``losses/``.
+sum goes through the generator once.
 """
 
 from collections.abc import Callable
@@ -50,6 +49,7 @@ class GeneratorLoss:
         )
         weight = self.settings.weights.score
         loss, grad_z = weight * loss, weight * grad_z
+        # Norms of the latent gradients tell how strong each term pulls at z_g.
         score_norm = optax.global_norm(zero_nonfinite(grad_z))
         for name, (rate, term) in self.other_terms(state, frozen, pair, keys).items():
             value, g_z = jax.value_and_grad(term)(z_g)
@@ -68,11 +68,11 @@ class GeneratorLoss:
 
         The sum of the latent's gradients goes through the generator once, together
         with the alignment term l3 L_repa on the generator's own features. With
-        ``on_latent`` equal to plain autodiff of the whole loss.
+        ``on_latent`` equal to autodiff of the complete loss.
         """
 
-        # What the generator reads or is told of a broken sample must not meet its
-        # weights: 0 * NaN is NaN.
+        # Broken samples are set to 0 in inputs and cotangents before they meet the
+        # weights: a mask on the gradient would be too late, since 0 * NaN is NaN.
         alive, z_low, grad_z = losses.sound(pair.z_low_bhwc, grad_z)
 
         def forward(params: Params):
@@ -98,7 +98,7 @@ class GeneratorLoss:
             loss, grad_tokens = weight * value, weight * grad_tokens
             metrics["loss_repa"] = value
         (grads,) = pull((grad_z, grad_tokens))
-        # Where all are broken, the update is skipped.
+        # With no sample left the loss is NaN, so that the update is skipped.
         loss = jnp.where(jnp.any(alive), loss, jnp.nan)
         return (grads, loss, metrics), jnp.mean(alive.astype(jnp.float32))
 
@@ -153,8 +153,8 @@ class GeneratorLoss:
     def other_terms(
         self, state: DistillState, frozen: Any, pair: Pair, keys: Keys
     ) -> dict[str, tuple[Array | float, Term]]:
-        """{name: (weight, z_g -> scalar)} of the terms that are on."""
-        w, terms = self.settings.weights, {}
+        """{name: (weight, z_g -> scalar)} of the terms that are switched on."""
+        weights, terms = self.settings.weights, {}
         if self.settings.adversarial:
             assert state.disc is not None
             disc = state.disc.params
@@ -168,8 +168,10 @@ class GeneratorLoss:
                 logits = self.roles.logits(frozen, disc, z_t, t)
                 return finite_mean(losses.generator_loss(logits))
 
-            on = (state.step >= self.settings.adversarial_start).astype(jnp.float32)
-            terms["adversarial"] = (w.adversarial * on, adversarial)
+            adversarial_on = (state.step >= self.settings.adversarial_start).astype(
+                jnp.float32
+            )
+            terms["adversarial"] = (weights.adversarial * adversarial_on, adversarial)
         alive, pair = pair.without_broken()
         return terms | self.paired_terms(frozen, pair, alive)
 
@@ -180,18 +182,18 @@ class GeneratorLoss:
 
         ``alive_b``: the samples of ``pair`` that the terms are means of.
         """
-        w, terms = self.settings.weights, {}
-        if w.latent > 0:
+        weights, terms = self.settings.weights, {}
+        if weights.latent > 0:
             terms["latent"] = (
-                w.latent,
+                weights.latent,
                 lambda z_g: finite_mean(
                     losses.of_alive(alive_b, losses.l2(z_g, pair.z_high_bhwc))
                 ),
             )
-        if w.pixel > 0:
+        if weights.pixel > 0:
             vae = self.nets.gather(frozen["vae"], "frozen/vae")
             terms["pixel"] = (
-                w.pixel,
+                weights.pixel,
                 lambda z_g: finite_mean(
                     losses.of_alive(
                         alive_b, losses.l1(self.decode(vae, z_g), pair.x_high_bhwc)

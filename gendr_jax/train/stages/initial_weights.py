@@ -1,7 +1,7 @@
-"""What a run starts from: weights folders, or random weights where that is allowed.
+"""Initial weights of a run: from weights folders, or random where that is allowed.
 
-Reads files; makes no update. A folder's own configuration wins over the config file's
-(it holds the measured scaling factor), and a different architecture is refused.
+A folder's own configuration has precedence over the config file's (it has the measured
+scaling factor), and a different architecture is refused.
 """
 
 import dataclasses
@@ -40,8 +40,8 @@ def component(init: Init, name: str, config: Any) -> tuple[Any, Params | None]:
                 "config.init.random=True to start from random weights."
             )
         return config, None
-    found, params = load_component(path, "unet" if name == "adc" else name)
-    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(found)
+    config_read, params = load_component(path, "unet" if name == "adc" else name)
+    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(config_read)
     free = ("scaling_factor", "shift_factor", "in_channels", "out_channels")
     differ = {k for k in ours if ours[k] != theirs.get(k) and k not in free}
     if differ:
@@ -50,7 +50,7 @@ def component(init: Init, name: str, config: Any) -> tuple[Any, Params | None]:
             f"init.{name}={path} has {text}. Set config.{name} to the folder's values, "
             "or name other weights."
         )
-    return found, params
+    return config_read, params
 
 
 def check_prediction(init: Init, prediction: str) -> None:
@@ -63,15 +63,15 @@ def check_prediction(init: Init, prediction: str) -> None:
         return
     path = resolve(init.unet)
     if one_file.is_ours(path):
-        said = one_file.manifest(path).get("prediction_type")
+        stored = one_file.manifest(path).get("prediction_type")
     elif folder.is_folder(path):
-        said = gendr_json.read(path).get("prediction_type")
+        stored = gendr_json.read(path).get("prediction_type")
     else:
-        said = recognise.prediction(path)
-    if said not in (None, prediction):  # a bare component folder does not say it
+        stored = recognise.prediction(path)
+    if stored not in (None, prediction):  # a component folder does not record it
         raise UsageError(
-            f"init.unet={init.unet} predicts {said!r}, config.prediction is "
-            f"{prediction!r}. Set config.prediction={said}."
+            f"init.unet={init.unet} predicts {stored!r}, config.prediction "
+            f"is {prediction!r}. Set config.prediction={stored}."
         )
 
 
@@ -87,10 +87,10 @@ def prompt(init: Init, width: int, seed: int) -> Params:
     From init.prompt (an .npz file of tools/embed_prompt.py) or from the weights folder
     of init.unet; else random constants of unit variance, where random is allowed.
     """
-    beside = resolve(init.unet) / "prompt.npz" if init.unet else None
+    prompt_in_folder = resolve(init.unet) / "prompt.npz" if init.unet else None
     path = str(Path(init.prompt).expanduser()) if init.prompt else ""
-    if not path and beside is not None and beside.exists():
-        path = str(beside)
+    if not path and prompt_in_folder is not None and prompt_in_folder.exists():
+        path = str(prompt_in_folder)
     if path:
         return _read_prompt(path, width)
     if not init.random:
@@ -106,7 +106,7 @@ def prompt(init: Init, width: int, seed: int) -> Params:
 def _read_prompt(path: str, width: int) -> Params:
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {
+            embeddings = {
                 k: np.asarray(file[k], np.float32) for k in ("positive", "negative")
             }
     except (OSError, ValueError, KeyError) as error:
@@ -114,7 +114,7 @@ def _read_prompt(path: str, width: int) -> Params:
             f"init.prompt={path} cannot be read ({error}). Make it with "
             "tools/embed_prompt.py."
         ) from error
-    for name, array in found.items():
+    for name, array in embeddings.items():
         if array.ndim != 2 or array.shape[1] != width:
             raise UsageError(
                 f"init.prompt={path}: {name} has shape {array.shape}, the UNet reads "
@@ -124,18 +124,18 @@ def _read_prompt(path: str, width: int) -> Params:
             raise UsageError(
                 f"init.prompt={path}: {name} is not finite. Make the embedding again."
             )
-    tokens = {name: len(array) for name, array in found.items()}
+    tokens = {name: len(array) for name, array in embeddings.items()}
     if len(set(tokens.values())) > 1:
         raise UsageError(
             f"init.prompt={path}: positive has {tokens['positive']} tokens, negative "
             f"{tokens['negative']}. Pad both to one length."
         )
-    return found
+    return embeddings
 
 
 def projector(init: Init, net: Net) -> Params:
     """{"projector": weights} where init.unet holds one that fits, else {}."""
     if not init.unet or not (resolve(init.unet) / "projector").exists():
         return {}
-    found, params = load_component(init.unet, "projector")
-    return {"projector": params} if found == net.config else {}
+    config, params = load_component(init.unet, "projector")
+    return {"projector": params} if config == net.config else {}

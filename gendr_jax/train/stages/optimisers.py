@@ -1,8 +1,4 @@
-"""Optimisers, and the one guarded update that every role shares.
-
-A role is its trainable parameters and their optimiser state. What its loss is stands
-in the stages' steps; where arrays live stands in ``sharding.py``.
-"""
+"""Optimisers, learning-rate schedules, EMA, and the guarded update of every role."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,25 +27,27 @@ class Role:
 def rate(settings: Adam, *, steps: int, hold: int = 0) -> Callable[[Any], jax.Array]:
     """The learning rate of each update, counted from 0; 0 for the first ``hold``.
 
-    ``steps``: number of updates in the run, ``hold`` included; the last one of a
-    schedule that decays still learns a little.
+    ``steps``: number of updates in the run, ``hold`` included. A decaying schedule
+    reaches 0 one update after the last, so that the last one still learns.
     """
-    rise = max(settings.warmup, 1)
-    rest = max(steps - hold, 1)
+    warmup_steps = max(settings.warmup, 1)
+    active_steps = max(steps - hold, 1)
     if settings.schedule == "cosine":
-        shape = optax.cosine_decay_schedule(settings.lr, max(rest - rise, 1))
+        shape = optax.cosine_decay_schedule(
+            settings.lr, max(active_steps - warmup_steps, 1)
+        )
     elif settings.schedule == "wsd":
-        decay = min(settings.decay, rest)
-        begin = max(rest - rise - decay, 0)
-        shape = optax.linear_schedule(settings.lr, 0.0, max(decay, 1), begin)
+        decay = min(settings.decay, active_steps)
+        decay_start = max(active_steps - warmup_steps - decay, 0)
+        shape = optax.linear_schedule(settings.lr, 0.0, max(decay, 1), decay_start)
     else:
         shape = optax.constant_schedule(settings.lr)
 
     def schedule(count: Any) -> jax.Array:
         step = jnp.asarray(count - hold, jnp.float32)
-        risen = jnp.maximum(step - rise, 0)  # updates since the peak
-        peak = jnp.asarray(shape(risen))
-        return peak * jnp.clip((step + 1) / rise, 0.0, 1.0) * (step >= 0)
+        after_warmup = jnp.maximum(step - warmup_steps, 0)  # updates since the peak
+        peak = jnp.asarray(shape(after_warmup))
+        return peak * jnp.clip((step + 1) / warmup_steps, 0.0, 1.0) * (step >= 0)
 
     return schedule
 
@@ -79,26 +77,26 @@ def update(
     tx: optax.GradientTransformation,
     loss_fn: Callable[..., tuple[jax.Array, Scalars]],
     *batched: Any,
-    parts: int = 1,
+    microbatches: int = 1,
     enabled: jax.Array | bool = True,
 ) -> tuple[Role, Scalars]:
     """One step of ``loss_fn(params, *batched) -> (scalar loss, metrics)``.
 
-    A metric ``finite`` is the share of samples that the loss is a mean of; it comes
-    back as ``broken``, the number of those that are left out.
+    A metric ``finite`` is the share of samples that the loss is a mean of; it is
+    returned as ``broken``, the number of samples that are left out.
 
-    ``parts``: in how many parts the gradient is taken (``accumulate.py``).
+    ``microbatches``: of gradient accumulation (``accumulate.py``).
     ``enabled``: see ``apply``.
     """
 
-    def gradient(*piece: Any) -> tuple[Any, jax.Array]:
+    def gradient(*microbatch: Any) -> tuple[Any, jax.Array]:
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            role.params, *piece
+            role.params, *microbatch
         )
         share = metrics.get("finite", jnp.float32(1))
         return (loss, metrics, grads), share
 
-    means, share = accumulate.mean_of_finite(parts, gradient, *batched)
+    means, share = accumulate.mean_of_finite(microbatches, gradient, *batched)
     loss, metrics, grads = means
     role, guard = apply(role, tx, grads, loss, enabled)
     if "finite" in metrics:
@@ -108,7 +106,7 @@ def update(
 
 
 def broken(share: jax.Array, size: int) -> jax.Array:
-    """How many of ``size`` samples are not in the finite ``share``."""
+    """The number of samples out of ``size`` that are not finite."""
     return jnp.round((1.0 - share) * size)
 
 
@@ -121,7 +119,7 @@ def apply(
 ) -> tuple[Role, Scalars]:
     """Apply gradients unless they, or the loss, are not finite.
 
-    ``enabled`` False leaves the role as it is without counting as skipped (warm-up of
+    ``enabled`` False leaves the role unchanged without counting as skipped (warm-up of
     the other roles). Returns metrics ``grad_norm`` and ``skipped``.
     """
     norm = optax.global_norm(grads)
@@ -129,17 +127,20 @@ def apply(
 
     role = Role(role.params, _on_device(role.opt))
     updates, opt = tx.update(grads, role.opt, role.params)
-    moved: Any = optax.apply_updates(role.params, updates)  # of the tree of params
-    stepped = Role(moved, opt)
-    # A select fuses into the update and stays in place; a lax.cond would hold a copy.
-    keep = finite & jnp.asarray(enabled)
-    role = jax.tree.map(lambda new, old: jnp.where(keep, new, old), stepped, role)
+    new_params: Any = optax.apply_updates(role.params, updates)  # of the tree of params
+    new_role = Role(new_params, opt)
+    # A select fuses into the update and runs in the donated buffers; a lax.cond would
+    # need a copy of the role.
+    take_update = finite & jnp.asarray(enabled)
+    role = jax.tree.map(
+        lambda new, old: jnp.where(take_update, new, old), new_role, role
+    )
     skipped = (~finite & jnp.asarray(enabled)).astype(jnp.float32)
     return role, {"grad_norm": norm, "skipped": skipped}
 
 
 def _on_device(opt: optax.OptState) -> optax.OptState:
-    """Moments that live in the host's memory, fetched for the update."""
+    """Optimiser state with moments in host memory copied to the device."""
     device, host = jax.memory.Space.Device, jax.memory.Space.Host
 
     def fetch(x: jax.Array) -> jax.Array:
@@ -149,7 +150,8 @@ def _on_device(opt: optax.OptState) -> optax.OptState:
 
 
 def ema(average: Params, params: Params, decay: float, step: jax.Array) -> Params:
-    """Exponential moving average; early steps use a shorter memory."""
+    """Exponential moving average; the decay of early steps is (1 + t) / (10 + t)."""
+    # Otherwise the random start would stay in the average for 1 / (1 - decay) steps.
     step = step.astype(jnp.float32)
     rate = 1.0 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda a, p: a + rate * (p - a), average, params)

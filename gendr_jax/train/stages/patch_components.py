@@ -1,8 +1,8 @@
-"""Where a linear path starts: the principal components of patches of photographs.
+"""Initial weights of an autoencoder's linear path: PCA of patches of photographs.
 
-The best linear map of patches to a few numbers and back, in the mean square. Every
-latent channel has mean 0 and variance 1 over the patches that it was made of, so that
-the diffusion model needs no scaling. Deterministic: equal patches give equal weights.
+PCA is the linear autoencoder of least mean square error. Every latent channel has mean
+0 and variance 1 over the patches, so that the diffusion model needs no scaling.
+Deterministic: equal patches give equal weights.
 """
 
 import itertools
@@ -48,13 +48,16 @@ def components(config: VAEConfig, mean: np.ndarray, covariance: np.ndarray) -> P
     # The sign of an eigenvector is arbitrary: the largest entry is positive.
     largest = np.abs(vectors).argmax(0)
     vectors = vectors * np.sign(vectors[largest, range(c)])
-    spread = np.sqrt(np.maximum(variances, 1e-8))
-    down, up = vectors / spread, vectors.T * spread[:, None]
-    nothing = np.zeros_like(down)
+    std = np.sqrt(np.maximum(variances, 1e-8))
+    down, up = vectors / std, vectors.T * std[:, None]
+    zeros = np.zeros_like(down)
     bias = np.concatenate([-mean @ down, np.full(c, SURE)])
     return {
-        "down": {"kernel": _conv(np.concatenate([down, nothing], 1)), "bias": _f(bias)},
-        "up": {"kernel": _conv(up), "bias": _f(mean)},
+        "down": {
+            "kernel": _conv(np.concatenate([down, zeros], 1)),
+            "bias": _float32(bias),
+        },
+        "up": {"kernel": _conv(up), "bias": _float32(mean)},
     }
 
 
@@ -67,8 +70,8 @@ def _patches(x_bhwc: np.ndarray, config: VAEConfig) -> np.ndarray:
 
 
 def _conv(matrix: np.ndarray) -> np.ndarray:
-    return _f(matrix)[None, None]
+    return _float32(matrix)[None, None]
 
 
-def _f(x: np.ndarray) -> np.ndarray:
+def _float32(x: np.ndarray) -> np.ndarray:
     return np.asarray(x, np.float32)

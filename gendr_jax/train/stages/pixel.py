@@ -1,9 +1,8 @@
-"""GenDR-Adc and GenDR-Pix: the autoencoder gives way to pixel-(un)shuffle (eq. 31-35).
+"""GenDR-Adc and GenDR-Pix: pixel-(un)shuffle in place of the autoencoder (eq. 31-35).
 
-The teacher is GenDR with its autoencoder. Adc's student reads pixels and answers in
-latents, Pix's answers in pixels; each learns from the teacher's answer, and from a
-discriminator whose features are those of the generation before it: GenDR's UNet for
-Adc, Adc's for Pix.
+The teacher is GenDR with its autoencoder. Adc's student maps pixels to latents, Pix's
+pixels to pixels; each learns from the teacher's output, and from a discriminator on the
+features of the model before it: GenDR's UNet for Adc, Adc's for Pix.
 """
 
 import dataclasses
@@ -34,8 +33,8 @@ DRAWS = ("degrade", "pad")
 class PixelNets:
     """The networks without weights.
 
-    ``student`` has pixels at one end (Adc) or both (Pix). ``features`` is the network
-    of the generation before, ``adapted`` the same with adapter paths; the discriminator
+    ``student`` has pixels at its input (Adc) or at both ends (Pix). ``adapted`` is the
+    UNet of the model before (the weights "features") with adapters; the discriminator
     is ``adapted`` and ``head``. ``lpips`` is None without the perceptual term.
     """
 
@@ -63,11 +62,11 @@ class PixelState:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Answers:
-    """What the lines of an iteration leave for the next ones, one row a sample.
+class Carry:
+    """Results of the first phase for the next ones, one row a sample.
 
-    target_bhwc: the teacher's answer, true_bhwc: the discriminator's real samples,
-    student_bhwc: the student's answer without gradient. Latents in Adc, pictures in
+    target_bhwc: the teacher's output, true_bhwc: the discriminator's real samples,
+    student_bhwc: the student's output without gradient. Latents in Adc, pictures in
     [-1, 1] in Pix.
     """
 
@@ -92,26 +91,27 @@ class Pixel:
     def step(
         self, state: PixelState, frozen: Any, batch: Any, key: Array
     ) -> tuple[PixelState, Scalars]:
-        """The lines one after the other, as one function."""
-        return stage.composed(self.lines)(state, frozen, batch, key)
+        """All phases in sequence, as one function."""
+        return stage.composed(self.phases)(state, frozen, batch, key)
 
     @property
-    def lines(self) -> tuple[stage.Phase, ...]:
-        """Teacher and student answer; then the discriminator, then the student."""
+    def phases(self) -> tuple[stage.Phase, ...]:
+        """Outputs of teacher and student; then the discriminator, then the student."""
         return (
-            stage.Phase("pair", self.answer),
+            stage.Phase("pair", self.generate_pair),
             stage.Phase("disc", self.update_disc),
             stage.Phase("generator", self.update_generator),
         )
 
-    def answer(
-        self, state: PixelState, left: Any, frozen: Any, batch: Any, key: Array
-    ) -> tuple[PixelState, Answers, Scalars]:
-        """x_l = degrade(x_h), enlarged; what teacher and student make of it."""
+    def generate_pair(
+        self, state: PixelState, carry: Any, frozen: Any, batch: Any, key: Array
+    ) -> tuple[PixelState, Carry, Scalars]:
+        """x_l = degrade(x_h), enlarged; the outputs of teacher and student."""
         key = jax.random.fold_in(key, state.step)
         keys = samples.draws(key, batch["index"], DRAWS)
 
-        def answers(batch: Any, keys: Keys) -> tuple[Array, Array, Array, Array]:
+        # Split by rows only after the degradation, which needs all rows of a picture.
+        def pairs(batch: Any, keys: Keys) -> tuple[Array, Array, Array, Array]:
             x_high = self.nets.split(samples.high_quality(batch))
             scale = self.settings.data.scale
             x_low = samples.low_quality(keys["degrade"], batch, self.recipe, scale)
@@ -121,19 +121,20 @@ class Pixel:
             student = self.generate(frozen, state.generator.params, x_low)
             return x_low, target, true, student
 
-        rows = accumulate.rows(self.settings.accumulate, answers, batch, keys)
+        rows = accumulate.rows(self.settings.accumulate, pairs, batch, keys)
         x_low, target, true, student = jax.lax.stop_gradient(rows)
-        return state, Answers(keys, x_low, target, true, student), {}
+        return state, Carry(keys, x_low, target, true, student), {}
 
     def update_disc(
-        self, state: PixelState, left: Answers, frozen: Any, *_: Any
-    ) -> tuple[PixelState, Answers, Scalars]:
+        self, state: PixelState, carry: Carry, frozen: Any, *_: Any
+    ) -> tuple[PixelState, Carry, Scalars]:
         """The discriminator tells true samples from the student's, eq. 16."""
 
         def loss(params: Params, true: Array, student: Array, keys: Keys):
             alive, true, student = losses.sound(true, student)
-            both = samples.interleave(*self.padded((true, student), keys))
-            real, fake = samples.apart(self.logits(frozen, params, both))
+            # True and generated samples in one pass of the discriminator.
+            interleaved = samples.interleave(*self.padded((true, student), keys))
+            real, fake = samples.apart(self.logits(frozen, params, interleaved))
             loss_b = losses.of_alive(alive, losses.discriminator_loss(real, fake))
             value = finite_mean(loss_b)
             margin_b = losses.sample_mean(real) - losses.sample_mean(fake)
@@ -145,32 +146,34 @@ class Pixel:
             state.disc,
             self.tx["disc"],
             loss,
-            left.true_bhwc,
-            left.student_bhwc,
-            left.keys,
-            parts=self.settings.accumulate,
+            carry.true_bhwc,
+            carry.student_bhwc,
+            carry.keys,
+            microbatches=self.settings.accumulate,
         )
-        new = dataclasses.replace(state, disc=role)
-        return new, left, optimisers.named("disc", metrics)
+        new_state = dataclasses.replace(state, disc=role)
+        return new_state, carry, optimisers.named("disc", metrics)
 
     def update_generator(
-        self, state: PixelState, left: Answers, frozen: Any, *_: Any
+        self, state: PixelState, carry: Carry, frozen: Any, *_: Any
     ) -> tuple[PixelState, None, Scalars]:
         """The student, eq. 34 (Adc) or 35 (Pix)."""
         role, metrics = optimisers.update(
             state.generator,
             self.tx["generator"],
             lambda params, *rows: self.generator_loss(params, state, frozen, *rows),
-            left.x_low_bhwc,
-            left.target_bhwc,
-            left.keys,
-            parts=self.settings.accumulate,
+            carry.x_low_bhwc,
+            carry.target_bhwc,
+            carry.keys,
+            microbatches=self.settings.accumulate,
             enabled=state.step >= self.settings.warmup_steps,
         )
         metrics = optimisers.named("generator", metrics)
         ema = optimisers.ema(state.ema, role.params, self.settings.ema, state.step)
-        new = dataclasses.replace(state, step=state.step + 1, generator=role, ema=ema)
-        return new, None, metrics
+        new_state = dataclasses.replace(
+            state, step=state.step + 1, generator=role, ema=ema
+        )
+        return new_state, None, metrics
 
     def generator_loss(
         self,
@@ -184,6 +187,7 @@ class Pixel:
         """L1 to the teacher, adversarial; in Pix also perceptual and Fourier terms."""
         weights = self.settings.weights
         alive, x_low, target = losses.sound(x_low, target)
+        # The cotangent of a broken output is set to 0 before it meets the weights.
         y = finite_gradient(self.generate(frozen, params, x_low))
 
         def mean(loss_b: Array) -> Array:
@@ -195,8 +199,10 @@ class Pixel:
             (padded,) = self.padded((y,), keys)
             logits = self.logits(frozen, state.disc.params, padded)
             metrics["adversarial"] = mean(losses.generator_loss(logits))
-            on = (state.step >= self.settings.adversarial_start).astype(jnp.float32)
-            loss = loss + weights.adversarial * on * metrics["adversarial"]
+            adversarial_on = (state.step >= self.settings.adversarial_start).astype(
+                jnp.float32
+            )
+            loss = loss + weights.adversarial * adversarial_on * metrics["adversarial"]
         if isinstance(self.settings, PixSettings) and weights.fourier > 0:
             loss_b = losses.masked_fourier(
                 y,
@@ -215,7 +221,7 @@ class Pixel:
         return loss, metrics | {"loss": loss, "finite": share}
 
     def generate(self, frozen: Any, params: Params, x_low_bhwc: Array) -> Array:
-        """The student's answer: a latent, or the enlarged picture and its change."""
+        """The student's output: a latent, or the enlarged picture plus its residual."""
         unet = self.nets.student.bind(self.nets.gather(params, "generator/params"))
         return student_pass(
             unet,
@@ -226,7 +232,7 @@ class Pixel:
         )
 
     def teach(self, frozen: Any, x_low_bhwc: Array) -> Array:
-        """GenDR's answer (eq. 8): its latent, in Pix decoded."""
+        """GenDR's output (eq. 8): its latent, decoded in Pix."""
         z_low = self.latent(frozen, x_low_bhwc)
         unet = self.nets.teacher.bind(self.nets.gather(frozen["unet"], "frozen/unet"))
         t = jnp.full((len(z_low),), diffusion.T_STAR)
@@ -250,7 +256,7 @@ class Pixel:
         return diffusion.at_least_fp32(head(features["mid"]))
 
     def padded(self, arrays: tuple[Array, ...], keys: Keys) -> tuple[Array, ...]:
-        """RandPad (eq. 32) of pictures, one draw for all; latents as they are."""
+        """RandPad (eq. 32) of pictures, one draw for all; latents unchanged."""
         if not self.to_pixels:
             return arrays
         factor = self.settings.factor
@@ -267,7 +273,7 @@ class Pixel:
     def sample(
         self, state: PixelState, frozen: Any, batch: Any, key: Array
     ) -> dict[str, Array]:
-        """Degraded, the teacher, the averaged student, the photograph."""
+        """Columns: degraded, the teacher, the averaged student, the photograph."""
         keys = samples.draws(key, batch["index"], DRAWS)
         scale = self.settings.data.scale
         x_low = samples.low_quality(keys["degrade"], batch, self.recipe, scale)
@@ -285,14 +291,14 @@ class Pixel:
 
 
 def title(settings: AdcSettings | PixSettings) -> str:
-    """What sheets call the student."""
+    """The title of the student's column in sample sheets."""
     return "GenDR-Pix" if isinstance(settings, PixSettings) else "GenDR-Adc"
 
 
 def student_pass(
     unet: Any, x_bhwc: Array, prompt_ld: Array, factor: int, to_pixels: bool
 ) -> Array:
-    """Pixels in [-1, 1] to the student's answer, float32 or better."""
+    """Pixels in [-1, 1] to the student's output, float32 or better."""
     t_b = jnp.full((len(x_bhwc),), diffusion.T_STAR)
     context = samples.prompt(prompt_ld, len(x_bhwc))
     return pixel_pass(unet, x_bhwc, t_b, context, factor=factor, to_pixels=to_pixels)
@@ -301,7 +307,7 @@ def student_pass(
 def role_optimisers(
     settings: AdcSettings | PixSettings,
 ) -> dict[str, optax.GradientTransformation]:
-    """{role: its rule}, by the roles' names in the state."""
+    """{role: optimiser}, by the roles' names in the state."""
     adam = settings.optim
     return {
         "generator": optimisers.adamw(adam.generator, steps=settings.steps),

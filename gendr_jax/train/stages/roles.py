@@ -1,8 +1,7 @@
-"""What the roles of the distillation are, and how each evaluates the shared UNet.
+"""The roles of the distillation: their state, and how each evaluates the shared UNet.
 
-Here: the state of all roles; base weights plus a role's adapters, guidance, the
-one-step generator, the discriminator's logits. Not here: losses, updates, where
-weights are placed.
+A role is base weights plus adapters: the one-step generator, the guided scores, the
+discriminator's logits.
 """
 
 import dataclasses
@@ -22,9 +21,9 @@ from gendr_jax.train.stages.optimisers import Role
 class DistillNets:
     """The networks without weights. ``adapted`` is ``unet`` with adapter paths.
 
-    ``gather`` brings weights to the compute dtype, whole on every device; its second
-    argument is their path in state or frozen, by which the table of rules knows them.
-    ``split`` cuts pictures along the height where the mesh has a ``space`` axis.
+    ``gather`` all-gathers weights in the compute dtype (``sharding.gather``); its
+    second argument is their path in state or frozen, which the sharding rules match.
+    ``split`` splits pictures by rows where the mesh has a ``space`` axis.
     """
 
     vae: Net
@@ -75,8 +74,8 @@ class Pair:
 class Roles:
     """Evaluation of roles; ``frozen`` holds "unet" and "prompt".
 
-    ``merged`` is the scale of adapters that are added to the base weights before these
-    are gathered; None leaves them a side path of every layer.
+    ``merged`` is the scale with which adapters are added to the base weights before
+    these are gathered; None keeps them as side paths of every layer.
     """
 
     nets: DistillNets
@@ -84,16 +83,16 @@ class Roles:
     prediction: diffusion.PredictionType
     merged: float | None = None
 
-    def unet(self, frozen: Any, adapters: Params | None, where: str):
-        """The UNet of a role, its adapters found at ``where``; None is the base."""
+    def unet(self, frozen: Any, adapters: Params | None, path: str):
+        """The UNet of a role; ``path`` is that of its adapters, None gives the base."""
         base = frozen["unet"]
         if adapters is not None and self.merged is not None:
-            # On the shards and in the base's dtype: what travels is one set of weights.
+            # On the shards and in the base's dtype: one set of weights is gathered.
             base, adapters = merge_lora(base, adapters, self.merged), None
         base = self.nets.gather(base, "frozen/unet")
         if adapters is None:
             return self.nets.unet.bind(base)
-        return self.nets.adapted.bind(overlay(base, self.nets.gather(adapters, where)))
+        return self.nets.adapted.bind(overlay(base, self.nets.gather(adapters, path)))
 
     def generate(
         self, frozen: Any, params: Params, z_low_bhwc: jax.Array
@@ -118,20 +117,21 @@ class Roles:
         z_t_bhwc: jax.Array,
         t_b: jax.Array,
         kappa: float,
-        where: str,
+        path: str,
     ) -> jax.Array:
         """f(z_t): the role's x0 prediction, guided by ``kappa`` (eq. 7); 1 is plain."""
-        unet = self.unet(frozen, adapters, where)
+        unet = self.unet(frozen, adapters, path)
         batch = len(z_t_bhwc)
         positive = samples.prompt(frozen["prompt"]["positive"], batch)
         if kappa == 1.0:
             out, _ = unet(z_t_bhwc, t_b, positive)
         else:
             negative = samples.prompt(frozen["prompt"]["negative"], batch)
+            # Guidance in one pass over [negative, positive] of every sample.
             twice = lambda x: samples.interleave(x, x)  # noqa: E731
             context = samples.interleave(negative, positive)
-            both, _ = unet(twice(z_t_bhwc), twice(t_b), context)
-            out = diffusion.cfg(*samples.apart(both), kappa)
+            guided_pair, _ = unet(twice(z_t_bhwc), twice(t_b), context)
+            out = diffusion.cfg(*samples.apart(guided_pair), kappa)
         return diffusion.to_x0(out, z_t_bhwc, t_b, self.prediction)
 
     def logits(

@@ -1,7 +1,7 @@
-"""From a batch of photographs to what the networks see, with per-sample randomness.
+"""Inputs of the networks from a batch of photographs, with per-sample random numbers.
 
 Every draw is keyed by the sample's global index, so that values do not depend on
-batch position, host count or mesh. No losses and no trainable weights here.
+batch position, host count or mesh.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,10 @@ Keys = dict[str, jax.Array]
 
 
 def draws(key: jax.Array, index_b: jax.Array, names: tuple[str, ...]) -> Keys:
-    """A key per name and sample, from the sample's global index and nothing else."""
+    """A key per name and sample: fold_in of the name's position, then of the index.
+
+    vmap of fold_in, not split: the key of a sample is the same in any batch or shard.
+    """
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     return {
         name: fold(jax.random.fold_in(key, i), index_b) for i, name in enumerate(names)
@@ -28,6 +31,7 @@ def draws(key: jax.Array, index_b: jax.Array, names: tuple[str, ...]) -> Keys:
 
 def normal_like(keys_b: jax.Array, x_bhwc: jax.Array) -> jax.Array:
     """Standard normal noise of x's shape in float32."""
+    # One normal() a sample: of the whole batch it would depend on the batch's size.
     draw = lambda k: jax.random.normal(k, x_bhwc.shape[1:], jnp.float32)  # noqa: E731
     return jax.vmap(draw)(keys_b)
 
@@ -71,7 +75,7 @@ def dino_tokens(dino, x_bhwc: jax.Array, grid_hw: tuple[int, int]) -> jax.Array:
 def interleave(a_b: jax.Array, b_b: jax.Array) -> jax.Array:
     """Two batches as one, sample by sample: [2B, ...].
 
-    End to end, half of each device's rows would have to move to another device.
+    Concatenated, half of each device's rows would have to move to another device.
     """
     return jnp.stack([a_b, b_b], axis=1).reshape(2 * len(a_b), *a_b.shape[1:])
 
@@ -86,8 +90,8 @@ def std(alive_b: jax.Array, x_bhwc: jax.Array) -> jax.Array:
     """The standard deviation over all elements of the samples that are alive."""
 
     def mean(values: jax.Array) -> jax.Array:
-        kept_b = losses.of_alive(alive_b, losses.sample_mean(values))
-        return losses.finite_mean(kept_b)
+        means_b = losses.of_alive(alive_b, losses.sample_mean(values))
+        return losses.finite_mean(means_b)
 
     return jnp.sqrt(mean(jnp.square(x_bhwc - mean(x_bhwc))))
 
@@ -131,6 +135,6 @@ def decoder(vae: Net, config: VAEConfig) -> Callable[[Params, jax.Array], jax.Ar
 
 
 def low_quality(keys_b: jax.Array, batch, recipe: Recipe, scale: int) -> jax.Array:
-    """The batch's photographs degraded and enlarged again, in [-1, 1]."""
+    """The batch's photographs degraded and enlarged to their size, in [-1, 1]."""
     hq = batch["hq"].astype(jnp.float32) / 255.0
     return enlarge(degrade(keys_b, hq, recipe, scale), scale) * 2.0 - 1.0

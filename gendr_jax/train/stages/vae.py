@@ -1,7 +1,7 @@
 """Stage 0: the autoencoder. L1 + KL, with a patch discriminator from a step on.
 
-The step, and nothing of files or meshes. ``latent_var`` follows the latents' variance
-so that the exported scaling factor (1 / std) is measured, not guessed.
+``latent_var`` is a running average of the latents' variance, from which the exported
+scaling factor (1 / std) is computed.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from gendr_jax.train.settings import VAESettings
 from gendr_jax.train.stages import accumulate, optimisers, samples
 from gendr_jax.train.stages.optimisers import Role
 
-LATENT_MEMORY = 0.99  # of the running variance of the latents
+LATENT_MEMORY = 0.99  # decay of the running variance of the latents
 
 
 @jax.tree_util.register_dataclass
@@ -99,8 +99,8 @@ def make_step(
         if disc_params is not None:
             logits = disc.bind(gather(disc_params, "disc/params"))(y)
             adversarial = average(losses.generator_loss(logits))
-            on = step >= settings.adversarial_start
-            loss = loss + settings.adversarial_weight * on * adversarial
+            adversarial_on = step >= settings.adversarial_start
+            loss = loss + settings.adversarial_weight * adversarial_on * adversarial
             metrics["adversarial"] = adversarial
         # Mean square, not variance: the factor maps the root mean square to one.
         square = jnp.square(mean - settings.vae.shift_factor) + jnp.exp(logvar)
@@ -111,17 +111,21 @@ def make_step(
     def step(state: VAEState, frozen: Any, batch: Any, key: jax.Array):
         key = jax.random.fold_in(key, state.step)
         keys_b = samples.draws(key, batch["index"], ("posterior",))["posterior"]
-        x, parts = split(samples.high_quality(batch)), settings.accumulate
+        x, microbatches = split(samples.high_quality(batch)), settings.accumulate
         metrics: dict[str, jax.Array] = {}
         disc_role = state.disc
+        # The discriminator first, on reconstructions by the weights before this step.
         if disc_role is not None:
             fake, _, _ = jax.lax.stop_gradient(
                 accumulate.rows(
-                    parts, lambda *b: reconstruct(state.vae.params, *b), x, keys_b
+                    microbatches,
+                    lambda *b: reconstruct(state.vae.params, *b),
+                    x,
+                    keys_b,
                 )
             )
             disc_role, m = optimisers.update(
-                disc_role, tx_disc, disc_loss, x, fake, parts=parts
+                disc_role, tx_disc, disc_loss, x, fake, microbatches=microbatches
             )
             metrics |= optimisers.named("disc", m)
         disc_params = None if disc_role is None else disc_role.params
@@ -131,9 +135,10 @@ def make_step(
             lambda params, *b: vae_loss(params, disc_params, state.step, *b),
             x,
             keys_b,
-            parts=parts,
+            microbatches=microbatches,
         )
         variance = m.pop("latent_var")
+        # A plain mean at first, then an exponential one.
         memory = jnp.minimum(LATENT_MEMORY, state.step / (state.step + 1.0))
         new_var = memory * state.latent_var + (1.0 - memory) * variance
         new_state = VAEState(

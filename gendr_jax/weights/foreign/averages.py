@@ -1,7 +1,7 @@
-"""Averaged weights (EMA) that training programs keep with the last ones.
+"""Averaged weights (EMA) that training programs save with the raw ones.
 
---ema says which are read: auto takes averages where there are any, and refuses a file
-whose averages it cannot read, so that the last weights are never taken silently.
+`--ema` chooses: auto takes averages where there are any, and refuses a file whose
+averages it cannot read, so that raw weights are never taken silently.
 """
 
 import dataclasses
@@ -13,18 +13,19 @@ from gendr_jax.errors import InputError
 from gendr_jax.weights.foreign import ldm
 from gendr_jax.weights.foreign.tensors import OpenFile, Tensor
 
-Wanted = Literal["auto", "yes", "no"]
+EmaChoice = Literal["auto", "yes", "no"]
 RAW, AVERAGED = "weights without averaging", "averaged weights"
 
 
-def chosen(file: OpenFile, wanted: Wanted) -> tuple[OpenFile, bool]:
-    """The file with the weights that are wanted as its tensors; are they averages?
+def chosen(file: OpenFile, choice: EmaChoice) -> tuple[OpenFile, bool]:
+    """(the file with the chosen weights as its tensors, whether they are averages).
 
     Raises:
-        InputError: averages that are incomplete or have no names, or none but them.
+        InputError: averages are incomplete or have no names; with "no", there is
+            nothing else.
     """
     if not file.averages:
-        if file.nameless_averages and wanted != "no":
+        if file.nameless_averages and choice != "no":
             raise InputError(
                 f"{file.path} has averaged weights without names under "
                 f"{file.nameless_averages!r:.60}, which are not read. Save them as a "
@@ -32,22 +33,22 @@ def chosen(file: OpenFile, wanted: Wanted) -> tuple[OpenFile, bool]:
             )
         return file, False
     if file.averages_alone:
-        if wanted == "no":
+        if choice == "no":
             raise InputError(
-                f"{file.path} holds averaged weights alone. Leave --ema no away."
+                f"{file.path} holds averaged weights alone. Leave --ema no out."
             )
         return dataclasses.replace(file, tensors=file.averages), True
-    if wanted == "no":
+    if choice == "no":
         return _without(file, file.tensors, {AVERAGED: len(file.averages)}), False
-    lost = file.tensors.keys() - file.averages.keys()
-    weights = sorted(n for n in lost if _is_weight(n, file.tensors[n]))
+    missing = file.tensors.keys() - file.averages.keys()
+    weights = sorted(n for n in missing if _is_weight(n, file.tensors[n]))
     if weights:
         raise InputError(
             f"{file.path} averages {len(file.averages)} of {len(file.tensors)} "
             f"tensors, not {weights[0]:.80}. Take --ema no, or another copy."
         )
-    others = {name: file.tensors[name] for name in lost}
-    return _without(file, others | file.averages, {RAW: len(file.averages)}), True
+    not_averaged = {name: file.tensors[name] for name in missing}
+    return _without(file, not_averaged | file.averages, {RAW: len(file.averages)}), True
 
 
 def _without(
@@ -59,7 +60,7 @@ def _without(
 
 
 def _is_weight(name: str, tensor: Tensor) -> bool:
-    """Averages are of weights: counters and noise schedules have none."""
+    """Whether it needs an average: counters and noise schedules have none."""
     return ldm.dropped(name) is None and tensor.dtype.kind not in "iub"
 
 
@@ -67,38 +68,40 @@ def of_ldm(
     where: str,
     network: Mapping[str, Tensor],
     prefix: str,
-    rest: dict[str, Tensor],
-    wanted: Wanted,
+    others: dict[str, Tensor],
+    choice: EmaChoice,
     left_out: Counter[str],
 ) -> tuple[dict[str, Tensor], bool]:
     """A network of an LDM file (names without ``prefix``), averaged where wanted.
 
-    Its averages are taken out of ``rest``. LDM's LitEma spells them without dots, below
-    the module that keeps them.
+    Its averages are removed from ``rest``. LDM's LitEma names them without dots, under
+    the module that owns it.
 
     Raises:
         InputError: not every tensor of the network has an average.
     """
-    spelled = {name: _average(prefix, name, rest) for name in network}
-    averages = {name: rest.pop(ema) for name, ema in spelled.items() if ema}
+    ema_names = {name: _average(prefix, name, others) for name in network}
+    averages = {name: others.pop(ema) for name, ema in ema_names.items() if ema}
     if not averages:
         return dict(network), False
-    use = wanted != "no"
-    if use and len(averages) != len(network):
-        lost = sorted(network.keys() - averages.keys())
+    use_averages = choice != "no"
+    if use_averages and len(averages) != len(network):
+        missing = sorted(network.keys() - averages.keys())
         raise InputError(
             f"{where} averages {len(averages)} of {len(network)} tensors of "
-            f"{prefix}, not {lost[0]:.80}. Take --ema no, or another copy."
+            f"{prefix}, not {missing[0]:.80}. Take --ema no, or another copy."
         )
-    left_out[RAW if use else AVERAGED] += len(network)
-    return (averages if use else dict(network)), use
+    left_out[RAW if use_averages else AVERAGED] += len(network)
+    return (averages if use_averages else dict(network)), use_averages
 
 
-def _average(prefix: str, name: str, rest: Mapping[str, Tensor]) -> str | None:
-    short = name.replace(".", "")
-    known = (
-        ldm.EMA_PREFIX + prefix.removeprefix("model.").replace(".", "") + short,
-        ldm.EMA_PREFIX + short,  # a file of this network alone
-        prefix + ldm.EMA_PREFIX + short,
+def _average(prefix: str, name: str, others: Mapping[str, Tensor]) -> str | None:
+    name_without_dots = name.replace(".", "")
+    spellings = (
+        ldm.EMA_PREFIX
+        + prefix.removeprefix("model.").replace(".", "")
+        + name_without_dots,
+        ldm.EMA_PREFIX + name_without_dots,  # a file of this network alone
+        prefix + ldm.EMA_PREFIX + name_without_dots,
     )
-    return next((spelling for spelling in known if spelling in rest), None)
+    return next((spelling for spelling in spellings if spelling in others), None)

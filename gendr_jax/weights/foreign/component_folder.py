@@ -1,8 +1,7 @@
 """Component folders of diffusers and transformers: config.json and weights.
 
-``open_component`` reads the directory of one, ``load_component`` its arrays,
-``save_component`` writes one that those libraries load; only pickles need torch. Names
-and axes are ``names.py``'s, options ``torch_config.py``'s.
+``open_component`` reads names and shapes of one, ``load_component`` its arrays,
+``save_component`` writes one that those libraries load; only pickles need torch.
 """
 
 import contextlib
@@ -31,11 +30,11 @@ from gendr_jax.weights.foreign.tensors import Tensor, write_safetensors
 
 CONFIG = "config.json"
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
-# Stem and suffixes of one checkpoint, the better one first.
+# Stems and suffixes of a checkpoint, the preferred ones first.
 STEMS = (DIFFUSERS, TRANSFORMERS, "pytorch_model")
 SUFFIXES = (".safetensors", ".bin")
-# VAE files of the first diffusers versions (SD 2.1's among them) name the attention
-# layers so; diffusers renames them while loading, as we do.
+# Names of attention layers in VAE files of the first diffusers versions (SD 2.1's among
+# them); diffusers renames them while loading, as we do.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v"}
 
 
@@ -45,7 +44,7 @@ def load_component(
     """Configuration and weights of a component folder.
 
     Args: ``folder`` holds config.json and weights; ``dtype`` of the result, None keeps
-    each tensor's own; ``mesh``: spread over its devices, else numpy arrays.
+    each tensor's own; ``mesh``: sharded over its devices, else numpy arrays.
     Returns: (UNetConfig | VAEConfig | DINOv2Config, params that fit ``nets.build``).
     Raises: InputError that names every option we lack, or every tensor that is missing,
     unexpected or misshapen, before any tensor is read.
@@ -59,12 +58,12 @@ def open_component(
     kind: Kind,
     *,
     variant: str = "",
-    ema: averages.Wanted = "auto",
+    ema: averages.EmaChoice = "auto",
 ) -> Component:
-    """The directory of a component folder.
+    """A component folder's configuration and tensors, not read yet.
 
     Args: ``variant``: of several files, that one (`fp16`); else the plain file;
-    ``ema``: of a file with averaged weights beside the last ones, which.
+    ``ema``: of a file with averaged and raw weights, which.
     Raises: InputError for options we lack and files that are absent or damaged.
     """
     config = config_json.parse(kind, read_json(folder / CONFIG), str(folder / CONFIG))
@@ -74,13 +73,13 @@ def open_component(
     left_out: Counter[str] = Counter()
     averaged = False
     for path in weight_files(folder, variant):
-        file, of_file = averages.chosen(open_file(path), ema)
-        averaged |= of_file
+        file, file_averaged = averages.chosen(open_file(path), ema)
+        averaged |= file_averaged
         left_out.update(file.left_out)
-        for stored, tensor in file.tensors.items():
-            name = _modern(stored, kind)
+        for stored_name, tensor in file.tensors.items():
+            name = _current_name(stored_name, kind)
             if name in tensors:
-                problems.append(f"{name} is there twice")
+                problems.append(f"{name} appears twice")
             tensors[name] = tensor
     layout = layouts.identity(shapes)
     return Component(
@@ -118,7 +117,7 @@ def save_component(folder: str | os.PathLike, config: Any, params: nets.Params) 
 
 
 def _torch_order(params: nets.Params) -> dict[str, np.ndarray]:
-    """Views in torch's names and axes; the writer makes one contiguous at a time."""
+    """Views with torch's names and axes; the writer makes one contiguous at a time."""
     return {
         names.torch_name(path): np.asarray(leaf).transpose(
             names.torch_axes(path, leaf.ndim)
@@ -130,7 +129,7 @@ def _torch_order(params: nets.Params) -> dict[str, np.ndarray]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
-    Raises: InputError where there is none.
+    Raises: InputError: it cannot be read or is no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -147,29 +146,29 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path, variant: str = "") -> list[Path]:
-    """The file or the shards of one checkpoint; the plain one before its variants."""
+    """The file or the shards of one checkpoint; without variant the plain one."""
     dot = f".{variant}" if variant else ""
     for suffix in SUFFIXES:
         for stem in STEMS:
             index = folder / f"{stem}{suffix}.index{dot}.json"
-            whole = folder / f"{stem}{dot}{suffix}"
+            single_file = folder / f"{stem}{dot}{suffix}"
             if index.is_file():
                 return _shards(folder, index)
-            if whole.is_file():
-                return [_inside(folder, whole.name)]
+            if single_file.is_file():
+                return [_inside(folder, single_file.name)]
     if variant:
         raise InputError(
             f"{folder} holds no {DIFFUSERS}.{variant}.safetensors or .bin. "
-            "Leave --variant away."
+            "Leave --variant out."
         )
     for suffix in SUFFIXES:
-        others = sorted(folder.glob(f"*{suffix}"))
-        if len(others) == 1:
-            return [_inside(folder, others[0].name)]
-        if others:
-            shown = listed([file.name for file in others])
+        candidates = sorted(folder.glob(f"*{suffix}"))
+        if len(candidates) == 1:
+            return [_inside(folder, candidates[0].name)]
+        if candidates:
+            names = listed([file.name for file in candidates])
             raise InputError(
-                f"{folder} holds several weight files ({shown}) and none is "
+                f"{folder} holds several weight files ({names}) and none is "
                 f"{DIFFUSERS}{suffix}. Add --variant NAME, such as fp16."
             )
     if any(folder.glob("*.msgpack")):
@@ -178,7 +177,7 @@ def weight_files(folder: Path, variant: str = "") -> list[Path]:
             "*.safetensors of the same model, or save it from PyTorch."
         )
     raise InputError(
-        f"{folder} holds no *.safetensors or *.bin. Copy the weights beside {CONFIG}."
+        f"{folder} holds no *.safetensors or *.bin. Copy the weights into this folder."
     )
 
 
@@ -190,44 +189,48 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     if not valid or not shards:
         raise InputError(f"{index} has no weight_map. Download it again.")
     files = sorted(set(shards.values()))
-    lost = [name for name in files if not (folder / name).is_file()]
-    if lost:
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
         raise InputError(
-            f"{folder} lacks {listed(lost)}, named by {index.name}. "
+            f"{folder} lacks {listed(missing)}, named by {index.name}. "
             "Download the missing shards."
         )
     return [_inside(folder, name) for name in files]
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A file of the folder; one that leads out of it is refused.
+    """A file of the folder; a name or link that leads out of it is refused.
 
-    The Hub's cache keeps files as links into the model's own ``blobs``: those may.
+    Links into ``blobs`` of the same model are allowed: the Hub's cache is made of them.
     """
-    path, home = folder / name, folder.resolve()
-    real = path.resolve()
-    allowed = [home] + [p / "blobs" for p in home.parents if (p / "blobs").is_dir()][:1]
-    if Path(name).name != name or not any(real.is_relative_to(a) for a in allowed):
+    path, real_folder = folder / name, folder.resolve()
+    real_path = path.resolve()
+    allowed = [real_folder] + [
+        p / "blobs" for p in real_folder.parents if (p / "blobs").is_dir()
+    ][:1]
+    if Path(name).name != name or not any(real_path.is_relative_to(a) for a in allowed):
         raise InputError(
-            f"{path} leads to {real}, outside of {folder}. Copy the file into the "
+            f"{path} leads to {real_path}, outside of {folder}. Copy the file into the "
             "folder if you trust it."
         )
     return path
 
 
-def _modern(name: str, kind: Kind) -> str:
-    """Today's name of a tensor from an old VAE file; others as they are."""
-    parts = name.split(".")
-    if kind != "vae" or len(parts) < 3 or parts[-4:-3] != ["attentions"]:
+def _current_name(name: str, kind: Kind) -> str:
+    """The current diffusers name of a tensor of an old VAE file; others unchanged."""
+    components = name.split(".")
+    if kind != "vae" or len(components) < 3 or components[-4:-3] != ["attentions"]:
         return name
-    layer = parts[-2]
-    new = ["to_out", "0"] if layer == "proj_attn" else [OLD_ATTENTION.get(layer, layer)]
-    return ".".join([*parts[:-2], *new, parts[-1]])
+    layer = components[-2]
+    renamed = (
+        ["to_out", "0"] if layer == "proj_attn" else [OLD_ATTENTION.get(layer, layer)]
+    )
+    return ".".join([*components[:-2], *renamed, components[-1]])
 
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path beside ``target`` that takes its place when all went well."""
+    """A temporary path in the same folder, renamed to ``target`` without an error."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         yield temporary

@@ -1,4 +1,4 @@
-"""One network found in foreign files: what it is, whether it fits, and its arrays."""
+"""One network in foreign files: check names and shapes, then read its arrays."""
 
 import dataclasses
 import difflib
@@ -30,7 +30,7 @@ REMEDIES = {  # of networks that come in two files
     "lpips": "Put the files of the trunk and of the heads into one folder; name it.",
     "dists": "Put VGG16's file and weights.pt (alpha, beta) into one folder; name it.",
 }
-THREADS = 2  # one reads while the other transposes; more would hold more tensors
+THREADS = 2  # one reads while the other transposes; more would need more memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Component:
     Attributes:
         kind: which network.
         config: its configuration.
-        layout: where each of our tensors stands in the files.
-        tensors: what the files hold for it, by their names.
-        where: for messages: the file or folder.
-        problems: found while opening, beside those that ``check`` finds.
-        left_out: how many tensors of what meaning are not read.
-        averaged: these are averages of the weights of training.
+        layout: from our names to the files' tensors.
+        tensors: by their names in the files.
+        where: the file or folder, for messages.
+        problems: of opening the files; ``check`` adds its own.
+        left_out: {meaning: number} of tensors that are not read.
+        averaged: these are averages (EMA) of the weights of training.
     """
 
     kind: Kind
@@ -62,25 +62,25 @@ class Component:
         return build(self.kind, self.config, self.where)
 
     def check(self) -> None:
-        """Names, shapes and dtypes of the directory; nothing is read.
+        """Compare names, shapes and dtypes with the network; no array is read.
 
         Raises:
-            InputError: all that is missing, unexpected, misshapen or no float.
+            InputError: every tensor that is missing, unexpected, misshapen or no float.
         """
-        found = {name: tensor.shape for name, tensor in self.tensors.items()}
-        odd = [
+        shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
+        not_float = [
             f"{name} has dtype {tensor.dtype}"
             for name, tensor in self.tensors.items()
             if tensor.dtype.name not in EXPONENT
         ]
         expected = layouts.foreign_shapes(self.layout)
-        problems = [*self.problems, *odd, *differences(found, expected)]
+        problems = [*self.problems, *not_float, *differences(shapes, expected)]
         remedy = REMEDIES.get(self.kind, REMEDY)
         refuse(problems, f"{self.kind} in {self.where}", remedy)
 
 
 def build(kind: Kind, config: Any, where: str) -> nets.Net:
-    """The declared network; a configuration it cannot have is the file's mistake."""
+    """The declared network; an impossible configuration is an error of the file."""
     try:
         return nets.build(MODELS[kind], config)
     except ValueError as error:
@@ -94,8 +94,8 @@ def read(
 
     Args:
         dtype: of the result, rounding to nearest even; None keeps each tensor's own.
-        mesh: give jax arrays spread over it (by the rule of FSDP); no device ever holds
-            more than its part. None: numpy arrays.
+        mesh: return jax arrays sharded over it by the default rules; no device ever
+            holds more than its shards. None: numpy arrays.
 
     Raises:
         InputError: as ``check``; and every tensor with NaN or Inf in it, those that
@@ -105,28 +105,31 @@ def read(
     flat = nets.flatten(component.net.abstract)
     shapes = names.torch_shapes(component.net.abstract)
     if mesh is not None:
-        placed = nets.flatten(tree_shardings(component.net.abstract, mesh))
+        shardings = nets.flatten(tree_shardings(component.net.abstract, mesh))
     problems: list[str] = []
 
-    def one(path: names.Path) -> tuple[names.Path, Any]:
+    # Callbacks give each device its shards only; the full array is freed at once.
+    def read_one(path: names.Path) -> tuple[names.Path, Any]:
         name = names.torch_name(path)
-        raw = layouts.gather(
+        torch_array = layouts.gather(
             component.layout, shapes, name, lambda n: component.tensors[n].read()
         )
-        array = cast(raw, dtype)
+        array = cast(torch_array, dtype)
         if not all_finite(array):
-            overflow = raw is not array and all_finite(raw)
+            overflow = torch_array is not array and all_finite(torch_array)
             cause = f"overflows {array.dtype}" if overflow else "has NaN or Inf"
             problems.append(f"{name} {cause}")
-        array = np.ascontiguousarray(array.transpose(names.param_axes(path, raw.ndim)))
+        array = np.ascontiguousarray(
+            array.transpose(names.param_axes(path, torch_array.ndim))
+        )
         if mesh is None:
             return path, array
         return path, jax.make_array_from_callback(
-            array.shape, placed[path], lambda index: array[index]
+            array.shape, shardings[path], lambda index: array[index]
         )
 
     with ThreadPoolExecutor(THREADS) as pool:
-        arrays = dict(_eager(pool, one, flat))
+        arrays = dict(_eager(pool, read_one, flat))
     if problems:
         raise InputError(
             f"{component.kind} in {component.where}: {len(problems)} tensors cannot be "
@@ -136,7 +139,7 @@ def read(
 
 
 def _eager(pool: ThreadPoolExecutor, function: Any, items: Any) -> Iterator[Any]:
-    """``pool.map``, but the first error ends the work that waits."""
+    """``pool.map``, but the first error cancels the pending work."""
     try:
         yield from pool.map(function, items)
     except BaseException:
@@ -145,7 +148,7 @@ def _eager(pool: ThreadPoolExecutor, function: Any, items: Any) -> Iterator[Any]
 
 
 def cast(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """In another dtype, rounding to nearest even; the array itself where it has it."""
+    """The array in another dtype, rounded to nearest even; itself if it has it."""
     if dtype is None or array.dtype == dtype:
         return array
     with np.errstate(over="ignore"):  # an overflow is named by the caller
@@ -155,39 +158,40 @@ def cast(array: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def _to_odd(array: np.ndarray) -> np.ndarray:
-    """float64 to float32 so that a second rounding gives what one would have given.
+    """float64 to float32, rounded to odd: a second rounding is then as good as one.
 
-    ml_dtypes goes to bfloat16 through float32. Cut towards zero, with the last bit set
-    where anything was cut, no number lies on an edge that it was not on before.
+    ml_dtypes converts to bfloat16 through float32, which would round twice. Truncated
+    towards zero, with the last bit set where bits were lost, no number becomes a tie
+    that was none.
     """
-    near = array.astype(np.float32)
-    away = np.abs(near.astype(np.float64)) > np.abs(array)
-    cut = np.where(away, np.nextafter(near, np.float32(0)), near)
-    inexact = cut.astype(np.float64) != array
-    return (cut.view(np.uint32) | inexact).view(np.float32)
+    nearest = array.astype(np.float32)
+    rounded_up = np.abs(nearest.astype(np.float64)) > np.abs(array)
+    truncated = np.where(rounded_up, np.nextafter(nearest, np.float32(0)), nearest)
+    inexact = truncated.astype(np.float64) != array
+    return (truncated.view(np.uint32) | inexact).view(np.float32)
 
 
-def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+def differences(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """Every name that is missing (with the nearest stray), unexpected, or misshapen."""
-    strays = sorted(found.keys() - expected.keys())
-    lost = sorted(expected.keys() - found.keys())
-    shared = sorted(found.keys() & expected.keys())
+    unexpected = sorted(actual.keys() - expected.keys())
+    missing = sorted(expected.keys() - actual.keys())
+    shared = sorted(actual.keys() & expected.keys())
     return [
-        *(f"missing {name}{_nearest(name, strays)}" for name in lost),
-        *(f"unexpected {name}" for name in strays),
+        *(f"missing {name}{_nearest(name, unexpected)}" for name in missing),
+        *(f"unexpected {name}" for name in unexpected),
         *(
-            f"{name} has shape {found[name]}, expected {expected[name]}"
+            f"{name} has shape {actual[name]}, expected {expected[name]}"
             for name in shared
-            if found[name] != expected[name]
+            if actual[name] != expected[name]
         ),
     ]
 
 
-def _nearest(name: str, strays: list[str]) -> str:
-    # A whole foreign file would be compared with a whole network otherwise.
-    if len(strays) > 50:
+def _nearest(name: str, unexpected: list[str]) -> str:
+    # get_close_matches is slow: with a file of another network it would take minutes.
+    if len(unexpected) > 50:
         return ""
-    near = difflib.get_close_matches(name, strays, n=1, cutoff=0.8)
+    near = difflib.get_close_matches(name, unexpected, n=1, cutoff=0.8)
     return f" (nearest: {near[0]})" if near else ""
 
 

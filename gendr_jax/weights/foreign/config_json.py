@@ -1,7 +1,4 @@
-"""config.json of diffusers and transformers components, to our dataclasses and back.
-
-Weights are read in ``component_folder.py``.
-"""
+"""config.json of diffusers and transformers components, to our dataclasses and back."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,11 +8,11 @@ from gendr_jax.models.dinov2 import DINOv2Config
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
 
-# Above what any network here has; beyond, JAX would take minutes, or overflow.
+# Limits above any real network: with larger numbers JAX takes minutes, or overflows.
 MOST, MOST_LAYERS, MOST_ENTRIES = 1 << 20, 128, 16
 
-# Options without effect on the arithmetic here. Softmax is always float32, hence
-# upcast_attention; dropout and initialisation matter to training DINOv2 alone.
+# Options without effect on our arithmetic. Softmax is always float32 here, hence
+# upcast_attention; dropout and initialisation only matter when DINOv2 is trained.
 IGNORED = {
     "_diffusers_version",
     "_name_or_path",
@@ -46,16 +43,16 @@ IGNORED = {
 
 
 class Options:
-    """A config.json that remembers what was asked for, and names what was not."""
+    """A config.json that records which options were read, and refuses the others."""
 
     def __init__(self, raw: dict[str, Any], where: str):
         self.raw, self.where = raw, where
         self.problems: list[str] = []
-        self.seen: set[str] = set(IGNORED)
+        self.read: set[str] = set(IGNORED)
 
     def get(self, name: str, default: Any, valid: Callable[[Any], bool]) -> Any:
-        """The value, or the library's default; a bad value is noted by name."""
-        self.seen.add(name)
+        """The value, or the library's default; an invalid one becomes a problem."""
+        self.read.add(name)
         value = self.raw.get(name)
         if value is None:
             return default
@@ -90,16 +87,16 @@ class Options:
         return value[0] if isinstance(value, tuple) else value
 
     def fixed(self, table: dict[str, Any]) -> None:
-        """Refuse every other value than the table's."""
+        """Refuse any value other than the table's."""
         for name, only in table.items():
             self.get(name, only, lambda value, only=only: value == only)
 
     def finish(self) -> None:
-        """Raise one InputError with every option that cannot be honoured.
+        """Raise one InputError with every option that is not supported.
 
-        Options nobody asked for pass as null or false, the libraries' spelling of off.
+        Options that were not read may be null or false: the libraries' values for off.
         """
-        for name in sorted(self.raw.keys() - self.seen):
+        for name in sorted(self.raw.keys() - self.read):
             value = self.raw[name]
             values = value if isinstance(value, list) else [value]
             if any(v not in (None, False) for v in values):
@@ -113,26 +110,26 @@ class Options:
 
 
 def is_count(value: Any) -> bool:
-    """A positive integer; JSON's true is none."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and 0 < value <= MOST
+    """A positive integer up to ``MOST``; not JSON's true."""
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return is_integer and 0 < value <= MOST
 
 
 def list_of(value: Any, valid: Callable[[Any], bool]) -> bool:
-    """A list with something in it, all valid."""
-    few = isinstance(value, list) and 0 < len(value) <= MOST_ENTRIES
-    return few and all(valid(v) for v in value)
+    """A list of 1 to ``MOST_ENTRIES`` valid values."""
+    valid_length = isinstance(value, list) and 0 < len(value) <= MOST_ENTRIES
+    return valid_length and all(valid(v) for v in value)
 
 
 def is_number(value: Any) -> bool:
-    """A number that float32 holds; JSON's true is none, NaN and Infinity neither."""
+    """A finite number in the range of float32; not JSON's true."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and abs(value) < 1e30
 
 
 ComponentConfig = UNetConfig | VAEConfig | DINOv2Config
 # Fields that diffusers' networks lack.
-OURS_ALONE = {
+ONLY_OURS = {
     "vae": ("patch", "linear_path", "convolutions"),
     "unet": ("mid_attention", "norm", "norm_channels", "input_shortcut"),
 }
@@ -173,15 +170,15 @@ DINOV2_FIXED = {
 }
 
 
-def parse(kind: str, raw: dict[str, Any], where: str = "config.json") -> Any:
+def parse(kind: str, content: dict[str, Any], where: str = "config.json") -> Any:
     """The dataclass of ``kind`` ("unet", "vae", "dinov2") from a parsed config.json.
 
     Raises InputError that names every option our networks do not have.
     """
-    options = Options(raw, where)
-    read = {"unet": _parse_unet, "vae": _parse_vae, "dinov2": _parse_dinov2}[kind]
+    options = Options(content, where)
+    parser = {"unet": _parse_unet, "vae": _parse_vae, "dinov2": _parse_dinov2}[kind]
     try:
-        config = read(options)
+        config = parser(options)
     except ValueError as error:
         options.finish()
         raise InputError(f"{where}: {error}") from error
@@ -190,20 +187,20 @@ def parse(kind: str, raw: dict[str, Any], where: str = "config.json") -> Any:
 
 
 def kind_of(config: ComponentConfig) -> Literal["unet", "vae", "dinov2"]:
-    """The inverse of the choice that ``parse`` makes by ``kind``."""
+    """The ``kind`` of ``parse`` that gives this configuration."""
     if isinstance(config, UNetConfig):
         return "unet"
     return "vae" if isinstance(config, VAEConfig) else "dinov2"
 
 
 def dump(config: ComponentConfig) -> dict[str, Any]:
-    """What diffusers or transformers expects in config.json for this network.
+    """The content of config.json for diffusers or transformers.
 
     Raises:
         UsageError: a network that they cannot build.
     """
     kind = kind_of(config)
-    for name in OURS_ALONE.get(kind, ()):
+    for name in ONLY_OURS.get(kind, ()):
         value = getattr(config, name)
         if value != getattr(type(config)(), name):
             raise UsageError(
@@ -228,7 +225,7 @@ def _parse_unet(options: Options) -> UNetConfig:
     mirrored = tuple(CROSS_UP if a else PLAIN_UP for a in reversed(attention))
     options.get("up_block_types", mirrored, lambda v: _same(v, mirrored))
     # diffusers' attention_head_dim of this class is, by an old mistake, the number of
-    # heads; num_attention_heads wins where it is given.
+    # heads; num_attention_heads has precedence.
     heads = options.get("attention_head_dim", 8, _is_heads)
     heads = options.get("num_attention_heads", heads, _is_heads)
     options.uniform("transformer_layers_per_block", 1, only=1)

@@ -1,6 +1,6 @@
 """DINOv2 files of the original repository (torch hub), dinov2_vit*14_pretrain.pth.
 
-Query, key and value are stacked in one matrix there.
+They stack query, key and value in one matrix.
 """
 
 import math
@@ -12,9 +12,9 @@ from gendr_jax.models.dinov2 import DINOv2, DINOv2Config
 from gendr_jax.weights.foreign import names
 from gendr_jax.weights.foreign.layouts import Layout, Shape, StoredTensor, shape_of
 
-HEAD_DIM = 64  # of every published model; heads show in no shape
+HEAD_DIM = 64  # of every published model; no shape tells the number of heads
 
-OUTSIDE = {
+TOP_LEVEL = {
     "embeddings.cls_token": "cls_token",
     "embeddings.mask_token": "mask_token",
     "embeddings.position_embeddings": "pos_embed",
@@ -23,8 +23,8 @@ OUTSIDE = {
     "layernorm.weight": "norm.weight",
     "layernorm.bias": "norm.bias",
 }
-# Inside a layer, where the names differ.
-INSIDE = {
+# Names in a layer that differ.
+IN_LAYER = {
     "attention.output.dense.weight": "attn.proj.weight",
     "attention.output.dense.bias": "attn.proj.bias",
     "layer_scale1.lambda1": "ls1.gamma",
@@ -34,30 +34,32 @@ STACKED = ("query", "key", "value")  # in the order of the rows
 
 
 def layout(config: DINOv2Config) -> Layout:
-    """Where the network's tensors stand in a hub file."""
+    """The layout of a hub file."""
     shapes = names.torch_shapes(nets.build(DINOv2, config).abstract)
     return {name: _stored(name, shape) for name, shape in shapes.items()}
 
 
 def _stored(name: str, shape: Shape) -> StoredTensor:
-    if name in OUTSIDE:
-        return StoredTensor(OUTSIDE[name], shape)
-    layer, number, inner = name.removeprefix("encoder.").split(".", 2)
-    assert layer == "layer", f"{name} has no place in the table"
+    if name in TOP_LEVEL:
+        return StoredTensor(TOP_LEVEL[name], shape)
+    layer, number, in_layer = name.removeprefix("encoder.").split(".", 2)
+    assert layer == "layer", f"{name} is not in the table"
     block = f"blocks.{number}"
-    module, _, leaf = inner.rpartition(".")
-    parent, _, last = module.rpartition(".")
+    module, _, leaf = in_layer.rpartition(".")
+    parent, _, projection = module.rpartition(".")
     if parent == "attention.attention":
-        row = STACKED.index(last) * shape[0]
-        whole = (len(STACKED) * shape[0], *shape[1:])
-        return StoredTensor(f"{block}.attn.qkv.{leaf}", whole, (row, row + shape[0]))
-    return StoredTensor(f"{block}.{INSIDE.get(inner, inner)}", shape)
+        row = STACKED.index(projection) * shape[0]
+        stacked_shape = (len(STACKED) * shape[0], *shape[1:])
+        return StoredTensor(
+            f"{block}.attn.qkv.{leaf}", stacked_shape, (row, row + shape[0])
+        )
+    return StoredTensor(f"{block}.{IN_LAYER.get(in_layer, in_layer)}", shape)
 
 
 def config(shapes: Mapping[str, Shape]) -> DINOv2Config:
     """The configuration that a hub file's shapes imply.
 
-    Only what the configuration needs is looked at; compare all with ``layout``.
+    Only the tensors that it needs are checked; ``layout`` has all of them.
     """
     _refuse_others(shapes)
     width = shape_of(shapes, "cls_token", (3,))[-1]
@@ -97,7 +99,7 @@ def config(shapes: Mapping[str, Shape]) -> DINOv2Config:
 
 
 def _refuse_others(shapes: Mapping[str, Shape]) -> None:
-    """The variants of the repository that are another network, by what marks them."""
+    """Refuse variants of the repository that are another network."""
     if "register_tokens" in shapes:
         raise InputError(
             "The file has register_tokens, which our DINOv2 does not have. "

@@ -1,8 +1,8 @@
-"""Where each of our tensors stands in files that other programs wrote.
+"""Layouts: tables from our torch names to tensors of a foreign file.
 
-A ``Layout`` is one table, our torch name to a place in the foreign file, read in both
-directions: ``gather`` takes foreign tensors apart, ``scatter`` puts them together. It
-is made from the shape of the network, never from patterns.
+One table serves both directions: ``gather`` takes our tensors from foreign ones,
+``scatter`` makes foreign tensors of ours. It is generated from a network's
+configuration, never from patterns of names.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ class StoredTensor:
 
     Attributes:
         name: of the foreign tensor.
-        shape: of the foreign tensor, whole.
+        shape: of the foreign tensor.
         rows: (start, stop) along its first axis, where several of ours are stacked in
-            it; None: it is ours alone, reshaped at most.
+            it (q, k and v); None: it holds one of ours, reshaped at most.
     """
 
     name: str
@@ -31,7 +31,7 @@ class StoredTensor:
     rows: tuple[int, int] | None = None
 
 
-Layout = dict[str, StoredTensor]  # our torch name -> its place
+Layout = dict[str, StoredTensor]  # by our torch name
 
 
 def identity(shapes: Mapping[str, Shape]) -> Layout:
@@ -40,8 +40,8 @@ def identity(shapes: Mapping[str, Shape]) -> Layout:
 
 
 def foreign_shapes(layout: Layout) -> dict[str, Shape]:
-    """{foreign name: shape} of all that the layout needs."""
-    return {place.name: place.shape for place in layout.values()}
+    """{foreign name: shape} of all tensors of the layout."""
+    return {stored.name: stored.shape for stored in layout.values()}
 
 
 def gather(
@@ -51,35 +51,36 @@ def gather(
     read: Callable[[str], np.ndarray],
 ) -> np.ndarray:
     """Our tensor ``name`` of shape ``shapes[name]``; ``read`` gives foreign ones."""
-    place = layout[name]
-    array = read(place.name)
-    if place.rows is not None:
-        array = array[slice(*place.rows)]
+    stored = layout[name]
+    array = read(stored.name)
+    if stored.rows is not None:
+        array = array[slice(*stored.rows)]
     return array.reshape(shapes[name])
 
 
 def scatter(layout: Layout, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The inverse of ``gather`` over all names: foreign tensors from ours."""
+    # Sorted by the first row: the table need not list stacked tensors in order.
     stacked: dict[str, list[tuple[int, np.ndarray]]] = {}
-    for name, place in layout.items():
-        start = 0 if place.rows is None else place.rows[0]
-        stacked.setdefault(place.name, []).append((start, tensors[name]))
+    for name, stored in layout.items():
+        start = 0 if stored.rows is None else stored.rows[0]
+        stacked.setdefault(stored.name, []).append((start, tensors[name]))
     shapes = foreign_shapes(layout)
     return {
         name: np.concatenate(
-            [part for _, part in sorted(parts, key=lambda p: p[0])]
+            [piece for _, piece in sorted(pieces, key=lambda piece: piece[0])]
         ).reshape(shapes[name])
-        for name, parts in stacked.items()
+        for name, pieces in stacked.items()
     }
 
 
-REPAIR = "Use a whole checkpoint of this kind."
+REPAIR = "Use a complete checkpoint of this kind."
 
 
 def shape_of(
     shapes: Mapping[str, Shape], name: str, ndims: Sequence[int]
 ) -> tuple[int, ...]:
-    """The shape of a tensor that has to be there, with one of ``ndims`` axes."""
+    """The shape of a required tensor; its number of axes must be in ``ndims``."""
     if name not in shapes:
         raise InputError(f"{name} is not among the {len(shapes)} tensors. {REPAIR}")
     shape = shapes[name]
@@ -93,8 +94,10 @@ def shape_of(
     return tuple(shape)
 
 
-def all_same(what: str, values: Sequence[int]) -> int:
-    """The one value of a list; ``what`` says what it counts."""
+def all_same(quantity: str, values: Sequence[int]) -> int:
+    """The single value of a list of equal ones; ``quantity`` names it in the error."""
     if len(set(values)) != 1:
-        raise InputError(f"{what} are {list(values)}, expected one number. {REPAIR}")
+        raise InputError(
+            f"{quantity} are {list(values)}, expected one number. {REPAIR}"
+        )
     return values[0]

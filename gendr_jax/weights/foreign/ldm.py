@@ -1,4 +1,4 @@
-"""Single-file checkpoints of LDM (CompVis, Stability, FLUX's autoencoder).
+"""Layouts of LDM's single-file checkpoints (CompVis, Stability, FLUX's autoencoder).
 
 Names are without the file's prefixes (``UNET_PREFIX``, ``VAE_PREFIX``).
 """
@@ -26,8 +26,8 @@ EMA_PREFIX = "model_ema."
 
 Pairs = Iterator[tuple[str, str]]  # (our module, LDM's)
 
-# What such files carry besides our networks, and what it is. A dot at the end makes a
-# prefix; all else is a whole name.
+# Other tensors of such files, and their meaning. An entry that ends in a dot is a
+# prefix, the others are full names.
 DROPPED: tuple[tuple[str, str], ...] = (
     ("cond_stage_model.", "text encoder"),
     ("conditioner.", "text encoder"),
@@ -56,7 +56,7 @@ DROPPED: tuple[tuple[str, str], ...] = (
     ("denoiser.sigmas", "noise schedule"),
 )
 
-# The parts of a module that have another name there.
+# Names inside of a module that differ: ours, LDM's.
 UNET_RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -76,21 +76,21 @@ VAE_ATTENTION = {
 
 
 def dropped(name: str) -> str | None:
-    """What a tensor of the file (whole name) is when we do not need it, else None."""
-    for entry, word in DROPPED:
+    """The meaning of a tensor (full name) that is not read; None if it is."""
+    for entry, meaning in DROPPED:
         if name == entry or (entry.endswith(".") and name.startswith(entry)):
-            return word
+            return meaning
     return None
 
 
 def ema_name(name: str) -> str:
-    """The moving average of "model...." in the file: dots are not kept there."""
+    """The name of the moving average of "model....": LitEma removes the dots."""
     assert name.startswith("model."), name
     return EMA_PREFIX + name.removeprefix("model.").replace(".", "")
 
 
 def unet_layout(config: UNetConfig) -> Layout:
-    """Where the UNet's tensors stand; names without ``UNET_PREFIX``."""
+    """The layout of the UNet; names without ``UNET_PREFIX``."""
     shapes = names.torch_shapes(nets.build(UNet, config).abstract)
     modules = dict(_unet_modules(config))
     return {name: StoredTensor(_rename(name, modules), shapes[name]) for name in shapes}
@@ -123,23 +123,23 @@ def _unet_modules(config: UNetConfig) -> Pairs:
             theirs = f"output_blocks.{next(number)}"
             yield from _inner(f"{ours}.resnets.{i}", f"{theirs}.0", UNET_RESNET)
             yield f"{ours}.attentions.{i}", f"{theirs}.1"
-        # The enlargement is a part of the level's last block, after its attention.
-        last = 2 if config.attention[level] else 1
-        yield f"{ours}.upsamplers.0.conv", f"{theirs}.{last}.conv"
+        # The upsampler belongs to the level's last block, after its attention.
+        index = 2 if config.attention[level] else 1
+        yield f"{ours}.upsamplers.0.conv", f"{theirs}.{index}.conv"
 
 
 def vae_layout(config: VAEConfig) -> Layout:
-    """Where the autoencoder's tensors stand; names without ``VAE_PREFIX``.
+    """The layout of the autoencoder; names without ``VAE_PREFIX``.
 
-    Attention is made of 1x1 convolutions there and of matrices here.
+    LDM's attention projections are 1x1 convolutions, ours are matrices.
     """
     shapes = names.torch_shapes(nets.build(VAE, config).abstract)
     modules = dict(_vae_modules(config))
     layout = {}
     for name, shape in shapes.items():
-        convolution = "attentions" in name.split(".") and len(shape) == 2
-        whole = (*shape, 1, 1) if convolution else shape
-        layout[name] = StoredTensor(_rename(name, modules), whole)
+        is_projection = "attentions" in name.split(".") and len(shape) == 2
+        foreign_shape = (*shape, 1, 1) if is_projection else shape
+        layout[name] = StoredTensor(_rename(name, modules), foreign_shape)
     return layout
 
 
@@ -157,7 +157,7 @@ def _vae_modules(config: VAEConfig) -> Pairs:
         yield from _inner(f"{ours}.attentions.0", f"{theirs}.attn_1", VAE_ATTENTION)
         yield from _inner(f"{ours}.resnets.1", f"{theirs}.block_2", VAE_RESNET)
     for level in range(levels):
-        # The decoder's levels count from the image there, from the latent here.
+        # LDM counts the decoder's levels from the image, diffusers from the latent.
         up = f"decoder.up_blocks.{levels - 1 - level}"
         for ours, theirs, resize, blocks in (
             (f"encoder.down_blocks.{level}", f"encoder.down.{level}", "down", count),
@@ -169,20 +169,20 @@ def _vae_modules(config: VAEConfig) -> Pairs:
             yield f"{ours}.{resize}samplers.0.conv", f"{theirs}.{resize}sample.conv"
 
 
-def _inner(ours: str, theirs: str, parts: Mapping[str, str]) -> Pairs:
+def _inner(ours: str, theirs: str, renamed: Mapping[str, str]) -> Pairs:
     yield ours, theirs
-    for part, other in parts.items():
-        yield f"{ours}.{part}", f"{theirs}.{other}"
+    for our_name, their_name in renamed.items():
+        yield f"{ours}.{our_name}", f"{theirs}.{their_name}"
 
 
 def _rename(name: str, modules: Mapping[str, str]) -> str:
-    """The name with its module's prefix exchanged; what is below stays as it is."""
-    parts = name.split(".")
-    for cut in range(len(parts), 0, -1):
-        module = ".".join(parts[:cut])
+    """The name with the longest prefix in ``modules`` replaced by LDM's."""
+    components = name.split(".")
+    for length in range(len(components), 0, -1):
+        module = ".".join(components[:length])
         if module in modules:
-            return ".".join([modules[module], *parts[cut:]])
-    raise AssertionError(f"{name} has no place in the table")
+            return ".".join([modules[module], *components[length:]])
+    raise AssertionError(f"{name} is not in the table")
 
 
 def unet_config(
@@ -193,9 +193,9 @@ def unet_config(
 ) -> UNetConfig:
     """The configuration that a file's shapes imply, names without ``UNET_PREFIX``.
 
-    The number of heads shows in no shape. ``head_dim``, channels a head, is known for
-    the text encoders of SD2 (1024 wide, 64 channels a head) and SD1 (768, 8 heads).
-    Only what the configuration needs is looked at; compare all with ``unet_layout``.
+    No shape tells the number of heads. ``head_dim``, channels a head, is known by the
+    width of the text encoder: SD2's (1024, 64 channels a head), SD1's (768, 8 heads).
+    Only the tensors that it needs are checked; ``unet_layout`` has all of them.
     """
     if any(name.startswith("label_emb.") for name in shapes):
         raise InputError(
@@ -240,7 +240,10 @@ def _unet_levels(shapes: Mapping[str, Shape]) -> list[tuple[int, int, bool]]:
 
 
 def _heads(
-    widths: tuple[int, ...], used: tuple[bool, ...], context: int, head_dim: int | None
+    widths: tuple[int, ...],
+    attention: tuple[bool, ...],
+    context: int,
+    head_dim: int | None,
 ) -> tuple[int, ...]:
     if head_dim is None and context == 768:
         return (8,) * len(widths)
@@ -248,13 +251,14 @@ def _heads(
     if head_dim is None:
         raise InputError(
             f"The UNet's context is {context} wide, heads are known for 768 and 1024. "
-            "Convert the folder of diffusers, whose config.json says them."
+            "Convert the folder of diffusers, whose config.json has them."
         )
-    for width, attends in zip(widths, used, strict=True):
+    # Levels without attention have no heads; their widths need not divide.
+    for width, attends in zip(widths, attention, strict=True):
         if attends and (head_dim < 1 or width % head_dim):
             raise InputError(
                 f"The UNet's {width} channels do not divide into heads of {head_dim}. "
-                "Convert the folder of diffusers, whose config.json says the heads."
+                "Convert the folder of diffusers, whose config.json has the heads."
             )
     return tuple(max(width // head_dim, 1) for width in widths)
 
@@ -268,10 +272,10 @@ def vae_config(
 ) -> VAEConfig:
     """The configuration that a file's shapes imply, names without ``VAE_PREFIX``.
 
-    Only what the configuration needs is looked at; compare all with ``vae_layout``.
+    Only the tensors that it needs are checked; ``vae_layout`` has all of them.
     """
     widths, counts = [], []
-    # The first level has to be there; the others are as many as there are.
+    # The first level is required, the others are counted.
     while not widths or f"encoder.down.{len(widths)}.block.0.conv1.weight" in shapes:
         level = f"encoder.down.{len(widths)}.block"
         widths.append(shape_of(shapes, f"{level}.0.conv1.weight", (4,))[0])
@@ -292,15 +296,15 @@ def vae_config(
     )
 
 
-def _checked(kind: Any, norm_groups: int, **options: Any) -> Any:
-    """``kind(...)``, refused in words where the networks would refuse it."""
+def _checked(config_class: Any, norm_groups: int, **options: Any) -> Any:
+    """``config_class(...)``, with an InputError where its networks would refuse it."""
     for width in options["block_out_channels"]:
         if norm_groups < 1 or width % norm_groups:
             raise InputError(
                 f"{width} channels do not divide into {norm_groups} groups. Convert "
-                "the folder of diffusers, whose config.json says norm_num_groups."
+                "the folder of diffusers, whose config.json has norm_num_groups."
             )
     try:
-        return kind(norm_groups=norm_groups, **options)
+        return config_class(norm_groups=norm_groups, **options)
     except ValueError as error:
         raise InputError(str(error)) from error

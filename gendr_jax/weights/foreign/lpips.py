@@ -1,9 +1,8 @@
-"""Where LPIPS' weights stand in the files of torchvision and of the lpips package.
+"""Names of LPIPS' weights in the files of torchvision and of the lpips package.
 
 Two spellings, both made from the shape of the network. "torchvision": the trunk's own
 file (``features.N.weight``) and LPIPS' file of heads (``lin0.model.1.weight``), merged
-by the caller. "lpips": the state dict of a whole ``lpips.LPIPS()``
-(``net.slice1.0.weight``). Names and shapes only; files are read elsewhere.
+by the caller. "lpips": the state dict of ``lpips.LPIPS()`` (``net.slice1.0.weight``).
 """
 
 from collections.abc import Collection, Mapping
@@ -22,7 +21,7 @@ from gendr_jax.weights.foreign.layouts import (
 
 Spelling = Literal["torchvision", "lpips", "lin"]
 
-# What such files hold besides, and why nobody misses it.
+# Other tensors of such files, and why they are not read.
 LEFT_OUT = {
     "classifier": "the classifier behind the features, which LPIPS does not use",
     "lins": "the heads a second time",
@@ -31,9 +30,9 @@ LEFT_OUT = {
 
 
 def recognise(names: Collection[str]) -> Spelling | None:
-    """Whose names these are; a trunk merged with its heads is "torchvision".
+    """The spelling of these names; a trunk merged with its heads is "torchvision".
 
-    A first look: that all tensors are those of one network is for ``config`` to say.
+    By a few names only; ``config`` checks that all tensors are of one network.
     """
     if "net.slice1.0.weight" in names:
         return "lpips"
@@ -44,14 +43,14 @@ def recognise(names: Collection[str]) -> Spelling | None:
 
 
 def has_dropout(names: Collection[str]) -> bool:
-    """Whether a Dropout stands before each head and moves its index; the usual case."""
+    """Whether a Dropout precedes each head and shifts its index, as in most files."""
     return _head("lin0", dropout=False) not in names
 
 
 def config(shapes: Mapping[str, Shape]) -> LPIPSConfig:
     """The configuration that all tensors of a file, or of the two merged, belong to.
 
-    Either file of the two is enough. Which tensors are missing is not looked at.
+    Either file of the two is enough: missing tensors are not checked.
     Raises InputError when a tensor belongs to neither network.
     """
     spelling = recognise(shapes)
@@ -61,19 +60,24 @@ def config(shapes: Mapping[str, Shape]) -> LPIPSConfig:
             "net.slice1.0.weight or lin0.model.1.weight. Give files of torchvision or "
             "of the lpips package."
         )
-    ours = {name: tuple(s) for name, s in shapes.items() if left_out(name) is None}
-    expected, strays = {}, {}
+    read_shapes = {
+        name: tuple(s) for name, s in shapes.items() if left_out(name) is None
+    }
+    expected, unknown = {}, {}
     for net in TRUNKS:
-        table = layout(LPIPSConfig(net), spelling, dropout=has_dropout(shapes))
-        expected[net] = foreign_shapes(table)
-        strays[net] = sorted(n for n, s in ours.items() if expected[net].get(n) != s)
+        network_layout = layout(LPIPSConfig(net), spelling, dropout=has_dropout(shapes))
+        expected[net] = foreign_shapes(network_layout)
+        unknown[net] = sorted(
+            n for n, s in read_shapes.items() if expected[net].get(n) != s
+        )
     # The first convolution, or the second head, tells the networks apart.
-    nearest = min(strays, key=lambda net: len(strays[net]))
-    if strays[nearest]:
-        name = strays[nearest][0]
+    nearest = min(unknown, key=lambda net: len(unknown[net]))
+    if unknown[nearest]:
+        name = unknown[nearest][0]
         raise InputError(
-            f"LPIPS weights: {len(strays[nearest])} of {len(ours)} tensors are not "
-            f"those of {nearest}, the nearest: {name} has shape {ours[name]}, expected "
+            f"LPIPS weights: {len(unknown[nearest])} of {len(read_shapes)} tensors are "
+            f"not those of {nearest}, the nearest: {name} has shape "
+            f"{read_shapes[name]}, expected "
             f"{expected[nearest].get(name, 'no such tensor')}. "
             f"Give files of {' or '.join(TRUNKS)}."
         )
@@ -81,15 +85,17 @@ def config(shapes: Mapping[str, Shape]) -> LPIPSConfig:
 
 
 def layout(config: LPIPSConfig, spelling: Spelling, *, dropout: bool = True) -> Layout:
-    """Where each tensor stands; "torchvision" and "lin" are one table for two files."""
+    """The layout of a file; "torchvision" and "lin" are one table for two files."""
     table = {}
     for name, shape in names.torch_shapes(nets.build(LPIPS, config).abstract).items():
-        first, *rest = name.split(".")
+        first, *module_path = name.split(".")
         if first != "features":
             foreign = _head(first, dropout)
         elif spelling == "lpips":
-            k = next(k for k, s in enumerate(config.slices, 1) if int(rest[0]) in s)
-            foreign = ".".join([f"net.slice{k}", *rest])
+            k = next(
+                k for k, s in enumerate(config.slices, 1) if int(module_path[0]) in s
+            )
+            foreign = ".".join([f"net.slice{k}", *module_path])
         else:
             foreign = name
         table[name] = StoredTensor(foreign, shape)

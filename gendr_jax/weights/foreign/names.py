@@ -1,13 +1,12 @@
-"""The one map between parameter paths and torch names, in both directions.
+"""Parameter paths to torch names and axes, and back.
 
 Attribute paths are equal by construction (``models/`` mirrors diffusers and the files
-of transformers), so only the last part of a name and the axis order differ:
+of transformers), so only the last component of a name and the axis order differ:
 
     kernel [H,W,I,O]   weight [O,I,H,W]      lora_a   lora_A.weight (axes as kernel)
     kernel [I,O]       weight [O,I]          lora_b   lora_B.weight (axes as kernel)
     scale  [C]         weight [C]            all else: the same name, the same axes
 
-No file is read here (``torch_files.py``) and no model has a table of its own.
 """
 
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ Path = tuple[str, ...]
 
 # Leaves stored in another axis order, with torch's last name.
 MATRICES = {"kernel": "weight", "lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
+# Linear layers transpose; convolutions go from HWIO to OIHW and back.
 TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}
 FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0)}
 
@@ -34,13 +34,13 @@ def torch_name(path: Path) -> str:
 
 def param_path(name: str, ndim: int) -> Path:
     """("conv_in.weight", 4) -> ("conv_in", "kernel"); a 1-d weight is a scale."""
-    parts = name.split(".")
+    components = name.split(".")
     for leaf in ("lora_a", "lora_b"):
-        if parts[-2:] == MATRICES[leaf].split("."):
-            return (*parts[:-2], leaf)
-    if parts[-1] == "weight":
-        return (*parts[:-1], "scale" if ndim == 1 else "kernel")
-    return tuple(parts)
+        if components[-2:] == MATRICES[leaf].split("."):
+            return (*components[:-2], leaf)
+    if components[-1] == "weight":
+        return (*components[:-1], "scale" if ndim == 1 else "kernel")
+    return tuple(components)
 
 
 def torch_axes(path: Path, ndim: int) -> tuple[int, ...]:

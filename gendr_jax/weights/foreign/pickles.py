@@ -1,10 +1,10 @@
-"""PyTorch's own files (.bin .ckpt .pt .pth), opened without running what is in them.
+"""PyTorch's own files (.bin .ckpt .pt .pth), opened without running code in them.
 
-They are pickles, and a pickle can run code. So they pass through ``torch.load(...,
-weights_only=True)`` alone, which refuses everything but tensors and plain values, and
-only their directory does: torch gives shapes and places, the bytes are read here, each
-storage against the checksum of its zip entry. Files of before PyTorch 1.6 have neither
-places nor checksums and are loaded whole.
+They are pickles, and a pickle can run code. They are only opened by ``torch.load(...,
+weights_only=True)``, which refuses everything but tensors and plain values, and with
+fake tensors: torch gives shapes and offsets, the bytes are read here, each storage
+checked against the CRC of its zip entry. Files older than PyTorch 1.6 have neither
+offsets nor checksums and are loaded into memory.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ import numpy as np
 from gendr_jax.errors import InputError, UsageError, listed
 from gendr_jax.weights.foreign.tensors import OpenFile, Tensor, read_bytes
 
-# Where training programs put the state dict, the better one first; then its average.
+# Keys under which training programs save the state dict, preferred ones first; and
+# those of its averages.
 STATE_DICTS = (
     "state_dict",
     "params",
@@ -45,17 +46,17 @@ AVERAGES = (
     "model_ema_state_dict",
 )
 CHUNK = 1 << 24
-# Classes that a file may name for the program that wrote it: each becomes an inert
-# stand-in. What these modules offer is no record of a training run: it is refused.
+# A checkpoint may name classes of the program that wrote it: each is replaced by an
+# inert class. Names in these modules, which can run code, are refused instead.
 NEVER = frozenset(
     "builtins __builtin__ os posix nt subprocess sys shutil runpy socket pickle code "
     "codeop ctypes importlib webbrowser operator functools pty platform".split()
 )
-MOST_STAND_INS = 64
+MAX_INERT_CLASSES = 64
 
 
 class _Inert:
-    """An object of another program's class: takes anything, keeps and does nothing."""
+    """In place of an object of another program's class: accepts all, does nothing."""
 
     def __new__(cls, *args: Any, **options: Any) -> "_Inert":
         return super().__new__(cls)
@@ -68,10 +69,10 @@ class _Inert:
 
 
 def open_pickle(path: Path) -> OpenFile:
-    """The directory of a pickled checkpoint, checked; no code in it can run.
+    """The tensors of a pickled checkpoint, not read yet; no code in it can run.
 
     Raises:
-        InputError: damaged, or in need of more than tensors and plain values.
+        InputError: damaged, or it needs more than tensors and plain values.
         UsageError: PyTorch is not installed.
     """
     try:
@@ -81,33 +82,35 @@ def open_pickle(path: Path) -> OpenFile:
             f"{path} is a pickle, which PyTorch reads. "
             "pip install 'gendr_jax[convert]', or save it as safetensors."
         ) from None
-    places = _zip_entries(path)
+    entries = _zip_entries(path)
     try:
-        # Fake tensors have shapes and no memory: a lying size allocates nothing.
+        # Fake tensors have no memory: a forged size allocates nothing.
         with FakeTensorMode():
-            groups, others, metadata = _groups(_unpickled(path))
-        fake = groups[_chosen(groups)]
-        if places:
+            groups, unnamed_tensors, metadata = _groups(_unpickled(path))
+        state_dict = groups[_chosen(groups)]
+        if entries:
             checked: set[int] = set()
             opened = {
-                key: {n: _tensor(path, n, t, places, checked) for n, t in group.items()}
+                key: {
+                    n: _tensor(path, n, t, entries, checked) for n, t in group.items()
+                }
                 for key, group in groups.items()
-                if _is_state(key, group, fake)
+                if _is_state(key, group, state_dict)
             }
         else:
-            _bounded(path, groups)
-            real, _, _ = _groups(_unpickled(path))
+            _check_claimed_size(path, groups)
+            loaded_groups, _, _ = _groups(_unpickled(path))
             opened = {
                 key: dict(_loaded(group))
-                for key, group in real.items()
-                if _is_state(key, group, fake)
+                for key, group in loaded_groups.items()
+                if _is_state(key, group, state_dict)
             }
         file = _directory(path, opened, metadata, groups)
-        unnamed = (k for k in AVERAGES if f"tensors under {k}" in others)
+        nameless = (k for k in AVERAGES if f"tensors under {k}" in unnamed_tensors)
         return dataclasses.replace(
             file,
-            left_out=file.left_out | others,
-            nameless_averages=next(unnamed, ""),
+            left_out=file.left_out | unnamed_tensors,
+            nameless_averages=next(nameless, ""),
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -116,34 +119,35 @@ def open_pickle(path: Path) -> OpenFile:
 
 
 def _unpickled(path: Path) -> Any:
-    """torch.load of tensors and plain values, with stand-ins for other classes."""
+    """torch.load of tensors and plain values, with inert classes for all others."""
     import torch
 
-    stand_ins: list[tuple[Any, str]] = []
+    # torch names one refused class at a time: allow an inert one for it and try again.
+    inert_classes: list[tuple[Any, str]] = []
     while True:
         try:
             with warnings.catch_warnings():
-                # of pickle protocols that torch refuses
+                # about pickle protocols that torch refuses
                 warnings.simplefilter("ignore")
-                with torch.serialization.safe_globals([*stand_ins]):
+                with torch.serialization.safe_globals([*inert_classes]):
                     return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             name = _unknown_class(str(error))
-            known = {said for _, said in stand_ins}
-            if name is None or name in known or len(known) >= MOST_STAND_INS:
+            replaced = {refused_name for _, refused_name in inert_classes}
+            if name is None or name in replaced or len(replaced) >= MAX_INERT_CLASSES:
                 raise
-            stand_ins.append((type(name.rpartition(".")[2], (_Inert,), {}), name))
+            inert_classes.append((type(name.rpartition(".")[2], (_Inert,), {}), name))
 
 
 def _unknown_class(message: str) -> str | None:
-    """The class that torch refused by name, where a stand-in for it may be made."""
-    said = re.search(
+    """The class that torch refused, if it may be replaced by an inert one."""
+    match = re.search(
         r"[Uu]nsupported (?:global|GLOBAL)[^\w]*(?:GLOBAL )?([\w.]+)", message
     )
-    name = said.group(1).rstrip(".") if said else ""
+    name = match.group(1).rstrip(".") if match else ""
     package = name.partition(".")[0]
-    # torch's own functions rebuild tensors: one that is not allowed is a dtype or a
-    # tensor that we could not read.
+    # torch's own functions rebuild tensors: one that torch does not allow makes a dtype
+    # or a kind of tensor that we cannot read.
     if "." not in name or package in NEVER or name.startswith("torch._utils"):
         return None
     return name
@@ -161,11 +165,11 @@ def _directory(
 ) -> OpenFile:
     raw = _chosen(groups)
     averages = next((opened[k] for k in AVERAGES if k in opened), {})
-    used = {raw, *opened}
+    opened_keys = {raw, *opened}
     left_out = {
         f"tensors under {key[:40]}": len(group)
         for key, group in groups.items()
-        if key not in used
+        if key not in opened_keys
     }
     return OpenFile(
         path,
@@ -179,18 +183,18 @@ def _directory(
 
 
 def _chosen(groups: Mapping[str, Mapping[str, Any]]) -> str:
-    """The key of the state dict; averages only where nothing else is there."""
+    """The key of the state dict; one of averages only where there is no other."""
     order = [*STATE_DICTS, *AVERAGES]
-    inner = [k for k in order if groups.get(k)]
-    return inner[0] if inner else next(iter(groups))
+    present = [k for k in order if groups.get(k)]
+    return present[0] if present else next(iter(groups))
 
 
 def _refused(path: Path, error: Exception) -> InputError:
     text = " ".join(str(error).split())
-    # torch's advice, to trust the file, is not ours; its reason is.
-    at = text.lower().find("unsupported ")
-    if at >= 0:
-        reason = text[at:].partition(" was not an allowed")[0]
+    # Keep torch's reason, without its advice to load with weights_only=False.
+    start = text.lower().find("unsupported ")
+    if start >= 0:
+        reason = text[start:].partition(" was not an allowed")[0]
         reason = reason.partition(" Check the documentation")[0].rstrip(".")[:200]
         return InputError(
             f"{path} needs more than tensors and plain values ({reason}), which could "
@@ -202,7 +206,7 @@ def _refused(path: Path, error: Exception) -> InputError:
 
 
 def _zip_entries(path: Path) -> dict[int, tuple[int, int]]:
-    """{place of the bytes: (size, CRC-32)} of a zip file's entries; {} for none.
+    """{offset of the bytes: (size, CRC-32)} of a zip file's entries; {} if it is none.
 
     Raises:
         InputError: compressed entries, sizes beyond the file's, a damaged directory.
@@ -214,27 +218,30 @@ def _zip_entries(path: Path) -> dict[int, tuple[int, int]]:
                 if file.read(4) == b"PK\x03\x04":
                     raise InputError(f"{path} is a cut zip file. Download it again.")
             return {}
-        places = {}
+        entries = {}
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            entries = archive.infolist()
-            packed = [e for e in entries if e.compress_type != zipfile.ZIP_STORED]
-            if packed or sum(e.file_size for e in entries) > size:
+            infos = archive.infolist()
+            compressed = [e for e in infos if e.compress_type != zipfile.ZIP_STORED]
+            if compressed or sum(e.file_size for e in infos) > size:
                 raise InputError(
                     f"{path} is {size} bytes and unpacks to "
-                    f"{sum(e.file_size for e in entries)}; PyTorch packs nothing. "
+                    f"{sum(e.file_size for e in infos)}; PyTorch packs nothing. "
                     "Do not trust it."
                 )
-            for entry in entries:
+            for entry in infos:
                 file.seek(entry.header_offset)
-                head = file.read(30)
-                lengths = (int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
+                local_header = file.read(30)
+                lengths = (
+                    int.from_bytes(local_header[i : i + 2], "little") for i in (26, 28)
+                )
                 name, extra = lengths
                 start = entry.header_offset + 30 + name + extra
-                # torch goes by the directory, the offsets below by what stands there.
+                # torch reads by the central directory, we by the local headers: where
+                # they differ, two programs would read different bytes.
                 if file.read(name) != entry.orig_filename.encode():
-                    raise zipfile.BadZipFile(f"{entry.filename} is not at its place")
-                places[start] = (entry.file_size, entry.CRC)
-        return places
+                    raise zipfile.BadZipFile(f"{entry.filename} has another offset")
+                entries[start] = (entry.file_size, entry.CRC)
+        return entries
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}). Download it again.") from error
 
@@ -242,10 +249,10 @@ def _zip_entries(path: Path) -> dict[int, tuple[int, int]]:
 def _groups(
     content: Any,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int], dict[str, Any]]:
-    """({key: {name: tensor}}, {what: tensors in no such dict}, plain values).
+    """({key: {name: tensor}}, {description: tensors in no such dict}, plain values).
 
-    The key "" is the top of the file. Where no state dict is known by its key, the top
-    has to be one.
+    The key "" is the top level of the file, which must be a state dict itself where no
+    key is a known one.
     """
     import torch
 
@@ -255,41 +262,43 @@ def _groups(
             "state_dict()."
         )
     metadata = {k: v for k, v in content.items() if isinstance(v, PLAIN)}
-    lists = {k: v for k, v in content.items() if _names(v)}
+    lists = {k: v for k, v in content.items() if _is_list_of_names(v)}
     groups: dict[str, dict[str, Any]] = {}
-    others: dict[str, int] = {}
+    unnamed_tensors: dict[str, int] = {}
     for key, value in content.items():
-        if isinstance(value, Mapping) and (found := _tensors(value)):
-            groups[str(key)] = found
-        elif not isinstance(value, torch.Tensor) and (count := _nested(value)):
-            others[f"tensors under {key!s:.40}"] = count
-    top = _tensors(content)
-    known = [k for k in (*STATE_DICTS, *AVERAGES, *PARTS) if groups.get(k)]
-    known = [k for k in known if isinstance(content[k], Mapping)]
-    states = {k: content[k] for k in known} or {"": content}
+        if isinstance(value, Mapping) and (tensors := _tensors(value)):
+            groups[str(key)] = tensors
+        elif not isinstance(value, torch.Tensor) and (count := _count_nested(value)):
+            unnamed_tensors[f"tensors under {key!s:.40}"] = count
+    top_level = _tensors(content)
+    known_keys = [k for k in (*STATE_DICTS, *AVERAGES, *NETWORK_KEYS) if groups.get(k)]
+    known_keys = [k for k in known_keys if isinstance(content[k], Mapping)]
+    states = {k: content[k] for k in known_keys} or {"": content}
     for state in states.values():
-        strange = [
+        not_tensors = [
             k for k, v in state.items() if not isinstance(v, (torch.Tensor, *PLAIN))
         ]
-        strange = [str(k) for k in strange if not _names(state[k])]
-        if not _tensors(state) or (known and strange):
+        not_tensors = [str(k) for k in not_tensors if not _is_list_of_names(state[k])]
+        if not _tensors(state) or (known_keys and not_tensors):
             raise InputError(
                 f"no state dict: {len(_tensors(state))} tensors, and "
-                f"{listed(strange) or 'nothing else'}. Save the model's state_dict()."
+                f"{listed(not_tensors) or 'nothing else'}. Save the model's "
+                "state_dict()."
             )
-    if not known:
-        groups = {"": top, **groups}
-    elif top:
-        groups["the top"] = top
-    return groups, others, metadata | lists
+    if not known_keys:
+        groups = {"": top_level, **groups}
+    elif top_level:
+        groups["the top"] = top_level
+    return groups, unnamed_tensors, metadata | lists
 
 
 PLAIN = (int, float, str, bool, type(None))
-PARTS = ("state_dict_unet", "state_dict_vae")  # of one file with adapters for both
+# Keys of a file with adapters of both networks (adapters/osediff.py).
+NETWORK_KEYS = ("state_dict_unet", "state_dict_vae")
 
 
-def _names(value: Any) -> bool:
-    """A list of words, such as the modules that adapters sit on."""
+def _is_list_of_names(value: Any) -> bool:
+    """Whether it is a list of strings, such as the names of adapted modules."""
     return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
 
 
@@ -299,21 +308,23 @@ def _tensors(value: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(k): v for k, v in value.items() if isinstance(v, torch.Tensor)}
 
 
-def _nested(value: Any) -> int:
-    """How many tensors are anywhere in a value, such as an optimizer's state."""
+def _count_nested(value: Any) -> int:
+    """The number of tensors in a nested value, such as an optimizer's state."""
     import torch
 
     if isinstance(value, torch.Tensor):
         return 1
     if isinstance(value, Mapping):
-        return sum(_nested(v) for v in value.values())
-    return sum(_nested(v) for v in value) if isinstance(value, list | tuple) else 0
+        return sum(_count_nested(v) for v in value.values())
+    return (
+        sum(_count_nested(v) for v in value) if isinstance(value, list | tuple) else 0
+    )
 
 
-def _bounded(path: Path, groups: Mapping[str, Mapping[str, Any]]) -> None:
-    """Before a file is loaded into memory: its tensors cannot be larger than itself."""
-    fake = [t for group in groups.values() for t in group.values()]
-    storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in fake}
+def _check_claimed_size(path: Path, groups: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse tensors larger than their file, before it is loaded into memory."""
+    tensors = [t for group in groups.values() for t in group.values()]
+    storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}
     claimed, size = sum(s.nbytes() for s in storages.values()), path.stat().st_size
     if claimed > size:
         raise InputError(
@@ -322,10 +333,10 @@ def _bounded(path: Path, groups: Mapping[str, Mapping[str, Any]]) -> None:
         )
 
 
-def _loaded(real: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+def _loaded(group: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     import torch
 
-    for name, tensor in real.items():
+    for name, tensor in group.items():
 
         def read(tensor: Any = tensor) -> np.ndarray:
             tensor = tensor.detach().contiguous()
@@ -340,13 +351,13 @@ def _tensor(
     path: Path,
     name: str,
     fake: Any,
-    places: Mapping[int, tuple[int, int]],
-    checked: set[int],
+    entries: Mapping[int, tuple[int, int]],
+    checked_offsets: set[int],
 ) -> Tensor:
-    """A lazy tensor at its place in the zip file; ``checked``: storages seen whole."""
+    """A lazy tensor in a zip file; storages in ``checked_offsets`` passed their CRC."""
     dtype, storage = _dtype(fake), fake.untyped_storage()
     offset: int = getattr(storage, "_checkpoint_offset", -1)
-    size, crc = places.get(offset, (-1, 0))
+    size, crc = entries.get(offset, (-1, 0))
     shape, strides = tuple(fake.shape), fake.stride()
     first = fake.storage_offset()
     last = first + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
@@ -361,15 +372,16 @@ def _tensor(
         )
 
     def read() -> np.ndarray:
-        if offset not in checked:
+        if offset not in checked_offsets:
             _check_crc(path, name, offset, size, crc)
-            checked.add(offset)
+            checked_offsets.add(offset)
         if 0 in shape:
             return np.empty(shape, dtype)
         start = offset + first * dtype.itemsize
         if fake.is_contiguous():
             return read_bytes(path, start, dtype, shape)
         flat = read_bytes(path, start, dtype, (last - first + 1,))
+        # A transposed or sliced tensor: read its span, then view it with its strides.
         steps = [s * dtype.itemsize for s in strides]
         view = np.lib.stride_tricks.as_strided(flat, shape, steps)
         return np.ascontiguousarray(view)

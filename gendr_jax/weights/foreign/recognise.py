@@ -1,7 +1,7 @@
-"""What a path holds: recognised by its files and the names in them, opened, not read.
+"""Recognise and open a foreign source by its files and their tensor names.
 
 A source is a component folder, a pipeline folder, an adapter folder, or a single file
-(LDM, DINOv2's hub, LPIPS, DISTS, adapters).
+(LDM, DINOv2's hub, LPIPS, DISTS, adapters). No array is read.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def find(path: Path, hints: Hints = Hints()) -> Contents:  # noqa: B008  frozen
     """Recognise and open a foreign source.
 
     Raises:
-        InputError: nothing that is known, damaged files, or options that we lack.
+        InputError: an unknown format, damaged files, or unsupported options.
     """
     if path.is_file():
         return single_files.recognise(open_file(path), hints)
@@ -44,12 +44,14 @@ def find(path: Path, hints: Hints = Hints()) -> Contents:  # noqa: B008  frozen
         return _adapter_folder(path)
     if (path / component_folder.CONFIG).is_file():
         return _component_folder(path, hints)
-    # What we exported may hold networks that no pipeline of diffusers has.
+    # Our own exports may have networks that no pipeline of diffusers has.
     exported = (path / export.SETTINGS).is_file()
-    parts = EXPORTED if exported else ("unet", "vae")
-    inside = [n for n in parts if any((path / (n + e)).is_dir() for e in ("", EMA))]
-    if inside:
-        return _pipeline(path, inside, hints)
+    component_names = EXPORTED if exported else ("unet", "vae")
+    present = [
+        n for n in component_names if any((path / (n + e)).is_dir() for e in ("", EMA))
+    ]
+    if present:
+        return _pipeline(path, present, hints)
     for stem in ADAPTER_STEMS:
         for file in (path / f"{stem}.safetensors", path / f"{stem}.bin"):
             if file.is_file():
@@ -64,8 +66,8 @@ def find(path: Path, hints: Hints = Hints()) -> Contents:  # noqa: B008  frozen
 
 
 def _component_folder(path: Path, hints: Hints) -> Contents:
-    raw = component_folder.read_json(path / component_folder.CONFIG)
-    name, model = raw.get("_class_name"), raw.get("model_type")
+    config = component_folder.read_json(path / component_folder.CONFIG)
+    name, model = config.get("_class_name"), config.get("model_type")
     kind: Kind | None = CLASSES.get(str(name))
     kind = "dinov2" if model == "dinov2" else kind
     if kind is None:
@@ -81,8 +83,10 @@ def _component_folder(path: Path, hints: Hints) -> Contents:
     left_out = dict(component.left_out)
     sibling = path.with_name(path.name + EMA)
     if sibling.is_dir():
-        left_out[f"{averages.AVERAGED} in {sibling.name}/"] = _size(sibling, hints)
-    found = Contents(
+        left_out[f"{averages.AVERAGED} in {sibling.name}/"] = _tensor_count(
+            sibling, hints
+        )
+    contents = Contents(
         format=f"{library} {kind}",
         components={kind: component},
         files=component_folder.weight_files(path, hints.variant),
@@ -90,80 +94,85 @@ def _component_folder(path: Path, hints: Hints) -> Contents:
         **_schedule(path.parent if kind == "unet" else None, hints),
     )
     averaged = component.averaged or path.name.endswith(EMA)
-    return _noted(found, {"ema": True} if averaged else {})
+    return _with_notes(contents, {"ema": True} if averaged else {})
 
 
-def _noted(found: Contents, notes: dict[str, Any]) -> Contents:
-    return dataclasses.replace(found, notes=found.notes | notes)
+def _with_notes(contents: Contents, notes: dict[str, Any]) -> Contents:
+    return dataclasses.replace(contents, notes=contents.notes | notes)
 
 
-def _size(folder: Path, hints: Hints) -> int:
+def _tensor_count(folder: Path, hints: Hints) -> int:
     """How many tensors a component folder holds."""
     files = component_folder.weight_files(folder, hints.variant)
     return sum(len(open_file(file).tensors) for file in files)
 
 
-def _pipeline(path: Path, inside: list[str], hints: Hints) -> Contents:
-    parts = {name: _averaged_component(path, name, hints) for name in inside}
+def _pipeline(path: Path, present: list[str], hints: Hints) -> Contents:
+    by_name = {name: _averaged_component(path, name, hints) for name in present}
     left_out: Counter[str] = Counter()
-    for name, part in parts.items():
-        left_out.update(part.left_out)
-        if name not in part.components:
+    for name, component_contents in by_name.items():
+        left_out.update(component_contents.left_out)
+        if name not in component_contents.components:
             raise InputError(
-                f"{path / name} is {part.format}, expected {name}. Download it again."
+                f"{path / name} is {component_contents.format}, expected {name}. "
+                "Download it again."
             )
-    found = Contents(
+    contents = Contents(
         format="diffusers pipeline",
-        components={n: c for p in parts.values() for n, c in p.components.items()},
-        files=[file for part in parts.values() for file in part.files],
+        components={n: c for p in by_name.values() for n, c in p.components.items()},
+        files=[
+            file
+            for component_contents in by_name.values()
+            for file in component_contents.files
+        ],
         left_out=dict(left_out),
-        **_schedule(path if "unet" in parts else None, hints),
+        **_schedule(path if "unet" in by_name else None, hints),
     )
-    if any(part.notes.get("ema") for part in parts.values()):
-        found = _noted(found, {"ema": True})
+    if any(
+        component_contents.notes.get("ema") for component_contents in by_name.values()
+    ):
+        contents = _with_notes(contents, {"ema": True})
     lora = path / export.DIFFUSERS_LORA
     if (path / export.SETTINGS).is_file() and lora.is_file():
-        side = find(lora, hints)
-        found = dataclasses.replace(
-            found,
-            adapter=side.adapter,
-            files=[*found.files, *side.files],
-            left_out=found.left_out | side.left_out,
+        lora_contents = find(lora, hints)
+        contents = dataclasses.replace(
+            contents,
+            adapter=lora_contents.adapter,
+            files=[*contents.files, *lora_contents.files],
+            left_out=contents.left_out | lora_contents.left_out,
         )
-    return dataclasses.replace(found, settings=export.read_settings(path))
+    return dataclasses.replace(contents, settings=export.read_settings(path))
 
 
 def _schedule(pipeline: Path | None, hints: Hints) -> dict[str, Any]:
-    """The fields of ``Contents`` that a pipeline's scheduler fills."""
-    said = None if pipeline is None else scheduler.read(pipeline)
-    if said is None:
+    """The fields of ``Contents`` that come from a pipeline's scheduler."""
+    schedule = None if pipeline is None else scheduler.read(pipeline)
+    if schedule is None:
         return {"prediction": hints.prediction}
     return {
-        "prediction": hints.prediction or said.prediction,
-        "notes": {"scheduler": said.recorded},
+        "prediction": hints.prediction or schedule.prediction,
+        "notes": {"scheduler": schedule.recorded},
     }
 
 
 def _averaged_component(pipeline: Path, name: str, hints: Hints) -> Contents:
-    """A network of a pipeline; its averages, where wanted and kept beside (unet_ema).
+    """A network of a pipeline, from unet_ema/ where that exists and --ema allows it.
 
     Raises:
-        InputError: --ema no, and there is nothing but averages.
+        InputError: --ema no, and there are only averages.
     """
     raw, ema = pipeline / name, pipeline / (name + EMA)
     if not ema.is_dir():
         return _component(raw, hints)
     if hints.ema == "no":
         if not raw.is_dir():
-            raise InputError(
-                f"{ema} holds averaged weights alone. Leave --ema no away."
-            )
-        return _component(raw, hints)  # which counts what lies beside
-    part = _component(ema, hints)
+            raise InputError(f"{ema} holds averaged weights alone. Leave --ema no out.")
+        return _component(raw, hints)  # it counts the averages as left out
+    contents = _component(ema, hints)
     if not raw.is_dir():
-        return part
-    left_out = {averages.RAW: _size(raw, hints)}
-    return dataclasses.replace(part, left_out=part.left_out | left_out)
+        return contents
+    left_out = {averages.RAW: _tensor_count(raw, hints)}
+    return dataclasses.replace(contents, left_out=contents.left_out | left_out)
 
 
 def _component(path: Path, hints: Hints) -> Contents:
@@ -185,32 +194,32 @@ def _adapter_folder(path: Path) -> Contents:
 
 
 def _files(path: Path, files: list[Path], hints: Hints) -> Contents:
-    """A folder of bare files: one, or the two that make up LPIPS or DISTS."""
+    """A folder of weights files only: one, or the two of LPIPS or DISTS."""
     opened = [open_file(file) for file in files]
     if len(opened) == 1:
         return single_files.recognise(opened[0], hints)
     merged: dict[str, Any] = {}
     for file in opened:
-        twice = sorted(merged.keys() & file.tensors.keys())
-        if twice:
-            shown = listed([f.name for f in files])
+        shared = sorted(merged.keys() & file.tensors.keys())
+        if shared:
+            file_names = listed([f.name for f in files])
             raise InputError(
-                f"{path} holds several files ({shown}) and {twice[0]:.60} is in two. "
+                f"{path} holds several files ({file_names}), two with {shared[0]:.60}. "
                 "Name one file, or a folder of those of one network."
             )
         merged |= file.tensors
-    whole = OpenFile(path, merged, {})
-    return dataclasses.replace(single_files.recognise(whole, hints), files=files)
+    joined = OpenFile(path, merged, {})
+    return dataclasses.replace(single_files.recognise(joined, hints), files=files)
 
 
 def prediction(path: Path) -> Prediction | None:
-    """What the UNet of a source predicts, where something says it."""
+    """What the UNet of a source predicts, None where no file says it."""
     if (path / component_folder.CONFIG).is_file():
-        said = scheduler.read(path.parent)
-        return None if said is None else said.prediction
+        schedule = scheduler.read(path.parent)
+        return None if schedule is None else schedule.prediction
     if path.is_dir() and (path / "unet").is_dir():
-        said = scheduler.read(path)
-        return None if said is None else said.prediction
+        schedule = scheduler.read(path)
+        return None if schedule is None else schedule.prediction
     return find(path, Hints(scaling_factor=1.0)).prediction
 
 
@@ -218,14 +227,14 @@ def component(path: Path, kind: Kind, hints: Hints = Hints()) -> Component:  # n
     """The one network of this kind in a source.
 
     Raises:
-        InputError: as ``find``, or it is not there.
+        InputError: as ``find``, or the source has none.
     """
     if (path / component_folder.CONFIG).is_file() and kind in config_json.KINDS:
         return component_folder.open_component(
             path, kind, variant=hints.variant, ema=hints.ema
         )
-    found = find(path, hints)
-    if kind not in found.components:
-        kept = ", ".join(found.components) or found.format
-        raise InputError(f"{path} holds {kept}, not {kind}. Name another one.")
-    return found.components[kind]
+    contents = find(path, hints)
+    if kind not in contents.components:
+        present = ", ".join(contents.components) or contents.format
+        raise InputError(f"{path} holds {present}, not {kind}. Name another one.")
+    return contents.components[kind]

@@ -1,8 +1,7 @@
-"""A pipeline's noise schedule: SD's own is honoured, any other is refused.
+"""scheduler_config.json: Stable Diffusion's noise schedule is taken, others refused.
 
-The networks here are trained and run on one schedule (``diffusion.py``). Fields of
-scheduler_config.json that change it are compared; those that choose how a sampler walks
-it are recorded for the way back; unknown fields are refused.
+All networks are trained and run on one schedule (``diffusion.py``). Fields that change
+it are compared, fields of a sampler are recorded for exporting, unknown fields refused.
 """
 
 import math
@@ -51,7 +50,7 @@ REMEDY = "Use a model of Stable Diffusion's schedule, or train it to that first.
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a pipeline says: the prediction, and its file for the way back."""
+    """A pipeline's prediction type, and its scheduler_config.json for exporting."""
 
     prediction: Literal["eps", "v"]
     recorded: dict[str, Any]
@@ -61,55 +60,58 @@ def read(pipeline: Path) -> Schedule | None:
     """The schedule in a pipeline's ``scheduler/``; None where there is none.
 
     Raises:
-        InputError: another schedule than ours, or a field that is not known.
+        InputError: another noise schedule, or an unknown field.
     """
     file = pipeline / "scheduler" / "scheduler_config.json"
     if not file.is_file():
         return None
-    said = read_json(file)
-    name = str(said.get("_class_name", ""))
-    if name.startswith("FlowMatch") or said.get("prediction_type") == "flow_prediction":
+    config = read_json(file)
+    name = str(config.get("_class_name", ""))
+    if (
+        name.startswith("FlowMatch")
+        or config.get("prediction_type") == "flow_prediction"
+    ):
         raise InputError(
             f"{file} is of flow matching ({name}), expected the noise schedule of "
             f"Stable Diffusion. {REMEDY}"
         )
-    # diffusers' default of an absent field is not Stable Diffusion's.
-    trained = ({} if name in SCALED_BY_DEFAULT else LINEAR) | said
-    wrong = [
-        f"{field} {trained[field]!r:.60} (expected {wanted!r})"
-        for field, wanted in TRAINED.items()
-        if field in trained and not _same(trained[field], wanted)
+    # diffusers' defaults of absent fields are not Stable Diffusion's values.
+    trained = ({} if name in SCALED_BY_DEFAULT else LINEAR) | config
+    differences = [
+        f"{field} {trained[field]!r:.60} (expected {expected!r})"
+        for field, expected in TRAINED.items()
+        if field in trained and not _same(trained[field], expected)
     ]
-    wrong += [
+    differences += [
         f"{field} {value!r:.60} (unknown)"
-        for field, value in said.items()
+        for field, value in config.items()
         if field not in SAMPLING and field not in TRAINED and value not in (None, False)
     ]
-    if wrong:
+    if differences:
         raise InputError(
-            f"{file} has another noise schedule: {listed(wrong)}. {REMEDY}"
+            f"{file} has another noise schedule: {listed(differences)}. {REMEDY}"
         )
     # diffusers' own default, where the key is absent
-    prediction = str(said.get("prediction_type", "epsilon"))
+    prediction = str(config.get("prediction_type", "epsilon"))
     if prediction not in PREDICTIONS:
         raise InputError(
             f"{file} has prediction_type {prediction!r:.60}, known are "
             f"{list(PREDICTIONS)}. Use a model that predicts one of them."
         )
-    return Schedule(PREDICTIONS[prediction], said)
+    return Schedule(PREDICTIONS[prediction], config)
 
 
-def _same(value: Any, wanted: Any) -> bool:
-    if isinstance(wanted, float) and isinstance(value, int | float):
-        return math.isclose(value, wanted, rel_tol=1e-6)
-    return value == wanted or (wanted in (None, False) and not value)
+def _same(value: Any, expected: Any) -> bool:
+    if isinstance(expected, float) and isinstance(value, int | float):
+        return math.isclose(value, expected, rel_tol=1e-6)
+    return value == expected or (expected in (None, False) and not value)
 
 
 def check_table(alphas_cumprod: Tensor, where: str) -> None:
-    """The table of alpha_bar in an LDM file against ours.
+    """Compare the table of alpha_bar in an LDM file with ours.
 
     Raises:
-        InputError: the model was trained on another schedule.
+        InputError: the model was trained on another noise schedule.
     """
     theirs = alphas_cumprod.read().astype(np.float64)
     ours = diffusion.ALPHA_BAR

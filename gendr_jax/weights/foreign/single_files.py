@@ -1,7 +1,7 @@
 """Single weights files of other programs, recognised by the names of their tensors.
 
-Known are LDM/CompVis checkpoints (whole, or one of their networks), DINOv2's original
-files, LPIPS and DISTS and their trunks, and adapters.
+Known are LDM/CompVis checkpoints (complete, or one of their networks), DINOv2's
+original files, LPIPS and DISTS and their trunks, and adapters.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ MARKERS = ("v_pred", "ztsnr")
 
 @dataclasses.dataclass(frozen=True)
 class Hints:
-    """What a user may have to say of a file because the file does not.
+    """Flags for what a file does not say itself.
 
     Attributes:
-        ema: of an LDM file, the averaged weights: where present, always, never.
+        ema: whether averaged weights are read: where present, always, never.
         prediction: "eps" or "v"; scaling_factor, shift_factor: of an autoencoder.
         variant: of several files in a component folder ("fp16").
     """
@@ -43,13 +43,13 @@ class Hints:
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """Adapters, not interpreted: that takes the network they adapt.
+    """Adapters, not yet interpreted: that needs the network they adapt.
 
     Attributes:
         tensors: for the UNet.
-        peft_config, metadata: settings that lie with them.
+        peft_config, metadata: settings in the same folder or file.
         vae_tensors: for the autoencoder.
-        alpha: what the program that wrote them uses, where no file says it.
+        alpha: the default of the program that wrote them, where no file has one.
         t_star: the timestep of the one step that they were trained for.
     """
 
@@ -66,14 +66,14 @@ class Contents:
     """What a source holds.
 
     Attributes:
-        format: in words.
+        format: its name, for reports.
         components: the networks by kind.
         files: that were opened.
-        prediction: "eps", "v", or None where nothing says it.
-        adapter: LoRA tensors, if that is what it is.
-        left_out: how many tensors of what meaning are not read.
-        settings: of a folder that we exported.
-        notes: facts for provenance.
+        prediction: "eps", "v", or None where no file says it.
+        adapter: LoRA tensors, if it has any.
+        left_out: {meaning: number} of tensors that are not read.
+        settings: of a folder that `gendr convert` exported.
+        notes: entries for the provenance.
     """
 
     format: str
@@ -87,12 +87,12 @@ class Contents:
 
 
 def is_weights(path: Path) -> bool:
-    """Whether a file's name is that of a weights file."""
+    """Whether a file has the suffix of a weights file."""
     return path.is_file() and path.suffix in SAFETENSORS + PICKLES
 
 
 def recognise(file: OpenFile, hints: Hints) -> Contents:
-    """What the names in a file say it is.
+    """Recognise a file by its tensor names.
 
     Raises:
         InputError: none of the known formats.
@@ -100,42 +100,43 @@ def recognise(file: OpenFile, hints: Hints) -> Contents:
     if osediff.recognise(file):
         return _osediff(file)
     file, averaged = averages.chosen(file, hints.ema)
-    # What is an average already has none below other names.
-    rest = dataclasses.replace(hints, ema="auto") if averaged else hints
-    found = _recognised(file, rest)
+    # A state dict of averages has no further averages under LDM's names.
+    remaining_hints = dataclasses.replace(hints, ema="auto") if averaged else hints
+    contents = _recognised(file, remaining_hints)
     notes = {"ema": True} if averaged else {}
     return dataclasses.replace(
-        found,
-        left_out=file.left_out | found.left_out,
-        notes=found.notes | notes,
+        contents,
+        left_out=file.left_out | contents.left_out,
+        notes=contents.notes | notes,
     )
 
 
 def _recognised(file: OpenFile, hints: Hints) -> Contents:
     names = file.tensors.keys()
-    starts = {name.split(".")[0] for name in names}
+    top_names = {name.split(".")[0] for name in names}
+    # From full prefixes to names that several formats share: the order matters.
     if any(n.startswith((ldm.UNET_PREFIX, ldm.VAE_PREFIX)) for n in names):
         return _ldm(file, hints)
     if lora_names.recognise(names):
         return adapters(file, None)
-    if {"input_blocks", "time_embed"} <= starts:
+    if {"input_blocks", "time_embed"} <= top_names:
         return _ldm(_prefixed(file, ldm.UNET_PREFIX), hints)
     if any(n.startswith(("encoder.down.", "decoder.up.")) for n in names):
         return _ldm(_prefixed(file, ldm.VAE_PREFIX), hints)
-    if {"patch_embed", "pos_embed", "blocks"} <= starts:
+    if {"patch_embed", "pos_embed", "blocks"} <= top_names:
         return _dinov2(file)
-    if dists.recognise(names):  # first: its trunk may be that of LPIPS
+    if dists.recognise(names):  # before LPIPS, whose trunk may be the same VGG16
         return _dists(file)
     if lpips.recognise(names):
         return _lpips(file)
-    if starts & {"down_blocks", "embeddings", "encoder"}:
+    if top_names & {"down_blocks", "embeddings", "encoder"}:
         raise InputError(
-            f"{file.path} holds tensors of a component folder without its config.json. "
-            "Name the folder that has both."
+            f"{file.path} holds tensors of a component folder, whose config.json is "
+            "missing. Name the folder that has both."
         )
-    some = listed(sorted(names)[:3]) or "nothing"
+    examples = listed(sorted(names)[:3]) or "nothing"
     raise InputError(
-        f"{file.path} holds {len(names)} tensors of no known network ({some}...). "
+        f"{file.path} holds {len(names)} tensors of no known network ({examples}...). "
         "Known: LDM, DINOv2, LPIPS, DISTS, LoRA, and component folders."
     )
 
@@ -169,36 +170,43 @@ def _osediff(file: OpenFile) -> Contents:
 
 
 def _prefixed(file: OpenFile, prefix: str) -> OpenFile:
-    """A bare network as it stands in a whole checkpoint."""
+    """A file of one network with the names of a complete checkpoint."""
 
-    def whole(name: str) -> str:
-        alone = name.startswith(ldm.EMA_PREFIX) or name in MARKERS or ldm.dropped(name)
-        return name if alone else prefix + name
+    def full_name(name: str) -> str:
+        unprefixed = (
+            name.startswith(ldm.EMA_PREFIX) or name in MARKERS or ldm.dropped(name)
+        )
+        return name if unprefixed else prefix + name
 
-    tensors = {whole(name): tensor for name, tensor in file.tensors.items()}
+    tensors = {full_name(name): tensor for name, tensor in file.tensors.items()}
     return dataclasses.replace(file, tensors=tensors)
 
 
 def _ldm(file: OpenFile, hints: Hints) -> Contents:
-    rest = dict(file.tensors)
+    remaining = dict(file.tensors)
     left_out: Counter[str] = Counter()
-    unet = _take(rest, ldm.UNET_PREFIX)
-    vae = _take(rest, ldm.VAE_PREFIX)
-    where, ema = str(file.path), hints.ema
-    unet, of_unet = averages.of_ldm(where, unet, ldm.UNET_PREFIX, rest, ema, left_out)
-    vae, of_vae = averages.of_ldm(where, vae, ldm.VAE_PREFIX, rest, ema, left_out)
-    if ema == "yes" and not of_unet and not of_vae:
+    unet = _take(remaining, ldm.UNET_PREFIX)
+    vae = _take(remaining, ldm.VAE_PREFIX)
+    path, ema = str(file.path), hints.ema
+    unet, unet_averaged = averages.of_ldm(
+        path, unet, ldm.UNET_PREFIX, remaining, ema, left_out
+    )
+    vae, vae_averaged = averages.of_ldm(
+        path, vae, ldm.VAE_PREFIX, remaining, ema, left_out
+    )
+    if ema == "yes" and not unet_averaged and not vae_averaged:
         raise InputError(
-            f"{where} holds no averaged weights (model_ema.*). Leave --ema away."
+            f"{path} holds no averaged weights (model_ema.*). Leave --ema out."
         )
-    marked = _marked(rest, where, left_out)
-    if unet and "alphas_cumprod" in rest:
-        scheduler.check_table(rest["alphas_cumprod"], where)
+    marked = _prediction_by_markers(remaining, path, left_out)
+    if unet and "alphas_cumprod" in remaining:
+        scheduler.check_table(remaining["alphas_cumprod"], path)
+    # What is neither read nor known is a problem of the first network, named at once.
     for name in list(vae):
         _drop(ldm.VAE_PREFIX + name, vae, name, left_out)
-    for name in list(rest):
-        _drop(name, rest, name, left_out)
-    problems = tuple(f"unexpected {name}" for name in sorted(rest))
+    for name in list(remaining):
+        _drop(name, remaining, name, left_out)
+    problems = tuple(f"unexpected {name}" for name in sorted(remaining))
     components = {}
     if unet:
         config = ldm.unet_config(_shapes(unet))
@@ -215,57 +223,59 @@ def _ldm(file: OpenFile, hints: Hints) -> Contents:
             shift_factor=_latent_shift(file, hints),
         )
         layout = ldm.vae_layout(config)
-        extra = () if unet else problems
-        components["vae"] = Component("vae", config, layout, vae, str(file.path), extra)
+        vae_problems = () if unet else problems
+        components["vae"] = Component(
+            "vae", config, layout, vae, str(file.path), vae_problems
+        )
     return Contents(
         format="LDM checkpoint",
         components=components,
         files=[file.path],
         prediction=hints.prediction or _prediction(file.metadata) or marked,
         left_out=dict(left_out),
-        notes={"ema": of_unet or of_vae},
+        notes={"ema": unet_averaged or vae_averaged},
     )
 
 
-def _marked(
-    rest: dict[str, Tensor], where: str, left_out: Counter[str]
+def _prediction_by_markers(
+    remaining: dict[str, Tensor], path: str, left_out: Counter[str]
 ) -> Prediction | None:
-    """What empty tensors of these names say (ComfyUI and others mark files so).
+    """The prediction by marker tensors (ComfyUI and others add empty ones).
 
     Raises:
         InputError: zero terminal SNR, another noise schedule than ours.
     """
-    found = [name for name in MARKERS if rest.pop(name, None) is not None]
-    if found:
-        left_out["marks of the prediction"] += len(found)
-    if "ztsnr" in found:
+    markers = [name for name in MARKERS if remaining.pop(name, None) is not None]
+    if markers:
+        left_out["marks of the prediction"] += len(markers)
+    if "ztsnr" in markers:
         raise InputError(
-            f"{where} has the mark ztsnr: its noise schedule ends in zero SNR, ours "
+            f"{path} has the marker ztsnr: its noise schedule ends in zero SNR, ours "
             f"does not. {scheduler.REMEDY}"
         )
-    return "v" if "v_pred" in found else None
+    return "v" if "v_pred" in markers else None
 
 
-def _take(rest: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below a prefix, without it and averages, removed from ``rest``."""
+def _take(remaining: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Remove and return the tensors under a prefix, without it and its averages."""
     ema = prefix + ldm.EMA_PREFIX
-    names = [n for n in rest if n.startswith(prefix) and not n.startswith(ema)]
-    return {name.removeprefix(prefix): rest.pop(name) for name in names}
+    names = [n for n in remaining if n.startswith(prefix) and not n.startswith(ema)]
+    return {name.removeprefix(prefix): remaining.pop(name) for name in names}
 
 
-def _drop(whole: str, tensors: dict, name: str, left_out: Counter[str]) -> None:
-    word = ldm.dropped(whole)
-    if word is not None:
+def _drop(full_name: str, tensors: dict, name: str, left_out: Counter[str]) -> None:
+    meaning = ldm.dropped(full_name)
+    if meaning is not None:
         del tensors[name]
-        left_out[word] += 1
+        left_out[meaning] += 1
 
 
 def _latent_scale(file: OpenFile, shapes: Mapping[str, Any], hints: Hints) -> float:
     if hints.scaling_factor is not None:
         return hints.scaling_factor
-    said = file.metadata.get("gendr.scaling_factor")  # `--to ldm` writes it
-    if said is not None:
-        return float(said)
+    recorded = file.metadata.get("gendr.scaling_factor")  # `--to ldm` writes it
+    if recorded is not None:
+        return float(recorded)
     channels = shapes.get("decoder.conv_in.weight", (0, 0))[1]
     if channels == 4:
         return SD_SCALE
@@ -282,11 +292,11 @@ def _latent_shift(file: OpenFile, hints: Hints) -> float:
 
 
 def _prediction(metadata: Mapping[str, Any]) -> Prediction | None:
-    """What a file says of it: by its metadata (modelspec), never by a guess."""
-    said = str(metadata.get("modelspec.prediction_type", "")).lower()
-    if said in ("epsilon", "eps"):
+    """The prediction in a file's metadata (modelspec); never guessed."""
+    recorded = str(metadata.get("modelspec.prediction_type", "")).lower()
+    if recorded in ("epsilon", "eps"):
         return "eps"
-    return "v" if said in ("v", "v_prediction") else None
+    return "v" if recorded in ("v", "v_prediction") else None
 
 
 def _dinov2(file: OpenFile) -> Contents:
@@ -324,8 +334,10 @@ def _dists(file: OpenFile) -> Contents:
 def _without(
     tensors: Mapping[str, Tensor], reason: Callable[[str], str | None]
 ) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """(what is read, how many of what meaning are not)."""
-    left_out = Counter(word for word in map(reason, tensors) if word is not None)
+    """(tensors that are read, {meaning: number} of those that are not)."""
+    left_out = Counter(
+        meaning for meaning in map(reason, tensors) if meaning is not None
+    )
     return {n: t for n, t in tensors.items() if reason(n) is None}, dict(left_out)
 
 

@@ -1,7 +1,7 @@
-"""A tensor in a file: its name, dtype and shape, read when asked for; and the writer.
+"""Tensors in files, read lazily, and a writer of safetensors.
 
-Bytes are read one tensor at a time with plain reads, so memory holds what was asked for
-and no mapped pages. Opening files is ``open_file.py``'s.
+Bytes are read one tensor at a time with pread, not mmap, so that no mapped pages add to
+the memory of the process.
 """
 
 import dataclasses
@@ -30,11 +30,11 @@ DTYPES = {
     "U32": np.dtype(np.uint32),
     "U16": np.dtype(np.uint16),
     "BOOL": np.dtype(np.bool_),
-    # No network of ours is read from these; a file may hold them for a text encoder.
+    # Not read for our networks; a file may hold them for a text encoder.
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
-# Of floating numbers: the bits of the exponent, all set in NaN and Inf alone.
+# Exponent bits of floating dtypes: all of them are set in NaN and Inf, and only there.
 EXPONENT = {
     "float64": 0x7FF0000000000000,
     "float32": 0x7F800000,
@@ -55,16 +55,16 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class OpenFile:
-    """The directory of one file.
+    """The tensors of one file, not read yet.
 
     Attributes:
         tensors: by name; of a training checkpoint, the state dict.
-        metadata: plain values that the file says of itself.
-        averages: the same names with averaged weights, where the file keeps both.
-        averages_alone: there is nothing but averages.
+        metadata: plain values in the file.
+        averages: averaged weights by the same names, where the file has both.
+        averages_alone: the file has averages only.
         nameless_averages: the key of averages that have no names, or "".
         groups: the state dicts of a pickle by its keys.
-        left_out: how many tensors of what meaning are in none of these.
+        left_out: {meaning: number} of tensors that are in none of these.
     """
 
     path: Path
@@ -80,7 +80,7 @@ class OpenFile:
 def tensor_at(
     path: Path, name: str, dtype: np.dtype, shape: tuple[int, ...], offset: int
 ) -> Tensor:
-    """A tensor whose bytes lie whole and in order at ``offset``."""
+    """A tensor whose bytes are contiguous at ``offset``."""
 
     def read() -> np.ndarray:
         return read_bytes(path, offset, dtype, shape)
@@ -99,20 +99,20 @@ def read_bytes(
     array = np.empty(shape, dtype)
     view = array.reshape(-1).view(np.uint8).data
     with path.open("rb", buffering=0) as file:
-        done = 0
-        while done < len(view):
-            count = os.preadv(file.fileno(), [view[done:]], offset + done)
+        bytes_read = 0
+        while bytes_read < len(view):
+            count = os.preadv(file.fileno(), [view[bytes_read:]], offset + bytes_read)
             if not count:
                 raise InputError(
-                    f"{path} ends at byte {offset + done}, {offset + len(view)} are "
-                    "needed. Download it again."
+                    f"{path} ends at byte {offset + bytes_read}, {offset + len(view)} "
+                    "are needed. Download it again."
                 )
-            done += count
+            bytes_read += count
     return array
 
 
 def all_finite(array: np.ndarray) -> bool:
-    """Whether no NaN and no Inf is there; by bits, which is fast for 2-byte floats."""
+    """Whether there is no NaN and no Inf; by bits, which is fast for 2-byte floats."""
     mask = EXPONENT.get(array.dtype.name)
     if mask is None:
         return True
@@ -133,8 +133,8 @@ def write_safetensors(
 ) -> None:
     """Write a file that the safetensors library reads; any strides, any axis order.
 
-    Tensors lie in it by falling alignment, then by name, as that library's own writer
-    puts them. ``metadata`` joins ``{"format": "pt"}``, which transformers asks for.
+    Tensors are ordered by descending item size, then by name, as that library's own
+    writer does. ``metadata`` is added to ``{"format": "pt"}``, needed by transformers.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}

@@ -200,6 +200,6 @@ def test_it_lowers_for_accelerators(platform):
 
 
 def test_the_platform_is_chosen_once():
-    # Each stage traced for every platform in each of three branches takes twice as long.
+    # Tracing every stage for every platform in each branch takes twice as long.
     jaxpr = jax.make_jaxpr(lambda k, x: degrade(k, x, recipe(), 4))(keys(0), photos(1))
     assert str(jaxpr).count("platform_index") == 1

@@ -73,7 +73,7 @@ def test_a_silent_owner_elsewhere_is_gone_and_a_living_one_is_not(tmp_path, wait
     elsewhere = kept | {"machine": "another", "host": "node7", "id": "x"}
     (tmp_path / lock.NAME).write_text(json.dumps(elsewhere))
     told = []
-    with Lock(tmp_path, say=told.append):
+    with Lock(tmp_path, log=told.append):
         assert owner_of(tmp_path)["machine"] == files.this_host()
     assert len(told) == 1 and "node7" in told[0]
 

@@ -189,7 +189,7 @@ def test_a_process_that_nobody_meets(tmp_path):
     ((status, text),) = finish(alone)
     # The client of XLA may end the process itself, which is as good.
     assert status != 0 and not (tmp_path / "w" / "run.json").exists(), text
-    assert "did not meet" in text or "DEADLINE_EXCEEDED" in text
+    assert "did not connect" in text or "DEADLINE_EXCEEDED" in text
 
 
 LATE = """

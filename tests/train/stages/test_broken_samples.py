@@ -10,7 +10,7 @@ import pytest
 
 from gendr_jax import losses
 from gendr_jax.train.stages import accumulate, base, distill, samples, vae
-from gendr_jax.train.stages.distill import Left
+from gendr_jax.train.stages.distill import Carry
 from tests.helpers.tiny_stages import batch, fewer_passes, gap, parts, random, settings
 from tests.train.stages import test_distill, test_pixel, test_vae
 
@@ -48,7 +48,7 @@ def test_roles_of_the_distillation(parts_of_batch):
     alone = distill.Distill(alone, stage.nets)  # three samples are not cut in two
     keys, pair = test_distill.drawn(stage, frozen)
     z_g, _ = stage.roles.generate(frozen, state.generator.params, pair.z_low_bhwc)
-    clean = Left(keys, pair, z_g)
+    clean = Carry(keys, pair, z_g)
     of_generated = dataclasses.replace(clean, z_g_bhwc=z_g.at[2, 0, 0, 0].set(jnp.nan))
     bad_pair = dataclasses.replace(pair, z_high_bhwc=spoilt(pair.z_high_bhwc))
     of_truth = dataclasses.replace(clean, pair=bad_pair)

@@ -194,7 +194,7 @@ def test_one_role_does_not_touch_the_others(generator, moved):
 
     z_high, z_low = pair.z_high_bhwc, pair.z_low_bhwc
     latents = {"fake": (z_low,), "real": (z_high,), "disc": (z_high, z_low)}[moved]
-    left = stage_distill.Left(keys, pair, z_low)
+    left = stage_distill.Carry(keys, pair, z_low)
     update = jax.jit(lambda r: distill.update(moved, r, frozen, left, *latents)[0])
     before = outputs(state)
     role = update(getattr(state, moved))
@@ -234,7 +234,7 @@ def test_paired_is_the_paired_terms_and_the_generator_alone():
     weights = {"latent": 0.5, "pixel": 1.0}
     distill, frozen, state = build("paired", weights=weights)
     assert (state.fake, state.real, state.disc) == (None, None, None)
-    assert [line.name for line in distill.lines] == ["generator"]
+    assert [line.name for line in distill.phases] == ["generator"]
     one = batch()
     new, metrics = jax.jit(distill.step)(state, frozen, one, KEY)
     total = 0.5 * metrics["loss_latent_generator"] + metrics["loss_pixel_generator"]

@@ -120,7 +120,7 @@ def test_a_step_trains_student_and_discriminator_alone(kind):
 @pytest.mark.parametrize("kind", ["adc", "pix"])
 def test_the_loss_is_the_sum_of_its_terms(kind):
     stage, frozen, state, _ = stepped(kind)
-    _, left, _ = stage.answer(state, None, frozen, batch(crop=CROP), KEY)
+    _, left, _ = stage.generate_pair(state, None, frozen, batch(crop=CROP), KEY)
     args = (state.generator.params, state, frozen)
     loss, metrics = stage.generator_loss(
         *args, left.x_low_bhwc, left.target_bhwc, left.keys
@@ -139,7 +139,7 @@ def test_the_loss_is_the_sum_of_its_terms(kind):
 def test_teacher_and_student_answer_on_one_grid():
     for kind in ("adc", "pix"):
         stage, frozen, state, _ = stepped(kind)
-        _, left, _ = stage.answer(state, None, frozen, batch(crop=CROP), KEY)
+        _, left, _ = stage.generate_pair(state, None, frozen, batch(crop=CROP), KEY)
         shape = (4, 32, 32, 3) if kind == "pix" else (4, 8, 8, 4)
         assert left.student_bhwc.shape == left.target_bhwc.shape == shape
     assert np.abs(left.target_bhwc).max() <= 1  # a picture
@@ -148,7 +148,7 @@ def test_teacher_and_student_answer_on_one_grid():
 def test_true_samples_of_pix_are_photographs_and_of_adc_latents():
     stage, frozen, state, _ = stepped("pix")
     data = batch(crop=CROP)
-    _, left, _ = stage.answer(state, None, frozen, data, KEY)
+    _, left, _ = stage.generate_pair(state, None, frozen, data, KEY)
     np.testing.assert_allclose(
         left.true_bhwc, np.asarray(data["hq"], np.float32) / 127.5 - 1, atol=1e-6
     )

@@ -127,8 +127,8 @@ def test_whole_brings_weights_in_dtype_to_every_device():
     placed = sharding.place(tree, sharding.tree_shardings(tree, mesh))
     assert not placed["kernel"].is_fully_replicated
     gather = functools.partial(
-        build.whole,
-        where="frozen/unet",
+        build.gather_weights,
+        path="frozen/unet",
         placement=sharding.Placement(mesh),
         dtype="bfloat16",
     )

@@ -109,7 +109,7 @@ def test_a_tensor_in_two_shards_is_refused(vae_folder):
     (vae_folder / "diffusion_pytorch_model.safetensors.index.json").write_text(
         json.dumps(index)
     )
-    with pytest.raises(InputError, match="decoder.conv_in.bias is there twice"):
+    with pytest.raises(InputError, match="decoder.conv_in.bias appears twice"):
         load_component(vae_folder, "vae")
 
 
@@ -129,7 +129,7 @@ def test_groups_that_do_not_divide_are_one_line(vae_folder):
             lambda f: (f / "diffusion_pytorch_model.safetensors").write_bytes(
                 (f / "diffusion_pytorch_model.safetensors").read_bytes()[:-1000]
             ),
-            "is not a whole safetensors file",
+            "is not a complete safetensors file",
         ),
         (
             lambda f: (f / "diffusion_pytorch_model.safetensors.index.json").write_text(

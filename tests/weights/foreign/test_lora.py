@@ -360,7 +360,7 @@ def test_targets_attach_to_exactly_the_adapted_modules():
     net = nets.build(UNet, CONFIG, lora=LoRAConfig(2, 2.0, some))
     attached = nets.flatten(nets.split_lora(net.abstract)[1])
     assert {".".join(path[:-1]) for path in attached} == set(some)
-    with pytest.raises(InputError, match="also fit b.conv.*--merge"):
+    with pytest.raises(InputError, match="also match b.conv.*--merge"):
         targets(["conv"], {"conv": (8, 6), "b.conv": (8, 6)})
 
 

@@ -1,8 +1,7 @@
-"""LoRA weights of PEFT, diffusers and kohya's scripts as adapters of ours.
+"""LoRA files of PEFT, diffusers and kohya's scripts as side paths, or merged.
 
-``read`` makes adapters that run beside the base, ``read_modules`` and ``merge`` fold
-any LoRA into it. Files are taken apart in ``lora_changes.py``, written in
-``lora_writing.py``.
+``read`` makes side paths of one rank and scale, ``read_modules`` and ``merge`` merge
+any LoRA into the base weights.
 """
 
 import dataclasses
@@ -52,13 +51,13 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Adapters:
-    """What ``nets.build(UNet, ..., lora=config)`` and ``nets.overlay`` take.
+    """Adapters for ``nets.build(UNet, ..., lora=config)`` and ``nets.overlay``.
 
     Attributes:
         config: rank, alpha and the targets that attach to exactly these modules.
-        params: nested, leaves lora_a and lora_b, the file's bits.
+        params: nested, leaves lora_a and lora_b, values as in the file.
         format: of the file.
-        left_out: {group: tensors} that belong to text encoders.
+        left_out: {group: number} of tensors that belong to text encoders.
     """
 
     config: LoRAConfig
@@ -68,7 +67,7 @@ class Adapters:
 
 
 def kernel_shapes(abstract: nets.Params) -> dict[str, Shape]:
-    """{module: torch shape of its weight} of all layers an adapter could sit on."""
+    """{module: torch shape of its weight} of all layers that can have an adapter."""
     shapes = names.torch_shapes(abstract)
     return {
         ".".join(path[:-1]): shapes[names.torch_name(path)]
@@ -87,10 +86,10 @@ def read(
     ldm: Layout | None = None,
     alpha: float | None = None,
 ) -> Adapters:
-    """Adapters that run beside the base, from opened tensors; see ``read_modules``.
+    """Side paths of the base network from opened tensors; see ``read_modules``.
 
     Raises: InputError as ``read_modules`` does, and when modules differ in rank or
-    scale: a network of ours has one of each.
+    scale, of which a network has one each.
     """
     pairs = read_modules(
         tensors,
@@ -101,24 +100,24 @@ def read(
         ldm=ldm,
         alpha=alpha,
     )
-    kinds = Counter((pair.rank, pair.alpha) for pair in pairs.values())
-    if len(kinds) > 1:
-        each = [
+    ranks_and_alphas = Counter((pair.rank, pair.alpha) for pair in pairs.values())
+    if len(ranks_and_alphas) > 1:
+        descriptions = [
             f"rank {rank} alpha {alpha:g} ({count} modules)"
-            for (rank, alpha), count in kinds.most_common()
+            for (rank, alpha), count in ranks_and_alphas.most_common()
         ]
         raise InputError(
             "LoRA weights: the modules differ in rank or scale: "
-            f"{listed(each)}; side paths have one rank and one scale. Fold them into "
-            "the base weights: --merge."
+            f"{listed(descriptions)}; side paths have one rank and one scale. Merge "
+            "them into the base weights: --merge."
         )
-    ((rank, scaled),) = kinds
-    config = LoRAConfig(rank, scaled, _targets(set(pairs), modules))
-    halves = {f"{name}.lora_A.weight": pair.down for name, pair in pairs.items()}
-    halves |= {f"{name}.lora_B.weight": pair.up for name, pair in pairs.items()}
-    params = names.from_torch(halves)
+    ((rank, common_alpha),) = ranks_and_alphas
+    config = LoRAConfig(rank, common_alpha, _targets(set(pairs), modules))
+    factors = {f"{name}.lora_A.weight": pair.down for name, pair in pairs.items()}
+    factors |= {f"{name}.lora_B.weight": pair.up for name, pair in pairs.items()}
+    params = names.from_torch(factors)
     spelling = recognise(tensors)
-    assert spelling is not None  # `read_modules` refuses the others
+    assert spelling is not None  # `read_modules` has refused others
     return Adapters(config, params, spelling, left_out(tensors))
 
 
@@ -132,87 +131,89 @@ def read_modules(
     ldm: Layout | None = None,
     alpha: float | None = None,
 ) -> dict[str, Pair]:
-    """{module: its pair}, of any ranks and scales; ``merge`` takes it.
+    """{module: its pair} of any ranks and scales, for ``merge``.
 
     Args:
         tensors, peft_config, metadata, alpha: as ``Source``.
         modules: names of the base network's layers with kernels.
         kernel_shapes: their torch weight shapes; see the function of that name.
         ldm: our torch names to LDM's, for kohya files that use those.
-    Raises: InputError that names every setting that we cannot follow, or else every
-    tensor that does not fit, before the numbers of any pair are read.
+    Raises: InputError that names every unsupported setting, or else every tensor that
+    does not fit, before the arrays of any pair are read.
     """
     source = Source(tensors, peft_config, metadata or {}, alpha)
     changes = read_changes(source, modules, kernel_shapes, ldm=ldm)
-    kinds = Counter(_words(change) for _, change in changes)
-    twice = [m for m, n in Counter(m for m, _ in changes).items() if n > 1]
-    if kinds.keys() != {"LoRA"} or twice:
-        said = ", ".join(f"{kind} ({count} layers)" for kind, count in kinds.items())
-        said += f", {len(twice)} layers with two adapters" if twice else ""
+    kinds = Counter(_description(change) for _, change in changes)
+    repeated = [m for m, n in Counter(m for m, _ in changes).items() if n > 1]
+    if kinds.keys() != {"LoRA"} or repeated:
+        description = ", ".join(
+            f"{kind} ({count} layers)" for kind, count in kinds.items()
+        )
+        description += f", {len(repeated)} layers with two adapters" if repeated else ""
         raise InputError(
-            f"adapters of {said} cannot run beside the base, only LoRA pairs can. Fold "
-            "them into the base weights: --merge."
+            f"adapters of {description} cannot be side paths, only LoRA pairs can. "
+            "Merge them into the base weights: --merge."
         )
     pairs = {}
     for module, change in changes:
-        down, up = _halves(change.parts, kernel_shapes[module])
+        down, up = _factors(change.tensors, kernel_shapes[module])
         pairs[module] = Pair(
             down, up, down.shape[0] if change.alpha is None else change.alpha
         )
     return pairs
 
 
-def _words(change: lycoris.Change) -> str:
-    if any(name in change.parts for name in lycoris.MAGNITUDES):
+def _description(change: lycoris.Change) -> str:
+    if any(name in change.tensors for name in lycoris.MAGNITUDES):
         return "DoRA" if change.algebra == "LoRA" else f"DoRA {change.algebra}"
-    return "LoRA with a middle" if "mid" in change.parts else change.algebra
+    return "LoRA with a middle" if "mid" in change.tensors else change.algebra
 
 
 def merged_kernel(weight: np.ndarray, pair: Pair) -> np.ndarray:
-    """A torch weight that acts as itself plus the pair's side path; dtype kept."""
+    """A torch weight with the pair added; dtype kept."""
     ndim = weight.ndim
-    ours = names.param_axes(("kernel",), ndim)
+    to_param = names.param_axes(("kernel",), ndim)
     kernel = lora_lib.merge_kernel(
-        jnp.asarray(weight.transpose(ours)),
-        jnp.asarray(pair.down.transpose(ours)),
-        jnp.asarray(pair.up.transpose(ours)),
+        jnp.asarray(weight.transpose(to_param)),
+        jnp.asarray(pair.down.transpose(to_param)),
+        jnp.asarray(pair.up.transpose(to_param)),
         pair.scale,
     )
-    theirs = names.torch_axes(("kernel",), ndim)
-    return np.ascontiguousarray(np.asarray(kernel).transpose(theirs))
+    to_torch = names.torch_axes(("kernel",), ndim)
+    return np.ascontiguousarray(np.asarray(kernel).transpose(to_torch))
 
 
 def merge(
     base: Mapping[str, np.ndarray], pairs: Mapping[str, Pair]
 ) -> dict[str, np.ndarray]:
-    """``base`` (torch names and layout) with every pair folded in; for --merge."""
+    """``base`` (torch names and axes) with every pair added; for --merge."""
     merged = dict(base)
     for module, pair in pairs.items():
         merged[f"{module}.weight"] = merged_kernel(base[f"{module}.weight"], pair)
     return merged
 
 
-def _halves(
-    parts: Mapping[str, Tensor], kernel: Shape
+def _factors(
+    tensors: Mapping[str, Tensor], kernel: Shape
 ) -> tuple[np.ndarray, np.ndarray]:
-    shapes = pair_shapes(parts["down"].shape[0], kernel)
-    down, up = parts["down"].read(), parts["up"].read()
+    shapes = pair_shapes(tensors["down"].shape[0], kernel)
+    down, up = tensors["down"].read(), tensors["up"].read()
     return down.reshape(shapes[0]), up.reshape(shapes[1])
 
 
 def _targets(adapted: set[str], modules: list[str]) -> tuple[str, ...]:
-    """Targets that attach to these modules and no other; a list we have, if one does.
+    """Targets that match these modules and no other; one of our own lists if possible.
 
-    A full name is also a suffix, so it may fit a deeper module too.
+    Targets match as suffixes, so a full name may also match a deeper module.
     """
-    own = tuple(sorted(adapted))
-    for targets in (lora_lib.UNET_TARGETS, lora_lib.ATTENTION_TARGETS, own):
-        # The rule of ``attach`` itself: a second one could drift from it.
-        fits = {m for m in modules if lora_lib._matches((m,), targets)}
-        if fits == adapted:
+    module_names = tuple(sorted(adapted))
+    for targets in (lora_lib.UNET_TARGETS, lora_lib.ATTENTION_TARGETS, module_names):
+        # The rule of ``attach`` itself, so that the two cannot differ.
+        matched = {m for m in modules if lora_lib._matches((m,), targets)}
+        if matched == adapted:
             return targets
-    more = listed(sorted(fits - adapted))
+    unadapted = listed(sorted(matched - adapted))
     raise InputError(
-        f"LoRA weights: the names of the adapted modules also fit {more}, which the "
-        "file does not adapt. Fold the LoRA into the base weights: --merge."
+        f"LoRA weights: the names of the adapted modules also match {unadapted}, which "
+        "the file does not adapt. Merge the LoRA into the base weights: --merge."
     )

@@ -1,7 +1,4 @@
-"""What adapters in a file change, layer by layer: checked against a network, not read.
-
-Names are ``lora_names.py``, settings ``peft_settings.py``, algebra ``lycoris.py``.
-"""
+"""Adapter tensors of a file, grouped by layer and checked against a network."""
 
 import dataclasses
 import math
@@ -14,9 +11,9 @@ from gendr_jax.errors import InputError, UsageError, listed
 from gendr_jax.weights.foreign.adapters import lycoris, peft_settings
 from gendr_jax.weights.foreign.adapters.lora_names import (
     PREFIX,
+    AdapterTensors,
     Format,
-    Parts,
-    by_module,
+    group_by_module,
     recognise,
     spellings,
 )
@@ -29,13 +26,13 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """Adapters in files, before they meet a network.
+    """Adapters in files, not yet assigned to layers of a network.
 
     Attributes:
         tensors: of one file or folder, by name.
         peft_config: the content of adapter_config.json; needed with PEFT's names.
         metadata: of the safetensors file.
-        alpha: where neither a tensor nor settings say it; None: the rank.
+        alpha: where neither a tensor nor settings have one; None: the rank.
     """
 
     tensors: Mapping[str, Tensor]
@@ -52,63 +49,72 @@ def read_changes(
     *,
     ldm: Layout | None = None,
 ) -> list[tuple[str, lycoris.Change]]:
-    """[(module, what changes it)] of any algebra, checked and not read.
+    """[(module, its change)] of any algebra, checked and not read.
 
     Raises: as ``read_modules``.
     """
     kind = recognise(source.tensors)
     if kind is None:
-        few = ", ".join(sorted(source.tensors)[:3]) or "none"
+        examples = ", ".join(sorted(source.tensors)[:3]) or "none"
         raise InputError(
-            f"LoRA weights: none of {len(source.tensors)} tensors ({few:.120}, ...) is "
-            "half of a LoRA pair. Give a PEFT folder, a diffusers or a kohya LoRA file."
+            f"LoRA weights: none of {len(source.tensors)} tensors ({examples:.120}, "
+            "...) is half of a LoRA pair. Give a PEFT folder, a diffusers or a kohya "
+            "LoRA file."
         )
     settings = _settings(kind, source.peft_config, source.metadata)
-    index = spellings(kind, modules, ldm)
-    found, problems = by_module(source.tensors, kind, index)
-    if not found and not problems:
+    module_of_name = spellings(kind, modules, ldm)
+    by_module_and_adapter, problems = group_by_module(
+        source.tensors, kind, module_of_name
+    )
+    if not by_module_and_adapter and not problems:
         problems.append("no tensor is for this network")
     changes = []
-    said = settings is not None or all("alpha" in parts for parts in found.values())
-    if found and said and source.alpha is not None:
+    has_alpha = settings is not None or all(
+        "alpha" in tensors for tensors in by_module_and_adapter.values()
+    )
+    if by_module_and_adapter and has_alpha and source.alpha is not None:
         raise UsageError(
             f"--lora-alpha {source.alpha:g} is for a file that lost its alpha, this "
-            "one says it. Leave the flag away, or give --lora-strength."
+            "one has it. Leave the flag out, or give --lora-strength."
         )
-    for (module, _), parts in found.items():
+    for (module, _), tensors in by_module_and_adapter.items():
         shape = weight_shapes[module]
-        wrong = _misfits(module, parts, shape, (bias_shapes or {}).get(module))
+        misfits = _misfits(module, tensors, shape, (bias_shapes or {}).get(module))
         alpha = None
-        if not wrong:
-            alpha, wrong = _alpha(module, parts, settings, source.alpha)
-        if wrong:
-            problems += wrong
+        if not misfits:
+            alpha, misfits = _alpha(module, tensors, settings, source.alpha)
+        if misfits:
+            problems += misfits
         else:
-            changes.append((module, _change(parts, alpha)))
+            changes.append((module, _change(tensors, alpha)))
     if problems:
         raise InputError(
             f"LoRA weights ({kind}): {len(problems)} problems: {listed(problems)}. "
             "Use a LoRA of linear and convolution layers made for this base network."
         )
-    # What replaces a weight comes before what is added to it.
-    changes.sort(key=lambda found: "set_weight" not in found[1].parts)
+    # Replacements of a weight are applied before what is added to it.
+    changes.sort(
+        key=lambda by_module_and_adapter: (
+            "set_weight" not in by_module_and_adapter[1].tensors
+        )
+    )
     return changes
 
 
-def _change(parts: Parts, alpha: float | None) -> lycoris.Change:
-    algebra = lycoris.algebra(parts)
+def _change(tensors: AdapterTensors, alpha: float | None) -> lycoris.Change:
+    algebra = lycoris.algebra(tensors)
     assert algebra is not None  # _misfits has refused it
-    return lycoris.Change(algebra, parts, alpha)
+    return lycoris.Change(algebra, tensors, alpha)
 
 
 def _settings(
     kind: Format, peft_config: dict | None, metadata: Mapping[str, Any]
 ) -> Settings | None:
-    """What the file says of rank and alpha apart from its tensors."""
+    """Rank and alpha in adapter_config.json or metadata, None without both."""
     if kind == "peft" and peft_config is None:
         raise InputError(
             "LoRA weights (peft): adapter_config.json, which holds rank and alpha, is "
-            "missing. Put it beside the weights."
+            "missing. Put it into the folder of the weights."
         )
     if peft_config is not None:
         return peft_settings.from_peft(peft_config)
@@ -123,52 +129,62 @@ def pair_shapes(rank: int, kernel: Shape) -> tuple[Shape, Shape]:
 
 
 def _core(shape: Shape) -> Shape:
-    """A 1x1 convolution and a linear layer hold the same numbers."""
+    """The shape without trailing 1x1: of a convolution that is a linear layer."""
     return shape[:2] if all(size == 1 for size in shape[2:]) else shape
 
 
-def _misfits(module: str, parts: Parts, kernel: Shape, bias: Shape | None) -> list[str]:
-    if parts.keys() <= {"down", "up", "alpha"} | set(lycoris.MAGNITUDES):
-        lost = [half for half in ("down", "up") if half not in parts]
-        if lost:
-            return [f"{module} has no {' and no '.join(lost)} weight"]
-    if parts.keys() <= {"down", "up", "alpha"}:
-        return _pair_misfits(parts, kernel)
-    wrong = lycoris.problem(parts, kernel, bias)
-    return [f"{module} {wrong}"] if wrong else []
+def _misfits(
+    module: str, tensors: AdapterTensors, kernel: Shape, bias: Shape | None
+) -> list[str]:
+    if tensors.keys() <= {"down", "up", "alpha"} | set(lycoris.MAGNITUDES):
+        missing = [name for name in ("down", "up") if name not in tensors]
+        if missing:
+            return [f"{module} has no {' and no '.join(missing)} weight"]
+    if tensors.keys() <= {"down", "up", "alpha"}:
+        return _pair_misfits(tensors, kernel)
+    misfit = lycoris.problem(tensors, kernel, bias)
+    return [f"{module} {misfit}"] if misfit else []
 
 
-def _pair_misfits(parts: Parts, kernel: Shape) -> list[str]:
-    halves = parts["down"], parts["up"]
+def _pair_misfits(tensors: AdapterTensors, kernel: Shape) -> list[str]:
+    factors = tensors["down"], tensors["up"]
     problems = [
-        f"{half.name} has dtype {half.dtype}, expected a float"
-        for half in halves
-        if np.dtype(half.dtype).name not in FLOATS
+        f"{tensor.name} has dtype {tensor.dtype}, expected a float"
+        for tensor in factors
+        if np.dtype(tensor.dtype).name not in FLOATS
     ]
-    rank = max(1, *halves[0].shape[:1], 1)  # of rank 0 there is nothing to scale
-    for half, shape in zip(halves, pair_shapes(rank, kernel), strict=True):
-        if _core(tuple(half.shape)) != _core(shape):
-            problems.append(f"{half.name} has shape {half.shape}, expected {shape}")
+    rank = max(1, *factors[0].shape[:1], 1)  # with rank 0 the scale is undefined
+    for tensor, shape in zip(factors, pair_shapes(rank, kernel), strict=True):
+        if _core(tuple(tensor.shape)) != _core(shape):
+            problems.append(f"{tensor.name} has shape {tensor.shape}, expected {shape}")
     return problems
 
 
 def _alpha(
-    module: str, parts: Parts, settings: Settings | None, lost: float | None
+    module: str,
+    tensors: AdapterTensors,
+    settings: Settings | None,
+    default: float | None,
 ) -> tuple[float | None, list[str]]:
-    """Alpha of a module that fits, and what is wrong with it.
+    """(alpha of a module, problems).
 
-    Its own tensor counts before the settings, these before ``lost``; without any alpha
-    is the rank, and the scale 1.
+    Its own tensor has precedence over the settings, these over ``default``; without any
+    of them alpha is the rank, and the scale 1.
     """
-    rank = lycoris.rank(parts)
-    said, alpha = (rank, lost) if settings is None else settings.of(module)
+    rank = lycoris.rank(tensors)
+    rank_in_settings, alpha = (
+        (rank, default) if settings is None else settings.of(module)
+    )
     problems = []
-    if rank is not None and said != rank:
-        problems.append(f"{module} has rank {rank}, its settings say {said}")
-    if "alpha" in parts:
-        value = np.asarray(parts["alpha"].read()).ravel()
+    if rank is not None and rank_in_settings != rank:
+        problems.append(
+            f"{module} has rank {rank}, its settings say {rank_in_settings}"
+        )
+    if "alpha" in tensors:
+        value = np.asarray(tensors["alpha"].read()).ravel()
         alpha = float(value[0]) if value.size == 1 else math.nan
-        if settings is not None and settings.root and rank:
+        # So that the scale alpha / rank becomes alpha / sqrt(rank).
+        if settings is not None and settings.rank_stabilised and rank:
             alpha *= math.sqrt(rank)
     if alpha is not None and not math.isfinite(alpha):
         problems.append(f"{module} has alpha {alpha}, expected one number")

@@ -1,7 +1,7 @@
 """Names of adapter tensors in files of PEFT, diffusers, kohya's scripts and LyCORIS.
 
-What lives here: who wrote a file, and a name taken apart into layer, adapter and part.
-What does not: numbers (``lora.py``, ``lycoris.py``), settings (``peft_settings.py``).
+A name is parsed into the layer, the adapter's own name and the tensor's name in
+``lycoris.py``.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from gendr_jax.weights.foreign.layouts import Layout
 from gendr_jax.weights.foreign.tensors import Tensor
 
 Format = Literal["peft", "diffusers", "kohya"]
-Parts = dict[str, Tensor]  # by the names of ``lycoris.PARTS``
+AdapterTensors = dict[str, Tensor]  # by the names of ``lycoris.TENSOR_NAMES``
 
 PREFIX: dict[Format, str] = {
     "peft": "base_model.model.",
     "diffusers": "unet.",
     "kohya": "lora_unet_",
 }
-HALVES = {
+FACTORS = {
     "lora_A": "down",
     "lora_B": "up",
     "lora_down": "down",
@@ -30,91 +30,101 @@ HALVES = {
     "lora_mid": "mid",
 }
 MAGNITUDE = {"lora_magnitude_vector": "magnitude"}
-# Parts that are the last word of a name; norms have their differences under w_ and b_.
-SINGLE = {
+# Tensors named by the last word; differences of norms are under w_norm and b_norm.
+LAST_WORDS = {
     **{name: name for name in (*lycoris.LOHA, *lycoris.LOKR, *lycoris.DIFF)},
     "dora_scale": "dora_scale",
     "lora_magnitude_vector": "magnitude",
     "w_norm": "diff",
     "b_norm": "diff_b",
 }
-# One of these makes a file one of adapters.
-MARKS = ("down", "up", "hada_w1_a", "lokr_w1", "lokr_w1_a", "lokr_w2", "diff")
-UNREAD = {"oft_": "OFT", "boft": "BOFT", "on_input": "IA3", "a1.weight": "GLoRA"}
-HINTS = 8  # a search for the nearest name takes a while; a foreign file has hundreds
+# A file with one of these tensors is an adapter file.
+ADAPTER_TENSORS = ("down", "up", "hada_w1_a", "lokr_w1", "lokr_w1_a", "lokr_w2", "diff")
+UNSUPPORTED = {"oft_": "OFT", "boft": "BOFT", "on_input": "IA3", "a1.weight": "GLoRA"}
+MAX_HINTS = 8  # searching the nearest name is slow, and a foreign file has hundreds
 
 
-def recognise(stored: Iterable[str]) -> Format | None:
-    """Who wrote tensors of these names; None: they are no LoRA that we know."""
-    stored = list(stored)
-    if any(name.startswith(PREFIX["peft"]) for name in stored):
+def recognise(names: Iterable[str]) -> Format | None:
+    """The program that wrote tensors of these names; None: not a known LoRA format."""
+    names = list(names)
+    if any(name.startswith(PREFIX["peft"]) for name in names):
         return "peft"
-    if any(name.startswith((PREFIX["kohya"], "lora_te")) for name in stored):
+    if any(name.startswith((PREFIX["kohya"], "lora_te")) for name in names):
         return "kohya"
-    parsed = [parse(name) for name in stored]
-    marks = {found.part for found in parsed if found} & set(MARKS)
-    return "diffusers" if marks else None
+    parsed = [parse(name) for name in names]
+    adapter_tensors = {
+        parsed_name.tensor for parsed_name in parsed if parsed_name
+    } & set(ADAPTER_TENSORS)
+    return "diffusers" if adapter_tensors else None
 
 
-def left_out(stored: Iterable[str]) -> dict[str, int]:
-    """{group: count} of the tensors for text encoders, which we have none of."""
-    groups = (_text_group(name) for name in stored)
+def left_out(names: Iterable[str]) -> dict[str, int]:
+    """{group: count} of the tensors for text encoders, which are not read."""
+    groups = (_text_group(name) for name in names)
     return dict(Counter(group for group in groups if group))
 
 
 def spellings(
     kind: Format, modules: list[str], ldm: Layout | None = None
 ) -> dict[str, str]:
-    """{name in the file: module}; kohya's joins diffusers' or LDM's with "_"."""
+    """{name in the file: module}; kohya joins diffusers' or LDM's name with "_"."""
     if kind != "kohya":
         return {name: name for name in modules}
     index = {name.replace(".", "_"): name for name in modules}
     for name in modules:
-        place = (ldm or {}).get(f"{name}.weight")
-        if place is not None and place.rows is None:
-            index[place.name.removesuffix(".weight").replace(".", "_")] = name
+        stored = (ldm or {}).get(f"{name}.weight")
+        if stored is not None and stored.rows is None:
+            index[stored.name.removesuffix(".weight").replace(".", "_")] = name
     return index
 
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """A tensor's name taken apart: layer, the adapter's own name, and the part."""
+    """A parsed name: layer, the adapter's own name, and a name of ``lycoris``."""
 
     module: str
     adapter: str
-    part: str
+    tensor: str
 
 
-def by_module(
-    tensors: Mapping[str, Tensor], kind: Format, index: Mapping[str, str]
-) -> tuple[dict[tuple[str, str], Parts], list[str]]:
-    """{(module, adapter): {part: tensor}} and what has no place there."""
-    found: dict[tuple[str, str], Parts] = {}
-    problems, strange = [], {}
+def group_by_module(
+    tensors: Mapping[str, Tensor], kind: Format, module_of_name: Mapping[str, str]
+) -> tuple[dict[tuple[str, str], AdapterTensors], list[str]]:
+    """({(module, adapter): {name: tensor}}, problems with the other tensors)."""
+    grouped: dict[tuple[str, str], AdapterTensors] = {}
+    problems, unknown_layers = [], {}
     for name in sorted(tensors):
         if _text_group(name):
             continue
-        said = parse(name.removeprefix(PREFIX[kind]))
-        module = None if said is None else index.get(said.module)
-        if said is None:
-            problems.append(f"{name} is no part of a LoRA pair{_algebra_hint(name)}")
+        parsed = parse(name.removeprefix(PREFIX[kind]))
+        module = None if parsed is None else module_of_name.get(parsed.module)
+        if parsed is None:
+            problems.append(f"{name} is no tensor of a LoRA pair{_algebra_hint(name)}")
         elif module is None:
-            strange.setdefault(said.module, name)
+            unknown_layers.setdefault(parsed.module, name)
         else:
-            parts = found.setdefault((module, said.adapter), {})
-            if said.part in parts:
-                problems.append(f"{name} and {parts[said.part].name} are the same")
-            parts[said.part] = tensors[name]
-    for number, (spelled, name) in enumerate(strange.items()):
-        near = difflib.get_close_matches(spelled, index, 1) if number < HINTS else ()
+            adapter_tensors = grouped.setdefault((module, parsed.adapter), {})
+            if parsed.tensor in adapter_tensors:
+                problems.append(
+                    f"{name} and {adapter_tensors[parsed.tensor].name} are the same"
+                )
+            adapter_tensors[parsed.tensor] = tensors[name]
+    for number, (layer, name) in enumerate(unknown_layers.items()):
+        near = (
+            difflib.get_close_matches(layer, module_of_name, 1)
+            if number < MAX_HINTS
+            else ()
+        )
         hint = f" (nearest: {near[0]})" if near else ""
-        problems.append(f"{name}: the base has no layer {spelled}{hint}")
-    return found, problems
+        problems.append(f"{name}: the base has no layer {layer}{hint}")
+    return grouped, problems
 
 
 def _algebra_hint(name: str) -> str:
-    word = next((w for mark, w in UNREAD.items() if mark in name), None)
-    return f" ({word} is not supported)" if word else ""
+    algebra = next(
+        (algebra for mark, algebra in UNSUPPORTED.items() if mark in name), None
+    )
+    return f" ({algebra} is not supported)" if algebra else ""
 
 
 def _text_group(name: str) -> str | None:
@@ -125,30 +135,31 @@ def _text_group(name: str) -> str | None:
 
 
 def parse(name: str) -> Name | None:
-    """The name without its prefix, taken apart; None: it is of no adapter."""
-    *module, last = [part for part in name.split(".") if part != "processor"]
-    if last == "alpha":
-        return Name(_plain(module), "", last)
-    if last in SINGLE:
-        return Name(_plain(module), "", SINGLE[last])
-    if module and module[-1] in HALVES | MAGNITUDE and last != "weight":
-        return _half(module, last)  # lora_magnitude_vector.default, without .weight
-    if last != "weight" or len(module) < 2:
+    """Parse a name without its prefix; None: it is of no adapter."""
+    *module, leaf = [word for word in name.split(".") if word != "processor"]
+    if leaf == "alpha":
+        return Name(_layer_name(module), "", leaf)
+    if leaf in LAST_WORDS:
+        return Name(_layer_name(module), "", LAST_WORDS[leaf])
+    # PEFT names magnitudes lora_magnitude_vector.ADAPTER, without .weight.
+    if module and module[-1] in FACTORS | MAGNITUDE and leaf != "weight":
+        return _factor_name(module, leaf)
+    if leaf != "weight" or len(module) < 2:
         return None
-    adapter = module.pop() if module[-2] in HALVES | MAGNITUDE else ""
+    adapter = module.pop() if module[-2] in FACTORS | MAGNITUDE else ""
     if not adapter and module[-1] in ("down", "up") and module[-2].endswith("lora"):
-        part = module.pop()
-        return Name(_plain(module), "", part)
-    return _half(module, adapter)
+        factor = module.pop()
+        return Name(_layer_name(module), "", factor)
+    return _factor_name(module, adapter)
 
 
-def _half(module: list[str], adapter: str) -> Name | None:
-    part = (HALVES | MAGNITUDE).get(module[-1])
-    adapter = "" if adapter == "default" else adapter  # PEFT's own name of an adapter
-    return None if part is None else Name(".".join(module[:-1]), adapter, part)
+def _factor_name(module: list[str], adapter: str) -> Name | None:
+    tensor = (FACTORS | MAGNITUDE).get(module[-1])
+    adapter = "" if adapter == "default" else adapter  # "default" is PEFT's own
+    return None if tensor is None else Name(".".join(module[:-1]), adapter, tensor)
 
 
-def _plain(module: list[str]) -> str:
+def _layer_name(module: list[str]) -> str:
     """["attn1", "to_out_lora"] -> "attn1.to_out.0", ["ff", "lora"] -> "ff"."""
     *parent, last = module or [""]
     if last == "lora":

@@ -1,4 +1,4 @@
-"""LoRA adapters of ours as files of PEFT, diffusers and sd-scripts."""
+"""Write LoRA adapters as files of PEFT, diffusers and sd-scripts (kohya)."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def to_diffusers(
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors and metadata of one file for diffusers' ``load_lora_weights``.
 
-    Alpha is in the metadata alone: diffusers refuses ``.alpha`` beside these names.
+    Alpha is in the metadata alone: diffusers refuses ``.alpha`` with these names.
     """
     prefix = PREFIX["diffusers"]
     tensors = {prefix + n: a for n, a in names.to_torch(params).items()}
@@ -35,12 +35,12 @@ def to_kohya(
     config: LoRAConfig, params: nets.Params
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors and metadata of one file of sd-scripts, for ComfyUI and web UIs too."""
-    halves = {"lora_A": "lora_down", "lora_B": "lora_up"}
+    kohya_names = {"lora_A": "lora_down", "lora_B": "lora_up"}
     tensors: dict[str, np.ndarray] = {}
     for name, array in names.to_torch(params).items():
-        module, half, _ = name.rsplit(".", 2)
+        module, factor, _ = name.rsplit(".", 2)
         stem = PREFIX["kohya"] + module.replace(".", "_")
-        tensors[f"{stem}.{halves[half]}.weight"] = array
+        tensors[f"{stem}.{kohya_names[factor]}.weight"] = array
         tensors[f"{stem}.alpha"] = np.asarray(config.alpha, array.dtype)
     return tensors, {
         "ss_network_module": "networks.lora",

@@ -1,4 +1,4 @@
-"""What an adapter of any algebra adds to one weight: LoRA, LoHa, LoKr, DoRA, diffs.
+"""The equations of LoRA, LoHa, LoKr, DoRA and differences, applied to one weight.
 
 With scale s = alpha / rank (1 where a file has no alpha and no rank), torch's layout
 [O, I, ...] and float32:
@@ -12,7 +12,6 @@ With scale s = alpha / rank (1 where a file has no alpha and no rank), torch's l
                                             (PEFT) or per input (m [1,I,...])    (6)
 
 A strength f gives W + f (W' - W). Equal to PEFT's, LyCORIS' and ComfyUI's arithmetic.
-What does not live here: names in files (``lora.py``), files.
 """
 
 import dataclasses
@@ -26,7 +25,7 @@ from gendr_jax.weights.foreign.layouts import Shape
 from gendr_jax.weights.foreign.tensors import EXPONENT, Tensor
 
 Algebra = Literal["LoRA", "LoHa", "LoKr", "diff"]
-Parts = Mapping[str, Tensor]
+AdapterTensors = Mapping[str, Tensor]
 
 LORA = ("down", "up", "mid")
 LOHA = tuple(f"hada_{n}" for n in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2"))
@@ -36,18 +35,18 @@ LOKR = tuple(
 DIFF = ("diff", "diff_b", "set_weight", "set_bias")
 # DoRA's norms: PEFT's, one an output; LyCORIS', whose shape says the axis.
 MAGNITUDES = ("magnitude", "dora_scale")
-PARTS = (*LORA, *LOHA, *LOKR, *DIFF, *MAGNITUDES, "alpha")
-TUCKER = "ij...,jr,ip->pr..."
+TENSOR_NAMES = (*LORA, *LOHA, *LOKR, *DIFF, *MAGNITUDES, "alpha")
+TUCKER = "ij...,jr,ip->pr..."  # core, second and first factor -> weight
 
 
-def algebra(parts: Mapping[str, Any]) -> Algebra | None:
-    """Which of the equations these parts belong to; None: halves are missing."""
-    names = parts.keys() - {"alpha", *MAGNITUDES}
+def algebra(tensors: Mapping[str, Any]) -> Algebra | None:
+    """The algebra of these tensors; None: some are missing, or of different ones."""
+    names = tensors.keys() - {"alpha", *MAGNITUDES}
     if {"down", "up"} <= names <= set(LORA):
         return "LoRA"
     if {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= names <= set(LOHA):
-        both = {"hada_t1", "hada_t2"} & names
-        return "LoHa" if len(both) != 1 else None
+        tucker_cores = {"hada_t1", "hada_t2"} & names
+        return "LoHa" if len(tucker_cores) != 1 else None
     if names <= set(LOKR) and all(_factor(names, w) for w in ("w1", "w2")):
         return "LoKr"
     return "diff" if names and names <= set(DIFF) else None
@@ -58,87 +57,92 @@ def _factor(names: set[str], which: str) -> bool:
     return f"lokr_{which}" in names or product <= names
 
 
-def rank(parts: Parts) -> int | None:
+def rank(tensors: AdapterTensors) -> int | None:
     """The rank that alpha is divided by; None where there is none."""
-    kind = algebra(parts)
+    kind = algebra(tensors)
     if kind == "LoRA":
-        return parts["down"].shape[0] if parts["down"].shape else 0
+        return tensors["down"].shape[0] if tensors["down"].shape else 0
     if kind == "LoHa":
-        return parts["hada_w1_b"].shape[0]
+        return tensors["hada_w1_b"].shape[0]
     if kind == "LoKr":
         for which in ("w2", "w1"):  # the second's counts where both are products
-            if f"lokr_{which}" not in parts:
-                return parts[f"lokr_{which}_b"].shape[0]
+            if f"lokr_{which}" not in tensors:
+                return tensors[f"lokr_{which}_b"].shape[0]
     return None
 
 
-def problem(parts: Parts, weight: Shape, bias: Shape | None) -> str:
-    """Why these parts do not fit a layer of these shapes; "" when they do."""
-    kind = algebra(parts)
+def problem(tensors: AdapterTensors, weight: Shape, bias: Shape | None) -> str:
+    """Why these tensors do not fit a layer of these shapes; "" when they do."""
+    kind = algebra(tensors)
     if kind is None:
-        kinds = sorted(parts)
-        return f"has {', '.join(kinds)}, which is no complete adapter"
-    for name, tensor in parts.items():
+        names = sorted(tensors)
+        return f"has {', '.join(names)}, which is no complete adapter"
+    for name, tensor in tensors.items():
         if tensor.dtype.name not in EXPONENT:
             return f"has {name} of dtype {tensor.dtype}, expected a float"
     try:
-        return _misfit(kind, parts, weight, bias)
+        return _misfit(kind, tensors, weight, bias)
     except (ValueError, IndexError):
-        shapes = ", ".join(f"{n} {t.shape}" for n, t in sorted(parts.items()))
+        shapes = ", ".join(f"{n} {t.shape}" for n, t in sorted(tensors.items()))
         return f"has shapes that do not multiply: {shapes}"
 
 
-def _misfit(kind: Algebra, parts: Parts, weight: Shape, bias: Shape | None) -> str:
+def _misfit(
+    kind: Algebra, tensors: AdapterTensors, weight: Shape, bias: Shape | None
+) -> str:
     if kind == "diff":
-        for name, tensor in parts.items():
-            wanted = bias if name in ("diff_b", "set_bias") else weight
+        for name, tensor in tensors.items():
+            expected = bias if name in ("diff_b", "set_bias") else weight
             if name != "alpha" and (
-                wanted is None or _core(tensor.shape) != _core(wanted)
+                expected is None or _core(tensor.shape) != _core(expected)
             ):
-                return f"has {name} {tensor.shape}, the layer has {wanted}"
+                return f"has {name} {tensor.shape}, the layer has {expected}"
         return ""
-    # Without memory: arrays of one element, broadcast to the shapes.
+    # Arrays of one element, broadcast to the shapes: they take no memory.
     empty = {
         n: np.broadcast_to(np.zeros((), np.float32), t.shape)
-        for n, t in parts.items()
+        for n, t in tensors.items()
         if n not in ("alpha", *MAGNITUDES)
     }
-    made = _shape(kind, empty, len(weight))
-    if _core(made) != _core(weight) and (
-        kind == "LoRA" or math.prod(made) != math.prod(weight)
+    shape = _shape(kind, empty, len(weight))
+    if _core(shape) != _core(weight) and (
+        kind == "LoRA" or math.prod(shape) != math.prod(weight)
     ):
-        return f"makes {made}, the layer is {weight}"
+        return f"makes {shape}, the layer is {weight}"
     for name in MAGNITUDES:
-        if name in parts and magnitude_axis(name, parts[name].shape, weight) is None:
-            return f"has {name} {parts[name].shape}, the layer is {weight}"
+        if (
+            name in tensors
+            and magnitude_axis(name, tensors[name].shape, weight) is None
+        ):
+            return f"has {name} {tensors[name].shape}, the layer is {weight}"
     return ""
 
 
-def _shape(kind: Algebra, parts: Mapping[str, np.ndarray], ndim: int) -> Shape:
+def _shape(kind: Algebra, tensors: Mapping[str, np.ndarray], ndim: int) -> Shape:
     if kind == "LoRA":
-        down, up = parts["down"].shape, parts["up"].shape
-        inner = parts["mid"].shape if "mid" in parts else (up[1], down[0])
+        down, up = tensors["down"].shape, tensors["up"].shape
+        inner = tensors["mid"].shape if "mid" in tensors else (up[1], down[0])
         if (up[1], down[0]) != inner[:2]:
             raise ValueError("ranks differ")
-        return (up[0], *down[1:2], *(inner[2:] if "mid" in parts else down[2:]))
+        return (up[0], *down[1:2], *(inner[2:] if "mid" in tensors else down[2:]))
     if kind == "LoHa":
-        one, two = (_product_shape(parts, f"hada_{w}") for w in ("w1", "w2"))
-        if one != two:
+        first, second = (_product_shape(tensors, f"hada_{w}") for w in ("w1", "w2"))
+        if first != second:
             raise ValueError("factors differ")
-        return one
-    one, two = (_factor_shape(parts, w) for w in ("w1", "w2"))
-    one = (*one, *(1 for _ in two[len(one) :]))
-    return tuple(a * b for a, b in zip(one, two, strict=True))
+        return first
+    first, second = (_factor_shape(tensors, w) for w in ("w1", "w2"))
+    first = (*first, *(1 for _ in second[len(first) :]))
+    return tuple(a * b for a, b in zip(first, second, strict=True))
 
 
-def _factor_shape(parts: Mapping[str, np.ndarray], which: str) -> Shape:
-    whole = parts.get(f"lokr_{which}")
-    return _product_shape(parts, f"lokr_{which}") if whole is None else whole.shape
+def _factor_shape(tensors: Mapping[str, np.ndarray], which: str) -> Shape:
+    full = tensors.get(f"lokr_{which}")
+    return _product_shape(tensors, f"lokr_{which}") if full is None else full.shape
 
 
-def _product_shape(parts: Mapping[str, np.ndarray], stem: str) -> Shape:
-    a, b = parts[f"{stem}_a"].shape, parts[f"{stem}_b"].shape
-    core = parts.get(stem.replace("_w", "_t"))
+def _product_shape(tensors: Mapping[str, np.ndarray], stem: str) -> Shape:
+    a, b = tensors[f"{stem}_a"].shape, tensors[f"{stem}_b"].shape
+    core = tensors.get(stem.replace("_w", "_t"))
     if core is None:
         if len(a) != 2 or a[1] != b[0]:
             raise ValueError("ranks differ")
@@ -162,29 +166,31 @@ def magnitude_axis(name: str, magnitude: Shape, weight: Shape) -> int | None:
 
 
 def difference(
-    parts: Mapping[str, np.ndarray], scale: float, weight: np.ndarray
+    tensors: Mapping[str, np.ndarray], scale: float, weight: np.ndarray
 ) -> np.ndarray:
     """What equations (1)-(5) add to a weight, float32, in its shape."""
-    kind = algebra(parts)
-    p = {name: array.astype(np.float32) for name, array in parts.items()}
+    kind = algebra(tensors)
+    arrays = {name: array.astype(np.float32) for name, array in tensors.items()}
     if kind == "diff":
-        if "set_weight" in p:
-            return p["set_weight"].reshape(weight.shape) - weight.astype(np.float32)
-        found = p.get("diff")
+        if "set_weight" in arrays:
+            return arrays["set_weight"].reshape(weight.shape) - weight.astype(
+                np.float32
+            )
+        diff = arrays.get("diff")
         return (
             np.zeros(weight.shape, np.float32)
-            if found is None
-            else found.reshape(weight.shape)
+            if diff is None
+            else diff.reshape(weight.shape)
         )
     if kind == "LoRA":
-        made = _lora(p, weight.ndim)
+        added = _lora(arrays, weight.ndim)
     elif kind == "LoHa":
-        made = _product(p, "hada_w1") * _product(p, "hada_w2")
+        added = _product(arrays, "hada_w1") * _product(arrays, "hada_w2")
     else:
-        one, two = (_kronecker_factor(p, w) for w in ("w1", "w2"))
-        one = one.reshape(*one.shape, *(1 for _ in two.shape[one.ndim :]))
-        made = np.kron(one, two)
-    return np.float32(scale) * made.reshape(weight.shape)
+        first, second = (_kronecker_factor(arrays, w) for w in ("w1", "w2"))
+        first = first.reshape(*first.shape, *(1 for _ in second.shape[first.ndim :]))
+        added = np.kron(first, second)
+    return np.float32(scale) * added.reshape(weight.shape)
 
 
 def _lora(p: Mapping[str, np.ndarray], ndim: int) -> np.ndarray:
@@ -205,8 +211,8 @@ def _product(p: Mapping[str, np.ndarray], stem: str) -> np.ndarray:
 
 
 def _kronecker_factor(p: Mapping[str, np.ndarray], which: str) -> np.ndarray:
-    whole = p.get(f"lokr_{which}")
-    return _product(p, f"lokr_{which}") if whole is None else whole
+    full = p.get(f"lokr_{which}")
+    return _product(p, f"lokr_{which}") if full is None else full
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -214,46 +220,50 @@ class Change:
     """One adapter of one layer, not read yet.
 
     Attributes:
-        algebra: for people.
-        parts: its tensors by our names (``PARTS``).
+        algebra: which equation.
+        tensors: by the names in ``TENSOR_NAMES``.
         alpha: scale = alpha / rank; None: the scale is 1.
     """
 
     algebra: Algebra
-    parts: Parts
+    tensors: AdapterTensors
     alpha: float | None
 
     @property
     def scale(self) -> float:
-        size = rank(self.parts)
+        size = rank(self.tensors)
         return 1.0 if self.alpha is None or size is None else self.alpha / size
 
     def applied(self, weight: np.ndarray, strength: float) -> np.ndarray:
         """Equations (1)-(6) on a torch weight; dtype kept."""
-        arrays = {n: t.read() for n, t in self.parts.items() if n != "alpha"}
-        if strength == 1.0 and "set_weight" in arrays:  # its bits, not a rounded sum
+        arrays = {n: t.read() for n, t in self.tensors.items() if n != "alpha"}
+        if (
+            strength == 1.0 and "set_weight" in arrays
+        ):  # exactly, not base + (new - base)
             return arrays["set_weight"].reshape(weight.shape).astype(weight.dtype)
         magnitudes = {n: arrays.pop(n) for n in MAGNITUDES if n in arrays}
+        # In float32, rounded once at the end to the weight's dtype.
         base = weight.astype(np.float32)
-        whole = difference(arrays, self.scale, weight)
+        delta = difference(arrays, self.scale, weight)
         for name, magnitude in magnitudes.items():
             axis = magnitude_axis(name, magnitude.shape, weight.shape)
             others = tuple(a for a in range(weight.ndim) if a != axis)
-            changed = base + whole
+            changed = base + delta
+            # DoRA rescales W + d to the learnt norms; what it changes is the new delta.
             norm = np.sqrt((changed**2).sum(axis=others, keepdims=True))
-            m = magnitude.astype(np.float32).reshape(norm.shape)
-            whole = changed * (m / norm) - base
-        return (base + np.float32(strength) * whole).astype(weight.dtype)
+            target_norm = magnitude.astype(np.float32).reshape(norm.shape)
+            delta = changed * (target_norm / norm) - base
+        return (base + np.float32(strength) * delta).astype(weight.dtype)
 
     def applied_to_bias(self, bias: np.ndarray, strength: float) -> np.ndarray:
-        """The bias with its difference; as it was where there is none."""
+        """The bias with its difference; unchanged where there is none."""
         base = bias.astype(np.float32)
-        if strength == 1.0 and "set_bias" in self.parts:
-            return self.parts["set_bias"].read().astype(bias.dtype)
-        if "set_bias" in self.parts:
-            whole = self.parts["set_bias"].read().astype(np.float32) - base
-        elif "diff_b" in self.parts:
-            whole = self.parts["diff_b"].read().astype(np.float32)
+        if strength == 1.0 and "set_bias" in self.tensors:
+            return self.tensors["set_bias"].read().astype(bias.dtype)
+        if "set_bias" in self.tensors:
+            delta = self.tensors["set_bias"].read().astype(np.float32) - base
+        elif "diff_b" in self.tensors:
+            delta = self.tensors["diff_b"].read().astype(np.float32)
         else:
             return bias
-        return (base + np.float32(strength) * whole).astype(bias.dtype)
+        return (base + np.float32(strength) * delta).astype(bias.dtype)

@@ -1,4 +1,4 @@
-"""Adapters as OSEDiff and PiSA-SR save them: one dict for UNet and autoencoder.
+"""OSEDiff's and PiSA-SR's adapter files: one dict for UNet and autoencoder.
 
 Their code (osediff.py, ``load_ckpt``) adds several PEFT adapters to one network with
 ``LoraConfig(r=rank, ...)``, whose alpha is PEFT's default, 8, and copies the tensors of
@@ -16,26 +16,29 @@ NAMES = ("encoder", "decoder", "others")
 
 
 def recognise(file: OpenFile) -> bool:
-    """Whether a file is such a dict, or the adapters of one of its networks."""
+    """Whether a file is such a dict, or has the adapters of one of its networks."""
     if UNET in file.groups:
         return True
-    marks = tuple(f".default_{name}" for name in NAMES)
-    return any("lora_A." in n and any(m in n for m in marks) for n in file.tensors)
+    adapter_suffixes = tuple(f".default_{name}" for name in NAMES)
+    return any(
+        "lora_A." in n and any(suffix in n for suffix in adapter_suffixes)
+        for n in file.tensors
+    )
 
 
 def tensors(file: OpenFile) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(of the UNet, of the autoencoder): LoRA pairs, and weights that are replaced."""
+    """(of the UNet, of the autoencoder): LoRA pairs, and replaced weights (conv_in)."""
     unet = file.groups.get(UNET, file.tensors)
     return _named(unet), _named(file.groups.get(VAE, {}))
 
 
 def timestep(file: OpenFile) -> int | None:
-    """The t of the one step; PiSA-SR's dict has other ranks, and no such step."""
+    """The t of OSEDiff's one step; None for PiSA-SR, whose dict has no rank_unet."""
     return 999 if "rank_unet" in file.metadata else None
 
 
 def _named(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights that are copied over the base's get the name of a replacement."""
+    """Weights that replace the base's get the names of ``set_weight``, ``set_bias``."""
     return {
         name if "lora_" in name else _replacement(name): tensor
         for name, tensor in stored.items()

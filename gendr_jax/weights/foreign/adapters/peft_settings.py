@@ -1,6 +1,6 @@
 """PEFT's settings of adapters: adapter_config.json, and metadata of diffusers' files.
 
-Options that change what an adapter computes and that we do not follow are refused.
+Unsupported options that change what an adapter computes are refused.
 """
 
 import json
@@ -15,8 +15,8 @@ from gendr_jax.models.lora import LoRAConfig
 
 METADATA = "lora_adapter_metadata"
 
-# Options that change what the adapter computes; true or filled, we cannot follow.
-UNKNOWN = (
+# Options that change what the adapter computes; refused if true or not empty.
+UNSUPPORTED = (
     "use_qalora",
     "use_bdlora",
     "fan_in_fan_out",
@@ -30,8 +30,8 @@ UNKNOWN = (
     "kasa_config",
     "monteclora_config",
 )
-# Starts that leave the base weights alone; PiSSA, OLoRA, LoftQ and others do not.
-STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+# Initialisations that leave the base weights unchanged; PiSSA, OLoRA, LoftQ do not.
+INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -39,57 +39,62 @@ class Settings:
     """PEFT's r and lora_alpha, and the modules that have others.
 
     Attributes:
-        root: rank-stabilised: the scale is alpha over the root of the rank.
+        rank_stabilised: the scale is alpha / sqrt(rank), not alpha / rank.
     """
 
     rank: int
     alpha: float
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
-    root: bool = False
+    rank_stabilised: bool = False
 
     def of(self, module: str) -> tuple[int, float]:
         """(rank, alpha) of a module, by PEFT's rule: the first pattern that matches.
 
-        Alpha is so that the scale is alpha / rank, whatever the settings divide by.
+        Alpha is returned such that the scale is alpha / rank, also if rank-stabilised.
         """
         rank = self.ranks.get(_pattern(self.ranks, module), self.rank)
         alpha = self.alphas.get(_pattern(self.alphas, module), self.alpha)
-        return rank, alpha * math.sqrt(rank) if self.root and rank > 0 else alpha
+        return rank, alpha * math.sqrt(
+            rank
+        ) if self.rank_stabilised and rank > 0 else alpha
 
 
-def from_peft(raw: dict[str, Any]) -> Settings:
-    """The meaning of adapter_config.json; InputError that names all we do not do."""
-    wrong = [f"{key} {raw[key]!r:.80}" for key in UNKNOWN if raw.get(key)]
+def from_peft(config: dict[str, Any]) -> Settings:
+    """The settings in adapter_config.json; InputError with all that is unsupported."""
+    problems = [f"{key} {config[key]!r:.80}" for key in UNSUPPORTED if config.get(key)]
     for key, allowed in (
         ("peft_type", ("LORA", None)),
         ("bias", ("none", None)),
-        ("init_lora_weights", STARTS),
+        ("init_lora_weights", INITIALISATIONS),
     ):
-        if raw.get(key) not in allowed:
-            wrong.append(f"{key} {raw[key]!r:.80}, expected {allowed[0]!r}")
-    ranks, alphas = raw.get("rank_pattern") or {}, raw.get("alpha_pattern") or {}
+        if config.get(key) not in allowed:
+            problems.append(f"{key} {config[key]!r:.80}, expected {allowed[0]!r}")
+    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
     for key in ("rank_pattern", "alpha_pattern"):
-        if not isinstance(raw.get(key) or {}, dict):
+        if not isinstance(config.get(key) or {}, dict):
             raise InputError(
-                f"LoRA settings: {key} is {raw[key]!r:.80}, no object. Download again."
+                f"LoRA settings: {key} is {config[key]!r:.80}, no object. "
+                "Download it again."
             )
-    for key, patterns, kind in (
+    for key, patterns, number_type in (
         ("r", ranks, int),
         ("lora_alpha", alphas, int | float),
     ):
-        for name, value in {key: raw.get(key), **patterns}.items():
-            if not isinstance(value, kind) or isinstance(value, bool):
-                shown = name if name.isprintable() else repr(name)
-                wrong.append(f"{shown} {value!r:.80} is no number")
-    wrong += [f"pattern {p!r}" for p in {**ranks, **alphas} if not _compiles(p)]
-    if wrong:
+        for name, value in {key: config.get(key), **patterns}.items():
+            if not isinstance(value, number_type) or isinstance(value, bool):
+                printable = name if name.isprintable() else repr(name)
+                problems.append(f"{printable} {value!r:.80} is no number")
+    problems += [f"pattern {p!r}" for p in {**ranks, **alphas} if not _compiles(p)]
+    if problems:
         raise InputError(
-            f"LoRA settings: {len(wrong)} cannot be used: {listed(wrong)}. "
+            f"LoRA settings: {len(problems)} cannot be used: {listed(problems)}. "
             "Merge the adapter into its base with PEFT and use the merged weights."
         )
-    root = raw.get("use_rslora", False)
-    return Settings(raw["r"], raw["lora_alpha"], ranks, alphas, bool(root))
+    rank_stabilised = config.get("use_rslora", False)
+    return Settings(
+        config["r"], config["lora_alpha"], ranks, alphas, bool(rank_stabilised)
+    )
 
 
 def from_metadata(metadata: Mapping[str, str], prefix: str) -> Settings | None:
@@ -113,14 +118,14 @@ def from_metadata(metadata: Mapping[str, str], prefix: str) -> Settings | None:
 
 def dump(config: LoRAConfig) -> dict[str, Any]:
     """The content of adapter_config.json."""
-    whole = float(config.alpha).is_integer()
+    is_integer = float(config.alpha).is_integer()
     return {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": None,
         "inference_mode": True,
         "r": config.rank,
-        "lora_alpha": int(config.alpha) if whole else config.alpha,
+        "lora_alpha": int(config.alpha) if is_integer else config.alpha,
         "lora_dropout": 0.0,
         "target_modules": sorted(config.targets),
         "bias": "none",
