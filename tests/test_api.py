@@ -79,6 +79,7 @@ def test_vae_from_both_kinds_of_folder(ours, theirs):
         np.testing.assert_allclose(decoded, module.decode(mean), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_unet_from_both_kinds_of_folder(ours, theirs):
     z = RNG.standard_normal((2, 6, 4, 4)).astype(np.float32)
     t, context = np.array([5, 900]), RNG.standard_normal((2, 3, 6)).astype(np.float32)

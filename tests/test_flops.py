@@ -74,6 +74,7 @@ def test_flash_attention_is_seen_in_its_kernel(mesh):
     assert backward.announced == 0  # its authors tell the compiler nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["vae", "base"])
 def test_recomputation_shows_in_a_stage(mesh, stage):
     """Twice the batch is twice the operations, and remat adds some."""

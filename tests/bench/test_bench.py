@@ -238,6 +238,7 @@ def test_the_sweep_ends_where_nothing_is_gained_or_memory_ends():
     assert restoring.sweep(small, 1, 64)["batch"] == 1
 
 
+@pytest.mark.slow
 def test_a_whole_picture_by_tiles():
     restorer = Restorer(WEIGHTS, dtype="float32", tile=128)
     row = restoring.picture(restorer, (128, 192), 1)

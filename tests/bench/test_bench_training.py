@@ -41,6 +41,7 @@ def rows():
     return training.measure(config, mesh, rounds=1, ceiling=1e9)
 
 
+@pytest.mark.slow
 def test_a_step_of_one_program_is_one_row(rows):
     (row,) = rows
     assert (row["config"], row["program"], row["batch"]) == ("vae", "step", 2)

@@ -199,7 +199,10 @@ def test_full_size_needs_photographs():
         build.setup(read("vae16"), one_device())
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name",
+    ["tiny_vae", "tiny_base", pytest.param("tiny_distill", marks=pytest.mark.slow)],
+)
 def test_a_tiny_file_sets_up_on_photographs_in_memory(name):
     """The file's own wiring, with widths smaller still."""
     pytest.importorskip("skimage")

@@ -179,7 +179,9 @@ def test_help_shows_examples_that_parse(capsys):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("to", ["orbax", "diffusers"])
+@pytest.mark.parametrize(
+    "to", [pytest.param("orbax", marks=pytest.mark.slow), "diffusers"]
+)
 def test_verify_agrees(pipeline, tmp_path, capsys, to):
     pytest.importorskip("diffusers")
     options = ("--to", to, "--dtype", "bf16", "--verify")

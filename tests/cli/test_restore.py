@@ -179,6 +179,7 @@ def test_what_is_hidden_does_not_count():
 # ---- tiles, devices, huge pictures
 
 
+@pytest.mark.slow
 def test_tiles_strengths_and_fixes_reach_the_restorer(weights, tmp_path, capsys):
     source = save(tmp_path / "a.png", 40, 50)
     args = ("restore", "-i", source, "--weights", weights, "--report")

@@ -75,8 +75,16 @@ def test_hosts_and_starts_share_one_order(paths, kind):
                 np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [("folder", 2), ("mixture", 4)]
+    + [
+        pytest.param(kind, workers, marks=pytest.mark.slow)
+        for kind in KINDS
+        for workers in (2, 4)
+        if (kind, workers) not in (("folder", 2), ("mixture", 4))
+    ],
+)
 def test_workers_change_nothing(paths, kind, workers):
     want = take(6, paths[kind])[1:]
     assert_equal(take(5, paths[kind], start=1, workers=workers), want)

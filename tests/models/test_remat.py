@@ -53,6 +53,7 @@ def test_less_is_computed_again_the_more_is_kept():
     assert again == 2 * 4, counts  # scores and mixing of four attentions, never kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["products", "offload"])
 def test_no_policy_changes_the_gradient(policy):
     f, params = gradient("none")
@@ -63,6 +64,7 @@ def test_no_policy_changes_the_gradient(policy):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * largest)
 
 
+@pytest.mark.slow
 def test_wide_gradients_leave_their_products_as_float32():
     """Every kernel's gradient, not the rest; and the values are the plain ones."""
 

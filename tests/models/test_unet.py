@@ -77,6 +77,7 @@ def test_bfloat16_compute_keeps_float32_parameters(small):
     assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient():
     config = dataclasses.replace(
         SMALL, block_out_channels=(16,), heads=(2,), attention=(True,)

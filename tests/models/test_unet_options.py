@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gendr_jax import diffusion, nets
 from gendr_jax.models.unet import UNet, UNetConfig
@@ -22,6 +23,7 @@ SMALL = UNetConfig(
 )
 
 
+@pytest.mark.slow
 def test_a_fresh_unet_with_a_shortcut_returns_its_input_in_one_step():
     net = nets.build(UNet, SMALL)
     z = jax.random.normal(jax.random.key(1), (2, 10, 6, 4))

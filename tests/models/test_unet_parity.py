@@ -153,7 +153,9 @@ def test_outputs_and_features_equal_diffusers(name):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", ["narrow", "sd1"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("narrow", marks=pytest.mark.slow), "sd1"]
+)
 def test_gradients_equal_diffusers(name):
     from tests.helpers.torch_parity import assert_close, assert_gradients
 
@@ -171,7 +173,9 @@ def test_gradients_equal_diffusers(name):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", ["narrow", "sd1"])
+@pytest.mark.parametrize(
+    "name", ["narrow", pytest.param("sd1", marks=pytest.mark.slow)]
+)
 def test_each_block_equals_diffusers(name):
     """Every block from diffusers' own input, so that errors cannot compensate."""
     from tests.helpers.torch_parity import assert_close, nhwc

@@ -36,6 +36,7 @@ def test_compilations_are_counted_and_programs_at_hand_are_not():
     assert seen.programs == 1
 
 
+@pytest.mark.slow
 def test_the_second_picture_and_the_second_run_compile_nothing(tmp_path):
     weights = save_weights(tmp_path / "w")
     sizes = {"a": (16, 15), "b": (13, 16), "c": (24, 20), "d": (20, 40)}

@@ -11,6 +11,7 @@ from tests.helpers import tiny_restorer
 RECIPE = tiny_restorer.RECIPE
 
 
+@pytest.mark.slow
 def test_flops_are_those_that_xla_counts():
     """At a size without loops, which XLA counts once."""
     restorer = Restorer(tiny_restorer.weights(), dtype="float32", tile=0)
@@ -44,6 +45,7 @@ def test_a_plan_is_what_the_restorer_does():
     assert spread.peak_bytes < untiled.peak_bytes
 
 
+@pytest.mark.slow
 def test_bytes_are_not_below_what_xla_needs():
     from gendr_jax.restore import memory
 

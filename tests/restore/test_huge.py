@@ -20,7 +20,12 @@ def restorer():
 
 
 @pytest.mark.parametrize(
-    ("name", "channels"), [("a.png", 4), ("a.tiff", 3), ("a.png", 1)]
+    ("name", "channels"),
+    [
+        pytest.param("a.png", 4, marks=pytest.mark.slow),
+        ("a.tiff", 3),
+        pytest.param("a.png", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_files_restore_as_pictures_do(restorer, tmp_path, name, channels):
     rng = np.random.default_rng(0)
@@ -77,6 +82,7 @@ for side, name in ((160, "small"), (512, "large")):
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_picture(tmp_path):
     """2048 x 2048 takes 50 MB in float32; the way through memory holds four such."""
     here = Path(__file__).resolve().parents[2]

@@ -65,7 +65,7 @@ def test_pix_without_output_is_the_enlargement():
     assert restored.shape == (128, 128, 3)
 
 
-@pytest.mark.parametrize("w", [0.0, 1.5])
+@pytest.mark.parametrize("w", [pytest.param(0.0, marks=pytest.mark.slow), 1.5])
 def test_pad_cfg_is_equation_36(w):
     """w G(pad(x, 2, 2), c+) + (1 - w) G(pad(x, 1, 3), c-), each cropped by its own."""
     weights = pixel_weights("pix")
@@ -86,6 +86,7 @@ def test_pad_cfg_is_equation_36(w):
     assert float(jnp.abs(got - other).max()) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_stages_one_after_the_other_are_the_pass(kind):
     weights = pixel_weights(kind)
@@ -99,6 +100,7 @@ def test_stages_one_after_the_other_are_the_pass(kind):
     np.testing.assert_allclose(jnp.clip(x, 0, 1), want, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_show_no_seam(kind):
     """Norms over the channels of each position: a tile is restored as its picture.

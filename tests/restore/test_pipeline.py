@@ -342,6 +342,7 @@ def test_padding_mirrors_as_often_as_it_must():
     np.testing.assert_array_equal(padded[:, 3, 1], padded[:, 0, 0])
 
 
+@pytest.mark.slow
 def test_the_edge_of_a_picture_does_not_show_in_its_result():
     """A picture and the same with a mirrored border, cropped again, agree."""
     restorer = Restorer(WEIGHTS, dtype="float32")

@@ -38,6 +38,7 @@ def test_sizes_share_few_shapes():
         assert side <= tiling.bucket(side, 64) < 1.5 * (side + 64)
 
 
+@pytest.mark.slow
 def test_each_thread_sees_its_own_last_call(restorer):
     sizes = [(20, 20), (20, 40), (40, 60), (60, 60)]
     found, barrier = {}, threading.Barrier(len(sizes))
@@ -69,6 +70,7 @@ def test_what_is_warmed_up_compiles_nothing_more(restorer):
     assert set(fresh._programs._compiled) == before
 
 
+@pytest.mark.slow
 def test_programs_that_are_not_used_go(restorer, monkeypatch):
     monkeypatch.setattr(programs, "MAX_PROGRAMS", 2)
     fresh = Restorer(WEIGHTS, dtype="float32", tile=0)
@@ -78,6 +80,7 @@ def test_programs_that_are_not_used_go(restorer, monkeypatch):
     assert all(key[1][0] == 256 for key in fresh._programs._compiled)
 
 
+@pytest.mark.slow
 def test_another_tile_needs_no_other_weights(restorer):
     x = RNG.random((60, 60, 3), np.float32)
     other = restorer.with_tile(192)
@@ -103,6 +106,7 @@ print(seen.programs, seen.cached)
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_nothing(tmp_path):
     env = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": ""}
     env |= {"GENDR_CACHE_DIR": str(tmp_path)}

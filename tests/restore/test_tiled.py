@@ -90,7 +90,14 @@ def test_tiles_do_not_show(by_tiles, in_one, name):
         assert jump < max(usual_jump, 1) + 0.5
 
 
-@pytest.mark.parametrize("name", ["gradient", "half noise", "photo"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("gradient", marks=pytest.mark.slow),
+        pytest.param("half noise", marks=pytest.mark.slow),
+        "photo",
+    ],
+)
 def test_shared_statistics_keep_the_look_of_one_pass(
     by_tiles, in_one, with_own_statistics, name
 ):
@@ -101,6 +108,7 @@ def test_shared_statistics_keep_the_look_of_one_pass(
     assert shared < 0.75 * own
 
 
+@pytest.mark.slow
 def test_bits_do_not_depend_on_devices_or_batch(by_tiles):
     x = INPUTS["photo"]
     wanted = by_tiles(x)
@@ -128,6 +136,7 @@ np.save(sys.argv[1], restorer(tiny_restorer.pictures(80)["photo"]))
 """
 
 
+@pytest.mark.slow
 def test_bits_do_not_depend_on_the_devices_of_the_process(by_tiles, tmp_path):
     """Of which a CPU's attention once made two kinds."""
     root = Path(__file__).resolve().parents[2]
@@ -144,7 +153,14 @@ def test_bits_do_not_depend_on_the_devices_of_the_process(by_tiles, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("color_fix", ["adain", "lab", "wavelet"])
+@pytest.mark.parametrize(
+    "color_fix",
+    [
+        "adain",
+        pytest.param("lab", marks=pytest.mark.slow),
+        pytest.param("wavelet", marks=pytest.mark.slow),
+    ],
+)
 def test_colours_are_fixed_over_the_whole_picture(by_tiles, color_fix):
     """As the fix of the whole array in one go, though it is done in blocks."""
     from gendr_jax.restore import color
@@ -159,6 +175,7 @@ def test_colours_are_fixed_over_the_whole_picture(by_tiles, color_fix):
     np.testing.assert_allclose(found, wanted, atol=3e-6)
 
 
+@pytest.mark.slow
 def test_blocks_smaller_than_the_picture_fix_the_same_colours(by_tiles, monkeypatch):
     x = INPUTS["photo"]
     for color_fix in ("adain", "wavelet"):
@@ -195,6 +212,7 @@ def test_memory_chooses_the_tile(monkeypatch):
     assert make().layout(2000, 3000).pass_hw == (1024, 1024)
 
 
+@pytest.mark.slow
 def test_a_smaller_tile_follows_when_memory_runs_out(by_tiles, monkeypatch):
     """Refused before the pass, and by the device in the middle of it."""
     x = INPUTS["photo"]

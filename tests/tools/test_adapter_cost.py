@@ -27,6 +27,7 @@ def cost():
     }
 
 
+@pytest.mark.slow
 def test_adapters_cost_less(cost):
     full, ours = (cost[k] for k in adapter_cost.KINDS)
     assert ours["FLOP"] < 0.9 * full["FLOP"]
@@ -35,6 +36,7 @@ def test_adapters_cost_less(cost):
     assert ours["argument bytes"] < 0.5 * full["argument bytes"]
 
 
+@pytest.mark.slow
 def test_no_product_has_the_shape_of_a_frozen_kernel(cost):
     """The count means something: a full update forms one for every kernel."""
     net = nets.build(UNet, adapter_cost.TINY)
@@ -52,6 +54,7 @@ def test_no_output_has_the_shape_of_a_frozen_kernel():
     assert {x.shape for x in jax.tree.leaves(full.out_info)} >= kernels
 
 
+@pytest.mark.slow
 def test_recomputation_is_looked_into():
     """Blocks under jax.checkpoint hide their products in an inner program."""
     program, _ = adapter_cost.traced("all weights", "tiny", "float32", "block")

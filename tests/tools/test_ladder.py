@@ -59,6 +59,7 @@ def test_steps_are_taken_seed_by_seed():
     assert "| cid - sid | 1 | -0.2500 |" in signed
 
 
+@pytest.mark.slow
 def test_a_run_is_not_repeated_and_says_why_it_failed(tmp_path, monkeypatch):
     for name, value in QUICK.items():
         monkeypatch.setenv(name, value)

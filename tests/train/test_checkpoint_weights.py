@@ -51,6 +51,7 @@ def assert_is(path, states, step, stage, tmp_path):
         np.testing.assert_array_equal(array, expected[at], str(at))
 
 
+@pytest.mark.slow
 def test_every_checkpoint_becomes_what_training_would_have_written(
     run, tmp_path, capsys
 ):

@@ -54,7 +54,9 @@ def drawn(model, config, seed):
     return jax.tree.map(draw, nets.build(model, config).abstract)
 
 
-@pytest.fixture(scope="module", params=["eps", "v"])
+@pytest.fixture(
+    scope="module", params=["eps", pytest.param("v", marks=pytest.mark.slow)]
+)
 def exported(request, tmp_path_factory):
     """(our restorer's folder, the same for diffusers)."""
     pytest.importorskip("diffusers")

@@ -38,6 +38,7 @@ def assert_same_picture(a, b):
     assert (levels > 0.5).mean() < 1e-3 and levels.max() < 1.5
 
 
+@pytest.mark.slow
 def test_it_splits_over_devices(default):
     """Per-sample work needs no communication: under shard_map it is the same."""
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
@@ -72,6 +73,7 @@ def test_a_sharded_batch_stays_where_it_is(default, is_current):
         assert_same_picture(lq[k * BATCH : (k + 1) * BATCH], default)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["realesrgan", "stablesr"])
 def test_the_sharpened_truth_splits_over_a_mesh(preset):
     """Its loop starts from values that vary over the devices."""
@@ -84,6 +86,7 @@ def test_the_sharpened_truth_splits_over_a_mesh(preset):
     assert lq.shape == (8, SIDE // 4, SIDE // 4, 3)
 
 
+@pytest.mark.slow
 def test_the_canvas_does_not_show(monkeypatch):
     """Branches over a ladder of canvases, one canvas for all, another array size."""
     monkeypatch.setattr(chain, "SHORTEST", 16)

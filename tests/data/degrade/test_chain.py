@@ -66,6 +66,7 @@ def test_place_in_the_batch_does_not_matter(default):
     assert_same_picture(moved, default[order])
 
 
+@pytest.mark.slow
 def test_size_of_the_batch_does_not_matter(default):
     one = degrade(keys(2), photos()[2:3], recipe())
     assert_same_picture(one[0], default[2])
@@ -139,6 +140,7 @@ def test_gentle_draws_keep_the_picture():
 SLOW = {"marks": pytest.mark.slow}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["apisr", pytest.param("stablesr", **SLOW), pytest.param("invsr", **SLOW)]
 )

@@ -217,6 +217,7 @@ def crops():
     return measures.small_crops(), np.load(FOLDER / "law_crops.npz")["statistics"]
 
 
+@pytest.mark.slow
 def test_statistics_of_small_crops(crops):
     hq_bhwc, reference = crops
     found = p_values(ours(hq_bhwc, "osediff", 20, 3), reference)

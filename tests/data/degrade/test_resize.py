@@ -91,7 +91,7 @@ def test_by_size_equals_the_oracle(mode, size):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("mode", range(3))
-@pytest.mark.parametrize("n", [128, 500])
+@pytest.mark.parametrize("n", [128, pytest.param(500, marks=pytest.mark.slow)])
 def test_equals_pytorch(mode, n):
     """Factors straight from the sampler's range, and sizes, on random pixels."""
     torch = pytest.importorskip("torch")

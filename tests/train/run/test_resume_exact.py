@@ -104,7 +104,9 @@ def train(stage, workdir, steps, spec="data=1"):
         return run(made, batches, told, mesh=mesh, workdir=workdir, progress=False)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", ["vae", "base", pytest.param("distill", marks=pytest.mark.slow)]
+)
 def test_two_halves_are_one_whole(tmp_path, stage, monkeypatch):
     """The first half ends by SIGTERM, in the middle of a run that was to be longer."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -121,6 +123,7 @@ def test_two_halves_are_one_whole(tmp_path, stage, monkeypatch):
     assert without_times(whole) == without_times(cut) and len(without_times(cut)) == 6
 
 
+@pytest.mark.slow
 def test_on_another_mesh_the_same_within_rounding(tmp_path):
     """Same samples, same random numbers; sums are made in another order."""
     whole = train("distill", tmp_path / "whole", 4)

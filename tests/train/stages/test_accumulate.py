@@ -75,7 +75,9 @@ def distill_stage(number):
     return step, dataclasses.replace(state, fake=fake), frozen
 
 
-@pytest.mark.parametrize("stage", [base_stage, distill_stage])
+@pytest.mark.parametrize(
+    "stage", [base_stage, pytest.param(distill_stage, marks=pytest.mark.slow)]
+)
 def test_a_step_in_parts_is_the_step_of_the_batch(stage):
     results = []
     for number in (1, 2):

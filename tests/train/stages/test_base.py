@@ -67,6 +67,7 @@ def real():
     return s, declared, frozen, state, jax.jit(step)
 
 
+@pytest.mark.slow
 def test_a_widened_unet_starts_at_loss_one_and_trains_new_layers_first(real):
     _, _, frozen, start, step = real
     data, new = batch(4), {"unet.conv_in", "unet.conv_out", "projector"}

@@ -105,6 +105,7 @@ def test_the_base():
     assert all(np.isfinite(float(v)) for v in metrics.values()), metrics
 
 
+@pytest.mark.slow
 def test_the_autoencoder():
     s, net, state, step, _ = test_vae.build(adversarial_weight=0.1, adversarial_start=0)
     gather = test_vae.gather_on(test_vae.one_device())

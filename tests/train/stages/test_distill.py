@@ -476,6 +476,7 @@ def test_merged_adapters_are_a_plain_unet_of_equal_output(toy):
     assert gap(adapted, base) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generator", [pytest.param("full", **SLOW), "lora"])
 def test_adapters_merged_before_use_make_the_same_step(generator):
     """Adam's first step is lr sign(g) wherever |g| > eps: eps is raised."""

@@ -94,7 +94,7 @@ def stepped(kind):
     return stage, frozen, dataclasses.replace(state, disc=disc), jax.jit(stage.step)
 
 
-@pytest.mark.parametrize("kind", ["adc", "pix"])
+@pytest.mark.parametrize("kind", [pytest.param("adc", marks=pytest.mark.slow), "pix"])
 def test_a_step_trains_student_and_discriminator_alone(kind):
     _, frozen, state, step = stepped(kind)
     before = jax.tree.map(jnp.copy, frozen)

@@ -55,8 +55,12 @@ def paths(tmp_path_factory):
     ("stage", "own"),
     [
         ("vae", {"vae": SMALL["vae"]}),
-        ("base", SMALL),
-        ("distill", SMALL | {"kind": "vsd", "generator": "lora"}),
+        pytest.param("base", SMALL, marks=pytest.mark.slow),
+        pytest.param(
+            "distill",
+            SMALL | {"kind": "vsd", "generator": "lora"},
+            marks=pytest.mark.slow,
+        ),
         pytest.param("distill", {"kind": "cida"}, marks=pytest.mark.slow),
     ],
 )

@@ -131,6 +131,7 @@ def test_low_quality_keeps_a_flat_picture():
     np.testing.assert_allclose(low, 51 / 127.5 - 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_low_quality_of_a_sample_does_not_depend_on_its_batch():
     """With the full degradation: blur, noise and JPEG draws."""
     full = jax.jit(

@@ -43,6 +43,7 @@ def build(model=ToyVAE, options=None, **changes):
     return s, vae, state, compiled, vae_stage.make_sample(vae, gather)
 
 
+@pytest.mark.slow
 def test_the_real_network_learns_one_batch():
     """Also: no discriminator when it is off, and a sampled picture in [0, 1]."""
     _, _, state, step, sample = build(VAE, optim={"lr": 1e-2}, kl_weight=1e-4)
@@ -92,6 +93,7 @@ def test_the_step_repeats_itself_and_each_step_draws_anew():
     assert float(later["l1_vae"]) != float(m1["l1_vae"])
 
 
+@pytest.mark.slow
 def test_before_the_start_step_only_the_discriminator_is_adversarial():
     """Its head starts at zero: a first logit of 0, then it learns from step 0."""
     data = batch(4)
