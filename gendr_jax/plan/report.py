@@ -170,7 +170,9 @@ def _percent(value: float | None) -> str:
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for one in rows:
-        where = f"{one['topology']} {one['mesh']} batch {one['batch_per_device']}"
+        where = f"{one['topology']} {one['mesh']}".rstrip()
+        if one["batch_per_device"] is not None:
+            where += f" batch {one['batch_per_device']}"
         if "error" in one:
             lines.append(f"{where}: {one['error']}")
         elif not one["fits"] and one["hbm_bytes"]:
