@@ -51,6 +51,7 @@ def measure(
     stage = build.wire(settings, mesh)
     with contextlib.closing(_feed(settings, mesh)) as feed:
         args, where = _arguments(settings, stage, mesh, feed)
+        stage = stage.without_weights()
         parts = compiled_step.traced(stage, where, args)
         counted = [flops.count(part.traced.jaxpr).total for part in parts]
         useful = _without_recompute(config, mesh, where) or counted

@@ -118,7 +118,7 @@ def _train(config: configs.ConfigDict, values: flags.FlagValues, begun: float) -
     # A ConfigDict has the methods of a mapping and not the base class.
     setup = build.setup(cast(Mapping[str, Any], config), mesh)
     result = loop.run(
-        setup.stage,
+        setup.hand_over(),
         setup.batches,
         setup.settings,
         mesh=mesh,
