@@ -74,7 +74,7 @@ def start(
     before: str = "",
     **env: str,
 ) -> subprocess.Popen:
-    """Start `gendr train`; overrides as `steps=8`.
+    """Start `gendr train`; overrides as `steps=8`, flags as `--accept-changes`.
 
     Args:
         devices: fake CPU devices of each process.
@@ -86,7 +86,7 @@ def start(
     code = f"import sys; sys.path.insert(0, {root!r})\n{before}\n"
     code += "from gendr_jax.cli.main import main; sys.exit(main())"
     args = ["train", "--config", str(config), "--workdir", str(workdir)]
-    args += [f"--config.{text}" for text in overrides]
+    args += [t if t.startswith("--") else f"--config.{t}" for t in overrides]
     settings = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),

@@ -51,6 +51,7 @@ def measure(
     stage = build.wire(settings, mesh)
     with contextlib.closing(_feed(settings, mesh)) as feed:
         args, placement = _arguments(settings, stage, mesh, feed)
+        stage = stage.without_weights()
         step_parts = compiled_step.traced(stage, placement, args)
         part_flops = [flops.count(part.traced.jaxpr).total for part in step_parts]
         model_flops = _without_recompute(config, mesh, placement) or part_flops

@@ -130,7 +130,7 @@ def run(workdir: Path) -> int:
         print(f"stage {name}: {config['steps']} steps", flush=True)
         setup = build.setup(config, mesh)
         result = loop.run(
-            setup.stage,
+            setup.hand_over(),
             setup.batches,
             setup.settings,
             mesh=mesh,

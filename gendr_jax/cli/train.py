@@ -122,7 +122,7 @@ def _train(
     # A ConfigDict has the methods of a Mapping but not its base class.
     setup = build.setup(cast(Mapping[str, Any], config), mesh)
     result = loop.run(
-        setup.stage,
+        setup.hand_over(),
         setup.batches,
         setup.settings,
         mesh=mesh,

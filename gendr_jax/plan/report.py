@@ -172,7 +172,9 @@ def _percent(value: float | None) -> str:
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for row in rows:
-        setup = f"{row['topology']} {row['mesh']} batch {row['batch_per_device']}"
+        setup = f"{row['topology']} {row['mesh']}".rstrip()
+        if row["batch_per_device"] is not None:
+            setup += f" batch {row['batch_per_device']}"
         if "error" in row:
             lines.append(f"{setup}: {row['error']}")
         elif not row["fits"] and row["hbm_bytes"]:

@@ -40,5 +40,5 @@ def write(source: str | Path, step: int | None, target: Path) -> int:
         sharding.tree_shardings(like, mesh),
     )
     step_read, state = manager.load(source, abstract, step=step)
-    stage.export(state, target)
+    stage.export(state, stage.frozen, target)
     return step_read

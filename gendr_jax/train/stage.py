@@ -4,6 +4,7 @@ A stage is data and pure functions. Frozen weights are an argument of every func
 so that they are never compiled in as constants and never written to a checkpoint.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,15 +82,25 @@ class Stage(Generic[S]):
             the order in which the columns are to be shown. Jit-able.
         compared: titles of the columns of `sample` that validation compares: what the
             networks made, and the truth.
-        export: (state, folder): writes the weights folder, replacing an older one. Runs
-            on the host.
+        export: (state, frozen, folder): writes the weights folder, replacing an older
+            one. Runs on the host.
     """
 
     init: Callable[[jax.Array, Frozen], S]
     step: Callable[[S, Frozen, Batch, jax.Array], tuple[S, Metrics]]
     frozen: Frozen
     sample: Callable[[S, Frozen, Batch, jax.Array], dict[str, jax.Array]]
-    export: Callable[[S, Path], None]
+    export: Callable[[S, Frozen, Path], None]
     start: Frozen = field(default_factory=dict)
     phases: tuple[Phase, ...] = ()
     compared: tuple[str, str] = ("", "")
+
+    def without_weights(self) -> "Stage[S]":
+        """The same stage with shapes in the place of `frozen` and `start`.
+
+        Kept once the weights are on the devices: nothing holds the host's copy then.
+        """
+        frozen, start = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (self.frozen, self.start)
+        )
+        return dataclasses.replace(self, frozen=frozen, start=start)

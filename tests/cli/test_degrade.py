@@ -294,7 +294,9 @@ def test_a_store_that_is_away_stops_the_run(photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr(degrade_folder.Path, "read_bytes", read_bytes)
     monkeypatch.setattr(retry, "WAITS", (0.0, 0.0))
-    with pytest.raises(TryAgainError, match=r"b\.png cannot be read \(Input/output"):
+    with pytest.raises(
+        TryAgainError, match=r"b\.png cannot be read after 3 attempts \(Input/output"
+    ):
         degrade.main(flags)
     monkeypatch.undo()
     assert degrade.main([*flags, "--resume"]) == 0

@@ -69,7 +69,7 @@ def test_targets_that_are_none_or_too_small():
     for wrong in ({}, {"scale": 2.0, "width": 9}, {"width": 0}, {"scale": -1.0}):
         with pytest.raises(UsageError):
             Target(**wrong)
-    with pytest.raises(InputError, match="a.png is 9x4, larger than the 5x2"):
+    with pytest.raises(InputError, match="a.png is 9x4, larger than the target 5x2"):
         Target(width=5).scale_of(4, 9, "a.png")
 
 

@@ -130,8 +130,8 @@ def test_the_loop_is_called_and_its_end_is_the_exit_status(
     calls = []
 
     def setup(config, mesh):
-        made = {"stage": "stage", "batches": "batches", "held_out": "held out"}
-        return SimpleNamespace(**made, settings=config.steps)
+        made = {"hand_over": lambda: "stage", "batches": "batches"}
+        return SimpleNamespace(**made, held_out="held out", settings=config.steps)
 
     def run(*args, mesh, workdir, begun, start, held_out):
         assert start == Start() and held_out == "held out"

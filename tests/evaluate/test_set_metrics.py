@@ -188,7 +188,7 @@ def test_what_the_command_refuses(pyiqa, gt, tmp_path, capsys, monkeypatch):
     one = write(tmp_path / "one", ["a.png"], (24, 32))
     given = ["--sr", one, "--gt", one]
     assert gendr("evaluate", *given, "--metrics", "pyiqa:fid") == 1
-    assert "one: pyiqa:fid is of 2 pictures or more" in capsys.readouterr().err
+    assert "one: pyiqa:fid needs 2 pictures or more" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     assert gendr("evaluate", *given, "--metrics", "pyiqa:fid") == 2
     assert "pip install pyiqa" in capsys.readouterr().err

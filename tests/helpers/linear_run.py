@@ -64,7 +64,7 @@ def sample(state, frozen, batch, key):
     return {"zebra": jax.nn.sigmoid(image), "ant": image * 0 + 0.5}
 
 
-def export(state, folder):
+def export(state, frozen, folder):
     folder.mkdir(exist_ok=True)
     np.save(folder / "w.npy", np.asarray(state.ema["w"]))
 

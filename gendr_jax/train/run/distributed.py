@@ -56,7 +56,7 @@ def bound_orbax_barriers() -> None:
     flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True
 
 
-def gather_to_host(tree: Any, *, skip: str) -> Any:
+def gather_to_host(tree: Any, *, skip: str = "") -> Any:
     """The arrays of `tree` gathered to the first process; all processes call this.
 
     One array at a time is gathered; the other processes get None.
@@ -69,7 +69,7 @@ def gather_to_host(tree: Any, *, skip: str) -> Any:
         return tree
 
     def fetch(path: tuple[Any, ...], x: Any) -> Any:
-        if skip in path_name(path).split("/"):
+        if skip and skip in path_name(path).split("/"):
             return x
         host = np.asarray(multihost_utils.process_allgather(x, tiled=True))
         return host if jax.process_index() == 0 else None

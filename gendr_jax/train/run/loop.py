@@ -61,7 +61,8 @@ def run(
     the run after the step, saved.
 
     Args:
-        stage: what is trained.
+        stage: what is trained. Its weights are let go once the devices have them; a
+            caller that keeps them holds a copy in the host's memory for the whole run.
         batches: start -> iterator of the batches of this process from `start` on.
         settings: how long, how often.
         mesh: from `sharding.make_mesh`; may differ from the one of the checkpoint.
@@ -93,6 +94,7 @@ def run(
             loop = _Loop(
                 stage, batches, settings, mesh, run_dir, record, lock, start, held_out
             )
+            del stage  # and with it the weights in the host's memory
             with ExitStack() as stack:
                 result = loop.run(stack, stop, goodput, progress)
         except BaseException as error:
@@ -156,7 +158,8 @@ class _Loop:
         begin: Start,
         held_out: Batches | None,
     ):
-        self.stage, self.batches, self.settings = stage, batches, settings
+        self.stage = stage.without_weights()
+        self.batches, self.settings = batches, settings
         self.mesh, self.workdir, self.record = mesh, workdir, record
         self.lock, self.begin, self.trained = lock, begin, False
         # Three keys: initial weights, steps, sample pictures. The step folds in its
@@ -176,11 +179,12 @@ class _Loop:
         )
         frozen_shardings = self.where.tree(stage.frozen, "frozen")
         self.frozen = sharding.place(stage.frozen, frozen_shardings)
-        self.sampler = Sampler(stage, batches, settings.samples, mesh, sample_key)
+        self.begin_with = stage.start
+        self.sampler = Sampler(self.stage, batches, settings.samples, mesh, sample_key)
         self.validation = (
             None
             if held_out is None
-            else Validation(stage, held_out, settings, mesh, sample_key)
+            else Validation(self.stage, held_out, settings, mesh, sample_key)
         )
 
     def run(
@@ -194,6 +198,7 @@ class _Loop:
         self.saves = Saves(self.workdir.checkpoints, settings, self.frozen)
         stack.enter_context(_closed(self.saves))
         start, state, messages = self.restore()
+        self.begin_with = {}
         self.meet("restored")
         self.log = Log(local, start=start, steps=settings.steps, progress=progress)
         stack.enter_context(_closed(self.log))
@@ -264,11 +269,10 @@ class _Loop:
 
     def fresh(self) -> State:
         """A new state, initialised directly in its shardings."""
-        stage = self.stage
         begin = sharding.place(
-            stage.start, sharding.tree_shardings(stage.start, self.mesh)
+            self.begin_with, sharding.tree_shardings(self.begin_with, self.mesh)
         )
-        init = jax.jit(stage.init, out_shardings=self.placement)
+        init = jax.jit(self.stage.init, out_shardings=self.placement)
         return init(self.init_key, begin)
 
     def steps(
@@ -428,9 +432,10 @@ class _Loop:
         """Write the weights folder; the first process does."""
         with self.goodput.phase("export"):
             state = distributed.gather_to_host(state, skip="opt")
+            frozen = distributed.gather_to_host(self.frozen)
             if jax.process_index() == 0:
                 self.workdir.clear(name)
-                self.stage.export(state, self.workdir.local / name)
+                self.stage.export(state, frozen, self.workdir.local / name)
             self.meet("exported")
 
 

@@ -252,22 +252,30 @@ class RunFile:
         """How many starts in a row, up to now, ended without a usable update.
 
         A start that was given another configuration, or went back, is the first of a
-        new row; 0 where this one has another configuration.
+        new row; 0 where this one has another configuration. What differs is recorded
+        against the checkpoint, so a command that is repeated records the same again.
         """
         if changes(self._before.get("config", {}), self._content["config"]):
             return 0
         count = 0
-        for start in reversed(self._earlier):
+        befores = [{}, *self._earlier][:-1]
+        for start, before in zip(self._earlier[::-1], befores[::-1], strict=True):
             if start["stopped"] != "nan":
                 break
             count += 1
-            if any(name in start for name in _STEERED):
+            steered = _steered(start)
+            if steered and steered != _steered(before):
                 break
         return count
 
     def end(self, reason: str, message: str = "") -> None:
         """Write why the run stopped."""
         self.update(stopped=reason, message=message, ended=_now())
+
+
+def _steered(start: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked of a start, besides to go on."""
+    return {name: start[name] for name in _STEERED if name in start}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from gendr_jax.train.settings import (
     Settings,
     VAESettings,
 )
-from gendr_jax.train.stage import Stage
+from gendr_jax.train.stage import Frozen, Stage
 from gendr_jax.train.stages import base as base_stage
 from gendr_jax.train.stages import distill as distill_stage
 from gendr_jax.train.stages import initial_weights, patch_components, pixel
@@ -57,7 +57,7 @@ Gather = Callable[[Params, str], Params]
 Split = Callable[[jax.Array], jax.Array]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Setup:
     """A stage, its data from any step on, and how long to run."""
 
@@ -65,6 +65,11 @@ class Setup:
     batches: Callable[[int], Iterator[Any]]
     settings: RunSettings
     held_out: Callable[[int], Iterator[Any]] | None = None
+
+    def hand_over(self) -> Stage:
+        """The stage with its weights, which are not held here any longer."""
+        stage, self.stage = self.stage, self.stage.without_weights()
+        return stage
 
 
 def setup(config: Mapping[str, Any], mesh: Mesh) -> Setup:
@@ -234,7 +239,7 @@ def _vae_stage(
     vae = build(VAE, config, remat=settings.remat)
     disc = build(PatchDiscriminator, settings.discriminator)
 
-    def export(state: vae_stage.VAEState, path: Path) -> None:
+    def export(state: vae_stage.VAEState, _: Frozen, path: Path) -> None:
         factor = vae_stage.scaling_factor(state)
         measured = dataclasses.replace(config, scaling_factor=factor)
         folder.save(path, kind="vae", vae=(measured, state.ema))
@@ -310,7 +315,7 @@ def _base_stage(
         nets.check_like(params, unet.abstract, what=f"init.unet={settings.init.unet}")
     stage_nets = base_stage.BaseNets(vae, unet, projector, dino, gather, split)
 
-    def export(state: base_stage.BaseState, path: Path) -> None:
+    def export(state: base_stage.BaseState, frozen: Frozen, path: Path) -> None:
         folder.save(
             path,
             kind="base",
@@ -367,7 +372,7 @@ def _distill_stage(
     begin = {"unet": params} | initial_weights.projector(settings.init, projector)
     step = distill_stage.Distill(settings, stage_nets)
 
-    def export(state: distill_stage.DistillState, path: Path) -> None:
+    def export(state: distill_stage.DistillState, frozen: Frozen, path: Path) -> None:
         weights = distill_stage.restorer_weights(settings, state, frozen["unet"])
         folder.save(
             path,
@@ -436,7 +441,7 @@ def _pixel_stage(
         frozen["lpips"] = nets.cast(lpips, settings.dtype)
     step = pixel.Pixel(settings, stage_nets)
 
-    def export(state: pixel.PixelState, path: Path) -> None:
+    def export(state: pixel.PixelState, frozen: Frozen, path: Path) -> None:
         folder.save(
             path,
             kind=settings.stage,

@@ -67,3 +67,24 @@ def test_figures_of_a_real_run(tmp_path):
     both = first["seconds"]["step"] + second["seconds"]["step"]
     assert total["seconds"]["step"] == pytest.approx(both)
     assert found["compile_seconds"] > 0
+
+
+def diverge(folder, **steered):
+    start = record(folder)
+    counted = start.nan_starts()
+    start.update(step=7, **steered)
+    start.end("nan", "no usable update")
+    return counted
+
+
+def test_starts_that_diverge_are_counted_until_one_is_steered(tmp_path):
+    faster = {"changes": {"optim.lr": "1 -> 2"}}
+    record(tmp_path).end("sigterm")
+    # A launcher repeats the command; against the checkpoint the rate is new each time.
+    assert [diverge(tmp_path, **faster) for _ in range(4)] == [0, 1, 2, 3]
+    slower = {"changes": {"optim.lr": "1 -> 1.5"}}
+    assert [diverge(tmp_path, **slower) for _ in range(2)] == [4, 1]
+    assert [diverge(tmp_path, from_step=4), diverge(tmp_path)] == [2, 1]
+    assert record(tmp_path).nan_starts() == 2
+    record(tmp_path).end("done")
+    assert record(tmp_path).nan_starts() == 0

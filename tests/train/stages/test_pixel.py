@@ -231,7 +231,7 @@ def test_the_real_networks_from_a_configuration_to_weights(kind, tmp_path, caplo
     assert all(np.isfinite(v) for v in metrics.values())
     columns = jax.jit(stage.sample)(new, stage.frozen, batch(2, CROP), KEY)
     assert all(x.shape == (2, CROP, CROP, 3) for x in columns.values())
-    stage.export(new, tmp_path / "w")
+    stage.export(new, stage.frozen, tmp_path / "w")
     weights = folder.load(tmp_path / "w")
     assert weights.kind == kind and ("vae" in weights.params) == (kind == "adc")
     assert weights.configs["unet"].in_channels == 3 * FACTOR**2

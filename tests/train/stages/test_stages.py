@@ -237,6 +237,8 @@ def test_three_stages_and_a_restored_picture(photos, tmp_path, kind, generator):
     setup, result, lines = run(made, tmp_path / "distill", mesh)
     assert np.isfinite(lines[-1]["loss_generator"])
     assert same(setup.stage.frozen["unet"], base.params["unet"])
+    shared = setup.stage.frozen["unet"], setup.stage.start["unet"]
+    assert jax.tree.all(jax.tree.map(np.shares_memory, *shared))  # one copy for both
     assert same(setup.stage.frozen["prompt"], base.prompt)
     assert same(setup.stage.start["projector"], base.params["projector"])
     last = folder.load(tmp_path / "distill/weights")
