@@ -50,10 +50,12 @@ def test_a_step_of_one_program_is_one_row(rows):
     assert row["mfu"] == pytest.approx(row["flops_model"] / row["seconds"] / 2e9)
 
 
+@pytest.mark.slow
 def test_recomputing_is_not_useful_work(rows):
     assert rows[0]["flops"] > rows[0]["flops_model"] > 0
 
 
+@pytest.mark.slow
 def test_noise_waits_for_no_data(rows):
     assert rows[-1]["data_wait"] is None
 

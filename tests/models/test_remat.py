@@ -39,6 +39,7 @@ def gradient(policy, **options):
     return jax.grad(loss), jax.tree.map(draw, net.abstract)
 
 
+@pytest.mark.slow
 def test_less_is_computed_again_the_more_is_kept():
     """block > attention > products, which computes only attention again; as lowered."""
     counts = {}

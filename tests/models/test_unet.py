@@ -62,6 +62,7 @@ def test_encode_does_not_compute_the_up_path(small):
     assert flops(lambda unet: unet.encode) < 0.6 * flops(lambda unet: unet)
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_keeps_float32_parameters(small):
     params, inputs = small
     exact = nets.build(UNet, SMALL)

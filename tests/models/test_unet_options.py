@@ -37,6 +37,7 @@ def test_there_are_no_norms_and_no_attention():
     assert not [p for p in paths if "norm" in str(p) or "attentions" in str(p)]
 
 
+@pytest.mark.slow
 def test_without_norms_a_change_far_away_is_not_seen():
     net = nets.build(UNet, SMALL)
     params = net.init(jax.random.key(0))

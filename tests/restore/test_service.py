@@ -61,6 +61,7 @@ def test_each_thread_sees_its_own_last_call(restorer):
     assert len(found) == len(sizes)
 
 
+@pytest.mark.slow
 def test_what_is_warmed_up_compiles_nothing_more(restorer):
     fresh = Restorer(WEIGHTS, dtype="float32", tile=128)
     fresh.warm_up([(25, 25), (60, 60)], 4)

@@ -256,6 +256,7 @@ def test_it_comes_back_with_all_that_our_folder_says(exported, tmp_path):
     assert (two["kind"], two["t_star"]) == ("restorer", 123)
 
 
+@pytest.mark.slow
 def test_adapters_count_in_the_readme_and_in_verify(exported, tmp_path, monkeypatch):
     from diffusers import DiffusionPipeline
     from PIL import Image

@@ -105,7 +105,12 @@ def train(stage, workdir, steps, spec="data=1"):
 
 
 @pytest.mark.parametrize(
-    "stage", ["vae", "base", pytest.param("distill", marks=pytest.mark.slow)]
+    "stage",
+    [
+        "vae",
+        pytest.param("base", marks=pytest.mark.slow),
+        pytest.param("distill", marks=pytest.mark.slow),
+    ],
 )
 def test_two_halves_are_one_whole(tmp_path, stage, monkeypatch):
     """The first half ends by SIGTERM, in the middle of a run that was to be longer."""

@@ -86,6 +86,7 @@ def test_a_step_of_the_distillation(kind):
     assert not any(float(v) for k, v in metrics.items() if k.startswith("skipped"))
 
 
+@pytest.mark.slow
 def test_the_base():
     s = settings("base")
     declared, frozen = parts(s, toy=True)

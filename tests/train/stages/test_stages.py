@@ -204,7 +204,7 @@ def run(made, workdir, mesh):
 @pytest.mark.parametrize(
     ("kind", "generator"),
     [
-        ("vsd", "lora"),
+        pytest.param("vsd", "lora", marks=pytest.mark.slow),
         pytest.param("cida", "full", marks=pytest.mark.slow),
     ],
 )

@@ -28,6 +28,7 @@ def pristine(tmp_path_factory):
     return fuzz.Pristine(tmp_path_factory.mktemp("weights"), fuzz.attempt)
 
 
+@pytest.mark.slow
 def test_a_sample_of_damages(pristine, tmp_path):
     """The tool `python -m tools.fuzz weights` runs more, each in a limited process."""
     logging.disable()
