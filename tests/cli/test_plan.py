@@ -58,7 +58,7 @@ def test_times_are_bounds_and_say_what_overlaps(capsys, tmp_path):
     # 32 samples in 8 s; 20 million of them on 16 chips
     bounds = columns(text, "MFU <=", BOUNDS)
     assert bounds == ["31%", "28%", "26%", "19%", "4", "57.87", "22222"]
-    assert "a bound from below, and images/s, days and chip-h with it" in text
+    assert "a lower bound, and images/s, days and chip-h with it" in text
     assert "the program a is 75% of the step and waits for ici" in text
     (row,) = json.loads((tmp_path / "plan.json").read_text())
     steps = [row[name] for name in ("step_s", "step_exposed_s", "step_serial_s")]
@@ -79,7 +79,7 @@ def test_measured_efficiencies_stretch_the_times(capsys):
     "text", ["compute=2", "hbm=0", "speed=.5", "hbm=x", "hbm=.5,hbm=.6", "compute"]
 )
 def test_efficiencies_that_are_none(text, asked):
-    with pytest.raises(UsageError, match="with a share of the peak in"):
+    with pytest.raises(UsageError, match="with a fraction in"):
         planned("--efficiency", text)
     assert not asked
 
