@@ -223,6 +223,7 @@ def test_a_mesh_takes_many_pictures_or_one(weights, tmp_path):
         assert np.abs(one - many).max() <= 1 and np.abs(one - spread).max() <= 1
 
 
+@pytest.mark.slow
 def test_huge_pictures_go_from_file_to_file(weights, tmp_path):
     source = save(tmp_path / "a.png", 40, 50, "RGBA")
     rgba = image_io.read(source)

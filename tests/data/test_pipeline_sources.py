@@ -77,12 +77,12 @@ def test_hosts_and_starts_share_one_order(paths, kind):
 
 @pytest.mark.parametrize(
     ("kind", "workers"),
-    [("folder", 2), ("mixture", 4)]
+    [("mixture", 2)]
     + [
         pytest.param(kind, workers, marks=pytest.mark.slow)
         for kind in KINDS
         for workers in (2, 4)
-        if (kind, workers) not in (("folder", 2), ("mixture", 4))
+        if (kind, workers) != ("mixture", 2)
     ],
 )
 def test_workers_change_nothing(paths, kind, workers):

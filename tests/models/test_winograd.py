@@ -122,6 +122,7 @@ def test_where_devices_share_a_map_it_does_not_serve():
     assert "conv_general_dilated" in str(jax.make_jaxpr(net)(x))
 
 
+@pytest.mark.slow
 def test_a_layer_gives_the_same_either_way():
     net, x = conv(256, 260), draw(24, 27, 256, 1)[0]
     net.bias[...] = jnp.arange(260.0)

@@ -106,6 +106,7 @@ def test_wavelet_keeps_detail_and_takes_low_frequencies():
         np.testing.assert_allclose(fixed[i], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_wavelet_in_bands_with_a_halo_is_the_whole():
     sr, ref = pictures(13, (1, 150, 20, 3)), pictures(14, (1, 150, 20, 3))
     whole, halo = np.asarray(color.wavelet(sr, ref)), color.WAVELET_RADIUS

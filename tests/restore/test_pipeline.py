@@ -179,6 +179,7 @@ def test_grey_is_the_grey_of_the_colour_result(restorer):
     np.testing.assert_allclose(restorer(grey)[..., 0], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_list_of_mixed_sizes_keeps_order_and_kind(restorer):
     xs = [picture(9, 17), Pil.fromarray(picture(5, 6)), picture(8, 18, dtype=np.uint16)]
     out = restorer(xs)

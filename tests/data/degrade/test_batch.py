@@ -50,7 +50,9 @@ def test_it_splits_over_devices(default):
     assert_same_picture(split(keys(0, 1, 2, 3), photos()), default)
 
 
-@pytest.mark.parametrize("is_current", [False, True])
+@pytest.mark.parametrize(
+    "is_current", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_a_sharded_batch_stays_where_it_is(default, is_current):
     """A batch over eight devices, the mesh current or not: not one collective."""
     mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "fsdp"))

@@ -103,6 +103,7 @@ def test_bicubic_preset_equals_the_oracle():
     np.testing.assert_allclose(got, want, atol=1.01)
 
 
+@pytest.mark.slow
 def test_gentle_draws_keep_the_picture():
     """All draws at their mildest: the chain is a resize and two fine JPEGs."""
     x = photos(1)[0]

@@ -201,7 +201,9 @@ t.train(Path(sys.argv[2]), steps=9, checkpoint_every=2)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_killed_run_resumes(tmp_path, number):
     """kill -9, and a second SIGTERM: at once, and nothing on disk is lost."""
     here = Path(__file__).resolve().parents[3]

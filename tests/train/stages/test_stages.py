@@ -155,6 +155,7 @@ def test_photographs_become_batches(photos):
     assert setup.stage.frozen == {} and setup.stage.start == {}
 
 
+@pytest.mark.slow
 def test_a_four_channel_unet_is_widened_for_the_base(photos, tmp_path):
     unet = nets.build(UNet, UNetConfig(**PARTS["unet"]))
     narrow = random(unet, 0)
@@ -259,6 +260,7 @@ def test_three_stages_and_a_restored_picture(photos, tmp_path, kind, generator):
     assert len(np.unique(restored)) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vae", "base", "distill"])
 def test_a_stage_declared_from_shapes_is_the_stage_that_trains(kind, photos):
     """Same trees; nothing is allocated, and weights that are named are not read."""
