@@ -272,12 +272,9 @@ def _before_resize(
     source: jax.Array,
     platform: Platform | None,
 ) -> jax.Array:
-    blurred = functools.partial(blur, kernel=draw.kernel, size=size, platform=platform)
+    blurred, noisy = _blur_and_noise(size, draw, source, platform)
     if not order.resize_anywhere:
         return blurred(x)
-    noisy = functools.partial(
-        add_noise, source=source, draw=draw.noise, size=size, platform=platform
-    )
     return _if(draw.resize_at == 2, noisy, _if(draw.resize_at > 0, blurred, x))
 
 
@@ -289,13 +286,22 @@ def _after_resize(
     source: jax.Array,
     platform: Platform | None,
 ) -> jax.Array:
-    noisy = functools.partial(
-        add_noise, source=source, draw=draw.noise, size=size, platform=platform
-    )
+    blurred, noisy = _blur_and_noise(size, draw, source, platform)
     if not order.resize_anywhere:
         return noisy(x)
-    blurred = functools.partial(blur, kernel=draw.kernel, size=size, platform=platform)
     return _if(draw.resize_at < 2, noisy, _if(draw.resize_at == 0, blurred, x))
+
+
+def _blur_and_noise(
+    size: Size, draw: OrderDraw, source: jax.Array, platform: Platform | None
+) -> tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
+    """Both stages of one pass as functions of the picture."""
+    return (
+        functools.partial(blur, kernel=draw.kernel, size=size, platform=platform),
+        functools.partial(
+            add_noise, source=source, draw=draw.noise, size=size, platform=platform
+        ),
+    )
 
 
 def _if(

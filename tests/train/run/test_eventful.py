@@ -1,14 +1,13 @@
 """tools/eventful_run.py in short: every start of it ends as the manual says."""
 
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.helpers.tool_run import run_tool
+
 APART = ["unshare", "--user", "--map-root-user", "--mount"]
 
 
@@ -27,14 +26,7 @@ def mounts() -> list[str]:
 @pytest.mark.timeout(1800)
 def test_a_run_survives_everything(tmp_path):
     command = [sys.executable, "-m", "tools.eventful_run", "--steps=80"]
-    ended = subprocess.run(
-        [*mounts(), *command, f"--folder={tmp_path}"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run_tool([*mounts(), *command, f"--folder={tmp_path}"])
     assert ended.returncode == 0, ended.stdout + ended.stderr
     rows = [line.split("|")[1:-1] for line in ended.stdout.splitlines()]
     statuses = [int(row[6]) for row in rows[2:]]
