@@ -4,9 +4,11 @@ pyproject.toml has only the build system and settings of tools.
 """
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION_PY = (ROOT / "gendr_jax" / "version.py").read_text()
@@ -18,7 +20,21 @@ DIFFUSERS = "diffusers>=0.38"
 TORCH = "torch>=2.4"
 TRANSFORMERS = "transformers>=4.45,<6"
 
+
+class BuildWithConfigs(build_py):
+    """A wheel has configs/ as gendr_jax/configs: `gendr train --config tiny_vae`."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "gendr_jax" / "configs"
+            target.mkdir(parents=True, exist_ok=True)
+            for file in sorted((ROOT / "configs").glob("*.py")):
+                shutil.copyfile(file, target / file.name)
+
+
 setup(
+    cmdclass={"build_py": BuildWithConfigs},
     name="gendr_jax",
     version=VERSION,
     description="GenDR in JAX: one-step diffusion super-resolution of real photographs",

@@ -21,7 +21,7 @@ restore). With --config: a training step of its stage, program by program, on it
 a table: times are medians, "cpu ms" is processor time of all threads, MFU is relative
 to the speed of a matrix product measured first.
 
-  --config FILE         a configuration, such as configs/tiny_distill.py
+  --config FILE         configs/tiny_distill.py or its name, tiny_distill
   --config.KEY=VALUE    change one of its values
   --program train|restore       restore: the restoring pass with the networks of the
                         configuration

@@ -1,7 +1,8 @@
-"""Configuration files on the command line: `--config FILE --config.name=value ...`."""
+"""Configuration files on the command line: `--config FILE|NAME --config.name=value`."""
 
 import difflib
 import re
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,11 @@ from ml_collections import ConfigDict, config_flags
 
 from gendr_jax.errors import UsageError
 
+# In a checkout the configuration files are beside the package, in a wheel inside it.
+_PACKAGE = Path(__file__).parents[1]
+SHIPPED = _PACKAGE / "configs"
+if not SHIPPED.is_dir():
+    SHIPPED = _PACKAGE.parent / "configs"
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
@@ -50,10 +56,12 @@ def parse(
         UsageError: missing or unreadable configuration, unknown names (each with the
             most similar one), values of the wrong type, arguments that are not flags.
     """
+    args = _shipped_paths(args)
     plain = [arg for arg in args if not _OVERRIDE.match(arg)]
     if not any(re.match(r"--?config(=|$)", arg) for arg in plain):
         raise UsageError(
-            "--config is missing. Give a file, as in --config configs/tiny_vae.py."
+            "--config is missing. Give a file, as in --config configs/tiny_vae.py, "
+            "or the name of one that is shipped, as in --config tiny_vae."
         )
     # Parsed first without the overrides, to check their names against the file;
     # values of overrides without "=" are handled by the second parse.
@@ -66,12 +74,34 @@ def parse(
 def files_of(args: list[str]) -> list[Path]:
     """The configuration files that the arguments name."""
     files = []
+    args = _shipped_paths(args)
     for arg, after in zip(args, [*args[1:], ""], strict=True):
         match = re.match(r"--?config(?:=(.*))?$", arg, re.DOTALL)
         if match:
             # FILE.py:TEXT passes TEXT to get_config
             files.append(Path(re.sub(r"(\.py):.*$", r"\1", match[1] or after)))
     return files
+
+
+def shipped_config(name: str) -> ConfigDict:
+    """The configuration of a file of configs/, named without `.py`."""
+    return runpy.run_path(str(SHIPPED / f"{name}.py"))["get_config"]()
+
+
+def _shipped_paths(args: list[str]) -> list[str]:
+    """`args` with --config=NAME as the file of that name in configs/.
+
+    A file of that name in the current folder is what the user means.
+    """
+    result = list(args)
+    for i, arg in enumerate(args):
+        match = re.fullmatch(r"(--?config=)?(\w+)(:.*)?", arg, re.DOTALL)
+        after = i > 0 and args[i - 1] in ("--config", "-config")
+        if match and (match[1] or after) and not Path(match[2]).exists():
+            path = SHIPPED / f"{match[2]}.py"
+            if path.is_file():
+                result[i] = f"{match[1] or ''}{path}{match[3] or ''}"
+    return result
 
 
 def _parse(

@@ -26,7 +26,7 @@ Times, days and chip-hours are lower bounds (every resource at its peak, all at 
 time); further columns give them with the network exposed and with no overlap. A mesh
 that does not fit the devices, the batch or the networks is refused before compiling.
 
-  --config FILE         a configuration, such as configs/distill.py
+  --config FILE         configs/distill.py or its name, distill
   --config.KEY=VALUE    change one of its values
   --topology NAMES      v5e:16x16, v5p:4x4x4, v6e:..., v4:..., tpu7x:...; 2*v5e:16x16
                         (two slices); v5e-256 (usual slice of 256 chips); cpu[:N], gpu

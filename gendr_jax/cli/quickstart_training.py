@@ -8,31 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-VAE = {
-    "latent_channels": 16,
-    "block_out_channels": (32, 64, 64),
-    "layers_per_block": 1,
-    "norm_groups": 8,
-    "mid_attention": False,
-    "scaling_factor": 1.0,
-}
-UNET = {
-    "block_out_channels": (64, 128),
-    "layers_per_block": 1,
-    "heads": (2, 4),
-    "attention": (False, True),
-    "cross_attention_dim": 64,
-    "norm_groups": 16,
-}
-ALIGNMENT = {
-    "dino": {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 112,
-    },
-    "hidden": 128,
-}
+from gendr_jax.cli.configs import shipped_config
+
 # Losses whose first and last values are printed.
 LOSSES = {
     "vae": ("loss_vae",),
@@ -41,64 +18,59 @@ LOSSES = {
 }
 # Exit status by reason: 75 (EX_TEMPFAIL of sysexits.h) means "start again".
 STOPPED = {"nan": 1, "sigterm": 75, "user": 130}
-STEPS = {"vae": 240, "base": 250, "distill": 100}
-COMMON = {
-    "seed": 0,
-    "batch_size": 8,
-    "dtype": "float32",
-    "remat": "none",
-    "data": {"path": "builtin:photographs", "crop": 64},
+# What differs from configs/tiny_STAGE.py: fewer steps, a smaller UNet.
+UNET = {
+    "block_out_channels": (64, 128),
+    "heads": (2, 4),
+    "attention": (False, True),
+}
+SHORT = {
     "log": {"every": 10, "samples_every": 0},
     "checkpoint": {"every": 100, "keep": 1},
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "vae": {
+        **SHORT,
+        "steps": 240,
+        "ema": 0.98,
+        "optim": {"warmup": 20},
+    },
+    "base": {
+        **SHORT,
+        "steps": 250,
+        "ema": 0.98,
+        "unet": UNET,
+        "optim": {"warmup": 20},
+        "optim_new": {"warmup": 20},
+    },
+    "distill": {
+        **SHORT,
+        "steps": 100,
+        "ema": 0.95,
+        "unet": UNET,
+        "lora": {"rank": 4, "alpha": 8.0},
+        "weights": {"score": 0.1, "adversarial": 0.01, "repa": 0.05},
+        "optim": {"generator": {"lr": 1e-3, "warmup": 20}},
+        "warmup_steps": 5,
+        "adversarial_start": 40,
+    },
 }
 
 
 def configs(workdir: Path) -> dict[str, dict[str, Any]]:
     """The three stages' configurations, in order; each starts from the previous one."""
-    adam = {"clip": 1.0, "warmup": 20}
-    tiny = {"vae": VAE, "unet": UNET, "alignment": ALIGNMENT}
-    weights = {stage: str(workdir / stage / "weights") for stage in STEPS}
-    vae = {
-        "vae": VAE,
-        "kl_weight": 1e-4,
-        "ema": 0.98,
-        "optim": {"lr": 1e-3, "b1": 0.9, "b2": 0.99, **adam},
-        "init": {"random": True},
+    weights = {stage: str(workdir / stage / "weights") for stage in CHANGES}
+    starts = {
+        "vae": {},
+        "base": {"vae": weights["vae"]},
+        "distill": {"vae": weights["base"], "unet": weights["base"]},
     }
-    base = {
-        **tiny,
-        "repa_weight": 0.1,
-        "surgery": False,
-        "surgery_steps": 0,
-        "ema": 0.98,
-        "optim_new": {"lr": 1e-3, **adam},
-        "optim": {"lr": 1e-3, **adam},
-        "init": {"random": True, "vae": weights["vae"]},
-    }
-    distill = {
-        **tiny,
-        "kind": "cida",
-        "lora": {"rank": 4, "alpha": 8.0},
-        "ema": 0.95,
-        "score": {"kappa": 1.0, "sequential": False},
-        "weights": {"score": 0.1, "adversarial": 0.01, "repa": 0.05}
-        | {"latent": 1.0, "pixel": 1.0},
-        "optim": {
-            "generator": {"lr": 1e-3, **adam},
-            "fake": {"lr": 1e-3, "clip": 1.0},
-            "real": {"lr": 1e-4, "clip": 1.0},
-            "discriminator": {"lr": 3e-4, "clip": 1.0},
-        },
-        "discriminator_width": 32,
-        "warmup_steps": 5,
-        "adversarial_start": 40,
-        "init": {"random": True, "vae": weights["base"], "unet": weights["base"]},
-    }
-    stages = {"vae": vae, "base": base, "distill": distill}
-    return {
-        name: {**COMMON, "stage": name, "steps": STEPS[name], **own}
-        for name, own in stages.items()
-    }
+    result = {}
+    for stage, changes in CHANGES.items():
+        config = shipped_config(f"tiny_{stage}")
+        config.update({**changes, "init": starts[stage]})
+        result[stage] = config.to_dict()
+    return result
 
 
 def run(workdir: Path) -> int:
@@ -144,7 +116,7 @@ def run(workdir: Path) -> int:
         for loss in LOSSES[name]:
             first, last = fall(_lines(workdir / name), loss)
             print(f"  {loss}: {first:.4f} -> {last:.4f}")
-    comparison.collect(workdir, list(STEPS), time.monotonic() - began)
+    comparison.collect(workdir, list(CHANGES), time.monotonic() - began)
     bicubic, ours = comparison.draw(workdir)
     print(f"restored: {workdir / 'comparison.png'}  weights: {workdir / 'weights'}")
     print(f"PSNR bicubic {bicubic:.2f} dB, GenDR {ours:.2f} dB")

@@ -96,7 +96,7 @@ def _require_lossy(todo: list[Any], quality: int | None) -> None:
     """
     from gendr_jax.image_io import FORMATS
 
-    kinds = {FORMATS.get(job.target.suffix.lower()) for job in todo}
+    kinds = {FORMATS.get(paths.target.suffix.lower()) for paths in todo}
     if quality is not None and todo and kinds.isdisjoint({"JPEG", "WEBP"}):
         raise UsageError(
             f"--quality is {quality}, and no output is JPEG or WebP; other formats are "
@@ -150,21 +150,21 @@ def _restore_all(
     failed = []
     with report_lib.progress(len(todo)) as reporter:
 
-        def report_work(work: Any) -> None:
-            entry, job = work.entry, work.job
+        def report_work(state: Any) -> None:
+            entry, paths = state.entry, state.paths
             report(entry)
             if warning := entry.get("warning"):
                 reporter.say(f"gendr: warning: {warning}")
             if lost := entry.get("metadata_lost"):
-                reporter.say(f"gendr: warning: {job.target} lacks {', '.join(lost)}")
+                reporter.say(f"gendr: warning: {paths.target} lacks {', '.join(lost)}")
             if entry["status"] == run.FAILED:
-                failed.append(str(job.source))
+                failed.append(str(paths.source))
                 reporter.say(f"gendr: error: {entry['error']}")
                 reporter.advance("")
                 return
             size = f"{entry['width']}x{entry['height']}"
             seconds = f"{entry['seconds']:.1f} s"
-            reporter.advance(f"{job.source} -> {job.target} {size} {seconds}")
+            reporter.advance(f"{paths.source} -> {paths.target} {size} {seconds}")
 
         remaining = _without_existing(todo, flags, report, earlier, reporter.advance)
         run.run(
@@ -188,14 +188,14 @@ def _without_existing(
     from gendr_jax.restore.folders import run
 
     remaining = []
-    for job in todo:
-        if flags.skip_existing and run.is_there(job.target):
-            names = {"input": str(job.source), "output": str(job.target)}
-            known = earlier.get(str(job.target), {})
+    for paths in todo:
+        if flags.skip_existing and run.is_there(paths.target):
+            names = {"input": str(paths.source), "output": str(paths.target)}
+            known = earlier.get(str(paths.target), {})
             report({**known, **names, "status": run.SKIPPED, "error": None})
-            advance(report_lib.printable(f"{job.target} exists already"))
+            advance(report_lib.printable(f"{paths.target} exists already"))
         else:
-            remaining.append(job)
+            remaining.append(paths)
     return remaining
 
 

@@ -8,7 +8,7 @@ from gendr_jax.cli.restore_devices import dtype_of, mesh_of, weights_are_configu
 from gendr_jax.image_io import resize
 from gendr_jax.restore import estimate, memory
 from gendr_jax.restore.estimate import Estimate
-from gendr_jax.restore.folders.naming import Job
+from gendr_jax.restore.folders.naming import PicturePaths
 from gendr_jax.restore.folders.report import printable, say_error
 from gendr_jax.restore.folders.run import FAULTS, PictureOptions, look, one_line
 from gendr_jax.restore.forward import recipe_of
@@ -20,7 +20,7 @@ GIB, TERA = 2**30, 1e12
 
 
 def show(
-    todo: list[Job],
+    todo: list[PicturePaths],
     total: int,
     flags: Any,
     options: PictureOptions,
@@ -36,24 +36,24 @@ def show(
         UsageError: no weights folder, or weights of another kind.
     """
     plan, failed, flops, seconds = _planner(flags), 0, 0, 0.0
-    for job in todo:
-        names = {"input": str(job.source), "output": str(job.target)}
+    for paths in todo:
+        names = {"input": str(paths.source), "output": str(paths.target)}
         try:
-            reader, scale = look(job, options)
+            reader, scale = look(paths, options)
             head = reader.header
             size = resize.output_size(head.height, head.width, scale)
             # Only the pixels tell whether alpha is opaque.
-            image_io.require_fit(job.target, reader.like, *size, alpha=False)
+            image_io.require_fit(paths.target, reader.like, *size, alpha=False)
             estimated = plan(*size)
         except FAULTS as error:
             failed += 1
-            why = one_line(error, job.source)
+            why = one_line(error, paths.source)
             say_error(why)
             report({**names, "status": "failed", "error": why})
             continue
         flops += estimated.flops
         seconds += estimated.seconds or 0.0
-        line = f"{job.source} {head.width}x{head.height} -> {job.target} "
+        line = f"{paths.source} {head.width}x{head.height} -> {paths.target} "
         print(printable(line) + _text(estimated))
         report({**names, "status": "planned", **_entry(estimated)})
     count = len(todo) - failed

@@ -25,7 +25,7 @@ Trains one stage (vae, base, distill, adc or pix). The same command with the sam
 --workdir resumes from the last checkpoint. Ctrl-C and SIGTERM finish the step, save a
 checkpoint and stop.
 
-  --config FILE         a configuration, such as configs/tiny_vae.py
+  --config FILE         configs/tiny_vae.py or its name, tiny_vae
   --config.KEY=VALUE    change one of its values: --config.steps=100,
                         --config.data.path=PHOTOS, --config.mesh=data=2,fsdp=4
   --workdir DIR         checkpoints, metrics.jsonl, tb/, samples/, run.json, weights/;

@@ -15,9 +15,9 @@ from gendr_jax.losses.reduction import (
     finite_mean,
     finite_share,
     finite_weights,
-    of_alive,
+    mark_nonfinite,
+    replace_nonfinite,
     sample_mean,
-    sound,
 )
 from gendr_jax.losses.score import (
     MIN_LAMBDA_REC,
@@ -45,9 +45,9 @@ __all__ = [
     "finite_mean",
     "finite_share",
     "finite_weights",
-    "of_alive",
+    "mark_nonfinite",
     "sample_mean",
-    "sound",
+    "replace_nonfinite",
     "generator_loss",
     "kl",
     "l1",

@@ -28,8 +28,8 @@ def finite_mean(loss_b: jax.Array) -> jax.Array:
     """Mean over the finite samples, NaN if there are none; no gradient to the others.
 
     A zero cotangent becomes NaN at a NaN in the backward pass (0 * NaN): a trained
-    network must not get a broken sample at all (`sound`), and between it and the loss
-    `finite_gradient` is needed.
+    network must not get a broken sample at all (`replace_nonfinite`), and between it
+    and the loss `finite_gradient` is needed.
     """
     finite_b = jnp.isfinite(loss_b)
     masked_b = jnp.where(finite_b, loss_b, jnp.zeros_like(loss_b))
@@ -37,23 +37,23 @@ def finite_mean(loss_b: jax.Array) -> jax.Array:
     return jnp.where(jnp.any(finite_b), mean, jnp.nan)
 
 
-def sound(*xs: jax.Array) -> tuple[jax.Array, ...]:
-    """(alive_b, arrays), with samples that are not finite in any array set to 0 in all.
+def replace_nonfinite(*xs: jax.Array) -> tuple[jax.Array, ...]:
+    """(finite_b, arrays): samples that are not finite in one array are 0 in all.
 
-    For inputs, which need no gradient; `of_alive` then excludes these samples from the
-    loss.
+    For inputs, which need no gradient; `mark_nonfinite` then excludes these samples
+    from the loss.
     """
     finite = [jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim))) for x in xs]
-    alive_b = jnp.all(jnp.stack(finite), axis=0)
-    cleaned = (jnp.where(per_sample(alive_b, x.ndim), x, 0) for x in xs)
-    return alive_b, *(
+    finite_b = jnp.all(jnp.stack(finite), axis=0)
+    cleaned = (jnp.where(per_sample(finite_b, x.ndim), x, 0) for x in xs)
+    return finite_b, *(
         x.astype(original.dtype) for x, original in zip(cleaned, xs, strict=True)
     )
 
 
-def of_alive(alive_b: jax.Array, loss_b: jax.Array) -> jax.Array:
-    """loss_b, NaN for samples that `sound` set to 0: `finite_mean` skips them."""
-    return jnp.where(alive_b, loss_b, jnp.nan)
+def mark_nonfinite(finite_b: jax.Array, loss_b: jax.Array) -> jax.Array:
+    """loss_b, NaN where `replace_nonfinite` set 0, which `finite_mean` leaves out."""
+    return jnp.where(finite_b, loss_b, jnp.nan)
 
 
 def finite_share(loss_b: jax.Array) -> jax.Array:

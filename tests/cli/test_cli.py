@@ -148,7 +148,7 @@ def names(found, **options):
     out = naming.assign(
         [InputPicture(Path(f), Path(f)) for f in found], Path("out"), **options
     )
-    return [job.target.relative_to("out").as_posix() for job in out]
+    return [paths.target.relative_to("out").as_posix() for paths in out]
 
 
 def test_results_keep_the_format_where_it_is_written():
@@ -182,11 +182,11 @@ def test_names_that_would_clash_or_replace_an_input_are_refused(tmp_path):
 
 def test_a_single_picture_may_name_its_result(tmp_path):
     found = [InputPicture(tmp_path / "a.png", Path("a.png"))]
-    (job,) = naming.assign(found, tmp_path / "b.jpg", ext="auto", suffix="")
-    assert job.target == tmp_path / "b.jpg"
+    (paths,) = naming.assign(found, tmp_path / "b.jpg", ext="auto", suffix="")
+    assert paths.target == tmp_path / "b.jpg"
     (tmp_path / "c.jpg").mkdir()
-    (job,) = naming.assign(found, tmp_path / "c.jpg", ext="auto", suffix="")
-    assert job.target == tmp_path / "c.jpg" / "a.png"
+    (paths,) = naming.assign(found, tmp_path / "c.jpg", ext="auto", suffix="")
+    assert paths.target == tmp_path / "c.jpg" / "a.png"
 
 
 def test_pictures_are_found_in_order_and_others_left(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 import configs as configs_folder
 from gendr_jax import nets
-from gendr_jax.cli import configs
+from gendr_jax.cli import configs, quickstart_training
 from gendr_jax.errors import UsageError
 from gendr_jax.models.dinov2 import DINOv2
 from gendr_jax.models.heads import (
@@ -25,7 +25,7 @@ from gendr_jax.models.unet import UNet
 from gendr_jax.models.vae import VAE
 from gendr_jax.train import defaults
 from gendr_jax.train import settings as settings_lib
-from gendr_jax.train.stages import build
+from gendr_jax.train.stages import build, size_checks
 from gendr_jax.train.typed import typed
 from tests.helpers.tiny_stages import OWN, PARTS, fewer_passes, one_device
 
@@ -53,7 +53,7 @@ def size(model, config, **kw):
 def test_every_file_is_a_valid_configuration_of_its_stage(name):
     s = settings(name)
     assert s.stage == (FULL | TINY | LADDER | PIXELS)[name]
-    build.check(s, one_device())
+    size_checks.check(s, one_device())
     build.run_settings(s)
     # Full-size crops and batches suit meshes of eight and more.
     if name in FULL:
@@ -241,4 +241,26 @@ def test_students_without_an_autoencoder_stand_on_the_grid_of_its_latents(name):
     assert s.weights.adversarial == 0.05  # the paper's
     if s.stage == "pix":
         assert (s.weights.perceptual, s.weights.fourier) == (1.0, 0.1)
-    build.check(s, one_device())
+    size_checks.check(s, one_device())
+
+
+def test_quickstart_trains_the_tiny_files_with_changes_only(tmp_path):
+    """Every change is one: a value that the tiny file has already is not repeated."""
+    for stage, config in quickstart_training.configs(tmp_path).items():
+        size_checks.check(typed(SETTINGS[stage], config), one_device())
+        tiny = typed(SETTINGS[stage], read(f"tiny_{stage}"))
+        assert not list(restated(quickstart_training.CHANGES[stage], tiny))
+        assert config["vae"] == read("tiny_vae").vae.to_dict()
+
+
+@pytest.mark.parametrize("flag", [["--config", "tiny_vae"], ["--config=tiny_vae"]])
+def test_a_shipped_configuration_is_named_without_its_path(tmp_path, monkeypatch, flag):
+    monkeypatch.chdir(tmp_path)
+    args = [*flag, "--config.steps=3"]
+    config = configs.parse(args, lambda _: None)[1]
+    assert config.to_dict() == {**read("tiny_vae").to_dict(), "steps": 3}
+    assert configs.files_of(args) == [configs.SHIPPED / "tiny_vae.py"]
+    # A file of that name in the current folder is what the user means.
+    (tmp_path / "tiny_vae").write_text("nothing")
+    with pytest.raises(UsageError, match="name 'nothing' is not defined"):
+        configs.parse(args, lambda _: None)

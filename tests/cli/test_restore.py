@@ -230,16 +230,16 @@ def test_huge_pictures_go_from_file_to_file(weights, tmp_path):
     rgba.alpha_hw[:] = np.maximum(rgba.alpha_hw, 1)
     rgba.alpha_hw[8:20, 10:40] = 0
     image_io.write(source, rgba)
-    job = naming.Job(source, tmp_path / "o" / "a.tif", Path("a.tif"))
+    paths = naming.PicturePaths(source, tmp_path / "o" / "a.tif", Path("a.tif"))
     restorer = Restorer.from_pretrained(weights, "float32", tile=64)
     entries = []
     for above in (10**9, 0):
         options = PictureOptions(
             Target(scale=4.0), stream_above=above, residual_map=tmp_path / f"{above}"
         )
-        run.run([job], options, lambda: restorer, lambda w: entries.append(w.entry))
+        run.run([paths], options, lambda: restorer, lambda w: entries.append(w.entry))
         assert entries[-1]["status"] == "done", entries
-        job = naming.Job(source, tmp_path / "o" / "b.tif", Path("a.tif"))
+        paths = naming.PicturePaths(source, tmp_path / "o" / "b.tif", Path("a.tif"))
     held, streamed = entries
     assert held["tiles"] == streamed["tiles"] > 6
     assert abs(held["residual"] - streamed["residual"]) < 1e-4
@@ -257,8 +257,8 @@ def test_huge_pictures_go_from_file_to_file(weights, tmp_path):
     options = PictureOptions(
         Target(scale=4.0), stream_above=0, max_residual=1e-5, refuse=True
     )
-    job = naming.Job(source, tmp_path / "p" / "c.tif", Path("c.tif"))
-    run.run([job], options, lambda: restorer, lambda w: entries.append(w.entry))
+    paths = naming.PicturePaths(source, tmp_path / "p" / "c.tif", Path("c.tif"))
+    run.run([paths], options, lambda: restorer, lambda w: entries.append(w.entry))
     assert "--max-residual" in entries[-1]["error"] and not os.listdir(tmp_path / "p")
 
 
@@ -338,7 +338,9 @@ def run_all(tmp_path, restorer, sizes):
     for i, size in enumerate(sizes):
         path = tmp_path / f"{i}.png"
         Pil.fromarray(np.full((*size, 3), i, np.uint8)).save(path)
-        todo.append(naming.Job(path, tmp_path / "o" / path.name, Path(path.name)))
+        todo.append(
+            naming.PicturePaths(path, tmp_path / "o" / path.name, Path(path.name))
+        )
     told = []
     options = PictureOptions(Target(scale=1.0))
     run.run(todo, options, lambda: restorer, lambda w: told.append(w.entry))

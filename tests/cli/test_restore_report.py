@@ -126,8 +126,8 @@ def test_no_two_results_share_a_name_on_any_file_system():
         "a_JPG.gif",
     ]
     found = [InputPicture(Path(n), Path(n)) for n in names]
-    jobs = naming.assign(found, Path("out"), ext="png", suffix="")
-    keys = {naming._key(job.target) for job in jobs}
+    todo = naming.assign(found, Path("out"), ext="png", suffix="")
+    keys = {naming._key(paths.target) for paths in todo}
     assert len(keys) == len(names)
 
 
@@ -234,7 +234,7 @@ def test_the_last_pictures_before_the_keyboard_have_a_line(tmp_path):
     for i in range(8):
         path = save(tmp_path / "in" / f"{i}.png")
         out = tmp_path / "o" / path.name
-        todo.append(naming.Job(path, out, Path(path.name)))
+        todo.append(naming.PicturePaths(path, out, Path(path.name)))
 
     class Stopped(Bicubic):
         calls = 0
@@ -248,7 +248,9 @@ def test_the_last_pictures_before_the_keyboard_have_a_line(tmp_path):
     told = []
     options = PictureOptions(Target(scale=2.0))
     with pytest.raises(KeyboardInterrupt):
-        run.run(todo, options, Stopped, lambda work: told.append(work.job.target.name))
+        run.run(
+            todo, options, Stopped, lambda state: told.append(state.paths.target.name)
+        )
     assert told == listed(tmp_path / "o") and told
 
 
@@ -277,11 +279,13 @@ def test_leftovers_of_a_killed_run_go_although_all_is_done(bicubic, tmp_path):
 def test_pictures_of_a_batch_share_its_seconds(tmp_path, monkeypatch):
     clock = iter(range(10_000))
     monkeypatch.setattr(run.time, "perf_counter", lambda: float(next(clock)))
-    works = [run.Work(naming.Job(Path(n), Path(n), Path(n))) for n in "ab"]
-    for work in works:
-        work.image = image_io.Image(np.zeros((4, 4, 3), np.uint8))
-    run._restore(Bicubic(), works, PictureOptions(Target(scale=1.0)), lambda *_: None)
-    assert [w.entry["stages"]["restore"] for w in works] == [0.5, 0.5]
+    states = [
+        run.PictureState(naming.PicturePaths(Path(n), Path(n), Path(n))) for n in "ab"
+    ]
+    for state in states:
+        state.image = image_io.Image(np.zeros((4, 4, 3), np.uint8))
+    run._restore(Bicubic(), states, PictureOptions(Target(scale=1.0)), lambda *_: None)
+    assert [w.entry["stages"]["restore"] for w in states] == [0.5, 0.5]
 
 
 def test_lost_metadata_is_said_once_a_file(bicubic, tmp_path, capsys):

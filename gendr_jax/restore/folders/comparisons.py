@@ -8,24 +8,28 @@ import numpy as np
 from gendr_jax import image_io
 from gendr_jax.errors import UsageError
 from gendr_jax.image_io import Image, arrays, profiles, resize, sheets
-from gendr_jax.restore.folders.naming import Job
+from gendr_jax.restore.folders.naming import PicturePaths
 
 
-def path(folder: Path, job: Job) -> Path:
+def path(folder: Path, paths: PicturePaths) -> Path:
     """A PNG in `folder` with the result's relative path, its suffix in the name."""
-    result_path = folder / job.relative
+    result_path = folder / paths.relative
     return result_path.with_name(
         f"{result_path.stem}{result_path.suffix.replace('.', '_')}.png"
     )
 
 
-def require_apart(jobs: list[Job], folders: list[Path], report: str | None) -> None:
+def require_apart(
+    todo: list[PicturePaths], folders: list[Path], report: str | None
+) -> None:
     """Refuse comparison or report paths that would replace another file.
 
     Raises:
         UsageError: with the file.
     """
-    taken = {os.path.realpath(p) for job in jobs for p in (job.source, job.target)}
+    taken = {
+        os.path.realpath(p) for paths in todo for p in (paths.source, paths.target)
+    }
     for folder in folders:
         try:
             is_file = folder.exists() and not folder.is_dir()
@@ -35,8 +39,8 @@ def require_apart(jobs: list[Job], folders: list[Path], report: str | None) -> N
             ) from error
         if is_file:
             raise UsageError(f"{folder} is a file, not a folder. Give a folder.")
-        for job in jobs:
-            comparison_path = path(folder, job)
+        for paths in todo:
+            comparison_path = path(folder, paths)
             if (real := os.path.realpath(comparison_path)) in taken:
                 raise UsageError(
                     f"{comparison_path} would be written twice, or replace an input. "

@@ -19,7 +19,7 @@ class InputPicture:
 
 
 @dataclass(frozen=True)
-class Job:
+class PicturePaths:
     """One picture to restore.
 
     Attributes:
@@ -72,7 +72,7 @@ def assign(
     ext: str,
     suffix: str,
     resume: bool = False,
-) -> list[Job]:
+) -> list[PicturePaths]:
     """Name the result of each picture, all different, and none an input.
 
     Args:
@@ -88,17 +88,20 @@ def assign(
     """
     if pictures and out.suffix.lower() in PICTURE_SUFFIXES and not out.is_dir():
         _require_one(pictures, out, ext, suffix)
-        jobs = [Job(pictures[0].path, out, Path(out.name))]
+        todo = [PicturePaths(pictures[0].path, out, Path(out.name))]
     else:
         if out.exists() and not out.is_dir():
             raise UsageError(f"-o {out} is a file, not a folder. Give a folder.")
         names = _names(pictures, out, ext, suffix)
-        jobs = [Job(f.path, out / n, n) for f, n in zip(pictures, names, strict=True)]
+        todo = [
+            PicturePaths(f.path, out / n, n)
+            for f, n in zip(pictures, names, strict=True)
+        ]
         if resume:
-            results = {os.path.realpath(job.target) for job in jobs}
-            jobs = [j for j in jobs if os.path.realpath(j.source) not in results]
-    _refuse_replacing(jobs)
-    return jobs
+            results = {os.path.realpath(paths.target) for paths in todo}
+            todo = [j for j in todo if os.path.realpath(j.source) not in results]
+    _refuse_replacing(todo)
+    return todo
 
 
 def _require_one(
@@ -253,10 +256,11 @@ def _key(path: Path) -> str:
     return same_name(os.path.normpath(path))
 
 
-def _refuse_replacing(jobs: list[Job]) -> None:
-    sources = {os.path.realpath(job.source) for job in jobs}
-    for job in jobs:
-        if os.path.realpath(job.target) in sources:
+def _refuse_replacing(todo: list[PicturePaths]) -> None:
+    sources = {os.path.realpath(paths.source) for paths in todo}
+    for paths in todo:
+        if os.path.realpath(paths.target) in sources:
             raise UsageError(
-                f"{job.target} would replace an input. Give another -o, or a --suffix."
+                f"{paths.target} would replace an input. Give another -o, or a "
+                "--suffix."
             )

@@ -1,4 +1,4 @@
-"""The loop of `gendr restore`: files are read and written while the device works."""
+"""The loop of `gendr restore`: files are read and written while the device computes."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from gendr_jax.image_io.regions import Reader
 from gendr_jax.image_io.resize import Target
 from gendr_jax.restore import compiling, huge
 from gendr_jax.restore.folders import comparisons
-from gendr_jax.restore.folders.naming import Job
+from gendr_jax.restore.folders.naming import PicturePaths
 from gendr_jax.restore.folders.report import printable
 from gendr_jax.restore.pipeline import Restorer
 from gendr_jax.restore.residual import (
@@ -65,10 +65,10 @@ class PictureOptions:
 
 
 @dataclass
-class Work:
+class PictureState:
     """State of one picture; without `image` it is restored from file to file."""
 
-    job: Job
+    paths: PicturePaths
     image: Image | None = None
     scale: float = 0.0
     restored: Image | None = None
@@ -87,10 +87,10 @@ class Work:
 
 
 def run(
-    todo: list[Job],
+    todo: list[PicturePaths],
     options: PictureOptions,
     open_restorer: Callable[[], Restorer],
-    report: Callable[[Work], None],
+    report: Callable[[PictureState], None],
     tiles: Tiles = lambda name, done, total: None,
 ) -> None:
     """Restore pictures in order; `report` is called when each is done or has failed.
@@ -100,16 +100,16 @@ def run(
     reported. tiles(picture, done, total) is called after every tile.
     """
     opened: list[Restorer] = []
-    written: list[Future[Work]] = []
+    written: list[Future[PictureState]] = []
     writer = ThreadPoolExecutor(BEHIND, thread_name_prefix="write")
     try:
         for batch in _batches(_read_ahead(todo, options), opened):
-            sound = [work for work in batch if work.error is None]
-            if sound and not opened:
+            readable = [state for state in batch if state.error is None]
+            if readable and not opened:
                 opened.append(open_restorer())
-            if sound:
-                _restore(opened[0], sound, options, tiles)
-            written += [writer.submit(_finish, work, options) for work in batch]
+            if readable:
+                _restore(opened[0], readable, options, tiles)
+            written += [writer.submit(_finish, state, options) for state in batch]
             while len(written) > BEHIND or (written and written[0].done()):
                 _report_first(written, report)
         while written:
@@ -123,38 +123,48 @@ def run(
                 _report_first(written, report)
 
 
-def _report_first(written: list[Future[Work]], report: Callable[[Work], None]) -> None:
-    work = written[0].result()  # waits; Ctrl-C may interrupt
+def _report_first(
+    written: list[Future[PictureState]], report: Callable[[PictureState], None]
+) -> None:
+    state = written[0].result()  # waits; Ctrl-C may interrupt
     written.pop(0)
-    report(work)
+    report(state)
 
 
-def clear_leftovers(todo: list[Job], options: PictureOptions) -> None:
+def clear_leftovers(todo: list[PicturePaths], options: PictureOptions) -> None:
     """Remove temporary files of killed runs from all output folders."""
-    folders = {job.target.parent for job in todo}
+    folders = {paths.target.parent for paths in todo}
     more = [folder for folder in (options.compare, options.residual_map) if folder]
     for folder in sorted({*folders, *more}):
         files.clear_stale(folder)
 
 
-def _read_ahead(todo: list[Job], options: PictureOptions) -> Iterator[Work]:
-    jobs = iter(todo)
+def _read_ahead(
+    todo: list[PicturePaths], options: PictureOptions
+) -> Iterator[PictureState]:
+    remaining = iter(todo)
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        ahead = [reader.submit(_read, job, options) for job in islice(jobs, AHEAD)]
+        ahead = [
+            reader.submit(_read, paths, options) for paths in islice(remaining, AHEAD)
+        ]
         while ahead:
-            work = ahead.pop(0).result()
-            ahead += [reader.submit(_read, job, options) for job in islice(jobs, 1)]
-            yield work
+            state = ahead.pop(0).result()
+            ahead += [
+                reader.submit(_read, paths, options) for paths in islice(remaining, 1)
+            ]
+            yield state
 
 
-def _batches(works: Iterator[Work], opened: list[Restorer]) -> Iterator[list[Work]]:
+def _batches(
+    states: Iterator[PictureState], opened: list[Restorer]
+) -> Iterator[list[PictureState]]:
     """Batches of consecutive pictures with one output size."""
-    batch: list[Work] = []
-    for work in works:
-        if batch and not _same_batch(batch[0], work):
+    batch: list[PictureState] = []
+    for state in states:
+        if batch and not _same_batch(batch[0], state):
             yield batch
             batch = []
-        batch.append(work)
+        batch.append(state)
         if not opened or len(batch) >= opened[0].batch_size:
             yield batch
             batch = []
@@ -162,7 +172,7 @@ def _batches(works: Iterator[Work], opened: list[Restorer]) -> Iterator[list[Wor
         yield batch
 
 
-def _same_batch(first: Work, second: Work) -> bool:
+def _same_batch(first: PictureState, second: PictureState) -> bool:
     """Whether both can be in one batch; huge and failed ones are batches of one."""
     if first.image is None or second.image is None:
         return False
@@ -172,47 +182,50 @@ def _same_batch(first: Work, second: Work) -> bool:
     )
 
 
-def _read(job: Job, options: PictureOptions) -> Work:
-    work, begin = Work(job), time.perf_counter()
+def _read(paths: PicturePaths, options: PictureOptions) -> PictureState:
+    state, begin = PictureState(paths), time.perf_counter()
     limit = options.max_input_pixels
     try:
-        reader, work.scale = look(job, options)
+        reader, state.scale = look(paths, options)
         header = reader.header
-        height, width = resize.output_size(header.height, header.width, work.scale)
+        height, width = resize.output_size(header.height, header.width, state.scale)
         alpha = header.alpha
         if height * width <= options.stream_above:
-            image = image_io.read(job.source, max_pixels=limit)
-            work.image = image_io.without_opaque_alpha(job.target, image)
-            alpha = work.image.alpha_hw is not None
+            image = image_io.read(paths.source, max_pixels=limit)
+            state.image = image_io.without_opaque_alpha(paths.target, image)
+            alpha = state.image.alpha_hw is not None
         # Checked before the networks run.
-        image_io.require_fit(job.target, reader.like, height, width, alpha=alpha)
+        image_io.require_fit(paths.target, reader.like, height, width, alpha=alpha)
     except FAULTS as error:
-        work.error = error
-        return work
-    work.entry |= {"height": height, "width": width}
-    work.timed("read", begin)
-    return work
+        state.error = error
+        return state
+    state.entry |= {"height": height, "width": width}
+    state.timed("read", begin)
+    return state
 
 
-def look(job: Job, options: PictureOptions) -> tuple[Reader, float]:
+def look(paths: PicturePaths, options: PictureOptions) -> tuple[Reader, float]:
     """(reader, scale) of a picture, after checking its output path; header only.
 
     Raises:
         InputError, OSError: a picture that cannot be restored, or not be written.
     """
-    image_io.require_writable(job.target)
-    reader = Reader(job.source, max_pixels=options.max_input_pixels)
+    image_io.require_writable(paths.target)
+    reader = Reader(paths.source, max_pixels=options.max_input_pixels)
     height, width = reader.header.height, reader.header.width
-    return reader, options.target.scale_of(height, width, str(job.source))
+    return reader, options.target.scale_of(height, width, str(paths.source))
 
 
 def _restore(
-    restorer: Restorer, works: list[Work], options: PictureOptions, tiles: Tiles
+    restorer: Restorer,
+    states: list[PictureState],
+    options: PictureOptions,
+    tiles: Tiles,
 ) -> None:
-    """Restore a batch; results or errors are set in `works`."""
+    """Restore a batch; results or errors are set in `states`."""
     begin = time.perf_counter()
-    images = [work.image for work in works if work.image is not None]
-    names = ", ".join(str(work.job.source) for work in works)
+    images = [state.image for state in states if state.image is not None]
+    names = ", ".join(str(state.paths.source) for state in states)
 
     def progress(done: int, total: int) -> None:
         tiles(names, done, total)
@@ -220,25 +233,25 @@ def _restore(
     try:
         with compiling.watch() as compiled:
             if not images:
-                plans = [_stream(restorer, works[0], options, progress)]
+                plans = [_stream(restorer, states[0], options, progress)]
             else:
-                scale = works[0].scale
+                scale = states[0].scale
                 results = restorer.restore(images, scale, progress=progress)
                 plans = restorer.last
-                for work, result in zip(works, results, strict=True):
-                    work.restored = result
-        seconds_each = (time.perf_counter() - begin) / len(works)
-        for work, plan in zip(works, plans, strict=True):
-            work.entry |= {"tiles": plan.tiles, "compiled": compiled.programs > 0}
-            work.took("restore", seconds_each)
+                for state, result in zip(states, results, strict=True):
+                    state.restored = result
+        seconds_each = (time.perf_counter() - begin) / len(states)
+        for state, plan in zip(states, plans, strict=True):
+            state.entry |= {"tiles": plan.tiles, "compiled": compiled.programs > 0}
+            state.took("restore", seconds_each)
             if options.stages:
-                work.entry["stages"] |= _stage_seconds(restorer, plan.pass_hw)
+                state.entry["stages"] |= _stage_seconds(restorer, plan.pass_hw)
     except FAULTS as error:
-        if len(works) == 1:
-            works[0].error = error
+        if len(states) == 1:
+            states[0].error = error
             return
-        for work in works:  # one by one, to know which of them fails
-            _restore(restorer, [work], options, tiles)
+        for state in states:  # one by one, to know which of them fails
+            _restore(restorer, [state], options, tiles)
 
 
 def _stage_seconds(restorer: Restorer, pass_hw: tuple[int, int]) -> dict[str, float]:
@@ -247,89 +260,89 @@ def _stage_seconds(restorer: Restorer, pass_hw: tuple[int, int]) -> dict[str, fl
 
 
 def _stream(
-    restorer: Restorer, work: Work, options: PictureOptions, progress: Progress
+    restorer: Restorer, state: PictureState, options: PictureOptions, progress: Progress
 ) -> Layout:
     """Restore a huge picture from file to file; checked before it is renamed."""
-    job, limit = work.job, options.max_input_pixels
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(job.target) as unfinished:
+    paths, limit = state.paths, options.max_input_pixels
+    paths.target.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(paths.target) as unfinished:
         plan, lost = huge.restore_file(
             restorer,
-            job.source,
+            paths.source,
             unfinished,
-            work.scale,
+            state.scale,
             metadata=options.metadata,
             quality=options.quality,
             max_input_pixels=limit,
-            folder=job.target.parent,
+            folder=paths.target.parent,
             progress=progress,
         )
-        file_residual = residual_of_files(unfinished, job.source, max_pixels=limit)
-        _check_residual(work, file_residual, options)
-    work.lost(lost)
+        file_residual = residual_of_files(unfinished, paths.source, max_pixels=limit)
+        _check_residual(state, file_residual, options)
+    state.lost(lost)
     if options.compare is not None:
-        work.entry["warning"] = f"{job.source}: too large for --compare"
+        state.entry["warning"] = f"{paths.source}: too large for --compare"
     return plan
 
 
-def _finish(work: Work, options: PictureOptions) -> Work:
+def _finish(state: PictureState, options: PictureOptions) -> PictureState:
     """Check and write a result and its comparison, and complete its entry."""
     begin = time.perf_counter()
-    if work.error is None:
+    if state.error is None:
         try:
-            if work.image is not None:
-                _write(work, options)
-            work.timed("write", begin)
+            if state.image is not None:
+                _write(state, options)
+            state.timed("write", begin)
         except FAULTS as error:
-            work.error = error
-    stages = work.entry.get("stages", {})
-    work.entry["seconds"] = round(sum(stages.values()), 3)
-    work.entry |= {"input": str(work.job.source), "output": str(work.job.target)}
-    work.entry["status"] = DONE if work.error is None else FAILED
-    if work.error is not None:
-        work.entry["error"] = one_line(work.error, work.job.source)
-    work.image = work.restored = None
-    return work
+            state.error = error
+    stages = state.entry.get("stages", {})
+    state.entry["seconds"] = round(sum(stages.values()), 3)
+    state.entry |= {"input": str(state.paths.source), "output": str(state.paths.target)}
+    state.entry["status"] = DONE if state.error is None else FAILED
+    if state.error is not None:
+        state.entry["error"] = one_line(state.error, state.paths.source)
+    state.image = state.restored = None
+    return state
 
 
-def _write(work: Work, options: PictureOptions) -> None:
-    assert work.image is not None and work.restored is not None
-    _check_residual(work, residual(work.restored, work.image), options)
-    work.job.target.parent.mkdir(parents=True, exist_ok=True)
-    work.lost(
+def _write(state: PictureState, options: PictureOptions) -> None:
+    assert state.image is not None and state.restored is not None
+    _check_residual(state, residual(state.restored, state.image), options)
+    state.paths.target.parent.mkdir(parents=True, exist_ok=True)
+    state.lost(
         image_io.write(
-            work.job.target,
-            work.restored,
+            state.paths.target,
+            state.restored,
             metadata=options.metadata,
             quality=options.quality,
         )
     )
     if options.compare is not None:
-        path = comparisons.path(options.compare, work.job)
-        comparisons.compare(work.image, work.restored, path, options.layout)
+        path = comparisons.path(options.compare, state.paths)
+        comparisons.compare(state.image, state.restored, path, options.layout)
 
 
 def _check_residual(
-    work: Work, picture_residual: Residual, options: PictureOptions
+    state: PictureState, picture_residual: Residual, options: PictureOptions
 ) -> None:
     """Record the residual, write its map, and warn or refuse above the limit."""
-    work.entry |= {
+    state.entry |= {
         "residual": round(picture_residual.rms, 5),
         "residual_peak": round(picture_residual.peak, 5),
     }
     if options.residual_map is not None:
-        path = comparisons.path(options.residual_map, work.job)
+        path = comparisons.path(options.residual_map, state.paths)
         path.parent.mkdir(parents=True, exist_ok=True)
         image_io.write(path, as_picture(picture_residual.map_hw))
     limit = options.max_residual
     if limit is not None and picture_residual.rms > limit:
         text = (
-            f"{work.job.source}: the result, reduced to the input's size, differs from "
-            f"it by {picture_residual.rms:.4f}, above --max-residual {limit:g}"
+            f"{state.paths.source}: the result, reduced to the input's size, differs "
+            f"from it by {picture_residual.rms:.4f}, above --max-residual {limit:g}"
         )
         if options.refuse:
             raise InputError(f"{text}. Use a smaller --strength, or raise the limit.")
-        work.entry["warning"] = text
+        state.entry["warning"] = text
 
 
 def is_there(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """The training stages.
 
 build.py            from settings to a stage with its networks and data
+size_checks.py      sizes that do not fit each other are refused
 initial_weights.py  weights to start from
 patch_components.py initial weights of an autoencoder's linear path
 vae.py              stage 0: the autoencoder

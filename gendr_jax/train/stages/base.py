@@ -98,7 +98,7 @@ def make_step(
     def base_loss(params: Params, frozen: Any, batch, keys):
         x = nets.split(samples.high_quality(batch))
         vae = nets.gather(frozen["vae"], "frozen/vae")
-        alive, z = losses.sound(jax.lax.stop_gradient(encode(vae, x)))
+        finite_b, z = losses.replace_nonfinite(jax.lax.stop_gradient(encode(vae, x)))
         t = samples.timesteps(keys["t"], 0, diffusion.NUM_TIMESTEPS - 1)
         eps = samples.normal_like(keys["eps"], z)
         context = samples.drop_prompt(
@@ -108,10 +108,10 @@ def make_step(
         unet = nets.unet.bind(nets.gather(params["unet"], "base/params/unet"))
         out, features = unet(z_t, t, context)
         target = diffusion.prediction_target(z, eps, t, settings.prediction)
-        loss_b = losses.of_alive(alive, losses.denoising(out, target))
+        loss_b = losses.mark_nonfinite(finite_b, losses.denoising(out, target))
         metrics = {
             "denoising": finite_mean(loss_b),
-            "latent_std": samples.std(alive, z),
+            "latent_std": samples.std(finite_b, z),
         }
         if settings.repa_weight > 0:
             down0 = features["down0"]
@@ -121,11 +121,11 @@ def make_step(
             dino = nets.dino.bind(nets.gather(frozen["dino"], "frozen/dino"))
             tokens = projector(samples.tokens(down0))
             # A picture that is finite can still overflow in DINOv2.
-            dino_finite, target_tokens = losses.sound(
+            dino_finite_b, target_tokens = losses.replace_nonfinite(
                 samples.dino_tokens(dino, x, down0.shape[1:3])
             )
-            repa_b = losses.of_alive(
-                alive & dino_finite, losses.repa(tokens, target_tokens)
+            repa_b = losses.mark_nonfinite(
+                finite_b & dino_finite_b, losses.repa(tokens, target_tokens)
             )
             metrics["repa"] = finite_mean(repa_b)
             loss_b = loss_b + settings.repa_weight * repa_b

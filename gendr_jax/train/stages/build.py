@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from gendr_jax.models.heads import (
 )
 from gendr_jax.models.lpips import LPIPS, LPIPSConfig
 from gendr_jax.models.unet import UNet, UNetConfig
-from gendr_jax.models.vae import VAE, VAEConfig
+from gendr_jax.models.vae import VAE
 from gendr_jax.nets import Params
 from gendr_jax.sharding import Placement
 from gendr_jax.train.run_settings import RunSettings
@@ -47,7 +46,7 @@ from gendr_jax.train.settings import (
 from gendr_jax.train.stage import Frozen, Stage
 from gendr_jax.train.stages import base as base_stage
 from gendr_jax.train.stages import distill as distill_stage
-from gendr_jax.train.stages import initial_weights, patch_components, pixel
+from gendr_jax.train.stages import initial_weights, patch_components, pixel, size_checks
 from gendr_jax.train.stages import vae as vae_stage
 from gendr_jax.train.stages.roles import DistillNets
 from gendr_jax.train.typed import typed
@@ -147,7 +146,7 @@ def read_settings(config: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> Setti
             "Set one of them."
         )
     settings = typed(STAGES[stage], config)
-    check(settings, mesh)
+    size_checks.check(settings, mesh)
     return settings
 
 
@@ -343,7 +342,7 @@ def _distill_stage(
     settings, frozen, vae, dino, projector = _frozen_networks(settings)
     initial_weights.check_prediction(settings.init, settings.prediction)
     config, params = initial_weights.component(settings.init, "unet", settings.unet)
-    check_channels(config, settings.vae)
+    size_checks.check_channels(config, settings.vae)
     build = builder(settings)
     unet = build(UNet, config, remat=settings.remat)
     adapted = build(UNet, config, remat=settings.remat, lora=settings.lora)
@@ -401,7 +400,7 @@ def _pixel_stage(
     vae_config, vae = initial_weights.component(settings.init, "vae", settings.vae)
     initial_weights.check_prediction(settings.init, settings.prediction)
     config, teacher = initial_weights.component(settings.init, "unet", settings.unet)
-    check_channels(config, vae_config)
+    size_checks.check_channels(config, vae_config)
     settings = dataclasses.replace(settings, vae=vae_config, unet=config)
     build, seed = builder(settings), settings.seed
     vae_net = build(VAE, vae_config, remat=settings.remat)
@@ -498,88 +497,6 @@ def _perceptual(
         return None, None
     config, params = initial_weights.component(settings.init, "lpips", LPIPSConfig())
     return builder(settings)(LPIPS, config, remat=settings.remat), params
-
-
-def check(settings: Settings, mesh: Mesh | AbstractMesh) -> None:
-    """Refuse sizes that do not fit each other, before anything is read."""
-    unit = settings.vae.factor * 2
-    if settings.data.crop % unit:
-        raise UsageError(
-            f"data.crop={settings.data.crop} is no multiple of {unit} (the VAE's "
-            f"factor {settings.vae.factor}, twice). Give a multiple."
-        )
-    if not isinstance(settings, VAESettings):
-        check_channels(settings.unet, settings.vae)
-    if isinstance(settings, PixelSettings) and settings.data.crop % settings.factor:
-        raise UsageError(
-            f"data.crop={settings.data.crop} is no multiple of factor="
-            f"{settings.factor}. Give a multiple."
-        )
-    if isinstance(settings, PixelSettings) and settings.factor != settings.vae.factor:
-        raise UsageError(
-            f"factor={settings.factor} puts pixels on another grid than the "
-            f"autoencoder's factor {settings.vae.factor}. Make them equal."
-        )
-    if (
-        isinstance(settings, DistillSettings | PixelSettings)
-        and settings.data.crop % settings.data.scale
-    ):
-        raise UsageError(
-            f"data.crop={settings.data.crop} is no multiple of data.scale="
-            f"{settings.data.scale}. Give a multiple."
-        )
-    check_model_axis(settings, mesh.shape.get(sharding.MODEL, 1))
-    shards = sharding.row_shards(mesh)
-    if settings.accumulate < 1 or settings.batch_size % (shards * settings.accumulate):
-        raise UsageError(
-            f"batch_size={settings.batch_size} does not divide over {shards} devices "
-            f"times accumulate={settings.accumulate}. Choose a multiple."
-        )
-    unit *= mesh.shape[sharding.SPACE]
-    if settings.data.crop % unit:
-        raise UsageError(
-            f"data.crop={settings.data.crop} is no multiple of {unit}, which "
-            f"space={mesh.shape[sharding.SPACE]} needs. Choose another."
-        )
-
-
-def check_model_axis(settings: Settings, size: int) -> None:
-    """Refuse a mesh axis `model` that would split nothing, or not evenly."""
-    if size == 1:
-        return
-    if isinstance(settings, VAESettings):
-        raise UsageError(
-            f"the mesh has model={size}, which splits transformers; stage vae trains "
-            "none. Give these devices to data, fsdp or space."
-        )
-    rules = settings.sharding.rules
-    if rules and not any(sharding.MODEL in how for _, how in rules):
-        raise UsageError(
-            f"the mesh has model={size}, no rule of sharding.rules splits a weight "
-            "over it. Add those of sharding.TENSOR_RULES (docs/sharding.md), or give "
-            "these devices to another axis."
-        )
-    unet = settings.unet
-    levels = zip(unet.block_out_channels, unet.attention, strict=True)
-    widths = {width for width, attends in levels if attends}
-    widths |= {unet.block_out_channels[-1]} if unet.mid_attention else set()
-    uneven = sorted(width for width in widths if width % size)
-    if uneven:
-        raise UsageError(
-            f"the mesh has model={size}, which does not divide the width {uneven[0]} "
-            f"of the UNet's transformers. Take a divisor of {math.gcd(*widths)}."
-        )
-
-
-def check_channels(unet: UNetConfig, vae: VAEConfig) -> None:
-    """Refuse a UNet that does not work on this autoencoder's latents."""
-    channels = (unet.in_channels, unet.out_channels)
-    if channels != (vae.latent_channels,) * 2:
-        raise UsageError(
-            f"the UNet takes {channels[0]} channels and gives {channels[1]}, the VAE's "
-            f"latents have {vae.latent_channels}. Combine networks of one training, or "
-            "let stage base widen the UNet (config.unet.in_channels, out_channels)."
-        )
 
 
 def placement(settings: Settings, mesh: Mesh) -> Placement:

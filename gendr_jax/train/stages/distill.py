@@ -202,15 +202,15 @@ class Distill:
         keys = samples.draws(key, batch["index"], DRAWS)
 
         def loss(params: Params, batch: Any, keys: Keys) -> tuple[Array, Scalars]:
-            alive, pair = self.pair(frozen, batch, keys).without_broken()
+            finite_b, pair = self.pair(frozen, batch, keys).without_broken()
             z_g, _ = self.roles.generate(frozen, params, pair.z_low_bhwc)
             z_g = losses.finite_gradient(z_g)
-            terms = self.generator_loss.paired_terms(frozen, pair, alive)
+            terms = self.generator_loss.paired_terms(frozen, pair, finite_b)
             values = {name: term(z_g) for name, (_, term) in terms.items()}
             weighted = [terms[name][0] * value for name, value in values.items()]
             total = jnp.sum(jnp.stack(weighted))
             metrics = {f"loss_{name}": value for name, value in values.items()}
-            share = jnp.mean(alive.astype(jnp.float32))
+            share = jnp.mean(finite_b.astype(jnp.float32))
             return total, metrics | {"loss": total, "finite": share}
 
         role, metrics = optimisers.update(
@@ -288,17 +288,19 @@ class Distill:
 
         def loss(params: Params, z_high: Array, z_g: Array, keys: Keys):
             s = self.settings.score
-            alive, z_high, z_g = losses.sound(z_high, z_g)
+            finite_b, z_high, z_g = losses.replace_nonfinite(z_high, z_g)
             t, eps = samples.noise(keys, "discriminator", z_high, s.t_min, s.t_max)
             z_t = samples.interleave(
                 diffusion.add_noise(z_high, eps, t), diffusion.add_noise(z_g, eps, t)
             )
             logits = self.roles.logits(frozen, params, z_t, samples.interleave(t, t))
             real, fake = samples.apart(logits)
-            loss_b = losses.of_alive(alive, losses.discriminator_loss(real, fake))
+            loss_b = losses.mark_nonfinite(
+                finite_b, losses.discriminator_loss(real, fake)
+            )
             value = finite_mean(loss_b)
             margin_b = losses.sample_mean(real) - losses.sample_mean(fake)
-            margin = finite_mean(losses.of_alive(alive, margin_b))
+            margin = finite_mean(losses.mark_nonfinite(finite_b, margin_b))
             metrics = {"loss": value, "logit_margin": margin}
             return value, metrics | {"finite": losses.finite_share(loss_b)}
 
@@ -325,13 +327,13 @@ class Distill:
 
     def _denoising(self, adapters, frozen, z, context, keys, name):
         last = diffusion.NUM_TIMESTEPS - 1
-        alive, z = losses.sound(z)
+        finite_b, z = losses.replace_nonfinite(z)
         t, eps = samples.noise(keys, name, z, 0, last)
         z_t = diffusion.add_noise(z, eps, t)
         out, _ = self.roles.unet(frozen, adapters, f"{name}/params")(z_t, t, context)
         prediction = self.settings.prediction
         target = diffusion.prediction_target(z, eps, t, prediction)
-        loss_b = losses.of_alive(alive, losses.denoising(out, target))
+        loss_b = losses.mark_nonfinite(finite_b, losses.denoising(out, target))
         loss = finite_mean(loss_b)
         return loss, {"loss": loss, "finite": losses.finite_share(loss_b)}
 

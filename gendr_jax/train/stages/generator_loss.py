@@ -42,10 +42,10 @@ class GeneratorLoss:
         that one network's activations are alive at a time.
         """
         loss, grad_z, metrics = self.score_term(state, frozen, pair, z_g, keys)
-        alive, sound_g, sound_h = losses.sound(z_g, pair.z_high_bhwc)
-        metrics["z_bias"] = _mean(alive, sound_g - sound_h)
-        metrics["z_std_ratio"] = samples.std(alive, sound_g) / samples.std(
-            alive, sound_h
+        finite_b, clean_g, clean_h = losses.replace_nonfinite(z_g, pair.z_high_bhwc)
+        metrics["z_bias"] = _mean(finite_b, clean_g - clean_h)
+        metrics["z_std_ratio"] = samples.std(finite_b, clean_g) / samples.std(
+            finite_b, clean_h
         )
         weight = self.settings.weights.score
         loss, grad_z = weight * loss, weight * grad_z
@@ -73,7 +73,7 @@ class GeneratorLoss:
 
         # Broken samples are set to 0 in inputs and cotangents before they meet the
         # weights: a mask on the gradient would be too late, since 0 * NaN is NaN.
-        alive, z_low, grad_z = losses.sound(pair.z_low_bhwc, grad_z)
+        finite_b, z_low, grad_z = losses.replace_nonfinite(pair.z_low_bhwc, grad_z)
 
         def forward(params: Params):
             z_g, down0 = self.roles.generate(frozen, params, z_low)
@@ -88,10 +88,12 @@ class GeneratorLoss:
             grid = self.roles.token_grid(pair.z_high_bhwc)
             dino = self.roles.dino(frozen)
             target = samples.dino_tokens(dino, pair.x_high_bhwc, grid)
-            known, target = losses.sound(target)
+            target_finite_b, target = losses.replace_nonfinite(target)
             value, grad_tokens = jax.value_and_grad(
                 lambda tokens: finite_mean(
-                    losses.of_alive(alive & known, losses.repa(tokens, target))
+                    losses.mark_nonfinite(
+                        finite_b & target_finite_b, losses.repa(tokens, target)
+                    )
                 )
             )(tokens)
             weight = self.settings.weights.repa
@@ -99,8 +101,8 @@ class GeneratorLoss:
             metrics["loss_repa"] = value
         (grads,) = pull((grad_z, grad_tokens))
         # With no sample left the loss is NaN, so that the update is skipped.
-        loss = jnp.where(jnp.any(alive), loss, jnp.nan)
-        return (grads, loss, metrics), jnp.mean(alive.astype(jnp.float32))
+        loss = jnp.where(jnp.any(finite_b), loss, jnp.nan)
+        return (grads, loss, metrics), jnp.mean(finite_b.astype(jnp.float32))
 
     def score_term(
         self, state: DistillState, frozen: Any, pair: Pair, z_g: Array, keys: Keys
@@ -172,22 +174,22 @@ class GeneratorLoss:
                 jnp.float32
             )
             terms["adversarial"] = (weights.adversarial * adversarial_on, adversarial)
-        alive, pair = pair.without_broken()
-        return terms | self.paired_terms(frozen, pair, alive)
+        finite_b, pair = pair.without_broken()
+        return terms | self.paired_terms(frozen, pair, finite_b)
 
     def paired_terms(
-        self, frozen: Any, pair: Pair, alive_b: Array
+        self, frozen: Any, pair: Pair, finite_b: Array
     ) -> dict[str, tuple[float, Term]]:
         """{name: (weight, z_g -> scalar)} of the terms that compare with the truth.
 
-        ``alive_b``: the samples of ``pair`` that the terms are means of.
+        ``finite_b``: the samples of ``pair`` that the terms are means of.
         """
         weights, terms = self.settings.weights, {}
         if weights.latent > 0:
             terms["latent"] = (
                 weights.latent,
                 lambda z_g: finite_mean(
-                    losses.of_alive(alive_b, losses.l2(z_g, pair.z_high_bhwc))
+                    losses.mark_nonfinite(finite_b, losses.l2(z_g, pair.z_high_bhwc))
                 ),
             )
         if weights.pixel > 0:
@@ -195,14 +197,14 @@ class GeneratorLoss:
             terms["pixel"] = (
                 weights.pixel,
                 lambda z_g: finite_mean(
-                    losses.of_alive(
-                        alive_b, losses.l1(self.decode(vae, z_g), pair.x_high_bhwc)
+                    losses.mark_nonfinite(
+                        finite_b, losses.l1(self.decode(vae, z_g), pair.x_high_bhwc)
                     )
                 ),
             )
         return terms
 
 
-def _mean(alive_b: Array, x: Array) -> Array:
-    """The mean over samples that are alive."""
-    return finite_mean(losses.of_alive(alive_b, losses.sample_mean(x)))
+def _mean(finite_b: Array, x: Array) -> Array:
+    """The mean over samples that are finite."""
+    return finite_mean(losses.mark_nonfinite(finite_b, losses.sample_mean(x)))

@@ -131,14 +131,16 @@ class Pixel:
         """The discriminator tells true samples from the student's, eq. 16."""
 
         def loss(params: Params, true: Array, student: Array, keys: Keys):
-            alive, true, student = losses.sound(true, student)
+            finite_b, true, student = losses.replace_nonfinite(true, student)
             # True and generated samples in one pass of the discriminator.
             interleaved = samples.interleave(*self.padded((true, student), keys))
             real, fake = samples.apart(self.logits(frozen, params, interleaved))
-            loss_b = losses.of_alive(alive, losses.discriminator_loss(real, fake))
+            loss_b = losses.mark_nonfinite(
+                finite_b, losses.discriminator_loss(real, fake)
+            )
             value = finite_mean(loss_b)
             margin_b = losses.sample_mean(real) - losses.sample_mean(fake)
-            margin = finite_mean(losses.of_alive(alive, margin_b))
+            margin = finite_mean(losses.mark_nonfinite(finite_b, margin_b))
             metrics = {"loss": value, "logit_margin": margin}
             return value, metrics | {"finite": losses.finite_share(loss_b)}
 
@@ -186,12 +188,12 @@ class Pixel:
     ) -> tuple[Array, Scalars]:
         """L1 to the teacher, adversarial; in Pix also perceptual and Fourier terms."""
         weights = self.settings.weights
-        alive, x_low, target = losses.sound(x_low, target)
+        finite_b, x_low, target = losses.replace_nonfinite(x_low, target)
         # The cotangent of a broken output is set to 0 before it meets the weights.
         y = finite_gradient(self.generate(frozen, params, x_low))
 
         def mean(loss_b: Array) -> Array:
-            return finite_mean(losses.of_alive(alive, loss_b))
+            return finite_mean(losses.mark_nonfinite(finite_b, loss_b))
 
         metrics = {"l1": mean(losses.l1(y, target))}
         loss = metrics["l1"]
@@ -217,7 +219,7 @@ class Pixel:
             metrics["perceptual"] = mean(self.nets.lpips.bind(lpips)(y, target))
             loss = loss + weights.perceptual * metrics["perceptual"]
         metrics = {f"loss_{name}": value for name, value in metrics.items()}
-        share = jnp.mean(alive.astype(jnp.float32))
+        share = jnp.mean(finite_b.astype(jnp.float32))
         return loss, metrics | {"loss": loss, "finite": share}
 
     def generate(self, frozen: Any, params: Params, x_low_bhwc: Array) -> Array:

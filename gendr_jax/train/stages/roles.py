@@ -63,11 +63,11 @@ class Pair:
     z_low_bhwc: jax.Array
 
     def without_broken(self) -> tuple[jax.Array, "Pair"]:
-        """(alive_b, the pairs): those that are not finite in one array are 0 in all."""
-        alive_b, x_high, z_high, z_low = losses.sound(
+        """(finite_b, pairs): those that are not finite in one array are 0 in all."""
+        finite_b, x_high, z_high, z_low = losses.replace_nonfinite(
             self.x_high_bhwc, self.z_high_bhwc, self.z_low_bhwc
         )
-        return alive_b, Pair(x_high, z_high, z_low)
+        return finite_b, Pair(x_high, z_high, z_low)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,11 +86,11 @@ def apart(both_b: jax.Array) -> tuple[jax.Array, jax.Array]:
     return pairs[:, 0], pairs[:, 1]
 
 
-def std(alive_b: jax.Array, x_bhwc: jax.Array) -> jax.Array:
-    """The standard deviation over all elements of the samples that are alive."""
+def std(finite_b: jax.Array, x_bhwc: jax.Array) -> jax.Array:
+    """The standard deviation over all elements of the samples that are finite."""
 
     def mean(values: jax.Array) -> jax.Array:
-        means_b = losses.of_alive(alive_b, losses.sample_mean(values))
+        means_b = losses.mark_nonfinite(finite_b, losses.sample_mean(values))
         return losses.finite_mean(means_b)
 
     return jnp.sqrt(mean(jnp.square(x_bhwc - mean(x_bhwc))))

@@ -79,18 +79,18 @@ def make_step(
 
     def disc_loss(params: Params, real: jax.Array, fake: jax.Array):
         model = disc.bind(gather(params, "disc/params"))
-        alive, real, fake = losses.sound(real, fake)
+        finite_b, real, fake = losses.replace_nonfinite(real, fake)
         loss_b = losses.discriminator_loss(model(real), model(fake))
-        loss_b = losses.of_alive(alive, loss_b)
+        loss_b = losses.mark_nonfinite(finite_b, loss_b)
         loss = finite_mean(loss_b)
         return loss, {"loss": loss, "finite": losses.finite_share(loss_b)}
 
     def vae_loss(params: Params, disc_params: Params | None, step, x, keys_b):
-        alive, x = losses.sound(x)
+        finite_b, x = losses.replace_nonfinite(x)
         y, mean, logvar = reconstruct(params, x, keys_b)
 
         def average(loss_b: jax.Array) -> jax.Array:
-            return finite_mean(losses.of_alive(alive, loss_b))
+            return finite_mean(losses.mark_nonfinite(finite_b, loss_b))
 
         l1 = average(losses.l1(y, x))
         kl = average(losses.kl(mean, logvar))
@@ -105,7 +105,7 @@ def make_step(
         # Mean square, not variance: the factor maps the root mean square to one.
         square = jnp.square(mean - settings.vae.shift_factor) + jnp.exp(logvar)
         variance = average(losses.sample_mean(square))
-        share = jnp.mean(alive.astype(jnp.float32))
+        share = jnp.mean(finite_b.astype(jnp.float32))
         return loss, metrics | {"loss": loss, "latent_var": variance, "finite": share}
 
     def step(state: VAEState, frozen: Any, batch: Any, key: jax.Array):

@@ -13,7 +13,7 @@ from gendr_jax import nets, sharding
 from gendr_jax.errors import UsageError
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.train.run import loop
-from gendr_jax.train.stages import build
+from gendr_jax.train.stages import build, size_checks
 from gendr_jax.weights import folder
 from tests.helpers.tiny_stages import (
     PARTS,
@@ -102,7 +102,9 @@ def test_a_batch_has_to_divide_over_the_devices(photos):
     made = changed("vae", photos, batch_size=12)
     with pytest.raises(UsageError, match="batch_size=12 does not divide over 8"):
         build.setup(made, sharding.make_mesh("data=2,fsdp=4"))
-    build.check(settings("vae", batch_size=16), sharding.make_mesh("data=2,fsdp=4"))
+    size_checks.check(
+        settings("vae", batch_size=16), sharding.make_mesh("data=2,fsdp=4")
+    )
 
 
 def test_what_the_loop_is_told():
