@@ -4,6 +4,7 @@ Eight CPU devices, strict rank promotion, and compiled programs that the process
 one run share on disk, so that what many tests need is compiled once.
 """
 
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -54,6 +55,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("torch"):
                 item.add_marker(skip)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Objects of the imports are never garbage: collecting took a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

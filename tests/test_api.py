@@ -64,6 +64,7 @@ def theirs(tmp_path_factory):
     return base
 
 
+@pytest.mark.slow
 def test_vae_from_both_kinds_of_folder(ours, theirs):
     x = RNG.uniform(-1, 1, (2, 6, 10, 3)).astype(np.float32)
     module = nets.build(VAE, VAE_CONFIG).bind(VAE_PARAMS)

@@ -89,6 +89,7 @@ def test_recomputation_shows_in_a_stage(mesh, stage):
         assert total(2, "none") == pytest.approx(2 * once, rel=0.05)
 
 
+@pytest.mark.slow
 def test_bytes_by_role(mesh):
     """Adam's moments are twice the weights; split arrays hold their share."""
     request = Request(config("base"), "cpu", "", 1)

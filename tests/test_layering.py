@@ -4,6 +4,7 @@ Imports inside functions count too; those under TYPE_CHECKING as well.
 """
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -144,7 +145,8 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(path: Path) -> list[Import]:
+@functools.cache
+def imports(path: Path) -> tuple[Import, ...]:
     """Every import of a file; relative ones are not used here, and fail."""
     found = []
 
@@ -162,9 +164,10 @@ def imports(path: Path) -> list[Import]:
             walk(child, in_function or inside)
 
     walk(ast.parse(path.read_text(encoding="utf-8")), False)
-    return found
+    return tuple(found)
 
 
+@functools.cache
 def resolve(name: str) -> str:
     """`gendr_jax.losses.score.vsd` -> `gendr_jax.losses.score`, `jax.numpy` -> `jax`.
 

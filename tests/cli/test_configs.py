@@ -201,7 +201,11 @@ def test_full_size_needs_photographs():
 
 @pytest.mark.parametrize(
     "name",
-    ["tiny_vae", "tiny_base", pytest.param("tiny_distill", marks=pytest.mark.slow)],
+    ["tiny_vae"]
+    + [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("tiny_base", "tiny_distill")
+    ],
 )
 def test_a_tiny_file_sets_up_on_photographs_in_memory(name):
     """The file's own wiring, with widths smaller still."""

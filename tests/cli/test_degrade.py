@@ -134,6 +134,7 @@ def test_twice_the_same_bytes_and_neighbours_do_not_matter(photos, tmp_path):
     assert lines(alone)[1] == lines(once)[3]
 
 
+@pytest.mark.slow
 def test_manifest(photos, tmp_path):
     out = tmp_path / "out"
     assert degrade.main(["-i", str(photos), "-o", str(out), "--seed", "7"]) == 0
@@ -337,6 +338,7 @@ def test_24_megapixels(tmp_path):
         assert made.size == (1500, 1000)
 
 
+@pytest.mark.slow
 def test_a_second_run_compiles_nothing(photos, tmp_path, monkeypatch):
     """Programs are kept on disk; a run writes no new one where all were there."""
     cache = tmp_path / "cache"

@@ -187,6 +187,7 @@ def test_what_cannot_be_run(folders, tmp_path, monkeypatch, capsys, args, said):
     assert said in line
 
 
+@pytest.mark.slow
 def test_restored_within_the_command_is_what_gendr_restore_writes(folders, tmp_path):
     gt, lr, _ = folders
     weights = save_weights(tmp_path / "w")

@@ -404,6 +404,7 @@ def test_metadata_stays_or_goes(weights, tmp_path):
             assert image.getexif().get(0x010E) == (None if flags else "a photograph")
 
 
+@pytest.mark.slow
 def test_the_keyboard_leaves_whole_files_only(weights, tmp_path):
     for i in range(300):  # more than are done before the signal is sent
         save(tmp_path / "in" / f"{i:03}.png", 60, 60)

@@ -117,7 +117,10 @@ def test_softmax_is_float32_under_bfloat16():
     np.testing.assert_allclose(out.astype(jnp.float32), formula(q, k, v), atol=2e-2)
 
 
-@pytest.mark.parametrize(("length", "keys"), [(520, 600), (256, 77), (300, 200)])
+@pytest.mark.parametrize(
+    ("length", "keys"),
+    [pytest.param(520, 600, marks=pytest.mark.slow), (256, 77), (300, 200)],
+)
 def test_the_tpu_kernel_is_the_formula(length, keys):
     """The Pallas kernel under its interpreter: padded lengths, masked keys."""
     from jax.experimental.pallas import tpu as pltpu

@@ -87,6 +87,7 @@ def test_a_vae_of_nothing_is_refused():
         VAEConfig(convolutions=False)
 
 
+@pytest.mark.slow
 def test_a_fresh_unet_with_a_shortcut_gives_its_input_back_in_one_step():
     config = UNetConfig(
         in_channels=4,

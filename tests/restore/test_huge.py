@@ -19,6 +19,7 @@ def restorer():
     return Restorer(tiny_restorer.weights(), dtype="float32", tile=128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "channels"),
     [

@@ -36,7 +36,7 @@ def unet_of(weights):
     return run
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("adc", marks=pytest.mark.slow), "pix"])
 def test_the_pass_is_what_the_method_says(kind):
     weights = pixel_weights(kind)
     recipe = recipe_of(weights, "float32")
@@ -65,6 +65,7 @@ def test_pix_without_output_is_the_enlargement():
     assert restored.shape == (128, 128, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("w", [pytest.param(0.0, marks=pytest.mark.slow), 1.5])
 def test_pad_cfg_is_equation_36(w):
     """w G(pad(x, 2, 2), c+) + (1 - w) G(pad(x, 1, 3), c-), each cropped by its own."""
@@ -128,7 +129,7 @@ def test_tiles_show_no_seam(kind):
     assert tiled.last[0].tiled
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("adc", marks=pytest.mark.slow), "pix"])
 def test_a_folder_comes_back(tmp_path, kind):
     weights = pixel_weights(kind)
     vae = (weights.configs["vae"], weights.params["vae"]) if kind == "adc" else None
@@ -175,6 +176,7 @@ def test_what_does_not_fit_is_refused():
         Restorer(dataclasses.replace(adc, kind="base"))
 
 
+@pytest.mark.slow
 def test_one_file_restores_as_its_folder_does(tmp_path, capsys):
     from gendr_jax.cli.main import main
     from gendr_jax.weights.convert import Options, convert

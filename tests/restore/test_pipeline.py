@@ -82,7 +82,7 @@ def plain():
     return Restorer(WEIGHTS, dtype="float32", color_fix="none")
 
 
-@pytest.mark.parametrize("scale", [4, 3, 2.5, 1])
+@pytest.mark.parametrize("scale", [4, pytest.param(3, marks=pytest.mark.slow), 2.5, 1])
 def test_sizes_are_exact_for_every_parity(restorer, scale):
     for size in ((13, 16), (16, 13), (15, 15), (1, 1), (1, 9), (10, 1), (3, 2)):
         out = restorer(picture(*size), scale=scale)
@@ -208,6 +208,7 @@ def test_a_mesh_gives_what_one_device_gives(restorer):
     assert len(leaf.sharding.device_set) == 2 and leaf.sharding.is_fully_replicated
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32(restorer):
     half = Restorer(WEIGHTS)
     assert half.spec.dtype == "bfloat16"

@@ -153,6 +153,7 @@ def test_bits_do_not_depend_on_the_devices_of_the_process(by_tiles, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "color_fix",
     [
@@ -249,6 +250,7 @@ def test_a_smaller_tile_follows_when_memory_runs_out(by_tiles, monkeypatch):
         raise MemoryError
 
 
+@pytest.mark.slow
 def test_one_pass_that_does_not_fit_is_an_error_when_tiles_are_forbidden(monkeypatch):
     def require(*_):
         raise memory.TooLarge("too much")
@@ -261,7 +263,8 @@ def test_one_pass_that_does_not_fit_is_an_error_when_tiles_are_forbidden(monkeyp
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [(np.nan, "is not finite"), (0, "is empty")]
+    ("value", "message"),
+    [(np.nan, "is not finite"), pytest.param(0, "is empty", marks=pytest.mark.slow)],
 )
 def test_a_tile_that_failed_is_named(value, message):
     params = jax.tree.map(np.copy, WEIGHTS.params)
@@ -291,6 +294,7 @@ def attentive():
     return tiny_restorer.weights(vae)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "axes",
     [pytest.param({"space": 8}, marks=pytest.mark.slow), {"data": 2, "space": 4}],

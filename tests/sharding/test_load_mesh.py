@@ -66,6 +66,7 @@ def test_the_network_computes_the_same(source):
     assert difference <= 1e-4 * np.abs(alone).max()
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_found_on_a_mesh_too(params, tmp_path, monkeypatch):
     path = folder.save(tmp_path / "w", kind="base", unet=(CONFIG, params))
     real = folder._read_component

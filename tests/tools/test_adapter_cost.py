@@ -45,6 +45,7 @@ def test_no_product_has_the_shape_of_a_frozen_kernel(cost):
     assert cost["adapters"]["weight gradients"] == 0
 
 
+@pytest.mark.slow
 def test_no_output_has_the_shape_of_a_frozen_kernel():
     program, base = adapter_cost.traced("adapters", "tiny", "float32", "none")
     kernels = {x.shape for x in jax.tree.leaves(base) if x.ndim > 1}

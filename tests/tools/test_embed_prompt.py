@@ -90,6 +90,7 @@ def test_embedding_equals_the_encoder_on_the_padded_ids(folders, tmp_path):
     assert np.abs(found["positive"] - found["negative"]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_negative_is_the_empty_text_by_default(folders, tmp_path):
     output = tmp_path / "prompt.npz"
     assert run(folders, output, "--positive", "a").returncode == 0

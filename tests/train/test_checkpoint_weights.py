@@ -76,6 +76,7 @@ def test_every_checkpoint_becomes_what_training_would_have_written(
     assert sorted(workdir.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_there_are_named(run, tmp_path):
     with pytest.raises(InputError, match=r"good checkpoint 5, it has 4, 8"):
         checkpoint_weights.write(run[0], 5, tmp_path / "x")

@@ -268,8 +268,8 @@ def write_ldm(tensors, path):
     "family, suffix, dtype",
     [
         (SD1, "safetensors", "float32"),
-        (SD1, "ckpt", "float16"),
-        (SD2, "safetensors", "bfloat16"),
+        pytest.param(SD1, "ckpt", "float16", marks=pytest.mark.slow),
+        pytest.param(SD2, "safetensors", "bfloat16", marks=pytest.mark.slow),
         (SD2, "ckpt", "float32"),
     ],
     ids=["sd1-safetensors-fp32", "sd1-ckpt-fp16", "sd2-safetensors-bf16", "sd2-ckpt"],
@@ -486,7 +486,9 @@ def save_lora(model, path, spelling):
     return path / "kohya.safetensors"
 
 
-@pytest.mark.parametrize("spelling", ["peft", "diffusers", "kohya"])
+@pytest.mark.parametrize(
+    "spelling", ["peft", pytest.param("diffusers", marks=pytest.mark.slow), "kohya"]
+)
 def test_lora_comes_back_bit_for_bit_beside_its_base(spelling, tmp_path):
     from safetensors.torch import load_file
 
@@ -513,7 +515,10 @@ def test_lora_comes_back_bit_for_bit_beside_its_base(spelling, tmp_path):
     assert one["configs"] == two["configs"]
 
 
-@pytest.mark.parametrize("spelling", ["peft", "diffusers", "kohya", "ours"])
+@pytest.mark.parametrize(
+    "spelling",
+    ["peft", "diffusers", "kohya", pytest.param("ours", marks=pytest.mark.slow)],
+)
 def test_merge_is_pefts_own_merge(spelling, tmp_path):
     unet = torch_unet()
     unet.save_pretrained(tmp_path / "unet")

@@ -167,7 +167,7 @@ def test_the_program_in_the_readme_is_our_restorer(exported, tmp_path, monkeypat
     assert np.abs(whole - saved).mean() < 1
 
 
-@pytest.mark.parametrize("kind", ["adc", "pix"])
+@pytest.mark.parametrize("kind", [pytest.param("adc", marks=pytest.mark.slow), "pix"])
 def test_the_program_of_a_kind_without_encoder_is_our_restorer(
     kind, tmp_path, monkeypatch
 ):

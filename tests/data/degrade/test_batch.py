@@ -50,6 +50,7 @@ def test_it_splits_over_devices(default):
     assert_same_picture(split(keys(0, 1, 2, 3), photos()), default)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "is_current", [pytest.param(False, marks=pytest.mark.slow), True]
 )

@@ -29,7 +29,9 @@ def test_blur_equals_scipy(size):
         np.testing.assert_allclose(got[channel, :h, :w], want, atol=3e-6, rtol=0)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (29, 17)])
+@pytest.mark.parametrize(
+    "size", [pytest.param((32, 32), marks=pytest.mark.slow), (29, 17)]
+)
 def test_the_accelerator_paths_equal_the_cpu_path(size):
     kernel = jnp.asarray(asymmetric_kernel(), jnp.float32)
     x = jnp.asarray(np.random.default_rng(2).random((3, 44, 52), np.float32))

@@ -153,7 +153,9 @@ def test_other_presets_run(name):
     assert np.abs(y - truth).mean() < 0.25
 
 
-@pytest.mark.parametrize("name", ["osediff", "bicubic"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("osediff", marks=pytest.mark.slow), "bicubic"]
+)
 def test_a_picture_smaller_than_its_array(name):
     """Nothing of what lies outside shows, and nothing is written there.
 

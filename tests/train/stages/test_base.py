@@ -92,6 +92,7 @@ def test_a_widened_unet_starts_at_loss_one_and_trains_new_layers_first(real):
     assert [float(m["skipped_base"]) for m in found] == [0] * 4
 
 
+@pytest.mark.slow
 def test_a_sheet_of_samples_is_in_range(real):
     s, declared, frozen, state, _ = real
     data = batch(2)

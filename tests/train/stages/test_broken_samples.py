@@ -121,6 +121,7 @@ def test_the_autoencoder():
     np.testing.assert_allclose(new.latent_var, fewer.latent_var, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param("adc", marks=pytest.mark.slow), "pix"])
 def test_students_without_an_autoencoder(kind):
     stage, frozen, state, step = test_pixel.stepped(kind)

@@ -94,6 +94,7 @@ def stepped(kind):
     return stage, frozen, dataclasses.replace(state, disc=disc), jax.jit(stage.step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param("adc", marks=pytest.mark.slow), "pix"])
 def test_a_step_trains_student_and_discriminator_alone(kind):
     _, frozen, state, step = stepped(kind)
@@ -117,7 +118,7 @@ def test_a_step_trains_student_and_discriminator_alone(kind):
     assert same(again, new)
 
 
-@pytest.mark.parametrize("kind", ["adc", "pix"])
+@pytest.mark.parametrize("kind", ["adc", pytest.param("pix", marks=pytest.mark.slow)])
 def test_the_loss_is_the_sum_of_its_terms(kind):
     stage, frozen, state, _ = stepped(kind)
     _, left, _ = stage.generate_pair(state, None, frozen, batch(crop=CROP), KEY)

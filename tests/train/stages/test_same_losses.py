@@ -51,6 +51,7 @@ def paths(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "own"),
     [

@@ -188,7 +188,7 @@ def _assert_equal(theirs: dict, config) -> None:
 
 @pytest.mark.torch
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("linear", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_diffusers_reads_our_ldm_unet(count, linear):
     config = dataclasses.replace(
         TINY_UNET, layers_per_block=count, linear_projection=linear
