@@ -10,6 +10,7 @@
     choices.py       flags of `gendr convert` that override what sources say
     joining.py       networks of several sources as one
     adapters.py      LoRA of a UNet, merged or kept as side paths
+    linear_ends.py   Adc and Pix of a linear autoencoder
     surgery.py       UNet weights for other channel counts
     export.py        folders and files for PyTorch; export_readme.py
     one_file.py      a weights folder as one safetensors file

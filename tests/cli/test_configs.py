@@ -32,6 +32,7 @@ from tests.helpers.tiny_stages import OWN, PARTS, fewer_passes, one_device
 FULL = {"vae16": "vae", "base": "base", "distill": "distill"}
 TINY = {"tiny_vae": "vae", "tiny_base": "base", "tiny_distill": "distill"}
 PIXELS = {"adc": "adc", "pix": "pix", "tiny_adc": "adc", "tiny_pix": "pix"}
+PIXELS |= {"small_adc": "adc", "small_pix": "pix"}
 LADDER = {"tiny_ladder": "distill"}
 SETTINGS = settings_lib.STAGES
 quick = pytest.fixture(scope="module", autouse=True)(fewer_passes)

@@ -27,7 +27,7 @@ from gendr_jax.models.heads import (
 )
 from gendr_jax.models.lpips import LPIPS, LPIPSConfig
 from gendr_jax.models.unet import UNet, UNetConfig
-from gendr_jax.models.vae import VAE
+from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Params
 from gendr_jax.sharding import Placement
 from gendr_jax.train.run_settings import RunSettings
@@ -46,11 +46,18 @@ from gendr_jax.train.settings import (
 from gendr_jax.train.stage import Frozen, Stage
 from gendr_jax.train.stages import base as base_stage
 from gendr_jax.train.stages import distill as distill_stage
-from gendr_jax.train.stages import initial_weights, patch_components, pixel, size_checks
+from gendr_jax.train.stages import (
+    initial_weights,
+    patch_components,
+    pixel,
+    samples,
+    size_checks,
+)
 from gendr_jax.train.stages import vae as vae_stage
 from gendr_jax.train.stages.roles import DistillNets
 from gendr_jax.train.typed import typed
-from gendr_jax.weights import folder, surgery
+from gendr_jax.weights import folder, linear_ends, surgery
+from gendr_jax.weights.linear_ends import LinearMaps
 
 Gather = Callable[[Params, str], Params]
 Split = Callable[[jax.Array], jax.Array]
@@ -411,7 +418,8 @@ def _pixel_stage(
     if teacher is None:
         stream = initial_weights.UNET_STREAM
         teacher = initial_weights.random_like(teacher_net, seed, stream)
-    student, before, params = _pixel_ends(settings, config, teacher)
+    maps = _linear_maps(settings, vae_config, vae)
+    student, before, params = _pixel_ends(settings, config, teacher, maps)
     lpips_net, lpips = _perceptual(settings)
     head = DiscriminatorHeadConfig(
         in_channels=config.block_out_channels[-1],
@@ -462,24 +470,58 @@ def _pixel_stage(
     )
 
 
+def _linear_maps(
+    settings: PixelSettings, config: VAEConfig, vae: Params
+) -> LinearMaps | None:
+    """The matrices of an autoencoder that has nothing else; None for all others."""
+    if config.convolutions:
+        return None
+    vae = nets.cast(vae, "float32")
+    exact = nets.build(VAE, config, dtype="float32")
+    return linear_ends.linear_maps(
+        functools.partial(samples.encoder(exact, config), vae),
+        functools.partial(samples.decoder(exact, config), vae),
+        factor=settings.factor,
+        channels=config.latent_channels,
+    )
+
+
 def _pixel_ends(
-    settings: AdcSettings | PixSettings, config: UNetConfig, teacher: Params
+    settings: AdcSettings | PixSettings,
+    config: UNetConfig,
+    teacher: Params,
+    maps: LinearMaps | None,
 ) -> tuple[UNetConfig, UNetConfig, dict[str, Params]]:
     """UNet configurations of student and discriminator, and initial weights of both.
 
     Adc starts as GenDR with another conv_in, its discriminator has GenDR's features;
-    Pix starts as Adc with another conv_out, its discriminator has Adc's.
+    Pix starts as Adc with another conv_out, its discriminator has Adc's. With a linear
+    autoencoder (``maps``) both start as what they learn from.
     """
+    if config.input_shortcut and maps is None:
+        raise UsageError(
+            "the teacher's UNet has an input_shortcut and its VAE convolutions: no "
+            "pixel ends replace both. Distil a teacher without input_shortcut, or with "
+            "a VAE of a linear path alone (vae.convolutions=False)."
+        )
+    exact = config.input_shortcut and maps is not None
     channels = settings.pixel_channels
     adc = dataclasses.replace(config, in_channels=channels)
-    pixels_in = surgery.pixels_in(teacher, channels=channels)
+    if exact:
+        pixels_in = linear_ends.with_encoder(teacher, maps, settings.prediction)
+    else:
+        pixels_in = surgery.pixels_in(teacher, channels=channels)
     if isinstance(settings, AdcSettings):
         return adc, config, {"student": pixels_in, "features": teacher}
     adc_weights = initial_weights.component(settings.init, "adc", adc)[1]
     before = pixels_in if adc_weights is None else adc_weights
     pix = dataclasses.replace(adc, out_channels=channels)
-    key = jax.random.fold_in(jax.random.key(settings.seed), initial_weights.PIX_STREAM)
-    student = surgery.pixels_out(before, key, factor=settings.factor)
+    if exact:
+        student = linear_ends.with_decoder(before, maps)
+    else:
+        seed = jax.random.key(settings.seed)
+        key = jax.random.fold_in(seed, initial_weights.PIX_STREAM)
+        student = surgery.pixels_out(before, key, factor=settings.factor)
     return pix, adc, {"student": student, "features": before}
 
 

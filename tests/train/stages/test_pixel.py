@@ -244,3 +244,31 @@ def test_sizes_that_do_not_fit_are_refused():
         build.read_settings(s, one_device())
     with pytest.raises(UsageError, match="factor=8 .* factor 4. Make them equal"):
         build.read_settings(config("adc", factor=8), one_device())
+
+
+def linear_teacher(kind, **vae):
+    """Settings of a student of a linear autoencoder and a UNet with a shortcut."""
+    linear = {"linear_path": True, "convolutions": False, "patch": 4}
+    ends = {"quant_conv": False, "post_quant_conv": False}
+    return config(
+        kind,
+        vae={**PARTS["vae"], "block_out_channels": (8,), **linear, **ends, **vae},
+        unet={**PARTS["unet"], "input_shortcut": True},
+        init={"random": True},
+        weights={"perceptual": 0.0} if kind == "pix" else {},
+    )
+
+
+@pytest.mark.slow
+def test_with_a_linear_autoencoder_the_first_l1_is_that_of_rounding():
+    made = typed(AdcSettings, linear_teacher("adc"))
+    stage = build.wire(made, one_device())
+    state = stage.init(KEY, stage.start)
+    _, metrics = jax.jit(stage.step)(state, stage.frozen, batch(crop=CROP), KEY)
+    assert float(metrics["loss_l1_generator"]) < 1e-4
+
+
+def test_a_shortcut_beside_a_convolutional_autoencoder_is_refused():
+    made = typed(AdcSettings, linear_teacher("adc", convolutions=True))
+    with pytest.raises(UsageError, match="no pixel ends replace both"):
+        build.wire(made, one_device())
