@@ -267,7 +267,8 @@ def test_equal_pictures_have_distance_0_and_a_finite_gradient(alexnet):
     grey = np.broadcast_to(np.float32(SHIFT), a.shape)  # 0 after the scaling layer
     first = params["features"]["0"] | {"bias": jnp.full((64,), -0.1)}
     half_dead = params | {"features": params["features"] | {"0": first}}
-    assert not np.any(net.bind(half_dead).activations(grey)[0])
+    activations = jax.jit(lambda p, x: net.bind(p).activations(x)[0])
+    assert not np.any(activations(half_dead, grey))
     value, grad = apply(half_dead, grey, b)
     assert value > 0 and np.all(np.isfinite(grad))
 

@@ -234,6 +234,7 @@ def test_latent_scaling_is_that_of_diffusers_pipelines():
     assert VAEConfig().factor == 8
 
 
+@pytest.mark.slow
 def test_a_linear_path_is_added_to_the_convolutions():
     config = VAEConfig(
         latent_channels=12,

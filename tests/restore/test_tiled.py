@@ -90,6 +90,7 @@ def test_tiles_do_not_show(by_tiles, in_one, name):
         assert jump < max(usual_jump, 1) + 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -99,6 +99,7 @@ def test_negative_is_the_empty_text_by_default(folders, tmp_path):
     np.testing.assert_allclose(found["negative"], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_errors_are_one_line_and_leave_no_file(folders, tmp_path):
     output = tmp_path / "prompt.npz"
     missing = run(folders, output, tokenizer=tmp_path / "nowhere")

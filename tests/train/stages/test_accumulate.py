@@ -75,6 +75,7 @@ def distill_stage(number):
     return step, dataclasses.replace(state, fake=fake), frozen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage", [base_stage, pytest.param(distill_stage, marks=pytest.mark.slow)]
 )

@@ -121,9 +121,10 @@ def test_a_step_trains_student_and_discriminator_alone(kind):
 @pytest.mark.parametrize("kind", ["adc", pytest.param("pix", marks=pytest.mark.slow)])
 def test_the_loss_is_the_sum_of_its_terms(kind):
     stage, frozen, state, _ = stepped(kind)
-    _, left, _ = stage.generate_pair(state, None, frozen, batch(crop=CROP), KEY)
+    pair = jax.jit(stage.generate_pair)
+    _, left, _ = pair(state, None, frozen, batch(crop=CROP), KEY)
     args = (state.generator.params, state, frozen)
-    loss, metrics = stage.generator_loss(
+    loss, metrics = jax.jit(stage.generator_loss)(
         *args, left.x_low_bhwc, left.target_bhwc, left.keys
     )
     y, w = left.student_bhwc, stage.settings.weights
@@ -174,6 +175,7 @@ def test_one_padding_serves_both_pictures_and_moves_the_discriminators_grid():
     assert plain.shape[1] < moved.shape[1]
 
 
+@pytest.mark.slow
 def test_a_broken_sample_costs_itself_alone():
     _, frozen, state, step = stepped("pix")
     params = jax.tree.map(lambda x: x * jnp.nan, state.generator.params)
