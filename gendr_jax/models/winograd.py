@@ -42,10 +42,8 @@ def convolve(x_bhwc: jax.Array, kernel_hwio: jax.Array) -> jax.Array:
     does not depend on its batch, bit for bit.
     """
     batch, height, width, channels = x_bhwc.shape
-    group_rows, group_columns = (
-        -(-height // 2),
-        -(-width // 2),
-    )  # groups of 2 x 2 outputs
+    # Groups of 2 x 2 outputs.
+    group_rows, group_columns = -(-height // 2), -(-width // 2)
     fits_at_once = 16 * group_rows * group_columns * channels <= MAX_NUMBERS
     rows = group_rows if fits_at_once else min(group_rows, -(-STRIP // group_columns))
     strips = -(-group_rows // rows)

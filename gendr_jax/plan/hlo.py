@@ -224,10 +224,8 @@ def runs(module: Module) -> Runs:
         for instruction in computation.instructions.values():
             if instruction.op in ("async-update", "async-done"):
                 continue  # they name the computation that async-start has called
-            factor, names = (
-                1,
-                [n for names in instruction.called.values() for n in names],
-            )
+            factor = 1
+            names = [n for called in instruction.called.values() for n in called]
             if instruction.op == "while":
                 trip_count = trips(module, computation, instruction)
                 unknown += trip_count is None

@@ -189,16 +189,13 @@ def hbm_traffic(module: Module, runs: Runs) -> float:
 def _instruction_traffic(
     module: Module, computation: Computation, instruction: Instruction
 ) -> float:
-    if (
-        instruction.op == "slice-start"
-    ):  # ((source), slice, flag): only the slice is moved
+    # Its type is ((source), slice, flag): only the slice is moved.
+    if instruction.op == "slice-start":
         return float(_arrays(instruction.type)[1][1])
-    if (
-        instruction.op == "copy-start"
-    ):  # (target, source, flag); a side in VMEM does not count
-        return float(
-            sum(size for chip, size in _arrays(instruction.type)[:2] if not chip)
-        )
+    # Its type is (target, source, flag); a side in vector memory does not count.
+    if instruction.op == "copy-start":
+        sides = _arrays(instruction.type)[:2]
+        return float(sum(size for on_chip, size in sides if not on_chip))
     return traffic(module, computation, instruction, size=_hbm)
 
 

@@ -74,9 +74,8 @@ def insert(path: Path, metadata: Metadata) -> None:
     fields: list[Value] = list(values(metadata.exif) or ()) if metadata.exif else []
     if metadata.xmp is not None:
         fields.append(Value(XMP, BYTE, len(metadata.xmp), metadata.xmp))
-    if (
-        metadata.iptc is not None
-    ):  # without wrapper; its length need not be a multiple of 4
+    # Without wrapper; its length need not be a multiple of 4.
+    if metadata.iptc is not None:
         fields.append(Value(IPTC, UNDEFINED, len(metadata.iptc), metadata.iptc))
     if not fields:
         return

@@ -237,9 +237,8 @@ class Change:
     def applied(self, weight: np.ndarray, strength: float) -> np.ndarray:
         """Equations (1)-(6) on a torch weight; dtype kept."""
         arrays = {n: t.read() for n, t in self.tensors.items() if n != "alpha"}
-        if (
-            strength == 1.0 and "set_weight" in arrays
-        ):  # exactly, not base + (new - base)
+        # At strength 1 exactly the new weight, not base + (new - base).
+        if strength == 1.0 and "set_weight" in arrays:
             return arrays["set_weight"].reshape(weight.shape).astype(weight.dtype)
         magnitudes = {n: arrays.pop(n) for n in MAGNITUDES if n in arrays}
         # In float32, rounded once at the end to the weight's dtype.
