@@ -100,6 +100,7 @@ def test_the_machine_is_described():
     assert machine.peak_memory(jax.devices()[0])["host_peak_bytes"] > 2**20
 
 
+@pytest.mark.slow
 def test_a_row_a_stage_and_peer(rows):
     assert [(row["stage"], row["by"]) for row in rows] == [
         (stage, by)

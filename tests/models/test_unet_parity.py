@@ -156,7 +156,7 @@ def test_outputs_and_features_equal_diffusers(name):
 
 @pytest.mark.torch
 @pytest.mark.parametrize(
-    "name", [pytest.param("narrow", marks=pytest.mark.slow), "sd1"]
+    "name", ["narrow", pytest.param("sd1", marks=pytest.mark.slow)]
 )
 def test_gradients_equal_diffusers(name):
     from tests.helpers.torch_parity import assert_close, assert_gradients

@@ -74,6 +74,7 @@ def hidden_state(folders, ids):
         return model(padded)[0][0].numpy()
 
 
+@pytest.mark.slow
 def test_embedding_equals_the_encoder_on_the_padded_ids(folders, tmp_path):
     output = tmp_path / "prompt.npz"
     done = run(folders, output, "--positive", "a b c a", "--negative", "c")

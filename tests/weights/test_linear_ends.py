@@ -58,6 +58,7 @@ def passes(prediction, *, border):
         vae["linear_path"]["down"]["bias"] = bias
     encode = functools.partial(samples.encoder(vae_net, LINEAR), vae)
     decode = functools.partial(samples.decoder(vae_net, LINEAR), vae)
+    encode, decode = jax.jit(encode), jax.jit(decode)
     maps = linear_ends.linear_maps(encode, decode, factor=FACTOR, channels=6)
     adc = linear_ends.with_encoder(unet, maps, prediction)
     pix = linear_ends.with_decoder(adc, maps)
@@ -66,11 +67,16 @@ def passes(prediction, *, border):
     x = jax.random.uniform(jax.random.key(3), (1, 40, 56, 3), minval=-1.0)
     t, words = jnp.full((1,), diffusion.T_STAR), jnp.ones((1, 2, 4))
     z_low = encode(x)
-    out, _ = unet_net.bind(unet)(z_low, t, words)
+    out, _ = jax.jit(unet_net.bind(unet))(z_low, t, words)
     z = diffusion.one_step(z_low, out, prediction)
-    student = functools.partial(pixel_pass, factor=FACTOR)
-    z_adc = student(build(UNet, adc_config).bind(adc), x, t, words, to_pixels=False)
-    y_pix = student(build(UNet, pix_config).bind(pix), x, t, words, to_pixels=True)
+
+    def student(config, params, to_pixels):
+        net = build(UNet, config).bind(params)
+        run = functools.partial(pixel_pass, net, factor=FACTOR, to_pixels=to_pixels)
+        return jax.jit(run)(x, t, words)
+
+    z_adc = student(adc_config, adc, to_pixels=False)
+    y_pix = student(pix_config, pix, to_pixels=True)
     return (z, decode(z)), z_adc, y_pix
 
 

@@ -408,6 +408,7 @@ def _pixel_stage(
     initial_weights.check_prediction(settings.init, settings.prediction)
     config, teacher = initial_weights.component(settings.init, "unet", settings.unet)
     size_checks.check_channels(config, vae_config)
+    size_checks.check_pixel_ends(config, vae_config)
     settings = dataclasses.replace(settings, vae=vae_config, unet=config)
     build, seed = builder(settings), settings.seed
     vae_net = build(VAE, vae_config, remat=settings.remat)
@@ -498,12 +499,6 @@ def _pixel_ends(
     Pix starts as Adc with another conv_out, its discriminator has Adc's. With a linear
     autoencoder (``maps``) both start as what they learn from.
     """
-    if config.input_shortcut and maps is None:
-        raise UsageError(
-            "the teacher's UNet has an input_shortcut and its VAE convolutions: no "
-            "pixel ends replace both. Distil a teacher without input_shortcut, or with "
-            "a VAE of a linear path alone (vae.convolutions=False)."
-        )
     exact = config.input_shortcut and maps is not None
     channels = settings.pixel_channels
     adc = dataclasses.replace(config, in_channels=channels)

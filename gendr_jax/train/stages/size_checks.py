@@ -96,3 +96,13 @@ def check_channels(unet: UNetConfig, vae: VAEConfig) -> None:
             f"latents have {vae.latent_channels}. Combine networks of one training, or "
             "let stage base widen the UNet (config.unet.in_channels, out_channels)."
         )
+
+
+def check_pixel_ends(unet: UNetConfig, vae: VAEConfig) -> None:
+    """Refuse teachers that no student of pixels can start from."""
+    if unet.input_shortcut and vae.convolutions:
+        raise UsageError(
+            "the teacher's UNet has an input_shortcut and its VAE convolutions: no "
+            "pixel ends replace both. Distil a teacher without input_shortcut, or with "
+            "a VAE of a linear path alone (vae.convolutions=False)."
+        )

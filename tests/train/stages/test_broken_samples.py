@@ -40,6 +40,7 @@ def check(spoilt_role, rest_role, clean_role):
     assert gap(moment(clean_role), moment(rest_role)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts_of_batch", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_roles_of_the_distillation(parts_of_batch):
     stage, frozen, state = test_distill.build("cida", accumulate=parts_of_batch)

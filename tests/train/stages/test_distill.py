@@ -158,6 +158,7 @@ def test_projector_moves_only_with_the_alignment_term(kind, generator):
     assert same(old, moved) == (kind != "cida")
 
 
+@pytest.mark.slow
 def test_the_same_step_twice_is_bit_for_bit_the_same():
     _, frozen, state, step = stepped("cida", "full")
     first = step(state, frozen, batch(), KEY)
