@@ -110,6 +110,7 @@ def test_bytes_by_role(mesh):
     assert programs.bytes_per_device(split.roles["batch"]) == 16 * 16 * 3 + 4
 
 
+@pytest.mark.slow
 def test_moments_on_the_host_are_told_apart(mesh):
     pinned = config("base") | {"optim": {"lr": 1e-3, "memory": "pinned_host"}}
     built = programs.traced_step(Request(pinned, "cpu", "", 1), mesh)

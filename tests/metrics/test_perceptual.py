@@ -147,6 +147,7 @@ def test_kinds_of_pictures_agree(weights):
     np.testing.assert_allclose(measure(grey, wide), as_rgb, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_they_have_names(weights):
     sr, gt = pairs(1, (42, 42))
     paths = {

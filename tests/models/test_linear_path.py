@@ -69,6 +69,7 @@ def test_few_components_beat_the_mean_of_each_patch_and_keep_colours():
     np.testing.assert_allclose(y.mean((0, 1, 2)), x.mean((0, 1, 2)), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_fresh_convolutions_beside_the_path_leave_it_as_it_is():
     config = VAEConfig(
         **{**vars(LINEAR), "convolutions": True, "quant_conv": False}

@@ -141,7 +141,8 @@ def _record(module) -> dict:
 
 @pytest.mark.torch
 @pytest.mark.parametrize(
-    "name", ["deep", "sd1", pytest.param("narrow", marks=pytest.mark.slow)]
+    "name",
+    ["sd1", *(pytest.param(n, marks=pytest.mark.slow) for n in ("deep", "narrow"))],
 )
 def test_outputs_and_features_equal_diffusers(name):
     from tests.helpers.torch_parity import assert_close, nhwc
@@ -174,6 +175,7 @@ def test_gradients_equal_diffusers(name):
     assert nets.flatten(c.weight_grads).keys() == nets.flatten(grads[0]).keys()
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize(
     "name", ["narrow", pytest.param("sd1", marks=pytest.mark.slow)]

@@ -53,6 +53,7 @@ def test_the_pass_is_what_the_method_says(kind):
     np.testing.assert_allclose(got, jnp.clip(want / 2 + 0.5, 0, 1), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_pix_without_output_is_the_enlargement():
     weights = pixel_weights("pix")
     conv = weights.params["unet"]["conv_out"]

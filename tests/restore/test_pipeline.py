@@ -82,7 +82,9 @@ def plain():
     return Restorer(WEIGHTS, dtype="float32", color_fix="none")
 
 
-@pytest.mark.parametrize("scale", [4, pytest.param(3, marks=pytest.mark.slow), 2.5, 1])
+@pytest.mark.parametrize(
+    "scale", [4, *(pytest.param(s, marks=pytest.mark.slow) for s in (3, 2.5, 1))]
+)
 def test_sizes_are_exact_for_every_parity(restorer, scale):
     for size in ((13, 16), (16, 13), (15, 15), (1, 1), (1, 9), (10, 1), (3, 2)):
         out = restorer(picture(*size), scale=scale)
@@ -90,6 +92,7 @@ def test_sizes_are_exact_for_every_parity(restorer, scale):
         assert out.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_larger_than_one_bucket(restorer):
     assert restorer(picture(5, 19), scale=4).shape == (20, 76, 3)
 

@@ -20,6 +20,8 @@ from tests.helpers import tiny_restorer
 
 WEIGHTS = tiny_restorer.weights()
 INPUTS = tiny_restorer.pictures(80)
+OTHERS = sorted({*INPUTS} - {"photo", "flat"})
+SLOW_INPUTS = [pytest.param(name, marks=pytest.mark.slow) for name in OTHERS]
 SIDE, TILE = 320, 128
 
 
@@ -73,7 +75,7 @@ def enlarged(name):
     return np.clip(resize.bicubic(INPUTS[name], (SIDE, SIDE)), 0, 1)
 
 
-@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("name", ["photo", "flat", *SLOW_INPUTS])
 def test_tiles_do_not_show(by_tiles, in_one, name):
     tiles, whole, up = by_tiles(INPUTS[name]), in_one(INPUTS[name]), enlarged(name)
     (plan,) = by_tiles.last
@@ -188,6 +190,7 @@ def test_blocks_smaller_than_the_picture_fix_the_same_colours(by_tiles, monkeypa
             np.testing.assert_allclose(restorer(x), wanted, atol=3e-6)
 
 
+@pytest.mark.slow
 def test_large_pictures_of_any_size_share_all_programs(by_tiles):
     by_tiles(INPUTS["photo"])
     before = set(by_tiles._programs._compiled)
@@ -279,6 +282,7 @@ def test_a_tile_that_failed_is_named(value, message):
         broken(INPUTS["noise"][:20, :20])
 
 
+@pytest.mark.slow
 def test_stages_are_timed_on_request(by_tiles):
     seconds = by_tiles.stage_seconds((64, 64))
     with compiling.watch() as seen:

@@ -18,6 +18,7 @@ def test_bits_are_those_of_jax_random():
     np.testing.assert_array_equal(high ^ low, jax.random.bits(key, (1000,)))
 
 
+@pytest.mark.slow
 def test_a_larger_canvas_starts_with_the_smaller():
     key = jax.random.key(1)
     large = fields.normals(key, 3, (64, 80))

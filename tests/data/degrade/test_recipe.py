@@ -115,6 +115,7 @@ def test_second_pass_is_skipped_half_of_the_time_by_invsr():
     assert stats.binomtest(int(jnp.sum(has)), COUNT, 0.5).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_apisr_resizes_anywhere_and_has_whole_qualities():
     r = recipe("apisr")
     keys = jax.random.split(jax.random.key(3), COUNT)

@@ -68,6 +68,7 @@ def test_no_weights_stay_on_the_host_once_the_state_is_placed(tmp_path, kept):
     assert watched.counts == ([2, 2] if kept else [0, 0])
 
 
+@pytest.mark.slow
 def test_a_setup_hands_its_weights_over():
     watched = Watched()
     setup = watched.setup()

@@ -104,6 +104,7 @@ def test_a_sheet_of_samples_is_in_range(real):
     np.testing.assert_allclose(columns["photograph"], data["hq"] / 255.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_alignment_gradient_reaches_conv_in_alone():
     """With conv_out zero the denoising loss cannot: what arrives is the alignment's."""
     found = {}
