@@ -90,6 +90,9 @@ def test_a_wheel_in_an_empty_environment_restores(tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(target)!r}); import gendr_jax; "
         f"assert gendr_jax.__file__.startswith({str(target)!r}); "
+        "from gendr_jax.cli import configs; "
+        f"assert str(configs.SHIPPED).startswith({str(target)!r}); "
+        "assert configs.shipped_config('tiny_vae').stage == 'vae'; "
         "from gendr_jax.cli.main import main; "
         f"sys.exit(main(['restore', '-i', {str(tmp_path / 'low.png')!r}, "
         f"'-o', {str(tmp_path / 'out.png')!r}]))"
