@@ -44,8 +44,9 @@ def pair(config, workdir, *overrides, before=("", "")):
     ]
 
 
-def well(ended):
-    assert [status for status, _ in ended] == [0, 0], "\n".join(t for _, t in ended)
+def well(ended, status=0):
+    """Both have ended with `status`."""
+    assert [code for code, _ in ended] == [status] * 2, "\n".join(t for _, t in ended)
 
 
 def until(condition, *runs, seconds=300):
@@ -134,7 +135,7 @@ def test_sigterm_to_one_of_two(tmp_path, rank, where):
         line = runs[0].stdout.readline()
         assert line, finish(*runs)
     os.kill(runs[rank].pid, signal.SIGTERM)
-    well(finish(*runs))
+    well(finish(*runs), status=75)  # stopped: start again
     record = run_file(workdir)
     assert record["stopped"] == "sigterm"
     saved = sorted(p.name for p in (workdir / manager.FOLDER).iterdir())
