@@ -182,8 +182,9 @@ def test_random_start_is_complete_and_depends_on_the_key():
 
 
 # How far one step on a mesh may be from the step on one device: sums over a batch and
-# over split weights are taken in another order.
-LOSS_TOLERANCE, UPDATE_TOLERANCE = 1e-5, 1e-4
+# over split weights are taken in another order. The real network's update differed by
+# 1.3e-4 where XLA compiles without optimisation, as the tests do.
+LOSS_TOLERANCE, UPDATE_TOLERANCE = 1e-5, 3e-4
 
 
 @pytest.mark.slow  # the distillation's stands for it in the default run
