@@ -65,5 +65,12 @@ def _split_by_operands(local: SampleFn) -> SampleFn:
 def vmap_samples(
     sample_fn: SampleFn, keys_b: jax.Array, hq_bhwc: jax.Array, sizes_b2: jax.Array
 ) -> jax.Array:
-    """`sample_fn` by `jax.vmap`, where branches cost more than arithmetic."""
+    """`sample_fn` by `jax.vmap`, where branches cost more than arithmetic.
+
+    In the caller's `shard_map` in a loop: jax 0.10.2 does not batch jitted stages whose
+    operands differ between devices.
+    """
+    if AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types:
+        inputs = keys_b, hq_bhwc, sizes_b2
+        return jax.lax.map(lambda sample: sample_fn(*sample), inputs)
     return jax.vmap(sample_fn)(keys_b, hq_bhwc, sizes_b2)

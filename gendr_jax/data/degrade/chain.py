@@ -102,9 +102,6 @@ def degrade(
 
     Returns: float32 [b, ceil(h / scale), ceil(w / scale), 3] in [0, 1], rounded to
       8-bit levels, zero outside size / scale.
-
-    In a `shard_map` of your own pass `check_vma=False`: jax 0.10.2 does not batch
-    jitted stages whose operands differ between devices.
     """
     if sizes_b2 is None:
         height, width = hq_bhwc.shape[1:3]

@@ -44,11 +44,8 @@ def test_it_splits_over_devices(default):
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
     one = functools.partial(degrade, recipe=recipe(), scale=4)
     spec = PartitionSpec("data")
-    # Without check_vma: jax 0.10.2 fails to batch a jitted stage whose operands vary.
     split = jax.jit(
-        jax.shard_map(
-            one, mesh=mesh, in_specs=(spec, spec), out_specs=spec, check_vma=False
-        )
+        jax.shard_map(one, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
     )
     assert_same_picture(split(keys(0, 1, 2, 3), photos()), default)
 

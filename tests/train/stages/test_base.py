@@ -182,9 +182,10 @@ def test_random_start_is_complete_and_depends_on_the_key():
 
 
 # How far one step on a mesh may be from the step on one device: sums over a batch and
-# over split weights are taken in another order. The real network's update differed by
-# 1.3e-4 where XLA compiles without optimisation, as the tests do.
-LOSS_TOLERANCE, UPDATE_TOLERANCE = 1e-5, 3e-4
+# over split weights are taken in another order.
+LOSS_TOLERANCE, UPDATE_TOLERANCE = 1e-5, 1e-4
+# As users compile; without optimisation rounding alone is above the tolerance.
+OPTIMISED = {"xla_backend_optimization_level": 3}
 
 
 @pytest.mark.slow  # the distillation's stands for it in the default run
@@ -197,7 +198,9 @@ def test_a_mesh_gives_the_step_of_one_device(toy):
     changes = {"unet": unet, "optim": adam, "optim_new": adam}
     _, _, frozen, state, step = build(toy, one_device(), **changes)
     data = batch(8)
-    single, expected = jax.jit(step)(state, frozen, data, KEY)
+    single, expected = jax.jit(step, compiler_options=OPTIMISED)(
+        state, frozen, data, KEY
+    )
     mesh = sharding.make_mesh("data=2,fsdp=4")
     _, _, _, _, step = build(toy, mesh, **changes)
     placement = sharding.tree_shardings(state, mesh)
@@ -209,6 +212,7 @@ def test_a_mesh_gives_the_step_of_one_device(toy):
         step,
         in_shardings=(placement, frozen_placement, rows, whole),
         out_shardings=(placement, whole),
+        compiler_options=OPTIMISED,
     )
     with jax.set_mesh(mesh):
         many, metrics = jitted(
