@@ -24,7 +24,7 @@ import jax  # noqa: E402
 
 from gendr_jax.bench import report, restoring, run  # noqa: E402
 from gendr_jax.cli import configs  # noqa: E402
-from gendr_jax.cli.bench import size_of  # noqa: E402
+from gendr_jax.cli.common import size_of  # noqa: E402
 from gendr_jax.restore.options import DTYPES  # noqa: E402
 
 GPU_PEERS = "eager,eager+channels_last,compile,max-autotune+channels_last"

@@ -1,6 +1,5 @@
 """`gendr bench`: measure how fast this machine restores and trains."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from absl import flags
 
 from gendr_jax import overwriting
 from gendr_jax.cli import configs
+from gendr_jax.cli.common import size_of
 from gendr_jax.errors import UsageError
 
 USAGE = """\
@@ -39,7 +39,6 @@ to the speed of a matrix product measured first.
   --json FILE           write all results, with machine, versions and this command
   --help                print this text
 """
-SIZES = {"4k": (2160, 3840)}
 
 
 def main(args: list[str]) -> int:
@@ -150,20 +149,6 @@ def _restore(
         peers=tuple(_words(values.peer)),
     )
     return run.restore(recipe, params, [wish])
-
-
-def size_of(text: str) -> tuple[int, int]:
-    """(height, width) of "512", "768x512" (width first) or "4k".
-
-    Raises:
-        UsageError: anything else.
-    """
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if text.lower() in SIZES:
-        return SIZES[text.lower()]
-    if not match:
-        raise UsageError(f"--size {text!r} is not a size. Give 512, 768x512 or 4k.")
-    return int(match[2] or match[1]), int(match[1])
 
 
 def _words(text: str) -> list[str]:

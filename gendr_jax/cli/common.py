@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,6 +17,8 @@ from gendr_jax.errors import UsageError
 
 # As in weights/resolve.py, whose imports would make --help slow.
 DEFAULT_WEIGHTS = "gendr-tiny"
+# Names that --size takes, (height, width).
+SIZES = {"4k": (2160, 3840)}
 
 
 def silence_libraries() -> None:
@@ -96,3 +99,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
         raise UsageError(f"{message}. See {self.prog} --help.")
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of "512", "768x512" (width first) or "4k".
+
+    Raises:
+        UsageError: anything else.
+    """
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if text.lower() in SIZES:
+        return SIZES[text.lower()]
+    if not match:
+        raise UsageError(f"--size {text!r} is not a size. Give 512, 768x512 or 4k.")
+    return int(match[2] or match[1]), int(match[1])

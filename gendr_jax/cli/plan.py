@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from gendr_jax.cli import configs
-from gendr_jax.cli.common import cache_folder
+from gendr_jax.cli.common import cache_folder, size_of
 from gendr_jax.errors import UsageError
 from gendr_jax.plan.roofline import Efficiency
 
@@ -34,7 +34,8 @@ that does not fit the devices, the batch or the networks is refused before compi
   --mesh A[;B...]       meshes to try, as "data=32,fsdp=8;fsdp=256"; default config.mesh
   --batch-per-device N[,N...]   default: config.batch_size over all devices
   --program train|restore       the training step, or the restoring pass of one image
-                        size (--size 512) with the configuration's networks
+                        size (--size 512, or 768x512) with the configuration's
+                        networks
   --effort low|full     of the compiler; full takes many times as long (default low)
   --suggest estimate|compile    how to find a change that fits: by arithmetic, or by
                         compiling
@@ -92,7 +93,7 @@ def _define(values: flags.FlagValues) -> None:
     }
     for name, known in choices.items():
         flags.DEFINE_enum(name, known[0], known, "", flag_values=values)
-    flags.DEFINE_integer("size", 512, "", flag_values=values, lower_bound=1)
+    flags.DEFINE_string("size", "512", "", flag_values=values)
     flags.DEFINE_integer("jobs", 1, "", flag_values=values, lower_bound=1)
     flags.DEFINE_float("pairs", 20e6, "", flag_values=values, lower_bound=1)
     flags.DEFINE_float("timeout", 10800, "", flag_values=values, lower_bound=1)
@@ -108,7 +109,7 @@ def _plan(values: flags.FlagValues, config: configs.ConfigDict) -> int:
         topology="",
         mesh="",
         program=values.program,
-        size=values.size,
+        size=size_of(values.size),
         effort=values.effort,
     )
     requests = sweep.requests(

@@ -110,7 +110,9 @@ def recipe_of(
     return forward.Recipe(vae, settings.unet, prediction, T_STAR, dtype)
 
 
-def check_restore(settings: build.Settings, size: int, mesh: Mesh) -> forward.Recipe:
+def check_restore(
+    settings: build.Settings, size: tuple[int, int], mesh: Mesh
+) -> forward.Recipe:
     """The recipe of the restoring pass, if there is one of this size on this mesh.
 
     Raises:
@@ -128,15 +130,17 @@ def check_restore(settings: build.Settings, size: int, mesh: Mesh) -> forward.Re
             "space. Give these devices to one of them for --program restore."
         )
     unit = recipe.size_multiple
-    if size < 1 or size % unit:
+    if any(side < 1 or side % unit for side in size):
+        # Up, as `Restorer` pads a picture.
+        height, width = (max(unit, -(-side // unit) * unit) for side in size)
         raise UsageError(
-            f"--size {size} is no multiple of {unit}, which sides of a pass are. Give "
-            f"{max(unit, size // unit * unit)}."
+            f"--size {size[1]}x{size[0]}: a side is no multiple of {unit}, which sides "
+            f"of a pass are. Give {width}x{height}, to which such a picture is padded."
         )
     return recipe
 
 
-def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
+def _restore(config: Mapping[str, Any], size: tuple[int, int], mesh: Mesh) -> Traced:
     """The pass of `Restorer`: weights replicated, pictures split over the devices."""
     settings = build.read_settings(config, mesh)
     recipe = check_restore(settings, size, mesh)
@@ -156,7 +160,7 @@ def _restore(config: Mapping[str, Any], size: int, mesh: Mesh) -> Traced:
     height_axis = SPACE if mesh.shape.get(SPACE, 1) > 1 else None
     rows = NamedSharding(mesh, PartitionSpec(batch_axes, height_axis))
     count = settings.batch_size
-    pictures = jax.ShapeDtypeStruct((count, size, size, 3), jnp.float32, sharding=rows)
+    pictures = jax.ShapeDtypeStruct((count, *size, 3), jnp.float32, sharding=rows)
     jitted = jax.jit(
         forward.make_pass(recipe),
         in_shardings=(jax.tree.map(lambda _: replicated, params), rows),

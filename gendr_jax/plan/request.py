@@ -20,7 +20,7 @@ class Request:
         batch_per_device: samples of a device that holds a share of the batch (devices
             along `space` and `model` share theirs); None takes config.batch_size.
         program: the training step, or the restoring pass.
-        size: side of the restoring pass's output in pixels.
+        size: (height, width) of the restoring pass's output in pixels.
         effort: of the compiler.
         phase: the number of one program of a step that has several; None is all.
     """
@@ -30,7 +30,7 @@ class Request:
     mesh: str
     batch_per_device: int | None = None
     program: Program = "train"
-    size: int = 512
+    size: tuple[int, int] = (512, 512)
     effort: Effort = "low"
     phase: int | None = None
 
@@ -41,7 +41,8 @@ class Request:
 
 def from_json(text: str) -> Request:
     """The inverse of `Request.to_json`."""
-    return Request(**json.loads(text))
+    values = json.loads(text)
+    return Request(**values | {"size": tuple(values["size"])})
 
 
 def sizes(axes: Mapping[str, int]) -> dict[str, int]:

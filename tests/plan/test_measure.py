@@ -152,7 +152,7 @@ def test_the_command(config_file, tmp_path, monkeypatch, capsys, in_this_process
     monkeypatch.setenv("GENDR_CACHE_DIR", str(tmp_path / "cache"))
     out = tmp_path / "deep" / "plan.json"
     args = [config_file, "--topology", "cpu:4", "--mesh", "data=2,fsdp=2"]
-    args += ["--program", "restore", "--size", "64"]
+    args += ["--program", "restore", "--size", "128x64"]
     args += ["--batch-per-device", "2", "--json", str(out)]
     assert plan.main(args) == 0
     (row,) = json.loads(out.read_text())

@@ -1,6 +1,7 @@
 """What cannot be compiled is refused by arithmetic alone."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -64,3 +65,12 @@ def test_restoring_has_no_model_axis():
     with pytest.raises(UsageError, match="restoring has the axes data and space"):
         possible.require(asked)
     possible.require(dataclasses.replace(request("data=16"), program="restore"))
+
+
+def test_sides_of_a_pass_are_refused_with_the_padded_ones():
+    asked = dataclasses.replace(request("data=16"), program="restore", size=(2162, 64))
+    with pytest.raises(UsageError, match=r"64x2162: .* Give 64x(\d+), to which") as e:
+        possible.require(asked)
+    height = int(re.search(r"Give 64x(\d+)", str(e.value))[1])
+    assert 0 <= height - 2162 < height // 8
+    possible.require(dataclasses.replace(asked, size=(height, 64)))
