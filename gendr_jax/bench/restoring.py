@@ -99,6 +99,20 @@ def measure(
     return rows
 
 
+def pass_call(
+    recipe: Recipe, params: Params, size: tuple[int, int]
+) -> tuple[Call, float]:
+    """(call, its FLOPs): the compiled pass on one random picture.
+
+    Args:
+        params: for `forward.make_pass`, on the device.
+        size: height and width of the output, multiples of `recipe.size_multiple`.
+    """
+    x = _input(recipe, "pass", size, 1)
+    program, row = _compiled(_function(recipe, "pass"), params, x)
+    return lambda: jax.block_until_ready(program(params, x)), row["flops"]
+
+
 def _function(recipe: Recipe, stage: str) -> Any:
     if stage != "pass":
         return forward.make_stages(recipe)[stage]
