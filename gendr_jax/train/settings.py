@@ -287,9 +287,16 @@ class Weights:
     repa: float = 0.5
     latent: float = 0.0
     pixel: float = 0.0
+    perceptual: float = 0.0
 
     def __post_init__(self):
-        at_least(self, score=0, adversarial=0, repa=0, latent=0, pixel=0)
+        at_least(self, score=0, adversarial=0, repa=0)
+        at_least(self, latent=0, pixel=0, perceptual=0)
+
+    @property
+    def paired(self) -> bool:
+        """Whether a term compares with the photograph."""
+        return max(self.latent, self.pixel, self.perceptual) > 0
 
 
 @dataclass(frozen=True)
@@ -364,10 +371,16 @@ class DistillSettings(Common):
                 "literal form. Set score.literal=False."
             )
         require_paired_term(self.score.literal, self.weights.latent)
-        if not self.scored and not (self.weights.latent or self.weights.pixel):
+        if not self.scored and not self.weights.paired:
             raise UsageError(
-                "kind=paired with weights.latent=0 and weights.pixel=0 trains nothing. "
-                "Set weights.pixel=1."
+                "kind=paired with weights.latent=0, weights.pixel=0 and "
+                "weights.perceptual=0 trains nothing. Set weights.pixel=1."
+            )
+        if self.weights.perceptual and not self.init.lpips:
+            raise UsageError(
+                f"weights.perceptual={self.weights.perceptual:g} needs weights of "
+                "LPIPS, and init.lpips is empty. Name their folder (gendr convert), or "
+                "set weights.perceptual=0."
             )
 
 

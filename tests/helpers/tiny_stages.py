@@ -17,6 +17,7 @@ from gendr_jax.models.heads import (
     RepaProjectorConfig,
 )
 from gendr_jax.models.layers import Conv, Linear, nearest
+from gendr_jax.models.lpips import LPIPSConfig
 from gendr_jax.models.transformer import SpatialTransformer
 from gendr_jax.models.unet import UNet
 from gendr_jax.models.vae import VAE
@@ -207,6 +208,17 @@ class ToyDINO(nnx.Module):
         return y.reshape(len(y), -1, y.shape[-1])
 
 
+class ToyLPIPS(nnx.Module):
+    """A distance per sample on one layer of features."""
+
+    def __init__(self, config, *, dtype, remat="none", rngs):
+        self.features = Conv(3, 4, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, a, b):
+        square = jnp.square(self.features(a) - self.features(b))
+        return jnp.mean(square, (1, 2, 3))
+
+
 class ToyHead(nnx.Module):
     """Logits without a norm: those are computed in float32 whatever the dtype."""
 
@@ -248,7 +260,11 @@ def parts(
     adapted = build(unet_class, s.unet, lora=s.lora)
     head_net = build(ToyHead if dtype == "float64" else DiscriminatorHead, head)
     parts = (vae, unet, adapted, projector, dino, head_net, gather, split)
-    return DistillNets(*parts), frozen
+    if not s.weights.perceptual:
+        return DistillNets(*parts), frozen
+    lpips = build(ToyLPIPS, LPIPSConfig())
+    frozen["lpips"] = random(lpips, 4)
+    return DistillNets(*parts, lpips=lpips), frozen
 
 
 def random(net: nets.Net, seed: int) -> nets.Params:

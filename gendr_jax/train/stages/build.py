@@ -362,6 +362,7 @@ def _distill_stage(
         hidden_channels=settings.discriminator_width,
         norm_groups=config.norm_groups,
     )
+    lpips_net, lpips = _perceptual(settings)
     stage_nets = DistillNets(
         vae=vae,
         unet=unet,
@@ -371,7 +372,10 @@ def _distill_stage(
         head=build(DiscriminatorHead, head),
         gather=gather,
         split=split,
+        lpips=lpips_net,
     )
+    if lpips is not None:
+        frozen["lpips"] = nets.cast(lpips, settings.dtype)
     # What adapters add can be less than half a step of bfloat16 at the base's value.
     merged = settings.adapters == "merged"
     frozen["unet"] = nets.cast(params, "float32" if merged else settings.dtype)
@@ -521,9 +525,12 @@ def _pixel_ends(
 
 
 def _perceptual(
-    settings: AdcSettings | PixSettings,
+    settings: DistillSettings | AdcSettings | PixSettings,
 ) -> tuple[nets.Net | None, Params | None]:
-    """LPIPS where its loss has a weight; without init.lpips a warning and None."""
+    """LPIPS where its loss has a weight; without init.lpips a warning and None.
+
+    ``DistillSettings`` refuses the latter: there the term is not a default.
+    """
     if settings.weights.perceptual <= 0:
         return None, None
     if not settings.init.lpips:

@@ -192,17 +192,26 @@ class GeneratorLoss:
                     losses.mark_nonfinite(finite_b, losses.l2(z_g, pair.z_high_bhwc))
                 ),
             )
+        on_pictures: dict[str, tuple[float, Any]] = {}
         if weights.pixel > 0:
+            on_pictures["pixel"] = weights.pixel, losses.l1
+        if self.nets.lpips is not None:
+            lpips = self.nets.gather(frozen["lpips"], "frozen/lpips")
+            on_pictures["perceptual"] = weights.perceptual, self.nets.lpips.bind(lpips)
+        if on_pictures:
             vae = self.nets.gather(frozen["vae"], "frozen/vae")
-            terms["pixel"] = (
-                weights.pixel,
-                lambda z_g: finite_mean(
-                    losses.mark_nonfinite(
-                        finite_b, losses.l1(self.decode(vae, z_g), pair.x_high_bhwc)
-                    )
-                ),
+
+        def on_picture(distance: Any) -> Term:
+            return lambda z_g: finite_mean(
+                losses.mark_nonfinite(
+                    finite_b, distance(self.decode(vae, z_g), pair.x_high_bhwc)
+                )
             )
-        return terms
+
+        return terms | {
+            name: (weight, on_picture(distance))
+            for name, (weight, distance) in on_pictures.items()
+        }
 
 
 def _mean(finite_b: Array, x: Array) -> Array:

@@ -23,7 +23,8 @@ class DistillNets:
 
     ``gather`` all-gathers weights in the compute dtype (``sharding.gather``); its
     second argument is their path in state or frozen, which the sharding rules match.
-    ``split`` splits pictures by rows where the mesh has a ``space`` axis.
+    ``split`` splits pictures by rows where the mesh has a ``space`` axis. ``lpips`` is
+    None without the perceptual term.
     """
 
     vae: Net
@@ -34,6 +35,7 @@ class DistillNets:
     head: Net
     gather: Callable[[Params, str], Params]
     split: Callable[[jax.Array], jax.Array]
+    lpips: Net | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -246,6 +246,37 @@ def test_paired_is_the_paired_terms_and_the_generator_alone():
     np.testing.assert_allclose(metrics["lr_generator"], rate, rtol=1e-6)
 
 
+def test_the_perceptual_term_compares_pictures_of_unbroken_samples():
+    """Value, gradient and a broken sample, by the term's definition."""
+    weights = {"pixel": 1.0, "perceptual": 0.3}
+    init = {"random": True, "lpips": "folder"}
+    distill, frozen, _ = build("paired", weights=weights, init=init)
+    _, pair = drawn(distill, frozen)
+    z_g = shaken(pair.z_high_bhwc)
+    broken = z_g.at[1].set(jnp.nan)
+    finite_b = jnp.asarray([True, False, True, True])
+
+    @jax.jit
+    def terms(z_g):
+        terms = distill.generator_loss.paired_terms(frozen, pair, finite_b)
+        rate, term = terms["perceptual"]
+        return rate, *jax.value_and_grad(term)(z_g)
+
+    def by_definition(z_g):
+        lpips, vae = (distill.nets.lpips, distill.nets.vae)
+        x = vae.bind(frozen["vae"]).decode(z_g / 0.8 + 0.1)
+        a, b = (lpips.bind(frozen["lpips"]).features(v) for v in (x, pair.x_high_bhwc))
+        return jnp.sum(jnp.mean(jnp.square(a - b), (1, 2, 3)) * finite_b) / 3
+
+    rate, value, grad = terms(z_g)
+    expected, expected_grad = jax.jit(jax.value_and_grad(by_definition))(z_g)
+    assert float(rate) == pytest.approx(0.3)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert gap(grad, expected_grad) < 1e-6
+    assert float(terms(z_g - 0.1 * grad / jnp.max(jnp.abs(grad)))[1]) < float(value)
+    np.testing.assert_allclose(terms(broken)[1], expected, rtol=1e-5)
+
+
 def test_the_average_follows_the_generator():
     distill, frozen, state, step = stepped("cida", "full")
     state = at(state, 5)

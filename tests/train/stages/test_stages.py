@@ -68,7 +68,12 @@ def changed(stage, photos, **sections):
         (
             "distill",
             {"kind": "paired", "weights": {"latent": 0.0, "pixel": 0.0}},
-            "weights.latent=0 and weights.pixel=0 trains nothing.*Set weights.pixel=1",
+            "weights.latent=0, weights.pixel=0 .* trains nothing.*Set weights.pixel=1",
+        ),
+        (
+            "distill",
+            {"weights": {"perceptual": 0.5}},
+            "weights.perceptual=0.5 needs weights of LPIPS, and init.lpips is empty",
         ),
         (
             "base",
