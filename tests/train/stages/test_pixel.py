@@ -11,6 +11,7 @@ import pytest
 from gendr_jax import losses, nets
 from gendr_jax.errors import UsageError
 from gendr_jax.models.heads import DiscriminatorHead, DiscriminatorHeadConfig
+from gendr_jax.models.lpips import LPIPSConfig
 from gendr_jax.models.pixel_shuffle import pixel_shuffle
 from gendr_jax.models.unet import UNet, UNetConfig
 from gendr_jax.train.settings import AdcSettings, PixSettings
@@ -20,6 +21,7 @@ from gendr_jax.weights import folder, surgery
 from tests.helpers.tiny_stages import (
     COMMON,
     PARTS,
+    ToyLPIPS,
     ToyUNet,
     ToyVAE,
     batch,
@@ -59,7 +61,7 @@ def settings(kind, **changes):
 def stepped(kind):
     """(stage, frozen, start, state, jitted step) of toys."""
     weights = {"adversarial": 0.05}
-    weights |= {"fourier": 0.1} if kind == "pix" else {}
+    weights |= {"fourier": 0.1, "perceptual": 0.5} if kind == "pix" else {}
     s = settings(kind, weights=weights)
     declare = functools.partial(nets.build, dtype="float32")
     channels = s.pixel_channels
@@ -73,7 +75,7 @@ def stepped(kind):
         student=declare(ToyUNet, student),
         adapted=declare(ToyUNet, before, lora=s.lora),
         head=declare(DiscriminatorHead, head),
-        lpips=None,
+        lpips=declare(ToyLPIPS, LPIPSConfig()) if kind == "pix" else None,
         gather=gather_on(one_device()),
         split=lambda x: x,
     )
@@ -84,6 +86,8 @@ def stepped(kind):
         "features": random(declare(ToyUNet, before), 3),
         "prompt": {"positive": words[0], "negative": words[1]},
     }
+    if parts.lpips is not None:
+        frozen["lpips"] = random(parts.lpips, 6)
     stage = pixel.Pixel(s, parts)
     start = {"student": random(parts.student, 4)}
     state = pixel.make_init(s, parts)(KEY, start)
@@ -135,6 +139,10 @@ def test_the_loss_is_the_sum_of_its_terms(kind):
         fourier = losses.masked_fourier(y, left.target_bhwc, factor=FACTOR).mean()
         np.testing.assert_allclose(metrics["loss_fourier"], fourier, rtol=1e-5)
         expected += w.fourier * fourier
+        lpips = stage.nets.lpips.bind(frozen["lpips"])
+        perceptual = lpips(y, left.target_bhwc).mean()
+        np.testing.assert_allclose(metrics["loss_perceptual"], perceptual, rtol=1e-5)
+        expected += w.perceptual * perceptual
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
