@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from gendr_jax.models.config_checks import require_counts
 from gendr_jax.models.layers import Conv, GroupNorm, LayerArguments, Linear, zero
 from gendr_jax.models.remat import Policy
 
@@ -68,6 +69,9 @@ class DiscriminatorHeadConfig:
     hidden_channels: int = 256
     norm_groups: int = 32
 
+    def __post_init__(self):
+        require_counts(self, "in_channels", "hidden_channels", "norm_groups")
+
 
 class DiscriminatorHead(nnx.Module):
     """GN, SiLU, 3x3 convolution, GN, SiLU, 1x1 convolution (method 5.1)."""
@@ -104,6 +108,9 @@ class PatchDiscriminatorConfig:
     in_channels: int = 3
     widths: tuple[int, ...] = (64, 128, 256, 512)
     norm_groups: int = 32
+
+    def __post_init__(self):
+        require_counts(self, "in_channels", "widths", "norm_groups")
 
 
 class PatchDiscriminator(nnx.Module):

@@ -7,6 +7,7 @@ to the base by ``nets.overlay``; ``nets.merge_lora`` folds them into it for expo
 """
 
 import dataclasses
+import math
 from typing import Protocol
 
 import jax
@@ -47,6 +48,8 @@ class LoRAConfig:
     def __post_init__(self):
         if self.rank < 1:
             raise ValueError(f"LoRAConfig.rank is {self.rank}. Give 1 or more.")
+        if not math.isfinite(self.alpha):
+            raise ValueError(f"LoRAConfig.alpha is {self.alpha}. Give a number.")
 
     @property
     def scale(self) -> float:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from gendr_jax.models.config_checks import require_counts
 from gendr_jax.models.layers import (
     Conv,
     Downsample,
@@ -65,6 +66,9 @@ class UNetConfig:
         return "channels" if self.norm_channels else "groups"
 
     def __post_init__(self):
+        require_counts(self, "in_channels", "out_channels", "block_out_channels")
+        require_counts(self, "layers_per_block", "heads", "norm_groups")
+        require_counts(self, "cross_attention_dim")
         levels = len(self.block_out_channels)
         for name in ("heads", "attention"):
             if len(getattr(self, name)) != levels:

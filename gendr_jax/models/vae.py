@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gendr_jax.models.attention import attend
+from gendr_jax.models.config_checks import require_counts
 from gendr_jax.models.layers import (
     Conv,
     Downsample,
@@ -59,6 +60,8 @@ class VAEConfig:
     convolutions: bool = True
 
     def __post_init__(self):
+        require_counts(self, "in_channels", "latent_channels", "block_out_channels")
+        require_counts(self, "layers_per_block", "norm_groups", "patch")
         if not 0 < self.scaling_factor < math.inf:
             raise ValueError(
                 f"VAEConfig.scaling_factor is {self.scaling_factor}. Give a number "

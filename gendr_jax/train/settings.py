@@ -156,6 +156,9 @@ class Watchdog:
     start_seconds: float = 7200.0
     ends: bool = True
 
+    def __post_init__(self):
+        at_least(self, seconds=0, start_seconds=0)
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -164,6 +167,9 @@ class Processes:
     meet: int = 300
     heartbeat: int = 50
     barrier: int = 600
+
+    def __post_init__(self):
+        at_least(self, meet=1, heartbeat=1, barrier=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +235,9 @@ class Alignment:
 
     dino: DINOv2Config = field(default_factory=DINOv2Config.base)
     hidden: int = 2048
+
+    def __post_init__(self):
+        at_least(self, hidden=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,12 @@ NONSENSE = [
     ("adc", "weights.adversarial", -1.0),
     ("pix", "mask_radius", 0.0),
     ("pix", "ema", -0.1),
+    ("vae", "watchdog.seconds", -1.0),
+    ("vae", "processes.meet", 0),
+    ("vae", "vae.latent_channels", 0),
+    ("base", "unet.layers_per_block", 0),
+    ("base", "alignment.hidden", 0),
+    ("distill", "lora.alpha", float("nan")),
 ]
 
 

@@ -11,6 +11,7 @@ from gendr_jax.models.vae import VAEConfig
 from gendr_jax.train.settings import (
     DistillSettings,
     PixelSettings,
+    PixSettings,
     Settings,
     VAESettings,
 )
@@ -44,6 +45,9 @@ def check(settings: Settings, mesh: Mesh | AbstractMesh) -> None:
             f"data.crop={settings.data.crop} is no multiple of data.scale="
             f"{settings.data.scale}. Give a multiple."
         )
+    if isinstance(settings, PixSettings):
+        check_mask(settings)
+    check_groups(settings)
     check_model_axis(settings, mesh.shape.get(sharding.MODEL, 1))
     shards = sharding.row_shards(mesh)
     if settings.accumulate < 1 or settings.batch_size % (shards * settings.accumulate):
@@ -57,6 +61,58 @@ def check(settings: Settings, mesh: Mesh | AbstractMesh) -> None:
             f"data.crop={settings.data.crop} is no multiple of {unit}, which "
             f"space={mesh.shape[sharding.SPACE]} needs. Choose another."
         )
+
+
+def check_mask(settings: PixSettings) -> None:
+    """Refuse a mask of the Fourier term whose neighbourhoods touch."""
+    crop, factor, radius = settings.data.crop, settings.factor, settings.mask_radius
+    if settings.weights.fourier > 0 and crop < 2 * factor * (radius + 0.5):
+        raise UsageError(
+            f"mask_radius={radius:g} is too large for data.crop={crop} and factor="
+            f"{factor}. Give {crop / (2 * factor) - 0.5:g} at most, or a larger crop."
+        )
+
+
+def check_groups(settings: Settings) -> None:
+    """Refuse widths that do not divide into the groups of their norms."""
+    vae = settings.vae
+    widths = [
+        (f"vae.block_out_channels has {w}, which", w, "vae", vae.norm_groups)
+        for w in vae.block_out_channels
+        if vae.convolutions
+    ]
+    if isinstance(settings, VAESettings):
+        disc = settings.discriminator
+        widths += [
+            (
+                f"discriminator.widths has {w}, which",
+                w,
+                "discriminator",
+                disc.norm_groups,
+            )
+            for w in disc.widths[1:]
+        ]
+    else:
+        unet = settings.unet
+        levels = zip(unet.block_out_channels, unet.attention, strict=True)
+        normed = {w for w, attends in levels if attends or unet.norm_kind == "groups"}
+        # Of the middle block, where transformer and discriminator have norms.
+        scored = isinstance(settings, DistillSettings | PixelSettings)
+        if unet.mid_attention or scored:
+            normed.add(unet.block_out_channels[-1])
+        widths += [
+            (f"unet.block_out_channels has {w}, which", w, "unet", unet.norm_groups)
+            for w in sorted(normed)
+        ]
+        if scored:
+            w = settings.discriminator_width
+            widths.append((f"discriminator_width={w}", w, "unet", unet.norm_groups))
+    for text, width, owner, groups in widths:
+        if width % groups:
+            raise UsageError(
+                f"{text} does not divide into {owner}.norm_groups={groups}. Change one "
+                "of them."
+            )
 
 
 def check_model_axis(settings: Settings, size: int) -> None:

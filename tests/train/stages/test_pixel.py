@@ -254,6 +254,8 @@ def test_sizes_that_do_not_fit_are_refused():
         build.read_settings(s, one_device())
     with pytest.raises(UsageError, match="factor=8 .* factor 4. Make them equal"):
         build.read_settings(config("adc", factor=8), one_device())
+    with pytest.raises(UsageError, match="mask_radius=4 .* Give 3.5 at most"):
+        build.read_settings(config("pix", mask_radius=4.0), one_device())
 
 
 def linear_teacher(kind, **vae):

@@ -91,6 +91,26 @@ def changed(stage, photos, **sections):
             "UNet takes 8 channels and gives 4, the VAE's latents have 4",
         ),
         ("distill", {"score": {"literal": True}}, "literal CiD diverges"),
+        (
+            "distill",
+            {"discriminator_width": 9},
+            "discriminator_width=9 does not divide into unet.norm_groups=",
+        ),
+        (
+            "distill",
+            {"unet": {"norm_groups": 7}},
+            "unet.block_out_channels has 8, which does not .* unet.norm_groups=7",
+        ),
+        (
+            "vae",
+            {"vae": {"norm_groups": 3}},
+            "vae.block_out_channels has 8, which does not .* vae.norm_groups=3",
+        ),
+        (
+            "vae",
+            {"discriminator": {"widths": (8, 8), "norm_groups": 3}},
+            "discriminator.widths has 8, which does not .*discriminator.norm_groups=3",
+        ),
         ("base", {"init": {"random": False}}, r"config\.init\.vae is empty"),
     ],
 )
