@@ -1,12 +1,15 @@
 """PSNR before and after restoring degraded photographs, and a contact sheet.
 
-    python tools/restore_report.py --lr LR --hr HR --weights DIR [-n 10] [-o sheet.png]
+    python tools/restore_report.py --lr LR --hr HR --weights DIR... [-n 10]
+        [-o sheet.png]
 
 LR and HR are folders of equal file names, as `gendr degrade` writes them. "Before" is
-bicubic enlargement. Luma, studio range, no border (docs: metrics/psnr_ssim.py).
+bicubic enlargement. Luma, studio range, no border (docs: metrics/psnr_ssim.py). Of
+several weights, each has a column; NAME=DIR titles it.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +22,10 @@ from gendr_jax.restore.pipeline import Restorer
 TITLE = 14
 
 
-def panels(low: np.ndarray, truth: np.ndarray, restorer: Restorer):
-    """(bicubic, GenDR) pictures of the truth's size."""
-    scale = truth.shape[0] / low.shape[0]
-    ours = restorer(low, scale=scale)
+def enlarged(low: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The picture at the truth's size, by bicubic interpolation."""
     plain = bicubic(low.astype(np.float32) / 255.0, truth.shape[:2])
-    return np.round(np.clip(plain, 0, 1) * 255).astype(np.uint8), ours
+    return np.round(np.clip(plain, 0, 1) * 255).astype(np.uint8)
 
 
 def main() -> None:
@@ -32,44 +33,59 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lr", type=Path, required=True)
     parser.add_argument("--hr", type=Path, required=True)
-    parser.add_argument("--weights", required=True)
+    parser.add_argument("--weights", required=True, nargs="+", metavar="[NAME=]DIR")
     parser.add_argument("-n", type=int, default=10, help="how many pictures")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
-    restorer = Restorer.from_pretrained(options.weights, dtype="float32")
+    restorers = {}
+    for text in options.weights:
+        title, _, source = text.rpartition("=")
+        title = title or ("GenDR" if len(options.weights) == 1 else Path(source).name)
+        restorers[title] = Restorer.from_pretrained(source, dtype="float32")
+    titles = ("bicubic", *restorers)
     names = sorted(p.name for p in options.hr.iterdir() if p.is_file())[: options.n]
     scores, rows = [], []
     for name in names:
         truth = np.asarray(Image.open(options.hr / name).convert("RGB"))
         low = np.asarray(Image.open(options.lr / name).convert("RGB"))
-        plain, ours = panels(low, truth, restorer)
-        pair = [float(metrics.psnr(image, truth)) for image in (plain, ours)]
-        scores.append(pair)
-        print(f"{name:<28} bicubic {pair[0]:6.2f} dB   GenDR {pair[1]:6.2f} dB")
-        rows.append((name, pair, [plain, ours, truth]))
-    mean = np.mean(scores, axis=0)
-    print(
-        f"{'mean of ' + str(len(names)):<28} bicubic {mean[0]:6.2f} dB   GenDR ", end=""
-    )
-    print(f"{mean[1]:6.2f} dB")
+        scale = truth.shape[0] / low.shape[0]
+        pictures = [enlarged(low, truth)]
+        pictures += [restorer(low, scale=scale) for restorer in restorers.values()]
+        scores.append([float(metrics.psnr(picture, truth)) for picture in pictures])
+        print_scores(name, titles, scores[-1])
+        headings = [
+            f"{title} {score:.2f} dB"
+            for title, score in zip(titles, scores[-1], strict=True)
+        ]
+        rows.append(([*headings, name], [*pictures, truth]))
+    print_scores(f"mean of {len(names)}", titles, np.mean(scores, axis=0))
     if options.output:
         sheet(rows).save(options.output)
 
 
-def sheet(rows: list) -> Image.Image:
-    """One row a picture: bicubic, GenDR, truth."""
-    width = max(sum(p.shape[1] for p in images) for _, _, images in rows)
-    height = sum(images[0].shape[0] + TITLE for _, _, images in rows)
+def print_scores(
+    name: str, titles: tuple[str, ...], scores: Sequence[float] | np.ndarray
+) -> None:
+    """A line of PSNR values."""
+    columns = [
+        f"{title} {score:6.2f} dB" for title, score in zip(titles, scores, strict=True)
+    ]
+    print(f"{name:<28} {'   '.join(columns)}")
+
+
+def sheet(rows: list[tuple[list[str], list[np.ndarray]]]) -> Image.Image:
+    """One row a picture: bicubic, a column for each weights, the truth."""
+    width = max(sum(p.shape[1] for p in pictures) for _, pictures in rows)
+    height = sum(pictures[0].shape[0] + TITLE for _, pictures in rows)
     canvas, top = Image.new("RGB", (width, height), "white"), 0
     pen = ImageDraw.Draw(canvas)
-    for name, (before, after), images in rows:
-        titles = (f"bicubic {before:.2f} dB", f"GenDR {after:.2f} dB", name)
+    for headings, pictures in rows:
         left = 0
-        for title, pixels in zip(titles, images, strict=True):
-            pen.text((left + 2, top + 1), title, fill="black")
+        for heading, pixels in zip(headings, pictures, strict=True):
+            pen.text((left + 2, top + 1), heading, fill="black")
             canvas.paste(Image.fromarray(pixels), (left, top + TITLE))
             left += pixels.shape[1]
-        top += images[0].shape[0] + TITLE
+        top += pictures[0].shape[0] + TITLE
     return canvas
 
 
