@@ -220,6 +220,8 @@ def open_restorer(flags: Any) -> Any:
             color_fix_strength=flags.color_fix_strength,
             strength=flags.strength,
             pad_cfg=flags.pad_cfg,
+            fidelity=flags.fidelity,
+            faithful=flags.faithful,
             tile=flags.tile,
             tile_overlap=flags.tile_overlap,
             batch=flags.batch,

@@ -14,7 +14,7 @@ from gendr_jax.restore.folders.run import FAULTS, PictureOptions, look, one_line
 from gendr_jax.restore.forward import recipe_of
 from gendr_jax.restore.options import DTYPES
 from gendr_jax.restore.pipeline import MAX_PIXELS
-from gendr_jax.weights import one_file
+from gendr_jax.weights import blend, one_file
 
 GIB, TERA = 2**30, 1e12
 
@@ -68,6 +68,9 @@ def _planner(flags: Any) -> Callable[[int, int], Estimate]:
     """(height, width) of an output -> its estimate."""
     with weights_are_configuration():
         settings = one_file.settings(flags.weights)
+        second = blend.second(flags.weights, flags.fidelity, flags.faithful)
+        if second is not None:
+            one_file.settings(second)
     dtype, mesh = DTYPES[dtype_of(flags)], mesh_of(flags)
     recipe = recipe_of(settings, dtype, flags.pad_cfg)
     rate = estimate.measured_rate(dtype)

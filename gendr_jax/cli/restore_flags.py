@@ -135,6 +135,18 @@ def _network_flags(group: Any) -> None:
         help="blend: 1 restored, 0 plain bicubic enlargement (default: 1)",
     )
     add(
+        "--fidelity",
+        type=float,
+        metavar="F",
+        help="blend two weights: 0 is --weights, 1 is --faithful, which keeps closer "
+        "to the input (default: --weights alone)",
+    )
+    add(
+        "--faithful",
+        metavar="NAME|DIR",
+        help="the second weights of --fidelity, of the same architecture",
+    )
+    add(
         "--pad-cfg",
         type=float,
         default=1.0,
@@ -257,14 +269,14 @@ def _check_flags(group: Any) -> None:
 
 
 def _check(flags: Any) -> None:
-    for name in ("output", "weights", "compare", "residual_map", "report"):
+    for name in ("output", "weights", "faithful", "compare", "residual_map", "report"):
         if getattr(flags, name) == "":
             raise UsageError(f"--{name.replace('_', '-')} is empty. Give a path.")
     if "" in flags.input:
         raise UsageError("a path of --input is empty. Leave it out, or correct it.")
     if set(flags.suffix) & {"/", "\0"}:
         _refuse("suffix", repr(flags.suffix), "it must not contain a slash")
-    for name in ("strength", "color_fix_strength", "max_residual"):
+    for name in ("strength", "color_fix_strength", "fidelity", "max_residual"):
         value = getattr(flags, name)
         if value is not None and not 0 <= value <= 1:
             _refuse(name, value, "it must be from 0 to 1")

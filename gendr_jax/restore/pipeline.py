@@ -21,7 +21,7 @@ from gendr_jax.restore.passes import Passes
 from gendr_jax.restore.programs import Programs
 from gendr_jax.restore.tiled import Progress
 from gendr_jax.restore.tiling import Layout
-from gendr_jax.weights import one_file
+from gendr_jax.weights import blend
 from gendr_jax.weights.folder import Weights
 from gendr_jax.weights.resolve import DEFAULT
 
@@ -128,6 +128,8 @@ class Restorer:
         batch: int = 1,
         max_pixels: int = MAX_PIXELS,
         pad_cfg: float = 1.0,
+        fidelity: float | None = None,
+        faithful: str | Path | None = None,
     ) -> "Restorer":
         """Load weights: a weights folder, or one safetensors file.
 
@@ -150,12 +152,15 @@ class Restorer:
                 padding (eq. 36); 1: none.
             max_pixels: with tile=0, refuse padded outputs above this many pixels (for
                 each device of `space`).
+            fidelity: blend with second weights of the same architecture: 0 is
+                `path_or_name`, 1 the second.
+            faithful: names the second weights; None: those packaged with the first.
 
         Raises:
             InputError: no such folder, damaged, or not weights of a restorer.
             UsageError: unknown dtype or colour fix, or numbers out of range.
         """
-        weights = one_file.load(path_or_name, ("unet", "vae", "prompt"))
+        weights = blend.load(path_or_name, fidelity, faithful)
         return cls(
             weights,
             dtype=dtype,
