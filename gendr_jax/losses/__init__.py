@@ -8,7 +8,7 @@
 from gendr_jax.losses.adversarial import discriminator_loss, generator_loss
 from gendr_jax.losses.alignment import dino_input, match_grid, repa
 from gendr_jax.losses.fidelity import denoising, kl, l1, l2
-from gendr_jax.losses.masked_fourier import masked_fourier
+from gendr_jax.losses.masked_fourier import MASK_RADIUS, masked_fourier
 from gendr_jax.losses.random_pad import random_offsets, random_pad
 from gendr_jax.losses.reduction import (
     finite_gradient,
@@ -34,6 +34,7 @@ from gendr_jax.losses.sequential import (
 )
 
 __all__ = [
+    "MASK_RADIUS",
     "MIN_LAMBDA_REC",
     "ScoreSettings",
     "attach_gradient",

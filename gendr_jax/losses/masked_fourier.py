@@ -6,8 +6,12 @@ import jax.numpy as jnp
 from gendr_jax.diffusion import at_least_fp32
 from gendr_jax.losses.reduction import sample_mean
 
+MASK_RADIUS = 2.0  # bins around each peak
 
-def peak_mask(height: int, width: int, factor: int, radius: float = 2.0) -> jax.Array:
+
+def peak_mask(
+    height: int, width: int, factor: int, radius: float = MASK_RADIUS
+) -> jax.Array:
     """M [H, W]: 1 near the frequencies of patterns that repeat every ``factor`` pixels.
 
     Such a pattern has energy only at (k H / f, l W / f), k and l in 0..f-1. M is 1
@@ -36,7 +40,11 @@ def peak_mask(height: int, width: int, factor: int, radius: float = 2.0) -> jax.
 
 
 def masked_fourier(
-    y_bhwc: jax.Array, target_bhwc: jax.Array, *, factor: int, radius: float = 2.0
+    y_bhwc: jax.Array,
+    target_bhwc: jax.Array,
+    *,
+    factor: int,
+    radius: float = MASK_RADIUS,
 ) -> jax.Array:
     """L_F = mean(M * abs(abs(FFT(y)) - abs(FFT(target)))) per sample, eq. 33.
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from gendr_jax import diffusion
 from gendr_jax.errors import UsageError
-from gendr_jax.losses import require_paired_term
+from gendr_jax.losses import MASK_RADIUS, require_paired_term
 from gendr_jax.models.dinov2 import DINOv2Config
 from gendr_jax.models.heads import PatchDiscriminatorConfig
 from gendr_jax.models.lora import LoRAConfig
@@ -289,7 +289,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Weights:
-    """l1, l2, l3 of CiDA and the optional paired terms."""
+    """l1, l2, l3 of CiDA and the optional paired terms.
+
+    ``fourier``: eq. 33 against patterns that repeat with the autoencoder's blocks.
+    """
 
     score: float = 1.0
     adversarial: float = 0.05
@@ -297,10 +300,11 @@ class Weights:
     latent: float = 0.0
     pixel: float = 0.0
     perceptual: float = 0.0
+    fourier: float = 0.0
 
     def __post_init__(self):
         at_least(self, score=0, adversarial=0, repa=0)
-        at_least(self, latent=0, pixel=0, perceptual=0)
+        at_least(self, latent=0, pixel=0, perceptual=0, fourier=0)
 
     @property
     def paired(self) -> bool:
@@ -465,7 +469,7 @@ class PixSettings(PixelSettings):
 
     stage: Literal["pix"] = "pix"
     weights: PixelWeights = PixelWeights(perceptual=1.0, fourier=0.1)
-    mask_radius: float = 2.0
+    mask_radius: float = MASK_RADIUS
 
     def __post_init__(self):
         super().__post_init__()

@@ -4,6 +4,7 @@ Every term is differentiated with respect to z_g (or the alignment tokens) alone
 sum goes through the generator once.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -198,6 +199,10 @@ class GeneratorLoss:
         if self.nets.lpips is not None:
             lpips = self.nets.gather(frozen["lpips"], "frozen/lpips")
             on_pictures["perceptual"] = weights.perceptual, self.nets.lpips.bind(lpips)
+        if weights.fourier > 0:
+            factor = self.settings.vae.factor
+            fourier = functools.partial(losses.masked_fourier, factor=factor)
+            on_pictures["fourier"] = weights.fourier, fourier
         if on_pictures:
             vae = self.nets.gather(frozen["vae"], "frozen/vae")
 

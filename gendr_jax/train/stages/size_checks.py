@@ -4,7 +4,7 @@ import math
 
 from jax.sharding import AbstractMesh, Mesh
 
-from gendr_jax import sharding
+from gendr_jax import losses, sharding
 from gendr_jax.errors import UsageError
 from gendr_jax.models.unet import UNetConfig
 from gendr_jax.models.vae import VAEConfig
@@ -46,7 +46,9 @@ def check(settings: Settings, mesh: Mesh | AbstractMesh) -> None:
             f"{settings.data.scale}. Give a multiple."
         )
     if isinstance(settings, PixSettings):
-        check_mask(settings)
+        check_mask(settings, settings.factor, settings.mask_radius)
+    elif isinstance(settings, DistillSettings):
+        check_mask(settings, settings.vae.factor, losses.MASK_RADIUS)
     check_groups(settings)
     check_model_axis(settings, mesh.shape.get(sharding.MODEL, 1))
     shards = sharding.row_shards(mesh)
@@ -63,13 +65,16 @@ def check(settings: Settings, mesh: Mesh | AbstractMesh) -> None:
         )
 
 
-def check_mask(settings: PixSettings) -> None:
+def check_mask(
+    settings: DistillSettings | PixSettings, factor: int, radius: float
+) -> None:
     """Refuse a mask of the Fourier term whose neighbourhoods touch."""
-    crop, factor, radius = settings.data.crop, settings.factor, settings.mask_radius
+    crop = settings.data.crop
     if settings.weights.fourier > 0 and crop < 2 * factor * (radius + 0.5):
         raise UsageError(
-            f"mask_radius={radius:g} is too large for data.crop={crop} and factor="
-            f"{factor}. Give {crop / (2 * factor) - 0.5:g} at most, or a larger crop."
+            f"the Fourier term's mask_radius={radius:g} is too large for data.crop="
+            f"{crop} and blocks of {factor}. Give {crop / (2 * factor) - 0.5:g} at "
+            "most, or a larger crop."
         )
 
 

@@ -277,6 +277,26 @@ def test_the_perceptual_term_compares_pictures_of_unbroken_samples():
     np.testing.assert_allclose(terms(broken)[1], expected, rtol=1e-5)
 
 
+def test_the_fourier_term_is_equation_33_on_the_autoencoders_blocks():
+    distill, frozen, _ = build("paired", weights={"pixel": 1.0, "fourier": 2.0})
+    _, pair = drawn(distill, frozen)
+    s, vae = distill.settings, distill.nets.vae
+    z_g = shaken(pair.z_high_bhwc)
+
+    @jax.jit
+    def term(z_g):
+        finite_b = jnp.ones(len(z_g), bool)
+        terms = distill.generator_loss.paired_terms(frozen, pair, finite_b)
+        rate, fourier = terms["fourier"]
+        x = vae.bind(frozen["vae"]).decode(z_g / 0.8 + 0.1)
+        return rate, *jax.value_and_grad(fourier)(z_g), x
+
+    rate, value, grad, x = term(z_g)
+    assert float(rate) == 2.0 and float(jnp.max(jnp.abs(grad))) > 0
+    expected = losses.masked_fourier(x, pair.x_high_bhwc, factor=s.vae.factor).mean()
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
 def test_the_average_follows_the_generator():
     distill, frozen, state, step = stepped("cida", "full")
     state = at(state, 5)
