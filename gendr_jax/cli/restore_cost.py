@@ -68,9 +68,9 @@ def _planner(flags: Any) -> Callable[[int, int], Estimate]:
     """(height, width) of an output -> its estimate."""
     with weights_are_configuration():
         settings = one_file.settings(flags.weights)
-        second = blend.second(flags.weights, flags.fidelity, flags.faithful)
-        if second is not None:
-            one_file.settings(second)
+        blend.check(flags.fidelity, flags.faithful)
+        if flags.faithful is not None:
+            one_file.settings(flags.faithful)
     dtype, mesh = DTYPES[dtype_of(flags)], mesh_of(flags)
     recipe = recipe_of(settings, dtype, flags.pad_cfg)
     rate = estimate.measured_rate(dtype)

@@ -154,7 +154,7 @@ class Restorer:
                 each device of `space`).
             fidelity: blend with second weights of the same architecture: 0 is
                 `path_or_name`, 1 the second.
-            faithful: names the second weights; None: those packaged with the first.
+            faithful: the second weights, named as the first.
 
         Raises:
             InputError: no such folder, damaged, or not weights of a restorer.

@@ -14,10 +14,9 @@ import jax
 import numpy as np
 
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.weights import one_file, resolve
+from gendr_jax.weights import one_file
 from gendr_jax.weights.gendr_json import Weights
 
-FAITHFUL = "-faithful"  # ends the names of packaged second weights
 COMPONENTS = ("unet", "vae", "prompt")
 
 
@@ -33,46 +32,42 @@ def load(
     Args:
         name: as for ``one_file.load``.
         fidelity: 0 is the first, 1 the second; None: the first, nothing else is read.
-        faithful: the second's name; None: NAME-faithful of the package.
+        faithful: the second's name.
 
     Raises:
         InputError: as ``one_file.load``, or the two differ in more than their values.
         UsageError: one of both arguments is missing, or fidelity is not in 0 to 1.
     """
-    second_name = second(name, fidelity, faithful)
-    if fidelity is None or second_name is None:
-        return one_file.load(name, COMPONENTS)
-    names = name, second_name
+    check(fidelity, faithful)
+    first = one_file.load(name, COMPONENTS)
+    if fidelity is None or faithful is None:
+        return first
     try:
-        return blended(*(one_file.load(n, COMPONENTS) for n in names), fidelity)
+        return blended(first, one_file.load(faithful, COMPONENTS), fidelity)
     except Mismatch as error:
-        raise InputError(f"{name} and {second_name}: {error}") from error
+        raise InputError(f"{name} and {faithful}: {error}") from error
 
 
-def second(
-    name: str | Path, fidelity: float | None, faithful: str | Path | None
-) -> str | Path | None:
-    """The name of the second weights; None without ``fidelity``.
+def check(fidelity: float | None, faithful: str | Path | None) -> None:
+    """Refuse one argument without the other, and numbers out of range.
 
     Raises:
         UsageError: as ``load``.
     """
+    if fidelity is None and faithful is not None:
+        raise UsageError(
+            f"faithful={faithful} without fidelity has no effect. Give fidelity, 0 to "
+            "1."
+        )
     if fidelity is None:
-        if faithful is not None:
-            raise UsageError(
-                f"faithful={faithful} without fidelity has no effect. Give fidelity, "
-                "0 to 1."
-            )
-        return None
+        return
     if not (isinstance(fidelity, numbers.Real) and 0 <= fidelity <= 1):
         raise UsageError(f"fidelity is {fidelity!r}. Give a number from 0 to 1.")
-    packaged = f"{name}{FAITHFUL}"
-    if faithful is None and packaged not in resolve.shipped():
+    if faithful is None:
         raise UsageError(
-            f"fidelity={fidelity:g} blends two weights, and none are packaged with "
-            f"{name}. Name the more faithful ones (--faithful), or leave fidelity out."
+            f"fidelity={fidelity:g} blends two weights. Name the more faithful ones "
+            "(--faithful), or leave fidelity out."
         )
-    return packaged if faithful is None else faithful
 
 
 def blended(first: Weights, second: Weights, fidelity: float) -> Weights:

@@ -8,7 +8,7 @@ import pytest
 
 from gendr_jax import Restorer, nets
 from gendr_jax.errors import InputError, UsageError
-from gendr_jax.weights import blend, folder, resolve
+from gendr_jax.weights import blend, folder
 from tests.helpers.tiny_commands import gendr, save_weights
 
 
@@ -93,18 +93,8 @@ def test_numbers_out_of_range_are_refused(pair, fidelity):
 def test_both_arguments_are_needed(pair):
     with pytest.raises(UsageError, match="faithful=.* without fidelity"):
         blend.load(pair[0], None, pair[1])
-    with pytest.raises(UsageError, match="none are packaged with"):
+    with pytest.raises(UsageError, match="Name the more faithful ones"):
         blend.load(pair[0], 0.5)
-
-
-def test_packaged_second_weights_are_taken_by_default(pair, monkeypatch):
-    root = pair[0].parent
-    pair[1].rename(root / f"first{blend.FAITHFUL}")
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(resolve, "shipped", lambda: ["first", "first-faithful"])
-    expected = blend.load("first", 0.5, "first-faithful").params
-    taken = blend.load("first", 0.5).params
-    assert jax.tree.all(jax.tree.map(np.array_equal, taken, expected))
 
 
 def test_the_restorer_and_the_command_take_both(pair, tmp_path, capsys):
@@ -121,6 +111,6 @@ def test_the_restorer_and_the_command_take_both(pair, tmp_path, capsys):
     assert gendr(*args, "--weights", pair[0], "--fidelity", "2") == 2
     assert "--fidelity is 2.0, it must be from 0 to 1" in capsys.readouterr().err
     assert gendr(*args, "--weights", pair[0], "--fidelity", "0.5") == 2
-    assert "none are packaged" in capsys.readouterr().err
+    assert "Name the more faithful ones" in capsys.readouterr().err
     assert gendr(*args, "--weights", pair[0], "--faithful", "", "--fidelity", "1") == 2
     assert "--faithful is empty" in capsys.readouterr().err
