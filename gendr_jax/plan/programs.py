@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gendr_jax import sharding
 from gendr_jax.diffusion import T_STAR
 from gendr_jax.errors import UsageError
-from gendr_jax.plan.request import Request
+from gendr_jax.plan.request import Request, sides
 from gendr_jax.restore import forward
 from gendr_jax.sharding import MODEL, SPACE
 from gendr_jax.train.run import compiled_step
@@ -111,7 +111,7 @@ def recipe_of(
 
 
 def check_restore(
-    settings: build.Settings, size: tuple[int, int], mesh: Mesh
+    settings: build.Settings, size: int | tuple[int, int], mesh: Mesh
 ) -> forward.Recipe:
     """The recipe of the restoring pass, if there is one of this size on this mesh.
 
@@ -130,17 +130,20 @@ def check_restore(
             "space. Give these devices to one of them for --program restore."
         )
     unit = recipe.size_multiple
-    if any(side < 1 or side % unit for side in size):
+    height, width = sides(size)
+    if any(side < 1 or side % unit for side in (height, width)):
         # Up, as `Restorer` pads a picture.
-        height, width = (max(unit, -(-side // unit) * unit) for side in size)
+        padded = [max(unit, -(-side // unit) * unit) for side in (height, width)]
         raise UsageError(
-            f"--size {size[1]}x{size[0]}: a side is no multiple of {unit}, which sides "
-            f"of a pass are. Give {width}x{height}, to which such a picture is padded."
+            f"--size {width}x{height}: a side is no multiple of {unit}, which sides "
+            f"of a pass are. Give {padded[1]}x{padded[0]}, to which such a picture is padded."
         )
     return recipe
 
 
-def _restore(config: Mapping[str, Any], size: tuple[int, int], mesh: Mesh) -> Traced:
+def _restore(
+    config: Mapping[str, Any], size: int | tuple[int, int], mesh: Mesh
+) -> Traced:
     """The pass of `Restorer`: weights replicated, pictures split over the devices."""
     settings = build.read_settings(config, mesh)
     recipe = check_restore(settings, size, mesh)
@@ -160,7 +163,9 @@ def _restore(config: Mapping[str, Any], size: tuple[int, int], mesh: Mesh) -> Tr
     height_axis = SPACE if mesh.shape.get(SPACE, 1) > 1 else None
     rows = NamedSharding(mesh, PartitionSpec(batch_axes, height_axis))
     count = settings.batch_size
-    pictures = jax.ShapeDtypeStruct((count, *size, 3), jnp.float32, sharding=rows)
+    pictures = jax.ShapeDtypeStruct(
+        (count, *sides(size), 3), jnp.float32, sharding=rows
+    )
     jitted = jax.jit(
         forward.make_pass(recipe),
         in_shardings=(jax.tree.map(lambda _: replicated, params), rows),

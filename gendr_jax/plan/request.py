@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 Program = Literal["train", "restore"]
@@ -20,7 +20,7 @@ class Request:
         batch_per_device: samples of a device that holds a share of the batch (devices
             along `space` and `model` share theirs); None takes config.batch_size.
         program: the training step, or the restoring pass.
-        size: (height, width) of the restoring pass's output in pixels.
+        size: (height, width) of the restoring pass's output in pixels, or its side.
         effort: of the compiler.
         phase: the number of one program of a step that has several; None is all.
     """
@@ -30,7 +30,7 @@ class Request:
     mesh: str
     batch_per_device: int | None = None
     program: Program = "train"
-    size: tuple[int, int] = (512, 512)
+    size: int | tuple[int, int] = 512
     effort: Effort = "low"
     phase: int | None = None
 
@@ -42,7 +42,15 @@ class Request:
 def from_json(text: str) -> Request:
     """The inverse of `Request.to_json`."""
     values = json.loads(text)
-    return Request(**values | {"size": tuple(values["size"])})
+    return Request(**values | {"size": sides(values["size"])})
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a picture's size, which may be the side of a square."""
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return height, width
 
 
 def sizes(axes: Mapping[str, int]) -> dict[str, int]:
