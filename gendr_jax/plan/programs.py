@@ -136,7 +136,8 @@ def check_restore(
         padded = [max(unit, -(-side // unit) * unit) for side in (height, width)]
         raise UsageError(
             f"--size {width}x{height}: a side is no multiple of {unit}, which sides "
-            f"of a pass are. Give {padded[1]}x{padded[0]}, to which such a picture is padded."
+            f"of a pass are. Give {padded[1]}x{padded[0]}, to which such a picture is "
+            "padded."
         )
     return recipe
 
