@@ -42,7 +42,9 @@ class Request:
 def from_json(text: str) -> Request:
     """The inverse of `Request.to_json`."""
     values = json.loads(text)
-    return Request(**values | {"size": sides(values["size"])})
+    if isinstance(values["size"], list):
+        values["size"] = tuple(values["size"])
+    return Request(**values)
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import pytest
 
 from gendr_jax.errors import UsageError
 from gendr_jax.plan import compile_process, possible
-from gendr_jax.plan.request import Request
+from gendr_jax.plan.request import Request, from_json
 from tests.helpers.tiny_stages import PARTS, config
 
 HEADS = {"block_out_channels": (24, 48), "heads": (3, 6), "attention": (True, True)}
@@ -74,3 +74,9 @@ def test_sides_of_a_pass_are_refused_with_the_padded_ones():
     height = int(re.search(r"Give 64x(\d+)", str(e.value))[1])
     assert 0 <= height - 2162 < height // 8
     possible.require(dataclasses.replace(asked, size=(height, 64)))
+
+
+def test_requests_of_both_sizes_cross_a_process_border():
+    for size in (512, (2176, 3840)):
+        asked = Request(config={}, topology="cpu", mesh="", size=size)
+        assert from_json(asked.to_json()) == asked
