@@ -8,7 +8,7 @@
 from gendr_jax.losses.adversarial import discriminator_loss, generator_loss
 from gendr_jax.losses.alignment import dino_input, match_grid, repa
 from gendr_jax.losses.fidelity import denoising, kl, l1, l2
-from gendr_jax.losses.masked_fourier import MASK_RADIUS, masked_fourier
+from gendr_jax.losses.masked_fourier import MASK_RADIUS, least_side, masked_fourier
 from gendr_jax.losses.random_pad import random_offsets, random_pad
 from gendr_jax.losses.reduction import (
     finite_gradient,
@@ -53,6 +53,7 @@ __all__ = [
     "kl",
     "l1",
     "l2",
+    "least_side",
     "masked_fourier",
     "match_grid",
     "random_offsets",

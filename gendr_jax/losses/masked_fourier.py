@@ -1,5 +1,7 @@
 """Masked Fourier space loss of GenDR-Pix, against grid artefacts of pixel shuffle."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -7,6 +9,11 @@ from gendr_jax.diffusion import at_least_fp32
 from gendr_jax.losses.reduction import sample_mean
 
 MASK_RADIUS = 2.0  # bins around each peak
+
+
+def least_side(factor: int, radius: float = MASK_RADIUS) -> int:
+    """The smallest side, in pixels, at which no two neighbourhoods touch."""
+    return math.ceil(2 * factor * (radius + 0.5))
 
 
 def peak_mask(
@@ -23,11 +30,11 @@ def peak_mask(
         ValueError: the neighbourhoods of two peaks would touch: the picture is too
             small for this factor and radius.
     """
-    if min(height, width) < 2 * factor * (radius + 0.5):
+    if min(height, width) < least_side(factor, radius):
         raise ValueError(
             f"{height} x {width} pixels are too few for peaks of radius {radius:g} at "
             f"every {factor}th frequency. Give at least "
-            f"{int(2 * factor * (radius + 0.5))} on each side."
+            f"{least_side(factor, radius)} on each side."
         )
     rows = _to_peak(height, factor)[:, None]
     columns = _to_peak(width, factor)[None, :]

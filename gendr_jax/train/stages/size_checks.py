@@ -70,7 +70,7 @@ def check_mask(
 ) -> None:
     """Refuse a mask of the Fourier term whose neighbourhoods touch."""
     crop = settings.data.crop
-    if settings.weights.fourier > 0 and crop < 2 * factor * (radius + 0.5):
+    if settings.weights.fourier > 0 and crop < losses.least_side(factor, radius):
         raise UsageError(
             f"the Fourier term's mask_radius={radius:g} is too large for data.crop="
             f"{crop} and blocks of {factor}. Give {crop / (2 * factor) - 0.5:g} at "
