@@ -20,9 +20,11 @@ from gendr_jax.models.layers import (
     GroupNorm,
     LayerArguments,
     Linear,
+    Norm,
     ResnetBlock,
     Upsample,
     channel_to_space,
+    normalisation,
     space_to_channel,
     zero,
 )
@@ -43,6 +45,11 @@ class VAEConfig:
         linear_path: adds a linear map between patches of ``factor`` pixels and latents
             to the convolutions.
         convolutions: False: only the linear path.
+        encoder_convolutions: False: the encoder is the linear path alone, while the
+            decoder keeps its convolutions.
+        norm_channels: norms are over the channels of each position instead of over
+            groups of channels and all positions. Then crops, tiles and images of all
+            sizes are decoded alike.
     """
 
     in_channels: int = 3
@@ -58,6 +65,8 @@ class VAEConfig:
     patch: int = 1
     linear_path: bool = False
     convolutions: bool = True
+    encoder_convolutions: bool = True
+    norm_channels: bool = False
 
     def __post_init__(self):
         require_counts(self, "in_channels", "latent_channels", "block_out_channels")
@@ -72,6 +81,21 @@ class VAEConfig:
                 "VAEConfig has neither convolutions nor a linear path. "
                 "Set linear_path=True."
             )
+        if not (self.encoder_convolutions or self.linear_path):
+            raise ValueError(
+                "VAEConfig.encoder_convolutions=False leaves no encoder without a "
+                "linear path. Set linear_path=True."
+            )
+
+    @property
+    def encodes_linearly(self) -> bool:
+        """Whether the encoder is the linear path alone."""
+        return not (self.convolutions and self.encoder_convolutions)
+
+    @property
+    def norm_kind(self) -> Norm:
+        """The type of the convolutions' norms."""
+        return "channels" if self.norm_channels else "groups"
 
     @property
     def factor(self) -> int:
@@ -108,15 +132,15 @@ class AttentionBlock(nnx.Module):
 class MidBlock(nnx.Module):
     """Resnet, attention (if any), resnet."""
 
-    def __init__(
-        self, channels: int, groups: int, attention: bool, *, dtype, rngs: nnx.Rngs
-    ):
+    def __init__(self, channels: int, config: VAEConfig, *, dtype, rngs: nnx.Rngs):
         kw = LayerArguments(dtype=dtype, rngs=rngs)
         self.resnets = nnx.List(
-            [_resnet(channels, channels, groups, **kw) for _ in range(2)]
+            [_resnet(channels, channels, config, **kw) for _ in range(2)]
         )
         self.attentions = nnx.List(
-            [AttentionBlock(channels, groups, **kw)] if attention else []
+            [AttentionBlock(channels, config.norm_groups, **kw)]
+            if config.mid_attention
+            else []
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -130,11 +154,19 @@ class Level(nnx.Module):
     """The resnets of one resolution, then down- or upsampling, if any."""
 
     def __init__(
-        self, cin: int, cout: int, count: int, groups: int, resize: str, *, dtype, rngs
+        self,
+        cin: int,
+        cout: int,
+        count: int,
+        config: VAEConfig,
+        resize: str,
+        *,
+        dtype,
+        rngs,
     ):
         kw = LayerArguments(dtype=dtype, rngs=rngs)
         self.resnets = nnx.List(
-            [_resnet(cin if i == 0 else cout, cout, groups, **kw) for i in range(count)]
+            [_resnet(cin if i == 0 else cout, cout, config, **kw) for i in range(count)]
         )
         if resize == "down":
             # Padded right and bottom only, as in diffusers.
@@ -159,7 +191,7 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: VAEConfig, *, dtype, remat: Policy, rngs: nnx.Rngs):
         kw = LayerArguments(dtype=dtype, rngs=rngs)
-        widths, groups = config.block_out_channels, config.norm_groups
+        widths = config.block_out_channels
         self.remat, self.patch = remat, config.patch
         channels = config.in_channels * config.patch**2
         self.conv_in = Conv(channels, widths[0], **kw)
@@ -169,15 +201,15 @@ class Encoder(nnx.Module):
                     widths[max(i - 1, 0)],
                     width,
                     config.layers_per_block,
-                    groups,
+                    config,
                     "down" if i < len(widths) - 1 else "",
                     **kw,
                 )
                 for i, width in enumerate(widths)
             ]
         )
-        self.mid_block = MidBlock(widths[-1], groups, config.mid_attention, **kw)
-        self.conv_norm_out = GroupNorm(widths[-1], groups, EPS, **kw)
+        self.mid_block = MidBlock(widths[-1], config, **kw)
+        self.conv_norm_out = _norm(widths[-1], config, **kw)
         self.conv_out = Conv(widths[-1], 2 * config.latent_channels, **kw)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -193,24 +225,24 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: VAEConfig, *, dtype, remat: Policy, rngs: nnx.Rngs):
         kw = LayerArguments(dtype=dtype, rngs=rngs)
-        widths, groups = config.block_out_channels[::-1], config.norm_groups
+        widths = config.block_out_channels[::-1]
         self.remat, self.patch = remat, config.patch
         self.conv_in = Conv(config.latent_channels, widths[0], **kw)
-        self.mid_block = MidBlock(widths[0], groups, config.mid_attention, **kw)
+        self.mid_block = MidBlock(widths[0], config, **kw)
         self.up_blocks = nnx.List(
             [
                 Level(
                     widths[max(i - 1, 0)],
                     width,
                     config.layers_per_block + 1,
-                    groups,
+                    config,
                     "up" if i < len(widths) - 1 else "",
                     **kw,
                 )
                 for i, width in enumerate(widths)
             ]
         )
-        self.conv_norm_out = GroupNorm(widths[-1], groups, EPS, **kw)
+        self.conv_norm_out = _norm(widths[-1], config, **kw)
         channels = config.in_channels * config.patch**2
         self.conv_out = Conv(widths[-1], channels, **kw)
         if config.linear_path:
@@ -258,14 +290,12 @@ class VAE(nnx.Module):
     ):
         kw = LayerArguments(dtype=dtype, rngs=rngs)
         c = config.latent_channels
-        has_convolutions = config.convolutions
-        self.encoder = Encoder(config, remat=remat, **kw) if has_convolutions else None
-        self.decoder = Decoder(config, remat=remat, **kw) if has_convolutions else None
+        encodes, decodes = not config.encodes_linearly, config.convolutions
+        self.encoder = Encoder(config, remat=remat, **kw) if encodes else None
+        self.decoder = Decoder(config, remat=remat, **kw) if decodes else None
         self.linear_path = LinearPath(config, **kw) if config.linear_path else None
-        quant, post_quant = (
-            has_convolutions and config.quant_conv,
-            has_convolutions and config.post_quant_conv,
-        )
+        quant = encodes and config.quant_conv
+        post_quant = decodes and config.post_quant_conv
         self.quant_conv = Conv(2 * c, 2 * c, 1, **kw) if quant else None
         self.post_quant_conv = Conv(c, c, 1, **kw) if post_quant else None
 
@@ -296,5 +326,20 @@ def _total(terms: list[jax.Array]) -> jax.Array:
     return functools.reduce(jnp.add, terms)
 
 
-def _resnet(cin, cout, groups, **kw):
-    return ResnetBlock(cin, cout, time_dim=None, groups=groups, eps=EPS, **kw)
+def _norm(channels: int, config: VAEConfig, *, dtype, rngs: nnx.Rngs):
+    return normalisation(
+        config.norm_kind, channels, config.norm_groups, EPS, dtype=dtype, rngs=rngs
+    )
+
+
+def _resnet(cin: int, cout: int, config: VAEConfig, *, dtype, rngs: nnx.Rngs):
+    return ResnetBlock(
+        cin,
+        cout,
+        time_dim=None,
+        groups=config.norm_groups,
+        eps=EPS,
+        norm=config.norm_kind,
+        dtype=dtype,
+        rngs=rngs,
+    )

@@ -311,6 +311,11 @@ class Weights:
         """Whether a term compares with the photograph."""
         return max(self.latent, self.pixel, self.perceptual) > 0
 
+    @property
+    def on_pictures(self) -> bool:
+        """Whether a term compares decoded pictures."""
+        return max(self.pixel, self.perceptual, self.fourier) > 0
+
 
 @dataclass(frozen=True)
 class DistillOptim:
@@ -331,12 +336,16 @@ class DistillSettings(Common):
     adapters: "side" runs them as side paths of every layer (half of the weight
     gradient's operations, twice the traffic); "merged" adds them to the base's float32
     weights first, so that a role costs as much as a plain UNet.
+
+    decoder: "trained" lets the autoencoder's decoder learn with the generator (kind
+    "paired" alone: in the others every term is one of z_g).
     """
 
     stage: Literal["distill"] = "distill"
     remat: Policy = "none"
     kind: Literal["paired", "vsd", "sid", "cid", "cida"] = "cida"
     generator: Literal["full", "lora"] = "full"
+    decoder: Literal["frozen", "trained"] = "frozen"
     vae: VAEConfig = field(default_factory=VAEConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
     alignment: Alignment = field(default_factory=Alignment)
@@ -384,6 +393,7 @@ class DistillSettings(Common):
                 "literal form. Set score.literal=False."
             )
         require_paired_term(self.score.literal, self.weights.latent)
+        self._check_decoder()
         if not self.scored and not self.weights.paired:
             raise UsageError(
                 "kind=paired with weights.latent=0, weights.pixel=0 and "
@@ -394,6 +404,20 @@ class DistillSettings(Common):
                 f"weights.perceptual={self.weights.perceptual:g} needs weights of "
                 "LPIPS, and init.lpips is empty. Name their folder (gendr convert), or "
                 "set weights.perceptual=0."
+            )
+
+    def _check_decoder(self) -> None:
+        if self.decoder == "frozen":
+            return
+        if self.scored:
+            raise UsageError(
+                f"decoder=trained with kind={self.kind}: its terms are of the latent "
+                "and do not reach the decoder. Set kind=paired, or decoder=frozen."
+            )
+        if not self.weights.on_pictures:
+            raise UsageError(
+                "decoder=trained, and no term compares pictures. Set weights.pixel=1, "
+                "or decoder=frozen."
             )
 
 

@@ -181,17 +181,17 @@ class ToyVAE(nnx.Module):
     def __init__(self, config, *, dtype, remat="none", rngs):
         f, c = config.factor, config.latent_channels
         kw = {"dtype": dtype, "rngs": rngs}
-        self.down = Conv(3, 2 * c, f, stride=f, padding=0, **kw)
-        self.up = Conv(c, 3, **kw)
+        self.encoder = Conv(3, 2 * c, f, stride=f, padding=0, **kw)
+        self.decoder = Conv(c, 3, **kw)
         self.factor = f
 
     def encode(self, x):
-        mean, logvar = jnp.split(self.down(x), 2, axis=-1)
+        mean, logvar = jnp.split(self.encoder(x), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, z):
         size = (z.shape[1] * self.factor, z.shape[2] * self.factor)
-        return self.up(nearest(z, size))
+        return self.decoder(nearest(z, size))
 
 
 class ToyDINO(nnx.Module):

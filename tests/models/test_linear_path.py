@@ -83,9 +83,57 @@ def test_fresh_convolutions_beside_the_path_leave_it_as_it_is():
     np.testing.assert_allclose(alone.decode(mean), y, atol=1e-5)
 
 
-def test_a_vae_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="neither convolutions"):
-        VAEConfig(convolutions=False)
+FULL_RESOLUTION = VAEConfig(
+    **{**vars(LINEAR), "patch": 1, "block_out_channels": (4, 8, 8)}
+    | {"convolutions": True, "encoder_convolutions": False, "norm_channels": True}
+)
+
+
+def test_convolutions_of_the_decoder_alone_start_as_the_linear_path():
+    assert FULL_RESOLUTION.factor == LINEAR.factor
+    net = nets.build(VAE, FULL_RESOLUTION)
+    fresh = jax.jit(net.init)(jax.random.key(0))
+    assert set(fresh) == {"decoder", "linear_path", "post_quant_conv"}
+    x = pictures(1) / np.float32(127.5) - 1
+    mean, _, y = coded(FULL_RESOLUTION, fresh, x)
+    expected, _, linear = coded(LINEAR, {"linear_path": fresh["linear_path"]}, x)
+    np.testing.assert_array_equal(mean, expected)
+    np.testing.assert_allclose(y, linear, atol=1e-6)
+
+
+def test_with_norms_of_channels_crops_are_decoded_as_in_the_whole_picture():
+    net = nets.build(VAE, FULL_RESOLUTION)
+    params = jax.jit(net.init)(jax.random.key(0))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    params = jax.tree.unflatten(
+        tree,
+        [
+            a + 0.2 * jax.random.normal(k, a.shape)
+            for a, k in zip(leaves, keys, strict=True)
+        ],
+    )
+    z = jax.random.normal(jax.random.key(2), (1, 32, 30, 48))
+    decode = jax.jit(lambda z: net.bind(params).decode(z))
+    # 13 latent positions around: the convolutions reach no farther.
+    expected = decode(z)[:, 56:72, 56:64]
+    y = decode(z[:, 1:31, 1:29])[:, 52:68, 52:60]
+    np.testing.assert_allclose(y, expected, atol=1e-4)
+    linear = {"linear_path": params["linear_path"]}
+    alone = nets.build(VAE, LINEAR).bind(linear).decode(z)[:, 56:72, 56:64]
+    assert np.abs(expected - alone).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"convolutions": False}, "neither convolutions"),
+        ({"encoder_convolutions": False}, "leaves no encoder without a linear path"),
+    ],
+)
+def test_a_vae_without_encoder_or_decoder_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        VAEConfig(**changes)
 
 
 @pytest.mark.slow

@@ -239,7 +239,9 @@ def data_batches(
 def _vae_stage(
     settings: VAESettings, gather: Gather, split: Split
 ) -> Stage[vae_stage.VAEState]:
-    config, params = initial_weights.component(settings.init, "vae", settings.vae)
+    config, params = initial_weights.autoencoder(
+        settings.init, settings.vae, settings.seed
+    )
     settings = dataclasses.replace(settings, vae=config)
     build = builder(settings)
     vae = build(VAE, config, remat=settings.remat)
@@ -271,7 +273,9 @@ def builder(settings: Common) -> Callable[..., nets.Net]:
 
 def _frozen_networks(settings: BaseSettings | DistillSettings):
     """The frozen autoencoder, DINOv2 and prompt; settings with the VAE's own config."""
-    vae_config, vae = initial_weights.component(settings.init, "vae", settings.vae)
+    vae_config, vae = initial_weights.autoencoder(
+        settings.init, settings.vae, settings.seed
+    )
     settings = dataclasses.replace(settings, vae=vae_config)
     build = builder(settings)
     vae_net = build(VAE, vae_config, remat=settings.remat)
@@ -380,6 +384,8 @@ def _distill_stage(
     merged = settings.adapters == "merged"
     frozen["unet"] = nets.cast(params, "float32" if merged else settings.dtype)
     begin = {"unet": params} | initial_weights.projector(settings.init, projector)
+    if settings.decoder == "trained":
+        begin["decoder"] = initial_weights.decoder_params(frozen["vae"])
     step = distill_stage.Distill(settings, stage_nets)
 
     def export(state: distill_stage.DistillState, frozen: Frozen, path: Path) -> None:
@@ -387,7 +393,10 @@ def _distill_stage(
         folder.save(
             path,
             kind="restorer",
-            vae=(settings.vae, frozen["vae"]),
+            vae=(
+                settings.vae,
+                distill_stage.autoencoder_weights(state, frozen["vae"]),
+            ),
             unet=(config, jax.tree.map(jnp.asarray, weights)),
             prompt=frozen["prompt"],
             prediction=settings.prediction,
@@ -479,8 +488,11 @@ def _linear_maps(
     settings: PixelSettings, config: VAEConfig, vae: Params
 ) -> LinearMaps | None:
     """The matrices of an autoencoder that has nothing else; None for all others."""
-    if config.convolutions:
+    if not config.encodes_linearly:
         return None
+    # A decoder's convolutions are not among the matrices: the student learns them.
+    config = dataclasses.replace(config, convolutions=False)
+    vae = {"linear_path": vae["linear_path"]}
     vae = nets.cast(vae, "float32")
     exact = nets.build(VAE, config, dtype="float32")
     return linear_ends.linear_maps(

@@ -205,11 +205,12 @@ class Distill:
             finite_b, pair = self.pair(frozen, batch, keys).without_broken()
             z_g, _ = self.roles.generate(frozen, params, pair.z_low_bhwc)
             z_g = losses.finite_gradient(z_g)
-            terms = self.generator_loss.paired_terms(frozen, pair, finite_b)
-            values = {name: term(z_g) for name, (_, term) in terms.items()}
-            weighted = [terms[name][0] * value for name, value in values.items()]
-            total = jnp.sum(jnp.stack(weighted))
-            metrics = {f"loss_{name}": value for name, value in values.items()}
+            decoder = params.get("decoder")
+            terms = self.generator_loss.paired_terms(frozen, pair, finite_b, decoder)
+            total, metrics = jnp.zeros((), jnp.float32), {}
+            for term in terms.values():
+                value, values = term(z_g)
+                total, metrics = total + value, metrics | values
             share = jnp.mean(finite_b.astype(jnp.float32))
             return total, metrics | {"loss": total, "finite": share}
 
@@ -225,10 +226,20 @@ class Distill:
 
     def finish(self, state: DistillState, generator: Role, metrics: Scalars):
         """The end of an iteration: EMA of the generator, next step number."""
-        unet, decay = generator.params["unet"], self.settings.ema
-        ema = optimisers.ema(state.ema, unet, decay, state.step)
+        params = generator.params
+
+        def averaged(ema: Params, params: Params) -> Params:
+            return optimisers.ema(ema, params, self.settings.ema, state.step)
+
+        decoder_ema = state.decoder_ema
+        if decoder_ema is not None:
+            decoder_ema = averaged(decoder_ema, params["decoder"])
         new_state = dataclasses.replace(
-            state, step=state.step + 1, generator=generator, ema=ema
+            state,
+            step=state.step + 1,
+            generator=generator,
+            ema=averaged(state.ema, params["unet"]),
+            decoder_ema=decoder_ema,
         )
         return new_state, None, metrics | rates(self.settings, state)
 
@@ -314,7 +325,7 @@ class Distill:
         scale = self.settings.data.scale
         x_low = samples.low_quality(keys["degrade"], batch, self.recipe, scale)
         x_high = samples.high_quality(batch)
-        vae = self.nets.gather(frozen["vae"], "frozen/vae")
+        vae = self.roles.vae_params(frozen, state.decoder_ema)
         params = state.generator.params | {"unet": state.ema}
         z_g, _ = self.roles.generate(frozen, params, self.encode(vae, x_low))
         recoded = self.decode(vae, self.encode(vae, x_high))
@@ -353,6 +364,10 @@ def make_init(
             "unet": nets_lib.cast(unet, jnp.float32),
             "projector": start.get("projector") or nets.projector.init(keys[1]),
         }
+        decoder_ema = None
+        if settings.decoder == "trained":
+            generator["decoder"] = nets_lib.cast(start["decoder"], jnp.float32)
+            decoder_ema = jax.tree.map(jnp.array, generator["decoder"])
         disc = {
             "unet": nets.adapted.init_adapters(keys[4]),
             "head": nets.head.init(keys[5]),
@@ -370,6 +385,7 @@ def make_init(
             if settings.adversarial
             else None,
             ema=jax.tree.map(jnp.array, generator["unet"]),
+            decoder_ema=decoder_ema,
         )
 
     return init
@@ -380,3 +396,8 @@ def restorer_weights(settings: DistillSettings, state: DistillState, base: Param
     if settings.generator == "full":
         return state.ema
     return nets_lib.merge_lora(base, state.ema, settings.lora.scale)
+
+
+def autoencoder_weights(state: DistillState, vae: Params) -> Params:
+    """The autoencoder, with the averaged decoder where that is trained."""
+    return nets_lib.overlay(vae, state.decoder_ema)

@@ -23,7 +23,8 @@ from gendr_jax.train.stages.roles import DistillNets, DistillState, Pair, Roles
 from gendr_jax.train.stages.samples import Keys
 
 Array = jax.Array
-Term = Callable[[Array], Array]  # z_g -> scalar
+Distance = Callable[[Array, Array], Array]  # pictures [B, H, W, 3] twice -> [B]
+Term = Callable[[Array], tuple[Array, Scalars]]  # z_g -> weighted loss, metrics
 
 
 class GeneratorLoss:
@@ -52,13 +53,12 @@ class GeneratorLoss:
         loss, grad_z = weight * loss, weight * grad_z
         # Norms of the latent gradients tell how strong each term pulls at z_g.
         score_norm = optax.global_norm(zero_nonfinite(grad_z))
-        for name, (rate, term) in self.other_terms(state, frozen, pair, keys).items():
-            value, g_z = jax.value_and_grad(term)(z_g)
-            loss, grad_z = loss + rate * value, grad_z + rate * g_z
-            metrics[f"loss_{name}"] = value
+        for name, term in self.other_terms(state, frozen, pair, keys).items():
+            (value, values), g_z = jax.value_and_grad(term, has_aux=True)(z_g)
+            loss, grad_z, metrics = loss + value, grad_z + g_z, metrics | values
             if name == "adversarial":
                 norm = optax.global_norm(zero_nonfinite(g_z))
-                metrics["adversarial_to_score"] = rate * norm / (score_norm + 1e-12)
+                metrics["adversarial_to_score"] = norm / (score_norm + 1e-12)
         return grad_z, (loss, metrics), metrics.pop("finite")
 
     def on_weights(
@@ -155,8 +155,8 @@ class GeneratorLoss:
 
     def other_terms(
         self, state: DistillState, frozen: Any, pair: Pair, keys: Keys
-    ) -> dict[str, tuple[Array | float, Term]]:
-        """{name: (weight, z_g -> scalar)} of the terms that are switched on."""
+    ) -> dict[str, Term]:
+        """The terms that are switched on, by name."""
         weights, terms = self.settings.weights, {}
         if self.settings.adversarial:
             assert state.disc is not None
@@ -169,54 +169,68 @@ class GeneratorLoss:
             def adversarial(z_g):
                 z_t = diffusion.add_noise(z_g, eps, t)
                 logits = self.roles.logits(frozen, disc, z_t, t)
-                return finite_mean(losses.generator_loss(logits))
+                value = finite_mean(losses.generator_loss(logits))
+                rate = weights.adversarial * adversarial_on
+                return rate * value, {"loss_adversarial": value}
 
             adversarial_on = (state.step >= self.settings.adversarial_start).astype(
                 jnp.float32
             )
-            terms["adversarial"] = (weights.adversarial * adversarial_on, adversarial)
+            terms["adversarial"] = adversarial
         finite_b, pair = pair.without_broken()
         return terms | self.paired_terms(frozen, pair, finite_b)
 
     def paired_terms(
-        self, frozen: Any, pair: Pair, finite_b: Array
-    ) -> dict[str, tuple[float, Term]]:
-        """{name: (weight, z_g -> scalar)} of the terms that compare with the truth.
+        self,
+        frozen: Any,
+        pair: Pair,
+        finite_b: Array,
+        decoder: Params | None = None,
+    ) -> dict[str, Term]:
+        """The terms that compare with the truth: of latents, and of pictures.
 
-        ``finite_b``: the samples of ``pair`` that the terms are means of.
+        All terms of pictures are one, so that z_g is decoded once.
+
+        Args:
+            finite_b: the samples of ``pair`` that the terms are means of.
+            decoder: weights of a decoder that is trained; None: the frozen one.
         """
         weights, terms = self.settings.weights, {}
+
+        def mean(loss_b: Array) -> Array:
+            return finite_mean(losses.mark_nonfinite(finite_b, loss_b))
+
+        def latent(z_g: Array) -> tuple[Array, Scalars]:
+            value = mean(losses.l2(z_g, pair.z_high_bhwc))
+            return weights.latent * value, {"loss_latent": value}
+
+        def pictures(z_g: Array) -> tuple[Array, Scalars]:
+            y = self.decode(self.roles.vae_params(frozen, decoder), z_g)
+            total, metrics = jnp.zeros((), jnp.float32), {}
+            for name, (weight, distance) in self._distances(frozen).items():
+                value = mean(distance(y, pair.x_high_bhwc))
+                total, metrics[f"loss_{name}"] = total + weight * value, value
+            return total, metrics
+
         if weights.latent > 0:
-            terms["latent"] = (
-                weights.latent,
-                lambda z_g: finite_mean(
-                    losses.mark_nonfinite(finite_b, losses.l2(z_g, pair.z_high_bhwc))
-                ),
-            )
-        on_pictures: dict[str, tuple[float, Any]] = {}
+            terms["latent"] = latent
+        if weights.on_pictures:
+            terms["pictures"] = pictures
+        return terms
+
+    def _distances(self, frozen: Any) -> dict[str, tuple[float, Distance]]:
+        """{name: (weight, distance of two pictures)} of those that have a weight."""
+        weights, distances = self.settings.weights, {}
         if weights.pixel > 0:
-            on_pictures["pixel"] = weights.pixel, losses.l1
+            distances["pixel"] = weights.pixel, losses.l1
         if self.nets.lpips is not None:
             lpips = self.nets.gather(frozen["lpips"], "frozen/lpips")
-            on_pictures["perceptual"] = weights.perceptual, self.nets.lpips.bind(lpips)
+            distances["perceptual"] = weights.perceptual, self.nets.lpips.bind(lpips)
         if weights.fourier > 0:
             factor = self.settings.vae.factor
             fourier = functools.partial(losses.masked_fourier, factor=factor)
-            on_pictures["fourier"] = weights.fourier, fourier
-        if on_pictures:
-            vae = self.nets.gather(frozen["vae"], "frozen/vae")
-
-        def on_picture(distance: Any) -> Term:
-            return lambda z_g: finite_mean(
-                losses.mark_nonfinite(
-                    finite_b, distance(self.decode(vae, z_g), pair.x_high_bhwc)
-                )
-            )
-
-        return terms | {
-            name: (weight, on_picture(distance))
-            for name, (weight, distance) in on_pictures.items()
-        }
+            distances["fourier"] = weights.fourier, fourier
+        return distances
 
 
 def _mean(finite_b: Array, x: Array) -> Array:

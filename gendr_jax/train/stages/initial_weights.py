@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from gendr_jax import nets
 from gendr_jax.api import load_component
 from gendr_jax.errors import UsageError
+from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.nets import Net, Params
 from gendr_jax.train.settings import Init
 from gendr_jax.weights import folder, gendr_json, one_file
@@ -51,6 +53,49 @@ def component(init: Init, name: str, config: Any) -> tuple[Any, Params | None]:
             "or name other weights."
         )
     return config_read, params
+
+
+def autoencoder(
+    init: Init, config: VAEConfig, seed: int
+) -> tuple[VAEConfig, Params | None]:
+    """``component`` of init.vae; a linear one may get convolutions in its decoder.
+
+    These are fresh and add nothing yet, so that pictures are decoded as before.
+    """
+    grows = config.convolutions and config.encodes_linearly
+    if not (init.vae and grows):
+        return component(init, "vae", config)
+    config_read, params = load_component(init.vae, "vae")
+    if config_read.convolutions:
+        return component(init, "vae", config)
+    if config_read.factor != config.factor:
+        raise UsageError(
+            f"init.vae={init.vae} has {config_read.factor} pixels a latent position "
+            f"along a side, config.vae {config.factor}. Choose vae.patch and the "
+            "number of vae.block_out_channels so that they agree."
+        )
+    linear = ("convolutions", "encoder_convolutions", "block_out_channels", "patch")
+    linear += ("layers_per_block", "norm_groups", "norm_channels", "mid_attention")
+    linear += ("quant_conv", "post_quant_conv")
+    same = {name: getattr(config_read, name) for name in linear}
+    component(init, "vae", dataclasses.replace(config, **same))
+    scales = {k: getattr(config_read, k) for k in ("scaling_factor", "shift_factor")}
+    config = dataclasses.replace(config, **scales)
+    fresh = random_like(nets.build(VAE, config), seed, VAE_STREAM)
+    return config, fresh | {"linear_path": params["linear_path"]}
+
+
+def decoder_params(vae: Params) -> Params:
+    """The weights of an autoencoder that its decoder uses."""
+    flat = nets.flatten(vae)
+    decoder = ("decoder", "post_quant_conv")
+    return nets.unflatten(
+        {
+            path: leaf
+            for path, leaf in flat.items()
+            if path[0] in decoder or path[:2] == ("linear_path", "up")
+        }
+    )
 
 
 def check_prediction(init: Init, prediction: str) -> None:

@@ -44,7 +44,9 @@ class DistillState:
     """Trained roles; all but the generator are None for kinds that do not train them.
 
     generator.params: {"unet": full or adapters, "projector"}; fake, real: adapters;
-    disc.params: {"unet": adapters, "head"}; ema: the generator's unet averaged.
+    disc.params: {"unet": adapters, "head"}; ema: the generator's unet averaged. With
+    decoder="trained" generator.params also has "decoder", the decoder's part of the
+    autoencoder's weights, and decoder_ema is its average; else that is None.
     """
 
     step: jax.Array
@@ -53,6 +55,7 @@ class DistillState:
     real: Role | None
     disc: Role | None
     ema: Params
+    decoder_ema: Params | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -145,6 +148,13 @@ class Roles:
         features = unet.encode(z_t_bhwc, t_b, context)
         head = self.nets.head.bind(self.nets.gather(disc["head"], "disc/params/head"))
         return diffusion.at_least_fp32(head(features["mid"]))
+
+    def vae_params(self, frozen: Any, decoder: Params | None) -> Params:
+        """The autoencoder's weights, with the decoder that is trained, if any."""
+        vae = self.nets.gather(frozen["vae"], "frozen/vae")
+        if decoder is None:
+            return vae
+        return overlay(vae, self.nets.gather(decoder, "generator/params/decoder"))
 
     def project(self, params: Params, down0_bhwc: jax.Array) -> jax.Array:
         """The alignment tokens of the generator's own pass."""

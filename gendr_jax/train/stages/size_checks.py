@@ -84,7 +84,7 @@ def check_groups(settings: Settings) -> None:
     widths = [
         (f"vae.block_out_channels has {w}, which", w, "vae", vae.norm_groups)
         for w in vae.block_out_channels
-        if vae.convolutions
+        if vae.convolutions and vae.norm_kind == "groups"
     ]
     if isinstance(settings, VAESettings):
         disc = settings.discriminator
@@ -161,9 +161,10 @@ def check_channels(unet: UNetConfig, vae: VAEConfig) -> None:
 
 def check_pixel_ends(unet: UNetConfig, vae: VAEConfig) -> None:
     """Refuse teachers that no student of pixels can start from."""
-    if unet.input_shortcut and vae.convolutions:
+    if unet.input_shortcut and not vae.encodes_linearly:
         raise UsageError(
-            "the teacher's UNet has an input_shortcut and its VAE convolutions: no "
-            "pixel ends replace both. Distil a teacher without input_shortcut, or with "
-            "a VAE of a linear path alone (vae.convolutions=False)."
+            "the teacher's UNet has an input_shortcut and its VAE's encoder "
+            "convolutions: no pixel ends replace both. Distil a teacher without "
+            "input_shortcut, or with an encoder of a linear path alone "
+            "(vae.encoder_convolutions=False)."
         )

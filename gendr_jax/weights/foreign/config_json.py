@@ -130,7 +130,13 @@ def is_number(value: Any) -> bool:
 ComponentConfig = UNetConfig | VAEConfig | DINOv2Config
 # Fields that diffusers' networks lack.
 ONLY_OURS = {
-    "vae": ("patch", "linear_path", "convolutions"),
+    "vae": (
+        "patch",
+        "linear_path",
+        "convolutions",
+        "encoder_convolutions",
+        "norm_channels",
+    ),
     "unet": ("mid_attention", "norm", "norm_channels", "input_shortcut"),
 }
 

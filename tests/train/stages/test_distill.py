@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from gendr_jax import diffusion, losses, nets, sharding
+from gendr_jax.errors import UsageError
 from gendr_jax.train.stages import distill as stage_distill
-from gendr_jax.train.stages import optimisers, samples
+from gendr_jax.train.stages import initial_weights, optimisers, samples
 from gendr_jax.train.stages.roles import DistillState
 from tests.helpers.tiny_stages import (
     PARTS,
@@ -45,7 +46,8 @@ def fresh(distill, frozen):
     init = jax.jit(stage_distill.make_init(s, declared))
     # Another generator of random numbers, which compiles in a fraction of the time.
     key = jax.random.key(0, impl="unsafe_rbg")
-    return init(key, {"unet": frozen["unet"]})
+    decoder = initial_weights.decoder_params(frozen["vae"])
+    return init(key, {"unet": frozen["unet"], "decoder": decoder})
 
 
 WARM_UP, ADVERSARIAL = 2, 3
@@ -248,7 +250,7 @@ def test_paired_is_the_paired_terms_and_the_generator_alone():
 
 def test_the_perceptual_term_compares_pictures_of_unbroken_samples():
     """Value, gradient and a broken sample, by the term's definition."""
-    weights = {"pixel": 1.0, "perceptual": 0.3}
+    weights = {"perceptual": 0.3}
     init = {"random": True, "lpips": "folder"}
     distill, frozen, _ = build("paired", weights=weights, init=init)
     _, pair = drawn(distill, frozen)
@@ -259,8 +261,8 @@ def test_the_perceptual_term_compares_pictures_of_unbroken_samples():
     @jax.jit
     def terms(z_g):
         terms = distill.generator_loss.paired_terms(frozen, pair, finite_b)
-        rate, term = terms["perceptual"]
-        return rate, *jax.value_and_grad(term)(z_g)
+        (loss, values), grad = jax.value_and_grad(terms["pictures"], has_aux=True)(z_g)
+        return loss, values["loss_perceptual"], grad
 
     def by_definition(z_g):
         lpips, vae = (distill.nets.lpips, distill.nets.vae)
@@ -268,17 +270,17 @@ def test_the_perceptual_term_compares_pictures_of_unbroken_samples():
         a, b = (lpips.bind(frozen["lpips"]).features(v) for v in (x, pair.x_high_bhwc))
         return jnp.sum(jnp.mean(jnp.square(a - b), (1, 2, 3)) * finite_b) / 3
 
-    rate, value, grad = terms(z_g)
+    loss, value, grad = terms(z_g)
     expected, expected_grad = jax.jit(jax.value_and_grad(by_definition))(z_g)
-    assert float(rate) == pytest.approx(0.3)
+    np.testing.assert_allclose(loss, 0.3 * expected, rtol=1e-5)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    assert gap(grad, expected_grad) < 1e-6
+    assert gap(grad / 0.3, expected_grad) < 1e-6
     assert float(terms(z_g - 0.1 * grad / jnp.max(jnp.abs(grad)))[1]) < float(value)
     np.testing.assert_allclose(terms(broken)[1], expected, rtol=1e-5)
 
 
-def test_the_fourier_term_is_equation_33_on_the_autoencoders_blocks():
-    distill, frozen, _ = build("paired", weights={"pixel": 1.0, "fourier": 2.0})
+def test_the_terms_of_pictures_are_l1_and_equation_33_on_the_autoencoders_blocks():
+    distill, frozen, _ = build("paired", weights={"pixel": 0.5, "fourier": 2.0})
     _, pair = drawn(distill, frozen)
     s, vae = distill.settings, distill.nets.vae
     z_g = shaken(pair.z_high_bhwc)
@@ -287,14 +289,59 @@ def test_the_fourier_term_is_equation_33_on_the_autoencoders_blocks():
     def term(z_g):
         finite_b = jnp.ones(len(z_g), bool)
         terms = distill.generator_loss.paired_terms(frozen, pair, finite_b)
-        rate, fourier = terms["fourier"]
+        assert list(terms) == ["pictures"]
         x = vae.bind(frozen["vae"]).decode(z_g / 0.8 + 0.1)
-        return rate, *jax.value_and_grad(fourier)(z_g), x
+        return *jax.value_and_grad(terms["pictures"], has_aux=True)(z_g), x
 
-    rate, value, grad, x = term(z_g)
-    assert float(rate) == 2.0 and float(jnp.max(jnp.abs(grad))) > 0
-    expected = losses.masked_fourier(x, pair.x_high_bhwc, factor=s.vae.factor).mean()
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    (loss, values), grad, x = term(z_g)
+    assert float(jnp.max(jnp.abs(grad))) > 0
+    fourier = losses.masked_fourier(x, pair.x_high_bhwc, factor=s.vae.factor).mean()
+    np.testing.assert_allclose(values["loss_fourier"], fourier, rtol=1e-5)
+    pixel = losses.l1(x, pair.x_high_bhwc).mean()
+    np.testing.assert_allclose(values["loss_pixel"], pixel, rtol=1e-5)
+    np.testing.assert_allclose(loss, 0.5 * pixel + 2.0 * fourier, rtol=1e-5)
+
+
+def test_a_trained_decoder_learns_with_the_generator_and_its_average_is_exported():
+    changes = {"weights": {"pixel": 1.0}, "decoder": "trained"}
+    distill, frozen, state = build("paired", **changes)
+    decoder = state.generator.params["decoder"]
+    assert set(decoder) == {"decoder"}  # nothing of the encoder
+    assert same(nets.overlay(frozen["vae"], decoder), frozen["vae"])
+    shifted = shaken(state.decoder_ema)
+    state = at(dataclasses.replace(state, decoder_ema=shifted), 5)
+    new, metrics = jax.jit(distill.step)(state, frozen, batch(), KEY)
+    trained = new.generator.params["decoder"]
+    # As AdamW's first update: the gradient's sign times the rate.
+    rate = float(metrics["lr_generator"])
+    bias = ("decoder", "bias")
+    moved = nets.flatten(trained)[bias] - nets.flatten(decoder)[bias]
+    np.testing.assert_allclose(jnp.abs(moved), rate, rtol=1e-2)
+    keep = min(distill.settings.ema, 6 / 15)
+    expected = jax.tree.map(lambda a, p: keep * a + (1 - keep) * p, shifted, trained)
+    assert gap(new.decoder_ema, expected) < 1e-6
+    exported = stage_distill.autoencoder_weights(new, frozen["vae"])
+    assert same(initial_weights.decoder_params(exported), new.decoder_ema)
+    assert same(exported["encoder"], frozen["vae"]["encoder"])
+    # Samples, and so the validation, are decoded by the average.
+    pictures = jax.jit(distill.sample)(new, frozen, batch(), KEY)
+    other = jax.jit(distill.sample)(state, frozen, batch(), KEY)
+    assert not same(pictures["autoencoder"], other["autoencoder"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "cid"}, "decoder=trained with kind=cid.*Set kind=paired"),
+        (
+            {"kind": "paired", "weights": {"latent": 1.0}},
+            "no term compares pictures. Set weights.pixel=1",
+        ),
+    ],
+)
+def test_a_decoder_that_no_term_reaches_is_not_trained(changes, message):
+    with pytest.raises(UsageError, match=message):
+        settings("distill", decoder="trained", **changes)
 
 
 def test_the_average_follows_the_generator():

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from gendr_jax import nets
 from gendr_jax.errors import UsageError
 from gendr_jax.models.heads import RepaProjector
+from gendr_jax.models.vae import VAE, VAEConfig
 from gendr_jax.train.settings import Init
 from gendr_jax.train.stages import initial_weights
 from gendr_jax.weights import folder
@@ -179,3 +181,41 @@ def test_a_unet_that_predicts_something_else_is_refused(base):
     initial_weights.check_prediction(Init(), "v")
     with pytest.raises(UsageError, match="predicts 'eps', config.prediction is 'v'"):
         initial_weights.check_prediction(Init(unet=str(path)), "v")
+
+
+GROWN = {
+    "latent_channels": 12,
+    "block_out_channels": (4, 8, 8),
+    "layers_per_block": 1,
+    "norm_groups": 4,
+    "mid_attention": False,
+    "linear_path": True,
+    "encoder_convolutions": False,
+    "norm_channels": True,
+}
+
+
+def test_a_linear_autoencoder_gets_fresh_convolutions_in_its_decoder(tmp_path):
+    one_level = {"block_out_channels": (8,), "patch": 4, "convolutions": False}
+    linear = VAEConfig(**GROWN | one_level, scaling_factor=0.7)
+    params = random(nets.build(VAE, linear), 3)
+    path = tmp_path / "linear"
+    folder.save(path, kind="vae", vae=(linear, params))
+    init = Init(vae=str(path))
+    config, grown = initial_weights.autoencoder(init, VAEConfig(**GROWN), seed=0)
+    assert config == VAEConfig(**GROWN, scaling_factor=0.7)
+    assert same(grown["linear_path"], params["linear_path"])
+    z = jax.random.normal(jax.random.key(1), (1, 4, 6, 12))
+    y = nets.build(VAE, config).bind(grown).decode(z)
+    expected = nets.build(VAE, linear).bind(params).decode(z)
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+    assert grown["decoder"]["conv_in"]["kernel"].any()
+    # Once grown, they are weights like others.
+    folder.save(tmp_path / "grown", kind="vae", vae=(config, grown))
+    again = Init(vae=str(tmp_path / "grown"))
+    assert same(initial_weights.autoencoder(again, config, seed=5)[1], grown)
+    with pytest.raises(UsageError, match="has 4 pixels a latent .* config.vae 8"):
+        initial_weights.autoencoder(init, VAEConfig(**GROWN | {"patch": 2}), seed=0)
+    with pytest.raises(UsageError, match="latent_channels 12, not 6"):
+        wrong = VAEConfig(**GROWN | {"latent_channels": 6})
+        initial_weights.autoencoder(init, wrong, seed=0)

@@ -272,8 +272,11 @@ def linear_teacher(kind, **vae):
 
 
 @pytest.mark.slow
-def test_with_a_linear_autoencoder_the_first_l1_is_that_of_rounding():
-    made = typed(AdcSettings, linear_teacher("adc"))
+@pytest.mark.parametrize("convolutions", [False, True])
+def test_with_a_linear_autoencoder_the_first_l1_is_that_of_rounding(convolutions):
+    """Convolutions of the decoder, which adc keeps, do not matter."""
+    vae = {"convolutions": convolutions, "encoder_convolutions": False}
+    made = typed(AdcSettings, linear_teacher("adc", **vae))
     stage = build.wire(made, one_device())
     state = stage.init(KEY, stage.start)
     _, metrics = jax.jit(stage.step)(state, stage.frozen, batch(crop=CROP), KEY)
