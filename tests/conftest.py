@@ -46,8 +46,15 @@ jax.config.update("jax_compilation_cache_dir", os.environ["GENDR_TEST_PROGRAMS"]
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+# Folders whose files may take half a minute each: begun first, so that at the end no
+# worker waits for another's.
+LONG = ("sharding", "train", "restore", "models", "weights", "data", "cli")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Comparisons with PyTorch skip where one of its libraries is missing."""
+    """Long files first; comparisons with PyTorch skip where a library is missing."""
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in LONG)
     needed = ("torch", "diffusers", "transformers", "peft")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:

@@ -1,8 +1,8 @@
-"""Train vsd, sid, cid and cida from one base, on the same data, and measure each.
+"""Train paired, vsd, sid, cid and cida from one base, on the same data; measure each.
 
     python tools/ladder.py --config configs/tiny_ladder.py --base WEIGHTS \
         --pairs photos=PAIRS realsr=DIR --workdir DIR --config.data.path=PHOTOS \
-        [--kinds vsd sid cid cida] [--seeds 0 1 2] [--vary score.xi=0,1 ...]
+        [--kinds paired vsd sid cid cida] [--seeds 0 1 2] [--vary score.xi=0,1 ...]
 
 A pair set is a folder with LR and HR, as `gendr degrade` writes it; the centre crop of
 each picture is restored. --vary adds runs with one setting changed. A run is `gendr
@@ -45,7 +45,7 @@ from gendr_jax.weights.folder import Weights
 
 SCALE = 4
 TABLES = ("ladder.json", "ladder.csv", "ladder.md")
-KINDS = ("vsd", "sid", "cid", "cida")
+KINDS = ("paired", "vsd", "sid", "cid", "cida")
 PAPER = {"vsd": 4.373, "sid": 4.391, "cid": 4.428, "cida": 4.453}  # Q-Align
 GENDR = "import sys; from gendr_jax.cli.main import main; sys.exit(main())"
 Pictures = list[np.ndarray]
@@ -64,7 +64,7 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--base", type=Path, required=True, help="weights folder of stage base")
     add("--workdir", type=Path, required=True)
     add("--pairs", nargs="+", required=True, metavar="NAME=DIR")
-    add("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    add("--kinds", nargs="+", default=list(PAPER), choices=KINDS)
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--vary", nargs="+", default=[], metavar="KEY=A,B")
     add("--metrics", nargs="+", default=["psnr", "ssim", "sharpness"])

@@ -117,6 +117,7 @@ def test_a_row_a_stage_and_peer(rows):
         assert row["argument_bytes"] > 0 and row["compile_s"] > 0
 
 
+@pytest.mark.slow
 def test_the_peer_computes_the_same(rows):
     errors = [row["error"] for row in rows if row["by"] != "gendr_jax"]
     assert len(errors) == 8

@@ -31,6 +31,7 @@ from tests.helpers.tiny_stages import OWN, PARTS, fewer_passes, one_device
 
 FULL = {"vae16": "vae", "base": "base", "distill": "distill"}
 TINY = {"tiny_vae": "vae", "tiny_base": "base", "tiny_distill": "distill"}
+SMALL = {"small_vae": "vae", "small_base": "base", "small_distill": "distill"}
 PIXELS = {"adc": "adc", "pix": "pix", "tiny_adc": "adc", "tiny_pix": "pix"}
 PIXELS |= {"small_adc": "adc", "small_pix": "pix"}
 LADDER = {"tiny_ladder": "distill"}
@@ -43,17 +44,17 @@ def read(name):
 
 
 def settings(name):
-    return typed(SETTINGS[(FULL | TINY | LADDER | PIXELS)[name]], read(name))
+    return typed(SETTINGS[(FULL | TINY | SMALL | LADDER | PIXELS)[name]], read(name))
 
 
 def size(model, config, **kw):
     return nets.count(nets.build(model, config, **kw).abstract)
 
 
-@pytest.mark.parametrize("name", [*FULL, *TINY, *LADDER])
+@pytest.mark.parametrize("name", [*FULL, *TINY, *SMALL, *LADDER])
 def test_every_file_is_a_valid_configuration_of_its_stage(name):
     s = settings(name)
-    assert s.stage == (FULL | TINY | LADDER | PIXELS)[name]
+    assert s.stage == (FULL | TINY | SMALL | LADDER | PIXELS)[name]
     size_checks.check(s, one_device())
     build.run_settings(s)
     # Full-size crops and batches suit meshes of eight and more.
@@ -107,7 +108,7 @@ def test_a_full_size_file_changes_what_a_run_decides_and_nothing_else(name):
             assert getattr(made, field) == getattr(default, field), field
 
 
-@pytest.mark.parametrize("name", [*FULL, *TINY, *LADDER])
+@pytest.mark.parametrize("name", [*FULL, *TINY, *SMALL, *LADDER])
 def test_every_setting_of_a_stage_is_in_its_file_for_overrides(name):
     def names(one, prefix=""):
         for field in dataclasses.fields(one):
@@ -180,8 +181,9 @@ def test_tiny_networks_are_tiny(name):
     assert total < 8_000_000
 
 
-def test_tiny_stages_fit_each_other():
-    vae, base, distill = (settings(name) for name in TINY)
+@pytest.mark.parametrize("names", [TINY, SMALL])
+def test_tiny_stages_fit_each_other(names):
+    vae, base, distill = (settings(name) for name in names)
     assert vae.vae == base.vae == distill.vae
     assert base.unet == distill.unet and base.alignment == distill.alignment
     assert base.prediction == distill.prediction

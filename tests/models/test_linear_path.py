@@ -35,9 +35,13 @@ def batches(count=4):
 
 
 def coded(config, params, x):
-    model = nets.build(VAE, config).bind(params)
-    mean, logvar = model.encode(x)
-    return mean, logvar, model.decode(mean)
+    @jax.jit
+    def code(params, x):
+        model = nets.build(VAE, config).bind(params)
+        mean, logvar = model.encode(x)
+        return mean, logvar, model.decode(mean)
+
+    return code(params, x)
 
 
 def test_space_to_channel_is_undone_and_keeps_patches_together():
@@ -105,13 +109,12 @@ def test_with_norms_of_channels_crops_are_decoded_as_in_the_whole_picture():
     net = nets.build(VAE, FULL_RESOLUTION)
     params = jax.jit(net.init)(jax.random.key(0))
     leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noise = [
+        0.2 * np.random.default_rng(i).standard_normal(leaf.shape, np.float32)
+        for i, leaf in enumerate(leaves)
+    ]
     params = jax.tree.unflatten(
-        tree,
-        [
-            a + 0.2 * jax.random.normal(k, a.shape)
-            for a, k in zip(leaves, keys, strict=True)
-        ],
+        tree, [a + b for a, b in zip(leaves, noise, strict=True)]
     )
     z = jax.random.normal(jax.random.key(2), (1, 32, 30, 48))
     decode = jax.jit(lambda z: net.bind(params).decode(z))

@@ -96,6 +96,7 @@ def peft_unet():
     return module.eval(), base, adapters
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_outputs_and_adapter_gradients_equal_peft(net, apply, peft_unet, inputs):
     import torch

@@ -266,9 +266,9 @@ def test_one_pass_that_does_not_fit_is_an_error_when_tiles_are_forbidden(monkeyp
         make(tile="auto")(INPUTS["photo"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("value", "message"),
-    [(np.nan, "is not finite"), pytest.param(0, "is empty", marks=pytest.mark.slow)],
+    ("value", "message"), [(np.nan, "is not finite"), (0, "is empty")]
 )
 def test_a_tile_that_failed_is_named(value, message):
     params = jax.tree.map(np.copy, WEIGHTS.params)

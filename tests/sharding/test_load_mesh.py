@@ -55,6 +55,7 @@ def test_weights_lie_spread_and_are_the_same(source, params):
         np.testing.assert_array_equal(leaf, nets.flatten(params)[path])
 
 
+@pytest.mark.slow
 def test_the_network_computes_the_same(source):
     rng = np.random.default_rng(1)
     z = rng.standard_normal((2, 9, 8, 4), np.float32)

@@ -59,6 +59,12 @@ def test_steps_are_taken_seed_by_seed():
     assert "| cid - sid | 1 | -0.2500 |" in signed
 
 
+def test_the_regression_is_the_rung_below_vsd():
+    rows = tool.collect(scores(vsd=0.5, paired=0.25))
+    found = tool.differences(rows)
+    assert found == {"vsd - paired": {"photos psnr": {"0": 0.25, "1": 0.25}}}
+
+
 @pytest.mark.slow
 def test_a_run_is_not_repeated_and_says_why_it_failed(tmp_path, monkeypatch):
     for name, value in QUICK.items():

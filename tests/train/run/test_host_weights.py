@@ -55,7 +55,8 @@ def train(workdir, made, watched, steps, first=0):
     run(made.pop(), opened, told, mesh=mesh, workdir=workdir, progress=False)
 
 
-@pytest.mark.parametrize("kept", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [False, True])
 def test_no_weights_stay_on_the_host_once_the_state_is_placed(tmp_path, kept):
     watched = Watched()
     made = [watched.stage()]
