@@ -19,6 +19,7 @@ from gendr_jax.data.degrade.resize import MODES
 
 # uniform numbers drawn for a sample: 20 for each pass and 6 for the rest
 DRAWS = 46
+MILD = 1  # folded into the key of the two further numbers of recipes with mild_prob
 MODE_INDEX = tuple(range(len(MODES)))
 
 
@@ -56,7 +57,7 @@ def sample(key: jax.Array, recipe: Recipe) -> Draws:
     """Draw the parameters of one sample from its key."""
     u = jax.random.uniform(key, (DRAWS,))
     first, second = recipe.orders
-    return Draws(
+    draws = Draws(
         first=_order(u[0:20], first),
         second=_order(u[20:40], second),
         has_second=u[40] < recipe.second_prob,
@@ -64,6 +65,33 @@ def sample(key: jax.Array, recipe: Recipe) -> Draws:
         last_mode=_choice(u[44], MODE_INDEX),
         jpeg_last=u[45] < recipe.jpeg_last_prob,
     )
+    if recipe.mild_prob == 0:
+        return draws
+    is_mild, strength = jax.random.uniform(jax.random.fold_in(key, MILD), (2,))
+    strength = jnp.where(is_mild < recipe.mild_prob, strength, 1.0)
+    return draws._replace(
+        first=milder(draws.first, strength),
+        second=milder(draws.second, strength),
+        sinc=_towards_identity(draws.sinc, strength),
+    )
+
+
+def milder(draw: OrderDraw, strength: jax.Array) -> OrderDraw:
+    """The pass with a share ``strength`` of its blur, resize, noise and JPEG loss."""
+    noise = draw.noise
+    return draw._replace(
+        kernel=_towards_identity(draw.kernel, strength),
+        factor=(1.0 - strength) + strength * draw.factor,
+        noise=noise._replace(
+            gaussian_sigma=strength * noise.gaussian_sigma,
+            poisson_scale=strength * noise.poisson_scale,
+        ),
+        quality=(1.0 - strength) * 100.0 + strength * draw.quality,
+    )
+
+
+def _towards_identity(kernel: jax.Array, strength: jax.Array) -> jax.Array:
+    return (1.0 - strength) * kernels.identity_kernel() + strength * kernel
 
 
 def random_kernel(u: jax.Array, blur: Blur) -> jax.Array:

@@ -4,7 +4,9 @@ draws.py draws the parameters, chain.py applies them.
 
 Sources: Real-ESRGAN (Wang et al., 2021) and OSEDiff train with the same values, which
 are the default; SeeSR and StableSR are milder, InvSR skips the second order half of
-the time. Values are facts read in those repositories; no code was taken.
+the time. Values are facts read in those repositories; no code was taken. `mixed`, ours,
+is InvSR's with half of the samples milder: photographs of a good camera have hardly
+any noise, while every sample of the others has some.
 
 APISR (Wang et al., 2024) is for drawn pictures. Of its degradation, `apisr` has the
 ranges, the random position of both resizes and no last sinc filter. Its codecs are not
@@ -68,6 +70,8 @@ class Recipe:
     first is None: antialiased bicubic reduction and nothing else.
     jpeg_last_prob: that the second JPEG comes after the last resize, not before.
     sharpen: the ground truth is sharpened before it is degraded (unsharp.py).
+    mild_prob: that a sample is milder: blur, reduction, noise and JPEG's loss are all
+        scaled by one strength, uniform in 0..1.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Recipe:
     sinc_sizes: tuple[int, ...] = ODD_7_TO_21
     jpeg_last_prob: float = 0.5
     sharpen: bool = False
+    mild_prob: float = 0.0
 
     @property
     def orders(self) -> tuple[Order, Order]:
@@ -149,6 +154,8 @@ _INVSR = replace(
     sinc_sizes=tuple(range(3, 14, 2)),
 )
 
+_MIXED = replace(_INVSR, name="mixed", mild_prob=0.5)
+
 _APISR = replace(
     _OSEDIFF,
     name="apisr",
@@ -171,7 +178,16 @@ _APISR = replace(
     jpeg_last_prob=1.0,
 )
 
-PRESETS = ("osediff", "realesrgan", "seesr", "stablesr", "invsr", "apisr", "bicubic")
+PRESETS = (
+    "osediff",
+    "realesrgan",
+    "seesr",
+    "stablesr",
+    "invsr",
+    "mixed",
+    "apisr",
+    "bicubic",
+)
 
 
 DEFAULT = "osediff"
@@ -184,7 +200,7 @@ def recipe(name: str = DEFAULT) -> Recipe:
       UsageError: there is no such preset; the message lists those that exist.
     """
     plain = Recipe(name="bicubic")
-    known = (_OSEDIFF, _REALESRGAN, _SEESR, _STABLESR, _INVSR, _APISR, plain)
+    known = (_OSEDIFF, _REALESRGAN, _SEESR, _STABLESR, _INVSR, _MIXED, _APISR, plain)
     for preset in known:
         if preset.name == name:
             return preset

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gendr_jax.data.degrade import PRESETS, draws, recipe
+from gendr_jax.data.degrade import PRESETS, draws, kernels, recipe
 from gendr_jax.errors import UsageError
 
 COUNT = 4000
@@ -138,3 +138,36 @@ def test_realesrgan_is_osediff_with_the_sharpened_truth():
     assert dataclasses.replace(theirs, name="osediff", sharpen=False) == ours
     sharp = {name for name in PRESETS if recipe(name).sharpen}
     assert sharp == {"realesrgan", "stablesr"}
+
+
+def drawn_by(name, count=400):
+    keys_b = jax.random.split(jax.random.key(3), count)
+    return jax.jit(jax.vmap(lambda k: draws.sample(k, recipe(name))))(keys_b)
+
+
+def test_half_of_the_mixed_samples_are_milder_and_the_others_those_of_invsr():
+    plain, mixed = drawn_by("invsr"), drawn_by("mixed")
+    loss = (100 - mixed.first.quality) / (100 - plain.first.quality)
+    noise = mixed.first.noise.gaussian_sigma / plain.first.noise.gaussian_sigma
+    np.testing.assert_allclose(noise, loss, atol=1e-4)  # one strength for all
+    second = mixed.second.noise.poisson_scale / plain.second.noise.poisson_scale
+    np.testing.assert_allclose(second, loss, atol=1e-4)
+    change = (mixed.first.factor - 1) - loss * (plain.first.factor - 1)
+    np.testing.assert_allclose(change, 0, atol=1e-5)
+    whole = loss > 0.9999
+    assert abs(float(whole.mean()) - 0.5) < 0.1
+    assert np.histogram(loss[~whole], 4, (0, 1))[0].min() > 0.15 * (~whole).sum()
+    np.testing.assert_array_equal(mixed.sinc[whole], plain.sinc[whole])
+    np.testing.assert_array_equal(mixed.has_second, plain.has_second)
+    np.testing.assert_allclose(mixed.first.kernel.sum((1, 2)), 1, atol=1e-5)
+
+
+def test_without_strength_nothing_is_left_of_a_pass():
+    draw = jax.tree.map(lambda x: x[0], drawn_by("invsr", 1).first)
+    gone = draws.milder(draw, 0.0)
+    np.testing.assert_array_equal(gone.kernel, kernels.identity_kernel())
+    assert float(gone.factor) == 1 and float(gone.quality) == 100
+    assert float(gone.noise.gaussian_sigma) == float(gone.noise.poisson_scale) == 0
+    same = draws.milder(draw, 1.0)
+    np.testing.assert_allclose(same.kernel, draw.kernel, atol=1e-7)
+    assert float(same.factor) == pytest.approx(float(draw.factor), rel=1e-6)
