@@ -1,11 +1,13 @@
 """PSNR before and after restoring degraded photographs, and a contact sheet.
 
     python tools/restore_report.py --lr LR --hr HR --weights DIR... [-n 10]
-        [-o sheet.png]
+        [--sr NAME=DIR ...] [--crop 192] [-o sheet.png]
 
 LR and HR are folders of equal file names, as `gendr degrade` writes them. "Before" is
 bicubic enlargement. Luma, studio range, no border (docs: metrics/psnr_ssim.py). Of
-several weights, each has a column; NAME=DIR titles it.
+several weights, each has a column; NAME=DIR titles it. Results of other programs, PNG
+files of the same names in folders, have columns before them. The sheet has the centres
+of --crop pixels, the figures are those of the complete pictures.
 """
 
 import argparse
@@ -34,6 +36,8 @@ def main() -> None:
     parser.add_argument("--lr", type=Path, required=True)
     parser.add_argument("--hr", type=Path, required=True)
     parser.add_argument("--weights", required=True, nargs="+", metavar="[NAME=]DIR")
+    parser.add_argument("--sr", default=[], nargs="+", metavar="NAME=DIR")
+    parser.add_argument("--crop", type=int, default=0, help="0: complete pictures")
     parser.add_argument("-n", type=int, default=10, help="how many pictures")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
@@ -42,7 +46,8 @@ def main() -> None:
         title, _, source = text.rpartition("=")
         title = title or ("GenDR" if len(options.weights) == 1 else Path(source).name)
         restorers[title] = Restorer.from_pretrained(source, dtype="float32")
-    titles = ("bicubic", *restorers)
+    others = dict(text.rpartition("=")[::2] for text in options.sr)
+    titles = ("bicubic", *others, *restorers)
     names = sorted(p.name for p in options.hr.iterdir() if p.is_file())[: options.n]
     scores, rows = [], []
     for name in names:
@@ -50,6 +55,9 @@ def main() -> None:
         low = np.asarray(Image.open(options.lr / name).convert("RGB"))
         scale = truth.shape[0] / low.shape[0]
         pictures = [enlarged(low, truth)]
+        for results in others.values():
+            path = Path(results) / Path(name).with_suffix(".png")
+            pictures.append(np.asarray(Image.open(path).convert("RGB")))
         pictures += [restorer(low, scale=scale) for restorer in restorers.values()]
         scores.append([float(metrics.psnr(picture, truth)) for picture in pictures])
         print_scores(name, titles, scores[-1])
@@ -57,10 +65,19 @@ def main() -> None:
             f"{title} {score:.2f} dB"
             for title, score in zip(titles, scores[-1], strict=True)
         ]
-        rows.append(([*headings, name], [*pictures, truth]))
+        columns = [middle(picture, options.crop) for picture in (*pictures, truth)]
+        rows.append(([*headings, name], columns))
     print_scores(f"mean of {len(names)}", titles, np.mean(scores, axis=0))
     if options.output:
         sheet(rows).save(options.output)
+
+
+def middle(pixels: np.ndarray, side: int) -> np.ndarray:
+    """The centre ``side`` x ``side``, or less where there is less; 0: all."""
+    if not side:
+        return pixels
+    top, left = (max(n - side, 0) // 2 for n in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
 
 
 def print_scores(

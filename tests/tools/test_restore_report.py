@@ -30,11 +30,16 @@ def test_a_column_for_each_weights_folder(tmp_path, monkeypatch, capsys):
         Image.fromarray(picture).save(tmp_path / name / "a.png")
     argv = ["report", "--lr", str(tmp_path / "LR"), "--hr", str(tmp_path / "HR")]
     argv += ["--weights", "first=x/weights", "y/second", "-o", str(tmp_path / "s.png")]
+    argv += ["--sr", f"other={tmp_path / 'HR'}", "--crop", "32"]
     monkeypatch.setattr(sys, "argv", argv)
     restore_report.main()
     assert opened == ["x/weights", "y/second"]
     a, mean = capsys.readouterr().out.splitlines()
     assert a.startswith("a.png") and mean.startswith("mean of 1")
-    assert all(title in mean for title in ("bicubic", "first", "second"))
-    size = (4 * 48, 48 + restore_report.TITLE)  # bicubic, two weights, the truth
-    assert Image.open(tmp_path / "s.png").size == size
+    assert all(title in mean for title in ("bicubic", "other", "first", "second"))
+    # Bicubic, the other program's, two weights, the truth; their middles.
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size == (5 * 32, 32 + restore_report.TITLE)
+        columns = np.asarray(sheet)[restore_report.TITLE :].reshape(32, 5, 32, 3)
+    np.testing.assert_array_equal(columns[:, 1], picture[8:40, 8:40])
+    np.testing.assert_array_equal(columns[:, 4], picture[8:40, 8:40])
