@@ -2,11 +2,12 @@
 
 `score` (VSD, SiD, CiD), `sequential` (their gradient with one network in memory),
 `adversarial`, `alignment` (REPA), `fidelity` (regression, KL), `masked_fourier` and
-`random_pad` (GenDR-Pix), `reduction` (averaging samples).
+`random_pad` (GenDR-Pix), `block_grid`, `reduction` (averaging samples).
 """
 
 from gendr_jax.losses.adversarial import discriminator_loss, generator_loss
 from gendr_jax.losses.alignment import dino_input, match_grid, repa
+from gendr_jax.losses.block_grid import block_grid
 from gendr_jax.losses.fidelity import denoising, kl, l1, l2
 from gendr_jax.losses.masked_fourier import MASK_RADIUS, least_side, masked_fourier
 from gendr_jax.losses.random_pad import random_offsets, random_pad
@@ -38,6 +39,7 @@ __all__ = [
     "MIN_LAMBDA_REC",
     "ScoreSettings",
     "attach_gradient",
+    "block_grid",
     "cid",
     "denoising",
     "dino_input",

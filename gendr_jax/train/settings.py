@@ -291,7 +291,8 @@ class Score:
 class Weights:
     """l1, l2, l3 of CiDA and the optional paired terms.
 
-    ``fourier``: eq. 33 against patterns that repeat with the autoencoder's blocks.
+    ``fourier``: eq. 33 against patterns that repeat with the autoencoder's blocks;
+    ``grid``: ``losses.block_grid``, against borders of these blocks.
     """
 
     score: float = 1.0
@@ -301,10 +302,11 @@ class Weights:
     pixel: float = 0.0
     perceptual: float = 0.0
     fourier: float = 0.0
+    grid: float = 0.0
 
     def __post_init__(self):
         at_least(self, score=0, adversarial=0, repa=0)
-        at_least(self, latent=0, pixel=0, perceptual=0, fourier=0)
+        at_least(self, latent=0, pixel=0, perceptual=0, fourier=0, grid=0)
 
     @property
     def paired(self) -> bool:
@@ -314,7 +316,7 @@ class Weights:
     @property
     def on_pictures(self) -> bool:
         """Whether a term compares decoded pictures."""
-        return max(self.pixel, self.perceptual, self.fourier) > 0
+        return max(self.pixel, self.perceptual, self.fourier, self.grid) > 0
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,9 @@ class GeneratorLoss:
             factor = self.settings.vae.factor
             fourier = functools.partial(losses.masked_fourier, factor=factor)
             distances["fourier"] = weights.fourier, fourier
+        if weights.grid > 0:
+            grid = functools.partial(losses.block_grid, factor=self.settings.vae.factor)
+            distances["grid"] = weights.grid, grid
         return distances
 
 
