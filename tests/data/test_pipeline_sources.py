@@ -90,6 +90,7 @@ def test_workers_change_nothing(paths, kind, workers):
     assert_equal(take(5, paths[kind], start=1, workers=workers), want)
 
 
+@pytest.mark.slow
 def test_workers_of_the_second_host_change_nothing(paths):
     host = {"process_index": 1, "process_count": 2, "start": 2}
     want = take(5, paths["mixture"], **host)

@@ -93,7 +93,9 @@ def test_heads_that_do_not_divide_split_queries(heads):
     assert ratio < 1.1
 
 
-@pytest.mark.parametrize("lora", [None, LoRAConfig(rank=4, alpha=2.0)])
+@pytest.mark.parametrize(
+    "lora", [None, pytest.param(LoRAConfig(rank=4, alpha=2.0), marks=pytest.mark.slow)]
+)
 def test_gradients_are_those_of_one_device(lora):
     net, mesh = Net(4, lora), sharding.make_mesh("fsdp=2,space=2,model=2")
     where = sharding.Placement(mesh, sharding.TENSOR_RULES, 1)

@@ -270,7 +270,7 @@ def write_ldm(tensors, path):
         (SD1, "safetensors", "float32"),
         pytest.param(SD1, "ckpt", "float16", marks=pytest.mark.slow),
         pytest.param(SD2, "safetensors", "bfloat16", marks=pytest.mark.slow),
-        (SD2, "ckpt", "float32"),
+        pytest.param(SD2, "ckpt", "float32", marks=pytest.mark.slow),
     ],
     ids=["sd1-safetensors-fp32", "sd1-ckpt-fp16", "sd2-safetensors-bf16", "sd2-ckpt"],
 )

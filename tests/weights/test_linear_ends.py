@@ -80,7 +80,9 @@ def passes(prediction, *, border):
     return (z, decode(z)), z_adc, y_pix
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize(
+    "prediction", ["eps", pytest.param("v", marks=pytest.mark.slow)]
+)
 def test_students_start_as_their_teacher(prediction):
     (z, y), z_adc, y_pix = passes(prediction, border=False)
     assert jnp.std(z) > 0.1 and jnp.std(y) > 0.1
