@@ -333,7 +333,7 @@ def differences(rows: Rows) -> Rows:
             result[f"{after} - {before}"] = {
                 column: {s: x - rows[before][column][s] for s, x in by_seed.items()
                          if s in rows[before][column]}
-                for column, by_seed in rows[after].items()
+                for column, by_seed in rows[after].items() if column in rows[before]
             }  # fmt: skip
     return result
 
