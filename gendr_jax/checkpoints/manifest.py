@@ -183,7 +183,11 @@ def digests(tree: Any) -> dict[str, tuple[str, int]]:
         mesh = (
             array_sharding.mesh if isinstance(array_sharding, NamedSharding) else None
         )
-        hashes[path_name(path)] = _compiled(mesh)(leaf)
+        hashes[path_name(path)] = digest = _compiled(mesh)(leaf)
+        # CPU devices share a pool of threads: with many programs in flight, all of them
+        # may wait in collectives for devices that no thread is left to run.
+        if mesh is not None and mesh.devices.flat[0].platform == "cpu":
+            digest.block_until_ready()
     return {
         name: (f"{int(words[0]):08x}{int(words[1]):08x}", int(words[2]))
         for name, words in jax.device_get(hashes).items()

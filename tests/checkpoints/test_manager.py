@@ -114,6 +114,15 @@ def flip_byte(step_folder):
     file.write_bytes(content)
 
 
+def test_hundreds_of_sharded_arrays_are_hashed():
+    """All at once, their programs would wait for each other's devices on a CPU."""
+    mesh = sharding.make_mesh("data=2,fsdp=4", jax.devices())
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+    array = jax.device_put(np.ones((64, 128), np.float32), rows)
+    hashes = digests({f"a{i:03}": array for i in range(400)})
+    assert len(hashes) == 400 and len(set(hashes.values())) == 1
+
+
 def test_fingerprint_is_the_same_on_every_mesh():
     state = make_state()
     want = fingerprint(state)
