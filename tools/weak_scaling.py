@@ -18,6 +18,7 @@ from absl import flags
 
 from gendr_jax.cli import configs
 from gendr_jax.cli.common import cache_folder
+from gendr_jax.errors import GendrError
 from gendr_jax.plan import possible, sweep, topologies
 from gendr_jax.plan.request import Request
 
@@ -27,6 +28,18 @@ HEADS += ("all-gather MB", "all-reduce MB", "others MB", "step ms >=", "compile 
 
 
 def main(args: list[str]) -> int:
+    """The table or this help; 1: a size did not compile or fit, 2: wrong usage."""
+    if {"-h", "--help"} & set(args):
+        print(__doc__)
+        return 0
+    try:
+        return compile_all(args)
+    except GendrError as error:
+        print(f"weak_scaling: error: {error}", file=sys.stderr)
+        return 2
+
+
+def compile_all(args: list[str]) -> int:
     """Print the table; 1 where a size was refused by the compiler or did not fit."""
     values, config = configs.parse(args, _define)
     base = Request(
