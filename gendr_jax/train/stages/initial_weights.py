@@ -43,6 +43,12 @@ def component(init: Init, name: str, config: Any) -> tuple[Any, Params | None]:
             )
         return config, None
     config_read, params = load_component(path, "unet" if name == "adc" else name)
+    _check_same(path, name, config_read, config)
+    return config_read, params
+
+
+def _check_same(path: str, name: str, config_read: Any, config: Any) -> None:
+    """Refuse weights of another architecture than config.NAME."""
     ours, theirs = dataclasses.asdict(config), dataclasses.asdict(config_read)
     free = ("scaling_factor", "shift_factor", "in_channels", "out_channels")
     differ = {k for k in ours if ours[k] != theirs.get(k) and k not in free}
@@ -52,7 +58,6 @@ def component(init: Init, name: str, config: Any) -> tuple[Any, Params | None]:
             f"init.{name}={path} has {text}. Set config.{name} to the folder's values, "
             "or name other weights."
         )
-    return config_read, params
 
 
 def autoencoder(
@@ -67,18 +72,17 @@ def autoencoder(
         return component(init, "vae", config)
     config_read, params = load_component(init.vae, "vae")
     if config_read.convolutions:
-        return component(init, "vae", config)
+        _check_same(init.vae, "vae", config_read, config)
+        return config_read, params
     if config_read.factor != config.factor:
         raise UsageError(
             f"init.vae={init.vae} has {config_read.factor} pixels a latent position "
             f"along a side, config.vae {config.factor}. Choose vae.patch and the "
             "number of vae.block_out_channels so that they agree."
         )
-    linear = ("convolutions", "encoder_convolutions", "block_out_channels", "patch")
-    linear += ("layers_per_block", "norm_groups", "norm_channels", "mid_attention")
-    linear += ("quant_conv", "post_quant_conv")
-    same = {name: getattr(config_read, name) for name in linear}
-    component(init, "vae", dataclasses.replace(config, **same))
+    # Of a linear autoencoder nothing else can differ.
+    linear = dataclasses.replace(config_read, latent_channels=config.latent_channels)
+    _check_same(init.vae, "vae", config_read, linear)
     scales = {k: getattr(config_read, k) for k in ("scaling_factor", "shift_factor")}
     config = dataclasses.replace(config, **scales)
     fresh = random_like(nets.build(VAE, config), seed, VAE_STREAM)

@@ -86,6 +86,11 @@ def check_groups(settings: Settings) -> None:
         for w in vae.block_out_channels
         if vae.convolutions and vae.norm_kind == "groups"
     ]
+    if vae.convolutions and vae.mid_attention and vae.norm_kind != "groups":
+        # The attention of the middle block always has a norm over groups.
+        last = vae.block_out_channels[-1]
+        text = f"vae.block_out_channels has {last}, which"
+        widths.append((text, last, "vae", vae.norm_groups))
     if isinstance(settings, VAESettings):
         disc = settings.discriminator
         widths += [

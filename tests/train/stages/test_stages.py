@@ -108,6 +108,11 @@ def changed(stage, photos, **sections):
         ),
         (
             "vae",
+            {"vae": {"norm_groups": 3, "norm_channels": True}},  # of the attention
+            "vae.block_out_channels has 8, which does not .* vae.norm_groups=3",
+        ),
+        (
+            "vae",
             {"discriminator": {"widths": (8, 8), "norm_groups": 3}},
             "discriminator.widths has 8, which does not .*discriminator.norm_groups=3",
         ),
