@@ -30,6 +30,7 @@ SOURCE_PATHS = (
     "plan/request.py",
     "plan/programs.py",
     "plan/measure.py",
+    "plan/before_codegen.py",
     "plan/topologies.py",
     "plan/hlo.py",
     "plan/collectives.py",

@@ -194,6 +194,14 @@ def _constant(
     return None
 
 
+def starts_slice(module: Module, instruction: Instruction) -> bool:
+    """Whether it is a slice-start as the compiler's dump writes it, as a call."""
+    if instruction.op != "async-start":
+        return False
+    called = module.computations[instruction.called["calls"][0]]
+    return called.root.op == "slice"
+
+
 @dataclass(frozen=True)
 class Runs:
     """How often computations run in one call of the program.
@@ -233,6 +241,8 @@ def runs(module: Module) -> Runs:
             elif instruction.op == "conditional":
                 names = [max(names, key=lambda n: weight[n])]
             elif instruction.op == "fusion" or computation.name in fused:
+                fused.update(names)
+            elif starts_slice(module, instruction):
                 fused.update(names)
             for name in names:
                 times[name] += factor * times[computation.name]

@@ -48,6 +48,16 @@ def missed(module: Module, runs: Runs) -> tuple[float, float]:
     return flops, moved
 
 
+def products_once(module: Module, runs: Runs) -> float:
+    """FLOPs of products, per device, every loop run once (`missed` has the rest)."""
+    return sum(
+        runs.once[name] * products(computation, instruction)
+        for name, computation in module.computations.items()
+        if runs.once[name]
+        for instruction in computation.instructions.values()
+    )
+
+
 def products(computation: Computation, instruction: Instruction) -> float:
     """Operations of a matrix product or convolution; 0 of anything else."""
     if instruction.op not in ("dot", "convolution"):
@@ -190,7 +200,7 @@ def _instruction_traffic(
     module: Module, computation: Computation, instruction: Instruction
 ) -> float:
     # Its type is ((source), slice, flag): only the slice is moved.
-    if instruction.op == "slice-start":
+    if instruction.op == "slice-start" or hlo.starts_slice(module, instruction):
         return float(_arrays(instruction.type)[1][1])
     # Its type is (target, source, flag); a side in vector memory does not count.
     if instruction.op == "copy-start":

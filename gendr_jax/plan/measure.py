@@ -2,13 +2,14 @@
 
 import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from gendr_jax import flops, sharding
-from gendr_jax.plan import chips, collectives, hlo, loops, programs
+from gendr_jax.plan import before_codegen, chips, collectives, hlo, loops, programs
 from gendr_jax.plan import topologies as topologies_lib
 from gendr_jax.plan.request import Request
 from gendr_jax.train.run.xla_flags import compiler_options
@@ -61,11 +62,12 @@ def measure(request: Request) -> Facts:
     platform = "tpu" if topology.is_tpu else topology.kind
     options = _options(request, platform)
     platforms = ("tpu",) if topology.is_tpu else None
+    generate_code = request.effort == "low" or not topology.is_tpu
     phases = []
     for program, counted in zip(step.programs, operations, strict=True):
         try:
             lowered = program.traced.lower(lowering_platforms=platforms)
-            compiled = lowered.compile(compiler_options=options)
+            measured = of_program(lowered, counted, mesh, options, generate_code)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -73,9 +75,7 @@ def measure(request: Request) -> Facts:
                 str(error), facts["roles"]
             )
             return facts | {"compile_s": _seconds_since(begun)} | refusal
-        phase = {"name": program.name} | memory(compiled)
-        phases.append(phase | work(compiled, counted, mesh))
-        del compiled, lowered  # gigabytes of the host's memory
+        phases.append({"name": program.name} | measured)
     facts |= {"compile_s": _seconds_since(begun)} | _in_sequence(phases)
     needed = max(facts["peak_bytes"], facts["total_bytes"])
     facts["fits"] = not chip or needed <= chip.hbm_bytes
@@ -160,24 +160,63 @@ def memory(compiled: Any) -> Facts:
     return facts | {"peak_bytes": peak or total, "total_bytes": total}
 
 
-def work(compiled: Any, operations: flops.Operations, mesh: Mesh) -> Facts:
-    """Operations, bytes moved and bytes sent."""
+def of_program(
+    lowered: Any,
+    operations: flops.Operations,
+    mesh: Mesh,
+    options: Mapping[str, Any],
+    generate_code: bool,
+) -> Facts:
+    """Memory and work of one program, per device.
+
+    Args:
+        lowered: from `traced.lower`.
+        operations: those of the traced program.
+        mesh: its devices.
+        options: of the compiler.
+        generate_code: compile completely; False ends before code is generated, on TPU
+            (`plan/before_codegen.py`: for a process that ends after the answer).
+
+    Raises:
+        jax.errors.JaxRuntimeError: the program does not compile or fit.
+    """
+    if not generate_code:
+        decided = before_codegen.decided(lowered, options)
+        return decided.memory | work(decided.text, operations, mesh)
+    compiled = lowered.compile(compiler_options=dict(options))
     cost = compiled.cost_analysis() or {}
-    text = compiled.as_text()
+    return memory(compiled) | work(compiled.as_text(), operations, mesh, cost)
+
+
+def work(
+    text: str,
+    operations: flops.Operations,
+    mesh: Mesh,
+    cost: Mapping[str, float] | None = None,
+) -> Facts:
+    """Operations, bytes moved and bytes sent.
+
+    Args:
+        text: the program's optimised HLO.
+        operations: those of the traced program.
+        mesh: its devices.
+        cost: the compiler's own analysis; None counts the products in the text, without
+            the operations between them (.6 % of a training step).
+    """
     module = hlo.parse(text)
     runs = hlo.runs(module)
     in_loops, moved_in_loops = loops.missed(module, runs)
     in_kernels = (operations.kernels - operations.announced) / mesh.size
-    # XLA counts a loop's body once and Pallas kernels not at all, unless they announce
-    # their cost: both are added. With arrays in VMEM its bytes are not HBM traffic.
+    if cost is None:
+        in_kernels = operations.kernels / mesh.size
+        cost = {"flops": loops.products_once(module, runs)}
     slices = [getattr(d, "slice_index", 0) or 0 for d in mesh.devices.flat]
     collected = collectives.find(module, runs, dict(mesh.shape), slices)
-    flops_compiler, moved = (
-        float(cost.get("flops", 0)),
-        float(cost.get("bytes accessed", 0)),
-    )
-    moved += moved_in_loops
-    if loops.has_vector_memory(text):
+    # XLA counts a loop's body once and Pallas kernels not at all, unless they announce
+    # their cost: both are added. With arrays in VMEM its bytes are not HBM traffic.
+    flops_compiler = float(cost.get("flops", 0))
+    moved = float(cost.get("bytes accessed", 0)) + moved_in_loops
+    if loops.has_vector_memory(text) or "bytes accessed" not in cost:
         moved = loops.hbm_traffic(module, runs)
     facts: Facts = {
         "flops": flops_compiler + in_kernels + in_loops,

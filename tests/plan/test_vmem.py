@@ -73,7 +73,7 @@ def test_the_compilers_full_effort_moves_less():
     code = """
 import jax, jax.numpy as jnp
 from gendr_jax import sharding
-from gendr_jax.plan import hlo, measure, topologies, vmem
+from gendr_jax.plan import hlo, loops, measure, topologies
 mesh = sharding.make_mesh("", topologies.devices(topologies.parse("v6e:2x2"))[:1])
 x = jax.ShapeDtypeStruct((4096, 1024), jnp.bfloat16, sharding=sharding.replicated(mesh))
 w = jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16, sharding=sharding.replicated(mesh))
