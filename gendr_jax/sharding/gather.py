@@ -1,5 +1,6 @@
 """Moving arrays: weights gathered in the step, picture rows split, host to devices."""
 
+import functools
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ def gather(params: Any, shardings: Any, dtype: Any) -> Any:
 
     Called inside jit, at the top of a loss. What is split over `model` stays split: so
     are the products with it. The gradient comes back in the shards and the dtype of
-    `params`.
+    `params`: reduced over `data`, scattered over the shards' axes.
 
     Args:
         params: tree of arrays; integer leaves keep their dtype.
@@ -30,13 +31,41 @@ def gather(params: Any, shardings: Any, dtype: Any) -> Any:
         if sharding.is_fully_replicated:
             return x
         # Cast on the shards first, so that the all-gather moves `dtype`, not float32.
-        # Without the second constraint the partitioner may keep the weight split and
-        # move activations instead.
-        x = jax.lax.with_sharding_constraint(x, sharding)
-        used = NamedSharding(sharding.mesh, _spec_in_use(sharding.spec))
-        return jax.lax.with_sharding_constraint(x, used)
+        return _all_gather(x, sharding)
 
     return jax.tree.map(gathered, params, shardings)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _all_gather(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    # Without the second constraint the partitioner may keep the weight split and move
+    # activations instead.
+    x = jax.lax.with_sharding_constraint(x, sharding)
+    used = NamedSharding(sharding.mesh, _spec_in_use(sharding.spec))
+    return jax.lax.with_sharding_constraint(x, used)
+
+
+def _all_gather_forward(
+    x: jax.Array, sharding: NamedSharding
+) -> tuple[jax.Array, None]:
+    return _all_gather(x, sharding), None
+
+
+def _reduce_scatter(
+    sharding: NamedSharding, _: None, gradient: jax.Array
+) -> tuple[jax.Array]:
+    # The transpose of the second constraint would give every device the complete
+    # gradient: an all-reduce over all of the mesh, then a slice. To the shards at once
+    # is a reduce-scatter over `fsdp` and an all-reduce of the shards over `data`.
+    # Where `model` splits layers, a gradient is put together from pieces, and pieces in
+    # shards would need an all-to-all: there it stays the transpose.
+    if sharding.mesh.shape.get(MODEL, 1) > 1:
+        used = NamedSharding(sharding.mesh, _spec_in_use(sharding.spec))
+        gradient = jax.lax.with_sharding_constraint(gradient, used)
+    return (jax.lax.with_sharding_constraint(gradient, sharding),)
+
+
+_all_gather.defvjp(_all_gather_forward, _reduce_scatter)
 
 
 def _spec_in_use(spec: PartitionSpec) -> PartitionSpec:
