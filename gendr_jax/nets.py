@@ -77,6 +77,7 @@ def build(
     lora: lora_lib.LoRAConfig | None = None,
     wide_grads: bool = False,
     product_grads: bool = False,
+    lora_in_kernel: bool = False,
 ) -> Net:
     """Declare ``model_class(config)`` abstractly; no memory is allocated.
 
@@ -85,10 +86,12 @@ def build(
     parameters (``lora_a``, ``lora_b``) to the tree; see ``overlay`` and ``split_lora``.
     ``wide_grads``: gradients of kernels are summed over devices in float32.
     ``product_grads``: kernel gradients as in ``models/kernel_gradient.py``.
+    ``lora_in_kernel``: base weights are merged with the adapters already, which get the
+    gradient of their side path (``models/layers.py:lora_in_kernel``).
 
     Declaring takes seconds at full size, so equal calls share one ``Net``.
     """
-    grads = (wide_grads, product_grads)
+    grads = (wide_grads, product_grads, lora_in_kernel)
     return _build(model_class, config, jnp.dtype(dtype), remat, lora, grads)
 
 
@@ -99,9 +102,9 @@ def _build(
     dtype: Any,
     remat: Policy,
     lora: lora_lib.LoRAConfig | None,
-    grads: tuple[bool, bool],
+    grads: tuple[bool, bool, bool],
 ) -> Net:
-    wide_grads, product_grads = grads
+    wide_grads, product_grads, lora_in_kernel = grads
 
     def make(rngs: _Keys) -> nnx.Module:
         model = model_class(config, dtype=dtype, remat=remat, rngs=rngs)
@@ -111,6 +114,8 @@ def _build(
             layers.widen_grads(model)
         if product_grads:
             layers.product_grads(model)
+        if lora_in_kernel:
+            layers.lora_in_kernel(model)
         return model
 
     model = nnx.eval_shape(lambda: make(_Keys(jax.random.key(0))))

@@ -24,6 +24,7 @@ from gendr_jax.models.attention_blocks import attend_blocks
 MAX_SCORES = 64 * 2**20
 FLASH_MIN_TOKENS = 256
 FLASH_BLOCK, FLASH_UNIT = 512, 128
+KEYS_BACKWARD = 2048  # so many of up to 128 channels; 4096 do not fit a v5e's VMEM
 CUDNN_MAX_HEAD = 128
 # Number of scores of one head above which blocks are faster on a CPU.
 BLOCKS_MIN_SCORES = 256 * 256
@@ -173,13 +174,25 @@ def flash_tpu_local(q_blnd, k_blnd, v_blnd):
             block_kv=bk,
             block_kv_compute=bk,
             block_q_dkv=bq,
-            block_kv_dkv=bk,
+            block_kv_dkv=_keys_backward(size[1], width),
             block_kv_dkv_compute=bk,
             use_fused_bwd_kernel=True,
         ),
     )
     out = jax.vmap(kernel)(q, k, v, ids)
     return jnp.swapaxes(out, 1, 2)[:, :length].astype(q_blnd.dtype)
+
+
+def _keys_backward(length: int, width: int) -> int:
+    """How many keys the backward kernel holds at a time.
+
+    It sums the gradient of the queries over them on the chip, and writes one partial
+    sum to HBM for each such block of keys.
+    """
+    blocks = max(length // FLASH_BLOCK, 1)
+    limit = max(KEYS_BACKWARD * 128 // max(width, 128) // FLASH_BLOCK, 1)
+    divisor = max(n for n in range(1, limit + 1) if blocks % n == 0)
+    return divisor * min(FLASH_BLOCK, length)
 
 
 def _padded(x_blnd):

@@ -20,6 +20,7 @@ from gendr_jax.models.remat import CONV, LINEAR, named
 # Over space and groups of channels, over the channels of each position, or not at all.
 Norm = Literal["groups", "channels", "none"]
 Product = Callable[[jax.Array, jax.Array], jax.Array]  # (x, kernel) -> y, bilinear
+Side = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (x, A, B) -> s B(A x)
 
 # Variance 1 / fan_in, three times torch's default: deep networks train faster.
 fan_in = nnx.initializers.lecun_normal()
@@ -34,7 +35,8 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(fan_in(rngs.params(), (din, dout), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((dout,), jnp.float32)) if bias else None
         self.lora_a = self.lora_b = nnx.data(None)
-        self.lora_scale, self.wide_grads = 1.0, False
+        self.lora_scale, self.lora_in_kernel = 1.0, False
+        self.wide_grads = False
         self.dtype = dtype
 
     def _affine(self, x, kernel):
@@ -45,12 +47,13 @@ class Linear(nnx.Module):
             else jnp.dot(x, kernel)
         )
 
+    def _side(self, x, lora_a, lora_b):
+        side = self._affine(self._affine(x, lora_a), lora_b)
+        return jnp.asarray(self.lora_scale, side.dtype) * side
+
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.astype(self.dtype)
-        y = self._affine(x, self.kernel)
-        if self.lora_a is not None:
-            side = self._affine(self._affine(x, self.lora_a), self.lora_b)
-            y = y + jnp.asarray(self.lora_scale, y.dtype) * side
+        y = _adapted(self, self._affine, x, self.kernel, self.lora_b)
         y = y if self.bias is None else y + _along_last(self.bias, y)
         return named(y, LINEAR)
 
@@ -61,15 +64,14 @@ class Linear(nnx.Module):
         only, and value * gate would need communication.
         """
         x = x.astype(self.dtype)
-        first, second = map(tensor_axis.columns, jnp.split(self.kernel[...], 2, -1))
-        ys = [self._affine(x, kernel) for kernel in (first, second)]
-        if self.lora_a is not None:
-            assert self.lora_b is not None  # set together by lora.attach
-            inner = self._affine(x, self.lora_a)
-            scale = jnp.asarray(self.lora_scale, inner.dtype)
+        kernels = map(tensor_axis.columns, jnp.split(self.kernel[...], 2, -1))
+        if self.lora_b is None:
+            ys = [self._affine(x, kernel) for kernel in kernels]
+        else:
             bs = map(tensor_axis.columns, jnp.split(self.lora_b[...], 2, -1))
             ys = [
-                y + scale * self._affine(inner, b) for y, b in zip(ys, bs, strict=True)
+                _adapted(self, self._affine, x, kernel, b)
+                for kernel, b in zip(kernels, bs, strict=True)
             ]
         if self.bias is not None:
             biases = map(tensor_axis.columns, jnp.split(self.bias[...], 2))
@@ -103,7 +105,8 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(fan_in(rngs.params(), shape, jnp.float32))
         self.bias = nnx.Param(jnp.zeros((cout,), jnp.float32)) if bias else None
         self.lora_a = self.lora_b = nnx.data(None)
-        self.lora_scale, self.wide_grads, self.product_grads = 1.0, False, False
+        self.lora_scale, self.lora_in_kernel = 1.0, False
+        self.wide_grads, self.product_grads = False, False
         self.dtype = dtype
         self.stride = stride
         pad = kernel // 2 if padding is None else padding
@@ -127,13 +130,16 @@ class Conv(nnx.Module):
             else product(x, kernel)
         )
 
+    def _window(self, x, kernel):
+        return self._conv(x, kernel, self.stride, self.padding)
+
+    def _side(self, x, lora_a, lora_b):
+        side = self._conv(self._window(x, lora_a), lora_b, 1, ((0, 0), (0, 0)))
+        return jnp.asarray(self.lora_scale, side.dtype) * side
+
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.astype(self.dtype)
-        y = self._conv(x, self.kernel, self.stride, self.padding)
-        if self.lora_a is not None:
-            side = self._conv(x, self.lora_a, self.stride, self.padding)
-            side = self._conv(side, self.lora_b, 1, ((0, 0), (0, 0)))
-            y = y + jnp.asarray(self.lora_scale, y.dtype) * side
+        y = _adapted(self, self._window, x, self.kernel, self.lora_b)
         y = y if self.bias is None else y + _along_last(self.bias, y)
         return named(y, CONV)
 
@@ -331,6 +337,57 @@ def product_grads(model: nnx.Module) -> None:
     for _, layer in nnx.iter_graph(model):
         if isinstance(layer, Conv):
             layer.product_grads = True
+
+
+def lora_in_kernel(model: nnx.Module) -> None:
+    """Take kernels as merged with their adapters, which get their side path's gradient.
+
+    The forward pass is that of a plain model, and the backward pass forms no full-size
+    gradient of a kernel.
+    """
+    for _, layer in nnx.iter_graph(model):
+        if isinstance(layer, Linear | Conv):
+            layer.lora_in_kernel = True
+
+
+def _adapted(layer: Linear | Conv, product: Product, x, kernel, lora_b) -> jax.Array:
+    """The layer's product, with its adapter as it is attached; without bias."""
+    if layer.lora_a is None:
+        return product(x, kernel)
+    lora_a, lora_b = layer.lora_a[...], lora_b[...]
+    if layer.lora_in_kernel:
+        return _side_gradient(product, layer._side, x, kernel[...], lora_a, lora_b)
+    return product(x, kernel) + layer._side(x, lora_a, lora_b)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _side_gradient(
+    product: Product,
+    side: Side,
+    x: jax.Array,
+    kernel: jax.Array,
+    lora_a: jax.Array,
+    lora_b: jax.Array,
+) -> jax.Array:
+    """x * kernel, whose derivative by the adapter inside the kernel is the side path's.
+
+    The kernel itself is a constant here.
+    """
+    return product(x, kernel)
+
+
+def _side_gradient_forward(product: Product, side: Side, x, kernel, lora_a, lora_b):
+    return product(x, kernel), (x, kernel, lora_a, lora_b)
+
+
+def _side_gradient_backward(product: Product, side: Side, residuals, g: jax.Array):
+    x, kernel, lora_a, lora_b = residuals
+    _, pull_x = jax.vjp(lambda x: product(x, kernel), x)
+    _, pull_adapter = jax.vjp(lambda a, b: side(x, a, b), lora_a, lora_b)
+    return *pull_x(g), None, *pull_adapter(g)
+
+
+_side_gradient.defvjp(_side_gradient_forward, _side_gradient_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -17,10 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Written in this order, by one thread: the last one says that the others are complete.
+# Written in this order, by one thread: the begin of the last one says that the others
+# are complete. What is in it, and what the compiler dumps next, can take minutes and
+# more than 10 GB, and is not waited for.
 HLO = ".after_optimizations.txt"
 BUFFERS = ".after_optimizations-buffer-assignment.txt"
-LAST = ".after_optimizations_after_buffer_assignment.txt"
+LAST = ".after_optimizations-buffer-assignment-values.txt"
 POLL = 0.1  # seconds
 
 KINDS = ("argument", "output", "alias", "temp")

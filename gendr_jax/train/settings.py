@@ -329,15 +329,19 @@ class DistillOptim:
     discriminator: Adam = Adam(lr=1e-5, b1=0.0)
 
 
+Adapters = Literal["side", "merged", "side-gradient"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings(Common):
     """Stage 2: one-step distillation by VSD, SiD, CiD or CiDA, or plain regression.
 
     kind: "paired" has the paired terms of ``weights`` and nothing else.
 
-    adapters: "side" runs them as side paths of every layer (half of the weight
-    gradient's operations, twice the traffic); "merged" adds them to the base's float32
-    weights first, so that a role costs as much as a plain UNet.
+    adapters: "side" runs them as side paths of every layer; "merged" adds them to the
+    base's float32 weights first, so that a role costs as much as a plain UNet and its
+    full-size weight gradient; "side-gradient" adds them for the forward pass and takes
+    the gradient of the side path, which is small and the same.
 
     decoder: "trained" lets the autoencoder's decoder learn with the generator (kind
     "paired" alone: in the others every term is one of z_g).
@@ -352,7 +356,7 @@ class DistillSettings(Common):
     unet: UNetConfig = field(default_factory=UNetConfig)
     alignment: Alignment = field(default_factory=Alignment)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
-    adapters: Literal["side", "merged"] = "merged"
+    adapters: Adapters = "side-gradient"
     prediction: Prediction = "eps"
     score: Score = field(default_factory=Score)
     weights: Weights = field(default_factory=Weights)

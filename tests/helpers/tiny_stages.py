@@ -257,7 +257,12 @@ def parts(
     head = DiscriminatorHeadConfig(
         s.unet.block_out_channels[-1], s.discriminator_width, s.unet.norm_groups
     )
-    adapted = build(unet_class, s.unet, lora=s.lora)
+    adapted = build(
+        unet_class,
+        s.unet,
+        lora=s.lora,
+        lora_in_kernel=s.adapters == "side-gradient",
+    )
     head_net = build(ToyHead if dtype == "float64" else DiscriminatorHead, head)
     parts = (vae, unet, adapted, projector, dino, head_net, gather, split)
     if not s.weights.perceptual:

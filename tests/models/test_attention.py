@@ -131,15 +131,35 @@ def test_the_tpu_kernel_is_the_formula(length, keys):
     np.testing.assert_allclose(out, formula(q, k, v), atol=1e-5)
 
 
-def test_the_tpu_kernels_gradient_is_that_of_plain_attention():
+@pytest.mark.parametrize(("length", "keys"), [(256, 77), (256, 700)])
+def test_the_tpu_kernels_gradient_is_that_of_plain_attention(length, keys, monkeypatch):
+    """700 keys: three blocks of the backward kernel, two steps of computing each."""
     from jax.experimental.pallas import tpu as pltpu
 
-    arrays = qkv(256, 77, 1, 64, batch=1)
+    monkeypatch.setattr(attention, "FLASH_BLOCK", 128)
+    monkeypatch.setattr(attention, "KEYS_BACKWARD", 300)
+    arrays = qkv(length, keys, 1, 64, batch=1)
     gradient = lambda f: jax.grad(lambda *a: jnp.sum(f(*a) ** 2), (0, 1, 2))(*arrays)  # noqa: E731
     with pltpu.force_tpu_interpret_mode():
         found = gradient(attention.flash_tpu_local)
     for one, other in zip(found, gradient(attention.attend), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("length", "width", "keys"),
+    [
+        (128, 64, 128),
+        (512, 64, 512),
+        (1024, 64, 1024),
+        (1536, 64, 1536),
+        (2560, 64, 512),
+        (4096, 64, 2048),
+        (4096, 512, 512),
+    ],
+)
+def test_the_backward_kernel_holds_keys_that_divide_them(length, width, keys):
+    assert attention._keys_backward(length, width) == keys
 
 
 def test_platform_is_the_current_meshs():

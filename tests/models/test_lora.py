@@ -1,14 +1,17 @@
 """Adapters equal PEFT's, cost less than a full update, and merge exactly."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from gendr_jax import nets
 from gendr_jax.models.heads import PatchDiscriminator, PatchDiscriminatorConfig
+from gendr_jax.models.layers import Linear
 from gendr_jax.models.lora import ATTENTION_TARGETS, UNET_TARGETS, LoRAConfig
 from gendr_jax.models.unet import UNet, UNetConfig
 
@@ -229,14 +232,14 @@ def test_an_adapter_update_forms_no_full_size_weight_gradient():
     base, adapters = nets.split_lora(net.abstract)
     x = jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.float32)
 
-    def loss(base, adapters, x):
+    def loss(base, adapters, x, net):
         return jnp.sum(jnp.square(net.bind(nets.overlay(base, adapters))(x)))
 
-    def compiled(argnums):
-        gradient = jax.jit(jax.grad(loss, argnums=argnums))
+    def compiled(net, argnums):
+        gradient = jax.jit(jax.grad(functools.partial(loss, net=net), argnums))
         return gradient.lower(base, adapters, x).compile()
 
-    full, side = compiled((0, 1)), compiled(1)
+    full, side = compiled(net, (0, 1)), compiled(net, 1)
     kernels = sum(
         4 * leaf.size for p, leaf in nets.flatten(base).items() if p[-1] == "kernel"
     )
@@ -246,6 +249,59 @@ def test_an_adapter_update_forms_no_full_size_weight_gradient():
     )
     assert saved >= kernels
     assert side.cost_analysis()["flops"] < 0.8 * full.cost_analysis()["flops"]
+    inside = nets.build(PatchDiscriminator, STACK, lora=STACK_LORA, lora_in_kernel=True)
+    merged = compiled(inside, 1)
+    assert merged.cost_analysis()["flops"] < side.cost_analysis()["flops"]
+
+
+def side_gradients(model, lora, x):
+    """(loss, gradients by adapters and input) of the side path and in the kernel."""
+    side = nets.build(model, STACK, lora=lora)
+    inside = nets.build(model, STACK, lora=lora, lora_in_kernel=True)
+    rng = np.random.default_rng(3)
+    draw = lambda a: jnp.asarray(0.2 * rng.standard_normal(a.shape), jnp.float32)  # noqa: E731
+    base, adapters = jax.tree.map(draw, nets.split_lora(side.abstract))
+    merged = nets.merge_lora(base, adapters, lora.scale)
+
+    def loss(adapters, x, net, kernels):
+        return jnp.sum(jnp.sin(net.bind(nets.overlay(kernels, adapters))(x)))
+
+    def run(net, kernels):
+        gradient = jax.value_and_grad(
+            functools.partial(loss, net=net, kernels=kernels), (0, 1)
+        )
+        return jax.jit(gradient)(adapters, x)
+
+    return run(side, base), run(inside, merged)
+
+
+class Dense(nnx.Module):
+    """Linear layers, the second of which is computed in halves."""
+
+    def __init__(self, config, *, dtype, remat="none", rngs):
+        self.first = Linear(3, 8, dtype=dtype, rngs=rngs)
+        self.second = Linear(8, 12, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        value, gate = self.second.halves(self.first(x))
+        return value * gate
+
+
+@pytest.mark.parametrize(
+    ("model", "lora"),
+    [
+        (PatchDiscriminator, STACK_LORA),
+        (Dense, LoRAConfig(rank=2, alpha=3.0, targets=("first", "second"))),
+    ],
+)
+def test_adapters_in_the_kernel_have_the_gradient_of_their_side_path(model, lora):
+    """Strided convolutions, linear layers and halves of one."""
+    x = np.random.default_rng(4).standard_normal((2, 24, 16, 3), np.float32)
+    (expected, gradients), (loss, others) = side_gradients(model, lora, x)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for one, other in zip(*map(jax.tree.leaves, (gradients, others)), strict=True):
+        assert np.abs(one).max() > 0
+        np.testing.assert_allclose(other, one, atol=1e-5 * np.abs(one).max())
 
 
 @pytest.mark.parametrize(

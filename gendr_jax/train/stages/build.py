@@ -356,7 +356,13 @@ def _distill_stage(
     size_checks.check_channels(config, settings.vae)
     build = builder(settings)
     unet = build(UNet, config, remat=settings.remat)
-    adapted = build(UNet, config, remat=settings.remat, lora=settings.lora)
+    adapted = build(
+        UNet,
+        config,
+        remat=settings.remat,
+        lora=settings.lora,
+        lora_in_kernel=settings.adapters == "side-gradient",
+    )
     if params is None:
         params = initial_weights.random_like(
             unet, settings.seed, initial_weights.UNET_STREAM
@@ -381,8 +387,8 @@ def _distill_stage(
     if lpips is not None:
         frozen["lpips"] = nets.cast(lpips, settings.dtype)
     # What adapters add can be less than half a step of bfloat16 at the base's value.
-    merged = settings.adapters == "merged"
-    frozen["unet"] = nets.cast(params, "float32" if merged else settings.dtype)
+    base_dtype = settings.dtype if settings.adapters == "side" else "float32"
+    frozen["unet"] = nets.cast(params, base_dtype)
     begin = {"unet": params} | initial_weights.projector(settings.init, projector)
     if settings.decoder == "trained":
         begin["decoder"] = initial_weights.decoder_params(frozen["vae"])

@@ -87,8 +87,13 @@ class Distill:
 
     def __init__(self, settings: DistillSettings, nets: DistillNets):
         self.settings, self.nets = settings, nets
-        merged = settings.lora.scale if settings.adapters == "merged" else None
-        self.roles = Roles(nets, settings.generator, settings.prediction, merged)
+        self.roles = Roles(
+            nets,
+            settings.generator,
+            settings.prediction,
+            settings.adapters,
+            settings.lora.scale,
+        )
         self.generator_loss = GeneratorLoss(settings, nets, self.roles)
         self.recipe = recipe(settings.data.preset)
         self.encode = samples.encoder(nets.vae, settings.vae)

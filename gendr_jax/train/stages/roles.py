@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from gendr_jax import diffusion, losses
 from gendr_jax.nets import Net, Params, merge_lora, overlay
+from gendr_jax.train.settings import Adapters
 from gendr_jax.train.stages import samples
 from gendr_jax.train.stages.optimisers import Role
 
@@ -79,21 +80,27 @@ class Pair:
 class Roles:
     """Evaluation of roles; ``frozen`` holds "unet" and "prompt".
 
-    ``merged`` is the scale with which adapters are added to the base weights before
-    these are gathered; None keeps them as side paths of every layer.
+    ``adapters`` is that of the settings, ``scale`` of B(A(x)). Unless they are side
+    paths of every layer, adapters are added to the base before it is gathered; with
+    "side-gradient" ``nets.adapted`` has its adapters in its kernels.
     """
 
     nets: DistillNets
     generator: str
     prediction: diffusion.PredictionType
-    merged: float | None = None
+    adapters: Adapters = "side"
+    scale: float = 1.0
 
     def unet(self, frozen: Any, adapters: Params | None, path: str):
         """The UNet of a role; ``path`` is that of its adapters, None gives the base."""
         base = frozen["unet"]
-        if adapters is not None and self.merged is not None:
+        if adapters is not None and self.adapters != "side":
             # On the shards and in the base's dtype: one set of weights is gathered.
-            base, adapters = merge_lora(base, adapters, self.merged), None
+            if self.adapters == "merged":
+                base, adapters = merge_lora(base, adapters, self.scale), None
+            else:
+                constant = jax.lax.stop_gradient(adapters)
+                base = merge_lora(base, constant, self.scale)
         base = self.nets.gather(base, "frozen/unet")
         if adapters is None:
             return self.nets.unet.bind(base)
