@@ -177,6 +177,11 @@ def flash_tpu_local(q_blnd, k_blnd, v_blnd):
             block_kv_dkv=_keys_backward(size[1], width),
             block_kv_dkv_compute=bk,
             use_fused_bwd_kernel=True,
+            # Channels of a head are fewer than the 128 lanes of a tile: with tokens
+            # along the lanes nothing is padded, and XLA needs fewer copies around.
+            q_layout=splash.QKVLayout.SEQ_MINOR,
+            k_layout=splash.QKVLayout.SEQ_MINOR,
+            v_layout=splash.QKVLayout.SEQ_MINOR,
         ),
     )
     out = jax.vmap(kernel)(q, k, v, ids)
