@@ -31,6 +31,7 @@ def measure_in_subprocess(
     environment = inherited | topologies.environment(topology)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "answer.json"
+        environment["TMPDIR"] = folder  # for what the compiler dumps until it is ended
         command = [sys.executable, "-m", "gendr_jax.plan.compile_process", str(out)]
         try:
             completed = subprocess.run(

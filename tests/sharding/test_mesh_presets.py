@@ -40,12 +40,14 @@ TENSOR_CASES = [
     ("data=4,model=2", "cida", "merged"),
     ("data=2,model=4", "sid", "lora"),
     ("data=2,model=4", "cida", "lora"),
+    ("data=2,model=4", "cida", "side-gradient"),
     ("fsdp=2,space=2,model=2", "vsd", "full"),
     ("fsdp=2,space=2,model=2", "cida", "full"),
 ]
 CASES = [(k, g) for k in ("vsd", "sid", "cid", "cida") for g in ("full", "lora")]
 # A full generator, adapters of the other roles added to the base before use.
-CASES += [("cida", "merged")]
+IN_KERNEL = ("merged", "side-gradient")
+CASES += [("cida", how) for how in IN_KERNEL]
 # In every run: each preset, each kind and every generator at least once.
 QUICK = {("fsdp=8", "cida", "lora")}
 # How far a step may be from that of one device: sums over a batch, over split weights
@@ -65,8 +67,8 @@ def start(kind, generator, transformers=False):
     s = settings(
         "distill",
         kind=kind,
-        generator="full" if generator == "merged" else generator,
-        adapters="merged" if generator == "merged" else "side",
+        generator="full" if generator in IN_KERNEL else generator,
+        adapters=generator if generator in IN_KERNEL else "side",
         batch_size=8,
         unet=PARTS["unet"]
         | {"block_out_channels": (32, 64)}
