@@ -124,6 +124,7 @@ class Conv(nnx.Module):
             padding=padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+        product = tensor_axis.rows_once(product)
         return (
             _with_wide_grad(product, x, kernel)
             if self.wide_grads

@@ -11,7 +11,8 @@ shard_map over it, these functions change nothing.
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import jax
 from jax.sharding import PartitionSpec
@@ -83,6 +84,41 @@ def columns(kernel: jax.Array) -> jax.Array:
         return kernel
     kernel = _constrained(kernel, *(None for _ in kernel.shape))
     return _constrained(kernel, *(None for _ in kernel.shape[1:]), MODEL)
+
+
+def rows_once(convolve: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """A convolution whose kernel gradient is right where `space` splits rows.
+
+    With rows split over `space` and repeated over `model`, XLA's partitioner (0.10.2)
+    sums the kernel's gradient over `model` too, and it is that many times too large.
+    The gradient is therefore computed with the rows split over both, or over none.
+    """
+    if _size(SPACE) == 1 or _size(MODEL) == 1:
+        return convolve
+    return functools.partial(_rows_once, convolve)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rows_once(convolve, x_bhwc: jax.Array, kernel: jax.Array) -> jax.Array:
+    return convolve(x_bhwc, kernel)
+
+
+def _rows_once_forward(convolve, x_bhwc: jax.Array, kernel: jax.Array):
+    return convolve(x_bhwc, kernel), (x_bhwc, kernel)
+
+
+def _rows_once_backward(convolve, residuals, g_bhwc: jax.Array):
+    x, kernel = residuals
+    _, pull_x = jax.vjp(lambda x: convolve(x, kernel), x)
+    both = _size(SPACE) * _size(MODEL)
+    divide = x.shape[1] % both == g_bhwc.shape[1] % both == 0
+    row_axes = (SPACE, MODEL) if divide else None
+    x, g = (_constrained(a, _ANY, row_axes, None, None) for a in (x, g_bhwc))
+    _, pull_kernel = jax.vjp(lambda kernel: convolve(x, kernel), kernel)
+    return *pull_x(g_bhwc), *pull_kernel(g)
+
+
+_rows_once.defvjp(_rows_once_forward, _rows_once_backward)
 
 
 def _size(name: str) -> int:

@@ -1,5 +1,6 @@
 """docs/tpu.md: its commands are ours, its files exist, its arithmetic is right."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -60,6 +61,37 @@ def test_meshes_are_meshes_of_their_slices():
                 fixed *= max(size, 1)
             assert count % fixed == 0
             assert -1 in sizes.values() or fixed == count, (chips, mesh)
+
+
+PLANS = sorted((ROOT / "docs" / "plans").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_rows_of_full_effort_are_those_of_the_plan(path):
+    (plan,) = json.loads(path.read_text())
+    assert plan["effort"] == "full" and plan["fits"]
+    times, sent = plan["roofline_s"], plan["collectives"].values()
+    memory = [plan["peak_bytes"] / 2**30, plan["hbm_bytes"] / 2**30]
+    seconds = [times["compute"], times["memory"], times["network"]]
+    seconds += [plan[f"step{how}_s"] for how in ("", "_exposed", "_serial")]
+    mfu = [plan[f"mfu_{how}"] for how in ("bound", "exposed", "serial")]
+    cells = [
+        {"base": "base", "distill": "CiDA"}[plan["stage"]],
+        path.stem.split("-", 1)[1],
+        f"`{plan['mesh']}`",
+        "{:.1f} of {:.1f}".format(*memory),
+        f"{plan['flops'] / 1e12:.1f}",
+        f"{plan['hbm_traffic_bytes'] / 1e9:.0f}",
+        f"{sum(kind['bytes'] for kind in sent) / 1e9:.1f}",
+        *(f"{1e3 * one:.0f}" for one in seconds),
+        ", ".join(f"{one:.0%}" for one in mfu),
+        f"{plan['images_per_s']:,.0f}",
+        f"{plan['chip_hours']:.0f}",
+    ]
+    assert f"| {' | '.join(cells)} |" in PAGE
+    for one in plan["programs"] if plan["stage"] == "distill" else ():
+        work = [one["flops"] / 1e12, one["hbm_traffic_bytes"] / 1e9]
+        assert "| {:.1f} | {:.0f} |".format(*work) in PAGE, one["name"]
 
 
 def test_arithmetic_of_the_state():

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from gendr_jax import nets, sharding
 from gendr_jax.models import tensor_axis
+from gendr_jax.models.layers import Conv
 from gendr_jax.models.lora import LoRAConfig
 from gendr_jax.models.transformer import SpatialTransformer
 from gendr_jax.plan import collectives, hlo
@@ -91,6 +93,34 @@ def test_heads_that_do_not_divide_split_queries(heads):
     assert not [one for one in found if one.kind == "all-to-all"]
     ratio = program.cost_analysis()["flops"] / alone.cost_analysis()["flops"]
     assert ratio < 1.1
+
+
+class Stem(nnx.Module):
+    """Two convolutions, the second of stride 2."""
+
+    def __init__(self, config, *, dtype, remat="none", rngs):
+        self.first = Conv(3, 4, dtype=dtype, rngs=rngs)
+        self.second = Conv(4, 4, stride=2, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        return self.second(jnp.sin(self.first(x)))
+
+
+@pytest.mark.parametrize("side", [8, 6])  # 8: rows over space and model, 6: over none
+def test_kernel_gradients_of_convolutions_are_summed_once(side):
+    """Rows over `space`, repeated over `model`: XLA alone sums them over both."""
+    net, mesh = nets.build(Stem, None), sharding.make_mesh("data=2,space=2,model=2")
+    params = random(net, 1)
+    x = np.random.default_rng(3).normal(size=(4, side, 8, 3)).astype(np.float32)
+    loss = lambda params, x: jnp.sum(jnp.sin(net.bind(params)(x)))  # noqa: E731
+    expected = jax.jit(jax.grad(loss, (0, 1)))(params, x)
+    rows = sharding.batch_sharding(mesh)
+    with jax.set_mesh(mesh):
+        split = lambda params, x: loss(params, sharding.split_rows(x, mesh))  # noqa: E731
+        placed = sharding.place(params, sharding.replicated(mesh))
+        found = jax.jit(jax.grad(split, (0, 1)))(placed, sharding.place(x, rows))
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
