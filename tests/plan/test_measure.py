@@ -99,6 +99,19 @@ def test_too_much_memory_is_an_answer(libtpu, monkeypatch):
     assert "NO" in report.table([row])
 
 
+def test_too_much_memory_at_full_effort_is_seen_before_the_compiler_refuses(
+    libtpu, monkeypatch
+):
+    monkeypatch.setattr(programs, "traced_step", product(400 * 1024))
+    request = Request({}, "v5e:2x2", "fsdp=4", program="restore", effort="full")
+    found = measure.measure(request)
+    assert found["fits"] is False
+    assert found["peak_bytes"] / 2**30 == pytest.approx(150, rel=0.01)
+    assert found["argument_bytes"] / 2**30 == pytest.approx(100, rel=0.01)
+    row = report.row(request, found, 20e6)
+    assert set(CONTRACT) <= set(row) and "NO" in report.table([row | {"change": None}])
+
+
 def test_slices_send_through_the_hosts(libtpu, monkeypatch):
     """A gradient of weights that both slices hold goes from one to the other."""
 
