@@ -36,7 +36,8 @@ that does not fit the devices, the batch or the networks is refused before compi
   --program train|restore       the training step, or the restoring pass of one image
                         size (--size 512, or 768x512) with the configuration's
                         networks
-  --effort low|full     of the compiler; full takes many times as long (default low)
+  --effort low|full     of the compiler: low generates code too (default); full
+                        optimises as for a run, and on TPU ends before code generation
   --suggest estimate|compile    how to find a change that fits: by arithmetic, or by
                         compiling
   --jobs N              programs compiled at once; at full size each may take 10 GB
