@@ -1,7 +1,7 @@
 """The TPU compiler's decisions, read from its dump before it generates code.
 
 At full effort nearly all time of a compilation is code generation, kernel by kernel:
-195 of 199 seconds for two convolutions, hours for a program of the full-size CiDA step.
+197 of 199 seconds for two convolutions, more than 25 minutes for a full-size step.
 What a plan reports is decided before: the scheduled HLO with the memory (HBM or VMEM)
 of every array, and the assignment of buffers. The compiler writes both to its dump
 folder (`xla_dump_to`) when it begins to generate code, and is not waited for.
