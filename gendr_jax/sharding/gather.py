@@ -41,8 +41,7 @@ def _all_gather(x: jax.Array, sharding: NamedSharding) -> jax.Array:
     # Without the second constraint the partitioner may keep the weight split and move
     # activations instead.
     x = jax.lax.with_sharding_constraint(x, sharding)
-    used = NamedSharding(sharding.mesh, _spec_in_use(sharding.spec))
-    return jax.lax.with_sharding_constraint(x, used)
+    return jax.lax.with_sharding_constraint(x, _in_use(sharding))
 
 
 def _all_gather_forward(
@@ -60,20 +59,21 @@ def _reduce_scatter(
     # Where `model` splits layers, a gradient is put together from pieces, and pieces in
     # shards would need an all-to-all: there it stays the transpose.
     if sharding.mesh.shape.get(MODEL, 1) > 1:
-        used = NamedSharding(sharding.mesh, _spec_in_use(sharding.spec))
-        gradient = jax.lax.with_sharding_constraint(gradient, used)
+        gradient = jax.lax.with_sharding_constraint(gradient, _in_use(sharding))
     return (jax.lax.with_sharding_constraint(gradient, sharding),)
 
 
 _all_gather.defvjp(_all_gather_forward, _reduce_scatter)
 
 
-def _spec_in_use(spec: PartitionSpec) -> PartitionSpec:
-    """The spec of a weight in use: its `model` entries, all else replicated."""
-    entries = [entry if isinstance(entry, tuple) else (entry,) for entry in spec]
+def _in_use(sharding: NamedSharding) -> NamedSharding:
+    """The sharding of a weight in use: its `model` entries, all else replicated."""
+    parts = sharding.spec
+    entries = [entry if isinstance(entry, tuple) else (entry,) for entry in parts]
     # Only where `model` is the major axis of an entry: behind another axis its shards
     # are other rows or columns than when it stands alone.
-    return PartitionSpec(*(MODEL if e[:1] == (MODEL,) else None for e in entries))
+    spec = PartitionSpec(*(MODEL if e[:1] == (MODEL,) else None for e in entries))
+    return NamedSharding(sharding.mesh, spec)
 
 
 def split_rows(x_bhwc: jax.Array, mesh: Mesh) -> jax.Array:
